@@ -1,0 +1,47 @@
+# make demo     a lab of two guests, step by step, in a directory of its own
+# make test     lint, then all tests
+# make lint     the linters alone
+# make docs     write the manual pages and the completions anew
+# make install  as root: the commands, their manual pages and completions, into PREFIX
+# make clean    remove what these made
+#
+# All of them first set up what is missing: Debian packages (as root), and a venv in .venv.
+
+PREFIX ?= /usr/local
+BIN = .venv/bin
+SHELL_FILES = .ci/setup .ci/run $(wildcard examples/*.sh)
+
+.PHONY: demo test lint docs install clean setup-run setup-test
+
+demo: setup-run
+	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
+
+test: lint
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup-test
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/mypy --strict
+	@$(BIN)/python -m dumm_tools._docs --check
+	@shellcheck $(SHELL_FILES)
+	@groff -man -Tutf8 -ww -z man/*.1 man/*.5 man/*.7
+
+docs: setup-test
+	@$(BIN)/python -m dumm_tools._docs
+
+install: setup-run
+	@python3 -m venv $(PREFIX)/lib/dumm-tools
+	@$(PREFIX)/lib/dumm-tools/bin/python -m pip install -q --disable-pip-version-check .
+	@for file in bin/dumm-bridge; do :; done
+
+setup-run:
+	@.ci/setup run
+
+setup-test:
+	@.ci/setup test
+
+clean:
+	rm -rf .venv .cache-tests .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -f dumm_tools/agent/initrd.cpio dumm_tools/agent/jail.bin
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

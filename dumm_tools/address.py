@@ -1,0 +1,115 @@
+"""Addresses as the user writes them: A/P and MACs, checked and put in one form."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Container
+
+from dumm_tools.errors import Conflict, NotFound, Usage
+
+#: Octets an IP packet may have at least and, on a tap, at most: 65535 less the Ethernet header.
+MTU_MIN = 68
+MTU_MAX = 65521
+#: What IPv6 asks of a link (RFC 8200, section 5); the kernel has no IPv6 on one with less.
+MTU_MIN_IPV6 = 1280
+
+
+def interface(text: str) -> str:
+    """Return an address with its prefix length in its usual form, host bits kept; Usage."""
+    import socket
+
+    address, slash, prefix = text.partition("/")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        packed = socket.inet_pton(family, address)
+    except (OSError, ValueError):
+        raise Usage(f"bad address {text!r}", hint="such as 10.0.0.1/24 or fd00::1/64") from None
+    if not slash:
+        raise Usage(f"address '{address}' has no prefix length", hint=f"such as {address}/24")
+    bits = 8 * len(packed)
+    if not (prefix.isascii() and prefix.isdecimal() and len(prefix) <= 3 and int(prefix) <= bits):
+        raise Usage(f"bad prefix length in {text!r}", hint=f"0 to {bits}")
+    multicast = packed[0] == 0xFF if bits == 128 else packed[0] & 0xF0 == 0xE0
+    if multicast or not any(packed) or packed == b"\xff" * 4:
+        raise Usage(f"'{address}' cannot be an interface's address")
+    return f"{socket.inet_ntop(family, packed)}/{int(prefix)}"
+
+
+def interfaces(texts: tuple[str, ...] | list[str]) -> list[str]:
+    """All of them in their usual form, each once."""
+    return list(dict.fromkeys(interface(t) for t in texts))
+
+
+def is_v6(address: str) -> bool:
+    """Is it IPv6? For one in its usual form."""
+    return ":" in address
+
+
+def family(address: str) -> str:
+    """`inet` or `inet6`, as ip(8) calls it."""
+    return "inet6" if is_v6(address) else "inet"
+
+
+def same(one: str, other: str) -> bool:
+    """May a device have only one of the two? IPv4 takes an address once for each prefix length,
+    IPv6 takes it once."""
+    return one == other or (is_v6(one) and one.partition("/")[0] == other.partition("/")[0])
+
+
+def new_ones(owner: str, present: list[str], wanted: list[str], *, may_exist: bool) -> list[str]:
+    """Those of `wanted` that `owner` has not yet; Conflict when it may not have one twice."""
+    new: list[str] = []
+    for text in wanted:
+        if may_exist and text in present:
+            continue
+        if any(same(text, other) for other in present + new):
+            raise Conflict(f"'{owner}' has the address '{text}' already")
+        new.append(text)
+    return new
+
+
+def without(owner: str, present: list[str], unwanted: list[str], *, if_exists: bool) -> list[str]:
+    """`present` without `unwanted`; NotFound for one that is not there."""
+    for text in unwanted:
+        if text not in present and not if_exists:
+            raise NotFound(f"'{owner}' has no address '{text}'")
+    return [a for a in present if a not in unwanted]
+
+
+def mac(text: str) -> str:
+    """Return a MAC address in lower case; Usage when it is none that a device may have."""
+    parts = text.lower().split(":")
+    hexadecimal = set("0123456789abcdef")
+    if len(parts) != 6 or any(len(p) != 2 or not set(p) <= hexadecimal for p in parts):
+        raise Usage(f"bad MAC address {text!r}", hint="such as 02:00:00:00:00:01")
+    if int(parts[0], 16) & 1:
+        raise Usage(f"'{text}' is a multicast MAC address", hint="the first octet must be even")
+    if not any(int(p, 16) for p in parts):
+        raise Usage(f"'{text}' cannot be a device's MAC address")
+    return ":".join(parts)
+
+
+def made_mac(seed: str, taken: Container[str] = ()) -> str:
+    """A stable, locally administered MAC address for what `seed` names, none of `taken`."""
+    salt = 0
+    while True:
+        text = f"{seed} {salt}".encode()
+        # 40 bits: two checksums, of different polynomials' worth of the same text.
+        octets = (zlib.crc32(text) << 8 | zlib.adler32(text) & 0xFF).to_bytes(5, "big")
+        found = ":".join(["02", *(f"{o:02x}" for o in octets)])
+        if found not in taken:
+            return found
+        salt += 1
+
+
+def mtu(value: int) -> int:
+    """Return an MTU that a tap may have; Usage otherwise."""
+    if not MTU_MIN <= value <= MTU_MAX:
+        raise Usage(f"bad MTU {value}", hint=f"{MTU_MIN} to {MTU_MAX}")
+    return value
+
+
+def fits(value: int, addresses: list[str]) -> None:
+    """Raise Usage when an MTU leaves no room for the IPv6 addresses among `addresses`."""
+    if value < MTU_MIN_IPV6 and any(is_v6(a) for a in addresses):
+        raise Usage(f"an IPv6 address needs an MTU of {MTU_MIN_IPV6} or more, not {value}")

@@ -1,0 +1,151 @@
+"""Compile the agent into an initial RAM disk, and the jail; `python -m dumm_tools.agent.build`.
+
+The sources travel with the package, so that this works in a checkout and where the package is
+installed alike. What is newer than its sources is left as it is. The package's build calls
+`build` through `packaging.py`; this module itself needs nothing but Python and a C compiler.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+
+from dumm_tools.agent import HERE, INITRD, JAIL
+
+NO_COMPILER = (
+    "dumm-tools: a C compiler is needed to build the guest agent (apt-get install gcc libc6-dev)"
+)
+
+# The agent runs before there is anything in the guest, so it is without a C library; its system
+# calls are in src/sys.h. Position independence and unwind tables would only make it larger.
+AGENT_FLAGS = (
+    "-O2 -Wall -Wextra -ffreestanding -fno-stack-protector -fno-builtin -fno-pic -no-pie "
+    "-fno-asynchronous-unwind-tables -ffunction-sections -static -nostdlib "
+    "-Wl,--gc-sections,--build-id=none,-z,noseparate-code -s"
+).split()
+# The jail is static because it runs on hosts other than the one that built it.
+JAIL_FLAGS = "-O2 -Wall -Wextra -static -s".split()
+
+_TRAILER = "TRAILER!!!"
+
+
+class BuildError(Exception):
+    """The compiler is missing, or it failed; the message is for the user."""
+
+
+def build(target: str = HERE) -> None:
+    """Bring initrd.cpio and jail.bin in the directory `target` up to date; BuildError."""
+    initrd = os.path.join(target, os.path.basename(INITRD))
+    jail = os.path.join(target, os.path.basename(JAIL))
+    agent_sources = _sources(os.path.join(HERE, "src"))
+    jail_sources = _sources(os.path.join(HERE, "jail"))
+    if _is_older(initrd, agent_sources):
+        with tempfile.TemporaryDirectory() as scratch:
+            agent = os.path.join(scratch, "agent")
+            _compile(AGENT_FLAGS, agent_sources, agent)
+            with open(agent, "rb") as file:
+                _replace(initrd, archive(file.read()), 0o644)
+    if _is_older(jail, jail_sources):
+        with tempfile.TemporaryDirectory() as scratch:
+            binary = os.path.join(scratch, "jail")
+            _compile(JAIL_FLAGS, jail_sources, binary)
+            with open(binary, "rb") as file:
+                _replace(jail, file.read(), 0o755)
+
+
+def archive(agent: bytes) -> bytes:
+    """The initial RAM disk: /dev/console and the agent as /init, byte for byte reproducible.
+
+    Written here and not by cpio(1), which needs root to have a device node to put in.
+    """
+    entries = (
+        ("dev", stat.S_IFDIR | 0o755, (0, 0), b""),
+        ("dev/console", stat.S_IFCHR | 0o600, (5, 1), b""),
+        ("init", stat.S_IFREG | 0o755, (0, 0), agent),
+    )
+    parts = [_entry(n, *entry) for n, entry in enumerate(entries, start=1)]
+    return b"".join([*parts, _entry(0, _TRAILER, 0, (0, 0), b"")])
+
+
+def _entry(inode: int, name: str, mode: int, device: tuple[int, int], data: bytes) -> bytes:
+    """One member in the `newc` format (Documentation/driver-api/early-userspace/buffer-format)."""
+    links = 2 if stat.S_ISDIR(mode) else 1
+    path = name.encode() + b"\0"
+    numbers = (inode, mode, 0, 0, links, 0, len(data), 0, 0, *device, len(path), 0)
+    header = b"070701" + b"".join(b"%08X" % n for n in numbers) + path
+    return _padded(header) + _padded(data)
+
+
+def _padded(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % 4)
+
+
+def _sources(directory: str) -> list[str]:
+    return sorted(e.path for e in os.scandir(directory) if e.name.endswith((".c", ".h")))
+
+
+def _is_older(target: str, sources: Sequence[str]) -> bool:
+    """Is `target` missing, or older than a source or than this file with its flags?"""
+    try:
+        made = os.stat(target).st_mtime_ns
+    except FileNotFoundError:
+        return True
+    return any(os.stat(source).st_mtime_ns >= made for source in (*sources, __file__))
+
+
+def _compile(flags: Sequence[str], sources: Sequence[str], output: str) -> None:
+    files = [source for source in sources if source.endswith(".c")]
+    for compiler in _compilers():
+        try:
+            done = subprocess.run([*compiler, *flags, "-o", output, *files], check=False)
+        except (FileNotFoundError, PermissionError):
+            continue
+        if done.returncode != 0:
+            where = os.path.relpath(os.path.dirname(files[0]), os.path.dirname(HERE))
+            raise BuildError(f"dumm-tools: cannot compile {where}: {compiler[0]} failed")
+        return
+    raise BuildError(NO_COMPILER)
+
+
+def _compilers() -> Iterator[list[str]]:
+    """CC alone when it is set, else the usual names."""
+    chosen = shlex.split(os.environ.get("CC", ""))
+    if chosen:
+        yield chosen
+    else:
+        yield from (["gcc"], ["cc"], ["clang"])
+
+
+def _replace(path: str, data: bytes, mode: int) -> None:
+    """Write a file in one step: a guest may be starting from the old one."""
+    fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".build-")
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), mode)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def main() -> int:
+    """Build in place; 0, or 1 and one line on stderr."""
+    try:
+        build()
+    except BuildError as e:
+        print(e, file=sys.stderr)
+        return 1
+    except OSError as e:
+        print(f"dumm-tools: cannot build the guest agent: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

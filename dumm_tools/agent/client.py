@@ -1,0 +1,200 @@
+"""A client's end of a line to the agent; src/agent.h describes the protocol.
+
+A line is two FIFOs. Whoever holds the flock on the inward one talks; HELLO with a nonce of the
+client's own throws away whatever an earlier client left in either direction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dumm_tools.linux import fifo
+
+END, ESC = b"\xc0", b"\xdb"
+ESC_END, ESC_ESC = b"\xdb\xdc", b"\xdb\xdd"
+#: What the agent writes when it has opened a line (agent.h).
+OPENED = b"b\x08\0\0dumm-up\n"
+INPUT_WINDOW = 16384
+#: Serial lines of a guest; line 0 is for control, the others for programs.
+LINES = 64
+#: Seconds for an answer from an agent that is up.
+ANSWER_TIMEOUT = 10.0
+#: Bytes in one frame to the guest (agent.h: IN_MAX), less a margin.
+FRAME_MAX = (192 << 10) - 16
+
+
+class LineLost(Exception):
+    """The guest's kernel ended while we waited for its agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What the agent says of itself: the boot it belongs to, its kernel, what failed at boot."""
+
+    nonce: str
+    release: str
+    trouble: str
+
+
+def frame(kind: bytes, payload: bytes = b"") -> bytes:
+    """A frame to the guest, as bytes on the line."""
+    body = (kind + payload).replace(ESC, ESC_ESC).replace(END, ESC_END)
+    return END + body + END
+
+
+class Line:
+    """One line, taken: `send` and `frames` speak to the agent, `close` gives it back."""
+
+    def __init__(self, directory: str, number: int, pidfd: int) -> None:
+        """Open line `number`; BlockingIOError when another client has it."""
+        self.number = number
+        self.pidfd = pidfd
+        self._in = fifo.open_nonblocking(os.path.join(directory, f"line{number}.in"))
+        try:
+            fcntl.flock(self._in, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._out = fifo.open_nonblocking(os.path.join(directory, f"line{number}.out"))
+        except BaseException:
+            os.close(self._in)
+            raise
+        fifo.enlarge(self._out, 1 << 20)
+        self.outbox = bytearray()
+        self._inbox = bytearray()
+
+    def close(self) -> None:
+        """Give the line back."""
+        os.close(self._in)
+        os.close(self._out)
+
+    def hello(self, timeout: float) -> Ready:
+        """Resynchronise; TimeoutError when the agent does not answer, LineLost when it is gone."""
+        nonce = os.urandom(16)
+        self.send(b"R", nonce)
+        deadline = time.monotonic() + timeout
+        while True:
+            at = self._inbox.find(nonce)
+            if at >= 4 and self._inbox[at - 4 : at - 3] == b"r":
+                del self._inbox[: at - 4]
+                for kind, payload in self.frames():
+                    if kind == b"r":
+                        boot, release, trouble = payload[16:].decode(errors="replace").split(" ", 2)
+                        return Ready(boot, release, trouble)
+            elif (up := self._inbox.find(OPENED)) >= 0:
+                # The agent has just opened the line: what we said before may be lost.
+                del self._inbox[: up + len(OPENED)]
+                self.send(b"R", nonce)
+            elif at < 0:
+                del self._inbox[:-64]
+            self.pump(deadline)
+
+    def send(self, kind: bytes, payload: bytes = b"") -> None:
+        """Queue a frame and write what goes at once; OSError(E2BIG) when it is too large."""
+        if len(payload) > FRAME_MAX:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        self.outbox += frame(kind, payload)
+        self.write()
+
+    def write(self) -> None:
+        """Write as much of the queue as the line takes."""
+        while self.outbox:
+            try:
+                del self.outbox[: os.write(self._in, self.outbox[:65536])]
+            except BlockingIOError:
+                return
+
+    def read(self) -> None:
+        """Take what the line has to give."""
+        with contextlib.suppress(BlockingIOError):
+            self._inbox += os.read(self._out, 1 << 20)
+
+    def frames(self) -> Iterator[tuple[bytes, bytes]]:
+        """The whole frames that have come."""
+        at, inbox = 0, self._inbox
+        try:
+            while len(inbox) >= at + 4:
+                size = int.from_bytes(inbox[at + 1 : at + 4], "little")
+                if len(inbox) < at + 4 + size:
+                    return
+                kind, payload = bytes(inbox[at : at + 1]), bytes(inbox[at + 4 : at + 4 + size])
+                at += 4 + size
+                yield kind, payload
+        finally:
+            del inbox[:at]
+
+    def wait_frame(self, timeout: float, wanted: tuple[bytes, ...]) -> tuple[bytes, bytes]:
+        """The next frame of a wanted kind; others are dropped. TimeoutError, LineLost."""
+        deadline = time.monotonic() + timeout
+        while True:
+            for kind, payload in self.frames():
+                if kind in wanted:
+                    return kind, payload
+            self.pump(deadline)
+
+    def register(self, poll: select.poll, *, read: bool = True) -> None:
+        """Put the line's descriptors into a poll object."""
+        if read:
+            poll.register(self._out, select.POLLIN)
+        poll.register(self.pidfd, select.POLLIN)
+        if self.outbox:
+            poll.register(self._in, select.POLLOUT)
+
+    def readable(self, events: dict[int, int]) -> bool:
+        """Did a poll with `register` say that there is something to read?"""
+        return self._out in events
+
+    def pump(self, deadline: float) -> None:
+        """Wait for something to come, writing what is queued; TimeoutError, LineLost."""
+        poll = select.poll()
+        self.register(poll)
+        left = deadline - time.monotonic()
+        events = dict(poll.poll(max(0, int(left * 1000) + 1)))
+        if not events and left <= 0:
+            raise TimeoutError
+        self.write()
+        if self._out in events:
+            self.read()
+        elif self.pidfd in events:
+            raise LineLost
+
+
+class Control:
+    """The guest's kernel by its control line: netlink, modules, sysctls and power.
+
+    `send` and `receive` make it a netlink channel.
+    """
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def send(self, data: bytes) -> None:
+        """Send route netlink messages to the guest's kernel."""
+        self._line.send(b"N", data)
+
+    def receive(self, timeout: float) -> bytes:
+        """The next datagram from the guest's netlink; TimeoutError."""
+        return self._line.wait_frame(timeout, (b"n",))[1]
+
+    def load_module(self, name: str) -> None:
+        """Load a kernel module in the guest, with what it needs; OSError."""
+        self._line.send(b"M", name.encode() + b"\0")
+        self._done(name)
+
+    def store(self, path: str, value: str) -> None:
+        """Write `value` to a file in the guest, such as a sysctl; OSError."""
+        self._line.send(b"F", path.encode() + b"\0" + value.encode())
+        self._done(path)
+
+    def power(self, how: str) -> None:
+        """Power off ('o') or reboot ('r'); returns at once."""
+        self._line.send(b"P", how.encode())
+
+    def _done(self, subject: str) -> None:
+        error = int.from_bytes(self._line.wait_frame(ANSWER_TIMEOUT, (b"d",))[1], "little")
+        if error:
+            raise OSError(error, os.strerror(error), subject)

@@ -1,0 +1,50 @@
+"""The hooks of setuptools (setup.cfg, cmdclass): compile the C parts, and tag the wheel for it.
+
+Nothing but the package's own build imports this module, nor setuptools.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
+
+# A build back end does not have the source tree on its path (PEP 517, "Source trees").
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from dumm_tools.agent import HERE, INITRD, JAIL, build  # noqa: E402
+
+
+class BuildPy(build_py):
+    """Compile into the tree that is being built; for an editable install, where the sources are."""
+
+    def run(self) -> None:
+        """Copy the modules, then compile."""
+        super().run()
+        target = HERE if self.editable_mode else os.path.join(self.build_lib, "dumm_tools", "agent")
+        try:
+            build.build(target)
+        except build.BuildError as e:
+            # Not an ordinary exception: an editable install takes those for a mere warning.
+            raise SystemExit(str(e)) from None
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """The modules, and what was compiled."""
+        made = [os.path.basename(path) for path in (INITRD, JAIL)]
+        target = os.path.join(self.build_lib, "dumm_tools", "agent")
+        return [*super().get_outputs(include_bytecode), *(os.path.join(target, n) for n in made)]
+
+
+class Wheel(bdist_wheel):
+    """A wheel for any Python on this kind of machine: the C parts use no Python, and no libc."""
+
+    def finalize_options(self) -> None:
+        """Say that there is machine code before anyone decides where the modules go."""
+        self.distribution.has_ext_modules = lambda: True  # type: ignore[method-assign]
+        super().finalize_options()
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """py3-none, and the platform."""
+        return "py3", "none", super().get_tag()[2]

@@ -1,0 +1,149 @@
+/* From the kernel's first exec to a guest that can be talked to. */
+#include "agent.h"
+
+#define RO_EXEC (MS_RDONLY | MS_NOSUID | MS_NODEV)
+
+/* Remember what failed: the host is told with READY, the console at once. */
+void complain(const char *what, long error)
+{
+	char number[16], *d = number + sizeof number - 1;
+	u32 n = (u32)(error < 0 ? -error : error);
+	char *end = agent.trouble + sizeof agent.trouble;
+	char *p = agent.trouble + str_len(agent.trouble);
+
+	*d = 0;
+	do
+		*--d = (char)('0' + n % 10);
+	while (n /= 10);
+	if (p > agent.trouble)
+		p = str_copy(p, end, "; ");
+	p = str_copy(p, end, what);
+	p = str_copy(p, end, ": errno ");
+	str_copy(p, end, d);
+	sys_write(2, "dumm-agent: ", 12);
+	sys_write(2, what, str_len(what));
+	sys_write(2, ": errno ", 8);
+	sys_write(2, d, str_len(d));
+	sys_write(2, "\n", 1);
+}
+
+static void mount_on(const char *type, const char *path, int mode, long flags, const char *data)
+{
+	long r = sys_mount(type, path, type, flags, data);
+
+	if (r == -ENOENT) { /* any tree is a master: make what it lacks */
+		sys_mkdir(path, mode);
+		r = sys_mount(type, path, type, flags, data);
+	}
+	if (r < 0 && r != -EBUSY)
+		complain(path, r);
+}
+
+static void mount_modules(void)
+{
+	char pack[160], here[160];
+
+	str_copy(str_copy(pack, pack + sizeof pack, "/usr/lib/uml/modules/"), pack + sizeof pack,
+		 agent.release);
+	char *p = str_copy(here, here + sizeof here, "/lib/modules/");
+
+	str_copy(p, here + sizeof here, agent.release);
+	long r = sys_mount("modules", here, "hostfs", RO_EXEC, pack);
+
+	if (r == -ENOENT) {
+		sys_mkdir("/lib", 0755);
+		sys_mkdir("/lib/modules", 0755);
+		if (sys_mkdir(here, 0755) == 0)
+			sys_mount("modules", here, "hostfs", RO_EXEC, pack);
+	}
+}
+
+void boot_mounts(void)
+{
+	struct {
+		char sysname[65], nodename[65], release[65], version[65], machine[65], domain[65];
+	} name;
+	long r;
+
+	SYS1(uname, &name);
+	str_copy(agent.release, agent.release + sizeof agent.release, name.release);
+
+	/* The jail's root, for ourselves alone: a descriptor to a mount that no path leads to. */
+	sys_mkdir("/host", 0700);
+	if ((r = sys_mount("host", "/host", "hostfs", MS_NOSUID | MS_NODEV, "/")) < 0)
+		complain("/host", r);
+	agent.host = (int)sys_open("/host", O_PATH | O_DIRECTORY);
+	SYS2(umount2, "/host", MNT_DETACH);
+
+	sys_mkdir("/root", 0755);
+	if ((r = sys_mount("root", "/root", "hostfs", 0, "/guest")) < 0)
+		complain("/", r);
+	SYS1(chdir, "/root");
+	sys_mount(".", "/", NULL, MS_MOVE, NULL);
+	SYS1(chroot, ".");
+	SYS1(chdir, "/");
+
+	mount_on("proc", "/proc", 0555, MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	mount_on("sysfs", "/sys", 0555, MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
+	mount_on("devtmpfs", "/dev", 0755, MS_NOSUID, "mode=755");
+	mount_on("devpts", "/dev/pts", 0755, MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666");
+	mount_on("tmpfs", "/dev/shm", 01777, MS_NOSUID | MS_NODEV, "mode=1777");
+	mount_on("tmpfs", "/run", 0755, MS_NOSUID | MS_NODEV, "mode=755");
+	mount_modules();
+	SYS2(symlink, "/proc/self/fd", "/dev/fd");
+	SYS2(symlink, "/proc/self/fd/0", "/dev/stdin");
+	SYS2(symlink, "/proc/self/fd/1", "/dev/stdout");
+	SYS2(symlink, "/proc/self/fd/2", "/dev/stderr");
+}
+
+/* Do what the host wrote to xfer/boot: records of TYPE 0 SLOT(2) LENGTH(4) PAYLOAD. The path of the
+ * guest's own init, or NULL. */
+const char *boot_configure(char *buf, size_t size)
+{
+	const char *init = NULL;
+	int fd = (int)sys_openat(agent.host, "xfer/boot", O_RDONLY | O_CLOEXEC, 0);
+	long n = fd < 0 ? fd : read_whole(fd, buf, size), r;
+
+	sys_close(&fd);
+	if (n < 0) {
+		complain("xfer/boot", n);
+		return NULL;
+	}
+	for (u8 *p = (u8 *)buf, *end = p + n; p + 8 <= end;) {
+		u8 type = p[0], *payload = p + 8;
+		u32 slot = (u32)(p[2] | p[3] << 8), length;
+
+		memcpy(&length, p + 4, 4);
+		if (length > (u32)(end - payload))
+			break;
+		p = payload + length;
+		switch (type) {
+		case 'H':
+			SYS2(sethostname, payload, str_len((char *)payload));
+			break;
+		case 'I':
+			init = (char *)payload;
+			break;
+		case 'M':
+			if ((r = module_load((char *)payload)) < 0)
+				complain((char *)payload, r);
+			break;
+		case 'N':
+			if ((r = net_apply(slot, payload, length)) < 0)
+				complain("interface", r);
+			break;
+		}
+	}
+	return init;
+}
+
+/* Leave the nonce of this boot where the host's reading commands look for it. */
+void boot_ready(void)
+{
+	int fd = (int)sys_openat(agent.host, "run/uml/ready", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
+				 0644);
+
+	if (fd < 0 || sys_write(fd, agent.nonce, str_len(agent.nonce)) < 0)
+		complain("ready", fd);
+	sys_close(&fd);
+}

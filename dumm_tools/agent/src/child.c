@@ -1,0 +1,268 @@
+/* What a program's process does between fork and exec: terminal, user, directory, environment. */
+#include "agent.h"
+
+#define ENV_MAX 4096
+
+static const char *const DEFAULT_PATH =
+	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+static int tell_fd;
+
+static __attribute__((noreturn)) void die(long error, const char *what, const char *subject)
+{
+	u8 buf[200];
+	u32 number = (u32)-error;
+	char *end = (char *)buf + sizeof buf, *p = (char *)buf + 4;
+
+	memcpy(buf, &number, 4);
+	p = str_copy(p, end, what);
+	p = str_copy(p, end, subject);
+	sys_write(tell_fd, buf, (size_t)(p - (char *)buf));
+	sys_exit(127);
+}
+
+void child_reset_signals(void)
+{
+	uint64_t none = 0;
+
+	/* All but the blocked mask is already as exec wants it: the agent has no handlers. */
+	SYS4(rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
+}
+
+/* ---- users: /etc/passwd and /etc/group as passwd(5) and group(5) have them ---- */
+
+struct account {
+	u32 uid, gid;
+	char *name, *home, *shell;
+};
+
+static char *read_file(const char *path, size_t size)
+{
+	int fd = (int)sys_open(path, O_RDONLY);
+	char *buf = mem_map(size);
+
+	if (fd < 0 || !buf || read_whole(fd, buf, size) < 0)
+		return NULL;
+	sys_close(&fd);
+	return buf;
+}
+
+/* Cut the next line off *text and split it at colons; the number of fields, 0 at the end. */
+static int next_fields(char **text, char **fields, int max)
+{
+	char *s = *text;
+	int n = 0;
+
+	if (!s || !*s)
+		return 0;
+	fields[n++] = s;
+	for (; *s && *s != '\n'; s++)
+		if (*s == ':' && n < max) {
+			*s = 0;
+			fields[n++] = s + 1;
+		}
+	*text = *s ? s + 1 : s;
+	*s = 0;
+	return n;
+}
+
+static bool all_digits(const char *s)
+{
+	const char *p = s;
+
+	str_number(&p);
+	return *s && !*p;
+}
+
+static u32 number_of(const char *s)
+{
+	return str_number(&s);
+}
+
+static bool find_account(const char *user, struct account *a)
+{
+	char *f[7], *text = read_file("/etc/passwd", 1 << 20);
+	bool numeric = all_digits(user);
+
+	while (next_fields(&text, f, 7))
+		if (f[0][0] && (numeric ? f[2] && number_of(f[2]) == number_of(user)
+					: !str_cmp(f[0], user))) {
+			*a = (struct account){ number_of(f[2]), number_of(f[3]), f[0], f[5], f[6] };
+			return true;
+		}
+	if (!numeric && str_cmp(user, "root"))
+		return false;
+	*a = (struct account){ numeric ? number_of(user) : 0, 0, (char *)user,
+			       str_cmp(user, "root") && str_cmp(user, "0") ? "/" : "/root", "/bin/sh" };
+	return true;
+}
+
+static bool find_group(const char *group, u32 *gid)
+{
+	char *f[4], *text;
+
+	if (all_digits(group)) {
+		*gid = number_of(group);
+		return true;
+	}
+	text = read_file("/etc/group", 1 << 20);
+	while (next_fields(&text, f, 4) >= 3)
+		if (!str_cmp(f[0], group)) {
+			*gid = number_of(f[2]);
+			return true;
+		}
+	return false;
+}
+
+static bool in_list(const char *name, const char *list)
+{
+	size_t n = str_len(name);
+
+	while (*list) {
+		if (str_starts(list, name) && (list[n] == ',' || !list[n]))
+			return true;
+		while (*list && *list++ != ',')
+			;
+	}
+	return false;
+}
+
+static void become(char *user, struct account *a)
+{
+	static u32 groups[256];
+	char *f[4], *text, *group = user;
+	long count = 0, error;
+
+	while (*group && *group != ':')
+		group++;
+	bool named = *group == ':';
+	if (named)
+		*group++ = 0;
+	if (!find_account(user, a))
+		die(-ENOENT, "user ", user);
+	groups[count++] = a->gid;
+	if (named) {
+		if (!find_group(group, &a->gid))
+			die(-ENOENT, "group ", group);
+		groups[0] = a->gid;
+	} else if (a->uid) {
+		text = read_file("/etc/group", 1 << 20);
+		while (next_fields(&text, f, 4) == 4)
+			if (count < 256 && number_of(f[2]) != a->gid && in_list(a->name, f[3]))
+				groups[count++] = number_of(f[2]);
+	}
+	if ((error = SYS2(setgroups, count, groups)) < 0 || (error = SYS1(setgid, a->gid)) < 0 ||
+	    (error = SYS1(setuid, a->uid)) < 0)
+		die(error, "user ", user);
+}
+
+/* ---- environment ---- */
+
+static char *joined(const char *name, const char *value)
+{
+	size_t n = str_len(name) + str_len(value) + 1;
+	char *s = mem_map(n);
+
+	str_copy(str_copy(s, s + n, name), s + n, value);
+	return s;
+}
+
+static char **environment(char **given, const struct account *a)
+{
+	static char *env[ENV_MAX];
+	const char *defaults[] = { DEFAULT_PATH, joined("HOME=", a->home), joined("USER=", a->name),
+				   joined("LOGNAME=", a->name), joined("SHELL=", a->shell) };
+	int n = 0;
+
+	for (; *given && n < ENV_MAX - 8; given++)
+		env[n++] = *given;
+	env[n] = NULL;
+	for (u32 i = 0; i < sizeof defaults / sizeof *defaults; i++) {
+		char name[16], *p = name;
+
+		for (const char *s = defaults[i]; *s != '='; s++)
+			*p++ = *s;
+		*p = 0;
+		if (!env_get(env, name)) {
+			env[n++] = (char *)defaults[i];
+			env[n] = NULL;
+		}
+	}
+	return env;
+}
+
+/* ---- exec ---- */
+
+static long try_exec(const char *path, char **argv, char **env)
+{
+	long error = SYS3(execve, path, argv, env);
+
+	if (error == -ENOEXEC) { /* as execvp(3): a script without #! is the shell's */
+		argv[-1] = "/bin/sh";
+		argv[0] = (char *)path;
+		error = SYS3(execve, "/bin/sh", argv - 1, env);
+	}
+	return error;
+}
+
+static long exec_by_path(char **argv, char **env)
+{
+	static char path[4096];
+	const char *dir = env_get(env, "PATH");
+	long error = -ENOENT;
+
+	for (const char *s = argv[0]; *s; s++)
+		if (*s == '/')
+			return try_exec(argv[0], argv, env);
+	if (!argv[0][0] || !dir)
+		return error;
+	for (;;) {
+		char *p = path, *end = path + sizeof path;
+
+		while (*dir && *dir != ':' && p + 1 < end)
+			*p++ = *dir++;
+		*p++ = '/';
+		str_copy(p, end, argv[0]);
+		long e = try_exec(path, argv, env);
+
+		if (e != -ENOENT && e != -ENOTDIR)
+			error = e;
+		if (*dir++ != ':')
+			return error;
+	}
+}
+
+void child_exec(int tell, u8 flags, char *user, char *cwd, char **argv, char **env, int *fds)
+{
+	struct account a;
+	long error;
+
+	tell_fd = tell;
+	SYS0(setsid);
+	if (flags & RUN_TTY)
+		SYS3(ioctl, fds[0], TIOCSCTTY, 0);
+	for (int i = 0; i < 3; i++)
+		SYS3(dup3, fds[i], i, 0);
+	become(user[0] ? user : (char[]){ "root" }, &a);
+	error = SYS1(chdir, cwd[0] == '~' && !cwd[1] ? a.home : cwd);
+	if (error < 0 && cwd[0] == '~')
+		error = SYS1(chdir, "/");
+	if (error < 0)
+		die(error, "directory ", cwd);
+	if (argv[0][0] == '~' && !argv[0][1]) { /* the user's login shell */
+		char *name = a.shell[0] ? a.shell : "/bin/sh", *base = name, *s;
+
+		for (s = name; *s; s++)
+			if (*s == '/')
+				base = s + 1;
+		env = environment(env, &a);
+		argv[0] = joined("-", base);
+		child_reset_signals();
+		error = SYS3(execve, name, argv, env);
+		die(error, "exec ", name);
+	}
+	env = environment(env, &a);
+	child_reset_signals();
+	error = exec_by_path(argv, env);
+	die(error, "exec ", argv[0]);
+}

@@ -1,0 +1,193 @@
+/* The agent's loop: lines, programs, children, signals, the raw console. */
+#include "agent.h"
+
+#define SPARE_LINES 4
+
+struct agent agent;
+
+static const char *const INIT_ENV[] = { "HOME=/", "TERM=linux",
+	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL };
+
+static uint64_t bit(int sig)
+{
+	return 1ULL << (sig - 1);
+}
+
+static int watch_signals(void)
+{
+	uint64_t all = ~0ULL, wanted = bit(SIGCHLD);
+
+	/* SIGPIPE and the rest stay blocked: a failed write says enough. */
+	SYS4(rt_sigprocmask, SIG_SETMASK, &all, NULL, 8);
+	if (agent.is_init) { /* what busybox's and sysvinit's halt, poweroff and reboot send */
+		wanted |= bit(SIGTERM) | bit(SIGUSR1) | bit(SIGUSR2) | bit(SIGINT) | bit(SIGPWR);
+		SYS4(reboot, 0xfee1dead, 672274793, 0 /* CAD_OFF: Ctrl-Alt-Del is SIGINT */, NULL);
+	}
+	return (int)SYS4(signalfd4, -1, &wanted, 8, O_CLOEXEC | O_NONBLOCK);
+}
+
+static void reap(void)
+{
+	int status;
+	long pid;
+
+	while ((pid = SYS4(wait4, -1, &status, WNOHANG, NULL)) > 0) {
+		if (pid == agent.console_pid)
+			agent.console_pid = 0;
+		for (int i = 0; i < agent.open_count; i++) {
+			struct program *p = &agent.lines[i].program;
+
+			if (p->pid == pid && !p->gone) {
+				p->gone = true;
+				p->status = status;
+			}
+		}
+	}
+}
+
+static void take_signals(int fd)
+{
+	struct {
+		u32 number;
+		u8 rest[124];
+	} s;
+
+	while (sys_read(fd, &s, sizeof s) == sizeof s) {
+		if (s.number == SIGCHLD)
+			reap();
+		else
+			power(s.number == SIGTERM || s.number == SIGINT ? 'r' : 'o');
+	}
+}
+
+/* Keep a few lines open above the highest in use: clients take the lowest that is free. */
+static void open_lines(void)
+{
+	int used = 0;
+
+	for (int i = 0; i < agent.open_count; i++)
+		if (agent.lines[i].greeted)
+			used = i + 1;
+	while (agent.open_count < agent.line_count && agent.open_count < used + SPARE_LINES) {
+		if (!line_open(agent.open_count))
+			agent.line_count = agent.open_count;
+		else
+			agent.open_count++;
+	}
+}
+
+static u32 add(struct pollfd_ *p, u32 n, int fd, short events)
+{
+	p[n] = (struct pollfd_){ fd, events, 0 };
+	return n + 1;
+}
+
+static void loop(int signals)
+{
+	static struct pollfd_ p[2 + LINES_MAX * 6];
+
+	for (;;) {
+		u32 n = 0, at[LINES_MAX];
+
+		n = add(p, n, signals, POLLIN);
+		n = add(p, n, agent.console_pid ? -1 : agent.console, POLLIN);
+		for (int i = 0; i < agent.open_count; i++) {
+			struct line *l = &agent.lines[i];
+			struct program *g = &l->program;
+			bool room = line_room(l) >= 1024;
+
+			at[i] = n;
+			n = add(p, n, l->fd, (short)(POLLIN | (l->out_len ? POLLOUT : 0)));
+			if (!l->greeted)
+				continue;
+			n = add(p, n, l->netlink, POLLIN);
+			n = add(p, n, g->started, POLLIN);
+			n = add(p, n, room ? g->out : -1, POLLIN);
+			n = add(p, n, room ? g->err : -1, POLLIN);
+			n = add(p, n, l->pending_len ? g->in : -1, POLLOUT);
+		}
+		if (sys_poll(p, n, -1) < 0)
+			continue;
+		if (p[0].revents)
+			take_signals(signals);
+		if (p[1].fd >= 0 && p[1].revents & POLLIN)
+			console_shell();
+		for (int i = 0; i < agent.open_count; i++) {
+			struct line *l = &agent.lines[i];
+			struct pollfd_ *q = p + at[i];
+			bool was_greeted = l->greeted;
+
+			if (was_greeted) {
+				if (l->netlink >= 0 && q[1].revents)
+					net_receive(l);
+				if (l->program.started >= 0 && q[2].revents)
+					program_started(l);
+				if (l->program.out >= 0 && q[3].revents)
+					program_drain(l, &l->program.out, OUTPUT);
+				if (l->program.err >= 0 && q[4].revents)
+					program_drain(l, &l->program.err, ERRORS);
+			}
+			if (q[0].revents & POLLIN)
+				line_read(l);
+			line_work(l);
+		}
+		open_lines();
+	}
+}
+
+static void run_init(const char *path)
+{
+	const char *const argv[] = { path, NULL };
+	uint64_t none = 0;
+
+	SYS4(rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
+	SYS3(execve, path, argv, INIT_ENV);
+}
+
+int agent_main(char **env);
+int agent_main(char **env)
+{
+	static char config[256 << 10];
+	const char *count = env_get(env, "DUMM_LINES");
+
+	agent.nonce = env_get(env, "DUMM_NONCE");
+	if (!agent.nonce)
+		agent.nonce = "-";
+	agent.line_count = count ? (int)str_number(&count) : LINES_MAX;
+	if (agent.line_count > LINES_MAX)
+		agent.line_count = LINES_MAX;
+	agent.is_init = true;
+	agent.console = -1;
+	boot_mounts();
+	const char *init = boot_configure(config, sizeof config);
+
+	if (init) {
+		/* The guest's own init is pid 1; the agent serves on as its child. */
+		long pid = SYS0(fork);
+
+		if (pid > 0) {
+			run_init(init);
+			complain(init, -ENOENT); /* then stay, so that somebody can look */
+			for (;;)
+				SYS4(wait4, -1, NULL, 0, NULL);
+		}
+		SYS0(setsid);
+		agent.is_init = false;
+	} else {
+		agent.console = (int)sys_open("/dev/tty0", O_RDWR | O_NOCTTY | O_NONBLOCK);
+	}
+	int signals = watch_signals();
+
+	open_lines();
+	boot_ready();
+	loop(signals);
+	return 0;
+}
+
+__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16, %rsp\n\tcall start\n");
+
+__attribute__((noreturn, used)) void start(long *sp);
+void start(long *sp)
+{
+	sys_exit(agent_main((char **)(sp + sp[0] + 2)));
+}

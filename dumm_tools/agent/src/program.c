@@ -1,0 +1,371 @@
+/* Programs: started on a line, fed, drained, and reaped. */
+#include "agent.h"
+
+static void fail(struct line *l, long error, const char *what)
+{
+	u8 buf[200];
+	u32 number = (u32)-error;
+	char *end = str_copy((char *)buf + 4, (char *)buf + sizeof buf, what);
+
+	memcpy(buf, &number, 4);
+	line_send(l, FAILED, buf, (u32)(end - (char *)buf));
+}
+
+/* Split n bytes of NUL-ended strings into an array; its length, or -1 when it has not the room. */
+static int split(u8 *p, u32 n, char **out, int max)
+{
+	int count = 0;
+	u8 *end = p + n;
+
+	while (p < end) {
+		if (count == max - 1)
+			return -1;
+		out[count++] = (char *)p;
+		p += str_len((char *)p) + 1;
+	}
+	out[count] = NULL;
+	return count;
+}
+
+static bool make_pipe(int fds[2])
+{
+	return SYS2(pipe2, fds, O_CLOEXEC) == 0;
+}
+
+static void nonblocking(int fd)
+{
+	SYS3(fcntl, fd, F_SETFL, O_NONBLOCK | (SYS3(fcntl, fd, F_GETFL, 0) & O_ACCMODE));
+}
+
+static int open_terminal(int *slave, u16 rows, u16 cols)
+{
+	int master = (int)sys_open("/dev/ptmx", O_RDWR | O_NOCTTY | O_NONBLOCK);
+	int unlock = 0;
+	u16 size[4] = { rows, cols, 0, 0 };
+
+	if (master < 0)
+		return master;
+	SYS3(ioctl, master, TIOCSPTLCK, &unlock);
+	*slave = (int)SYS3(ioctl, master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (*slave < 0) {
+		int error = *slave;
+
+		sys_close(&master);
+		return error;
+	}
+	SYS3(ioctl, master, TIOCSWINSZ, size);
+	return master;
+}
+
+void program_run(struct line *l, u8 *payload, u32 n)
+{
+	struct program *p = &l->program;
+	static char *strings[16384];
+	int fds[3] = { -1, -1, -1 };	/* the child's stdin, stdout, stderr */
+	int in[2] = { -1, -1 }, out[2] = { -1, -1 }, err[2] = { -1, -1 }, tell[2] = { -1, -1 };
+	long error = -EINVAL;
+
+	if (p->pid)
+		return fail(l, -EBUSY, "a program runs on this line already");
+	if (n < 8 || payload[n - 1])
+		return fail(l, -EINVAL, "bad request");
+	u8 flags = payload[0];
+	int argc = payload[5] | payload[6] << 8;
+	int count = split(payload + 7, n - 7, strings, 16384);
+
+	if (count < 0)
+		return fail(l, -E2BIG, "too many arguments");
+	if (argc < 1 || count < 2 + argc)
+		return fail(l, -EINVAL, "bad request");
+
+	if (!make_pipe(tell))
+		goto broken;
+	if (flags & RUN_TTY) {
+		int slave = -1;
+		int master = open_terminal(&slave, (u16)(payload[1] | payload[2] << 8),
+					   (u16)(payload[3] | payload[4] << 8));
+		if (master < 0) {
+			error = master;
+			goto broken;
+		}
+		out[0] = in[1] = master;
+		fds[0] = fds[1] = fds[2] = slave;
+	} else {
+		if (!make_pipe(in) || !make_pipe(out) || !make_pipe(err)) {
+			error = -EMFILE;
+			goto broken;
+		}
+		fds[0] = in[0];
+		fds[1] = out[1];
+		fds[2] = err[1];
+		nonblocking(in[1]);
+		nonblocking(out[0]);
+		nonblocking(err[0]);
+	}
+
+	long pid = SYS0(fork);
+
+	if (pid == 0) {
+		/* The arguments end where the environment begins: shift them down over cwd, which
+		 * leaves one place before them for a shell. */
+		char *user = strings[0], *cwd = strings[1];
+		char **env = strings + 2 + argc, **argv = strings + 1;
+
+		for (int i = 0; i < argc; i++)
+			argv[i] = strings[i + 2];
+		argv[argc] = NULL;
+		child_exec(tell[1], flags, user, cwd, argv, env, fds);
+	}
+	error = pid;
+	if (pid < 0)
+		goto broken;
+	memset(p, 0, sizeof *p);
+	p->pid = (int)pid;
+	p->tty = flags & RUN_TTY;
+	p->in = in[1];
+	p->out = out[0];
+	p->err = err[0];
+	p->started = tell[0];
+	nonblocking(p->started);
+	sys_close(&tell[1]);
+	sys_close(&fds[0]);
+	if (!p->tty) {
+		sys_close(&fds[1]);
+		sys_close(&fds[2]);
+	}
+	return;
+
+broken:
+	for (int i = 0; i < 2; i++) {
+		sys_close(&tell[i]);
+		sys_close(&in[i]);
+		if (!(flags & RUN_TTY))
+			sys_close(&out[i]);
+		sys_close(&err[i]);
+	}
+	fail(l, error, "no room for another program");
+}
+
+/* The child's last words before exec: nothing (it worked), or an errno and what failed. */
+void program_started(struct line *l)
+{
+	struct program *p = &l->program;
+	u8 buf[200];
+	long n = sys_read(p->started, buf, sizeof buf);
+
+	if (n == -EAGAIN)
+		return;
+	sys_close(&p->started);
+	if (n > 4) {
+		line_send(l, FAILED, buf, (u32)n);
+		program_drop(l);
+	}
+}
+
+static void deafen(struct line *l)
+{
+	if (!l->program.tty)
+		sys_close(&l->program.in);
+	line_send(l, DEAF, NULL, 0);
+}
+
+void program_input(struct line *l, const u8 *payload, u32 n)
+{
+	if (l->pending_pos + l->pending_len + n > INPUT_WINDOW) {
+		memmove(l->pending, l->pending + l->pending_pos, l->pending_len);
+		l->pending_pos = 0;
+	}
+	if (l->pending_len + n > INPUT_WINDOW)
+		return; /* the client broke its window */
+	memcpy(l->pending + l->pending_pos + l->pending_len, payload, n);
+	l->pending_len += n;
+	l->pending_bulk = false;
+	program_feed(l);
+}
+
+void program_bulk(struct line *l, const u8 *payload, u32 n)
+{
+	if (n != 5 || l->bulks == 2)
+		return;
+	l->bulk_queue[l->bulks] = payload[0];
+	memcpy(&l->bulk_left[l->bulks], payload + 1, 4);
+	l->bulks++;
+	program_feed(l);
+}
+
+static int bulk_open(struct line *l)
+{
+	char path[24] = "xfer/", *p = path + 5;
+
+	if (l->number >= 10)
+		*p++ = (char)('0' + l->number / 10);
+	*p++ = (char)('0' + l->number % 10);
+	*p++ = '.';
+	*p++ = (char)('0' + (l->bulk_queue[0] & 7));
+	*p = 0;
+	/* hostfs drops the inode and its pages at the last close: each open reads the host afresh. */
+	return (int)sys_openat(agent.host, path, O_RDONLY | O_CLOEXEC, 0);
+}
+
+/* Take from the host's file into `pending`; the file is acknowledged when it is used up. */
+static void bulk_refill(struct line *l)
+{
+	long n = -1;
+
+	if (l->bulk < 0)
+		l->bulk = bulk_open(l);
+	if (l->bulk >= 0) {
+		u32 want = l->bulk_left[0] < INPUT_WINDOW ? l->bulk_left[0] : INPUT_WINDOW;
+
+		n = sys_read(l->bulk, l->pending, want);
+	}
+	if (n > 0) {
+		l->pending_pos = 0;
+		l->pending_len = (u32)n;
+		l->pending_bulk = true;
+		l->bulk_left[0] -= (u32)n;
+	}
+	if (n <= 0 || !l->bulk_left[0]) {
+		line_send(l, BULK_TAKEN, &l->bulk_queue[0], 1);
+		sys_close(&l->bulk);
+		l->bulk_queue[0] = l->bulk_queue[1];
+		l->bulk_left[0] = l->bulk_left[1];
+		l->bulks--;
+	}
+}
+
+void program_feed(struct line *l)
+{
+	struct program *p = &l->program;
+
+	if (!p->pid)
+		return;
+	for (;;) {
+		u32 taken = 0;
+
+		if (!l->pending_len && l->bulks) {
+			if (line_room(l) < 64)
+				return;
+			bulk_refill(l);
+		}
+		if (!l->pending_len)
+			break;
+		if (p->in < 0) { /* nobody reads: swallow it, so that the client is not stuck */
+			taken = l->pending_len;
+		} else {
+			long n = sys_write(p->in, l->pending + l->pending_pos, l->pending_len);
+
+			if (n == -EAGAIN)
+				return;
+			if (n < 0) {
+				deafen(l);
+				continue;
+			}
+			taken = (u32)n;
+		}
+		l->pending_pos += taken;
+		l->pending_len -= taken;
+		if (!l->pending_bulk)
+			line_send(l, TAKEN, &taken, 4);
+	}
+	l->pending_pos = 0;
+	if (p->input_ended && p->in >= 0) {
+		if (p->tty)
+			sys_write(p->in, "\004", 1);
+		else
+			sys_close(&p->in);
+		p->input_ended = false;
+	}
+}
+
+/* Move what the program wrote into frames, as far as the line has room. */
+void program_drain(struct line *l, int *fd, u8 type)
+{
+	static u8 buf[16384];
+	u32 room;
+
+	while (*fd >= 0 && (room = line_room(l)) >= 1024) {
+		long n = sys_read(*fd, buf, room < sizeof buf ? room : sizeof buf);
+
+		if (n == -EAGAIN || n == -EINTR)
+			return;
+		if (n <= 0) { /* the end; EIO from a terminal that nobody holds */
+			if (l->program.tty)
+				l->program.in = -1;
+			sys_close(fd);
+			return;
+		}
+		line_send(l, type, buf, (u32)n);
+		line_write(l);
+	}
+}
+
+/* When the program is gone: send what is left in its pipes, then its status. What its own children
+ * write later is not waited for, or `sh -c 'daemon &'` would never end. */
+void program_finish(struct line *l)
+{
+	struct program *p = &l->program;
+	u32 status = (u32)p->status;
+
+	if (!p->pid || !p->gone)
+		return;
+	program_drain(l, &p->out, OUTPUT);
+	program_drain(l, &p->err, ERRORS);
+	if (line_room(l) < OUT_MAX / 2)
+		return; /* perhaps more to read: after the next write */
+	if (p->started >= 0)
+		program_started(l);
+	if (!p->pid)
+		return;
+	line_send(l, STATUS, &status, 4);
+	p->pid = 0;
+	program_drop(l);
+}
+
+/* Forget the line's program; one that still runs has lost its terminal. */
+void program_drop(struct line *l)
+{
+	struct program *p = &l->program;
+
+	if (p->pid && !p->gone) {
+		sys_kill(-p->pid, SIGHUP);
+		sys_kill(-p->pid, SIGCONT);
+	}
+	p->pid = 0;
+	p->gone = p->input_ended = false;
+	if (p->tty)
+		p->in = -1; /* the same descriptor as out */
+	p->tty = false;
+	sys_close(&p->in);
+	sys_close(&p->out);
+	sys_close(&p->err);
+	sys_close(&p->started);
+	sys_close(&l->bulk);
+	l->bulks = 0;
+	l->pending_len = l->pending_pos = 0;
+}
+
+/* A login shell for who types at the raw console, where the guest has no init of its own. */
+void console_shell(void)
+{
+	static char *const argv[] = { "-sh", NULL };
+	static char *const env[] = {
+		"HOME=/root", "TERM=linux", "USER=root", "LOGNAME=root", "SHELL=/bin/sh",
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL,
+	};
+	long pid = SYS0(fork);
+
+	if (pid == 0) {
+		SYS0(setsid);
+		int fd = (int)sys_open("/dev/tty0", O_RDWR);
+
+		SYS3(ioctl, fd, TIOCSCTTY, 1);
+		for (int i = 0; i < 3; i++)
+			SYS3(dup3, fd, i, 0);
+		child_reset_signals();
+		SYS1(chdir, "/root");
+		SYS3(execve, "/bin/sh", argv, env);
+		sys_exit(127);
+	}
+	agent.console_pid = pid > 0 ? (int)pid : 0;
+}

@@ -1,0 +1,1 @@
+"""The commands: parse with click, make one call into the domain, print the answer."""

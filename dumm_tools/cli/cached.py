@@ -1,0 +1,96 @@
+"""What the commands for kernel packs and masters share: operands, options, progress."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dumm_tools import cache
+from dumm_tools.cli.common import each, program
+from dumm_tools.errors import DummError, NotFound
+
+if TYPE_CHECKING:
+    _Words = click.ParamType[str]
+else:  # older clicks have no generic one
+    _Words = click.ParamType
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Cached(_Words):
+    """The name of something in the cache, completed from what is there."""
+
+    def __init__(self, kind: cache.Kind) -> None:
+        self.name = cache.NOUN[kind]
+        self._kind: cache.Kind = kind
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+        from click.shell_completion import CompletionItem
+
+        try:
+            return [CompletionItem(n) for n in cache.names(self._kind) if n.startswith(incomplete)]
+        except (DummError, OSError):
+            return []
+
+
+def source_options(default_suite: str) -> Callable[[F], F]:
+    """--suite, --mirror and --allow-expired, for what comes from a Debian archive."""
+
+    def decorate(function: F) -> F:
+        for option in (
+            click.option(
+                "--allow-expired",
+                is_flag=True,
+                envvar="DUMM_ALLOW_EXPIRED",
+                help="Take a suite although its Release file has expired.",
+            ),
+            click.option(
+                "--mirror",
+                metavar="URL",
+                help="The Debian mirror (else the one this host uses).",
+            ),
+            click.option("--suite", metavar="SUITE", help=f"The Debian suite ({default_suite})."),
+        ):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def name_option(function: F) -> F:
+    """--name, for what gets a place in the cache."""
+    return click.option("--name", metavar="NAME", help="What to call it in the cache.")(function)
+
+
+def may_exist_option(function: F) -> F:
+    """--may-exist."""
+    return click.option("--may-exist", is_flag=True, help="No error if it is there already.")(
+        function
+    )
+
+
+def if_exists_option(function: F) -> F:
+    """--if-exists."""
+    return click.option("--if-exists", is_flag=True, help="No error if it is not there.")(function)
+
+
+def warn(text: str) -> None:
+    """Print a warning on stderr, over a progress line that may stand there."""
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{start}{program()}: warning: {text}", file=sys.stderr, flush=True)
+
+
+def delete_each(delete: Callable[[str], None], names: tuple[str, ...], if_exists: bool) -> int:
+    """Delete all that is named; the exit code."""
+
+    def one(name: str) -> None:
+        try:
+            delete(name)
+        except NotFound:
+            if not if_exists:
+                raise
+
+    return each(names, one)

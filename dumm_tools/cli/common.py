@@ -1,0 +1,278 @@
+"""What all commands share: the way out, the common options, operands with completion."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from dumm_tools import __version__, proc
+from dumm_tools.errors import DummError, os_reason
+from dumm_tools.output import Field, Shape
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+
+def run(command: click.Command, prog: str) -> NoReturn:
+    """Run `command`; the only place where an exception becomes an exit status."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    debug = os.environ.get("DUMM_DEBUG") == "1"
+    try:
+        status = command.main(prog_name=prog, standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as e:
+        e.show()
+        status = e.exit_code
+    except click.UsageError as e:
+        where = e.ctx.command_path if e.ctx else prog
+        report(prog, e.format_message().rstrip("."), f"see '{where} --help'")
+        status = e.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        die_of(signal.SIGINT)
+    except DummError as e:
+        if debug:
+            raise
+        report(prog, str(e), e.hint)
+        status = e.exit_code
+    except OSError as e:
+        if debug:
+            raise
+        report(prog, os_reason(e))
+        status = 1
+    except Exception as e:
+        if debug:
+            raise
+        report(prog, f"internal error: {type(e).__name__}: {e}", "DUMM_DEBUG=1 shows where")
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def die_of(number: int) -> NoReturn:
+    """End by signal `number`, so that the shell that called us sees it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    sys.exit(128 + number)
+
+
+def report(prog: str, message: str, hint: str | None = None) -> None:
+    """Print an error, one line, and its hint on stderr."""
+    lines = [f"{prog}: {' '.join(message.split())}"]
+    if hint:
+        lines.append(f"{prog}: hint: {hint}")
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def each(operands: Iterable[T], action: Callable[[T], object]) -> int:
+    """Do `action` for all operands, report each failure, return the first failure's code."""
+    prog = program()
+    status = 0
+    for operand in operands:
+        try:
+            action(operand)
+        except DummError as e:
+            report(prog, str(e), e.hint)
+            status = status or e.exit_code
+        except OSError as e:
+            report(prog, os_reason(e))
+            status = status or 1
+    return status
+
+
+def program() -> str:
+    """The name of the tool that runs, for its messages."""
+    return click.get_current_context().find_root().info_name or "dumm"
+
+
+def root() -> str:
+    """The working directory that -C or DUMM_DIR names, absolute."""
+    return working_directory(click.get_current_context())
+
+
+def working_directory(context: click.Context | None) -> str:
+    """The working directory for a context (None while completing without one)."""
+    while context is not None:
+        if "dumm.directory" in context.meta:
+            return os.path.abspath(context.meta["dumm.directory"])
+        context = context.parent
+    return os.path.abspath(os.environ.get("DUMM_DIR") or ".")
+
+
+def _set_directory(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        ctx.meta["dumm.directory"] = value
+
+
+def _set_verbosity(_ctx: click.Context, _param: click.Parameter, value: int) -> None:
+    if value:
+        proc.set_verbosity(value)
+
+
+def _shared_options() -> list[click.Parameter]:
+    """-C and -v, taken before the verb and behind it alike."""
+    return [
+        click.Option(
+            ["-C", "--directory"],
+            metavar="DIR",
+            type=click.Path(file_okay=False),
+            expose_value=False,
+            is_eager=True,
+            callback=_set_directory,
+            help="The lab's working directory (else DUMM_DIR, else the current directory).",
+        ),
+        click.Option(
+            ["-v", "--verbose"],
+            count=True,
+            expose_value=False,
+            callback=_set_verbosity,
+            help="Print each step on stderr; twice for details.",
+        ),
+    ]
+
+
+class Command(click.Command):
+    """A verb. Options may stand before and behind operands."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _shared_options()
+
+
+class Group(click.Group):
+    """A tool, or a noun inside a tool."""
+
+    command_class = Command
+    group_class = type  # a group inside a group is of the same class
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _shared_options()
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+def tool(name: str, help_text: str) -> Group:
+    """The group that a whole tool is, with --version."""
+    group = Group(name=name, help=help_text, context_settings=CONTEXT)
+    return click.version_option(__version__, prog_name=name, message="%(prog)s %(version)s")(group)
+
+
+def output_options(table: Sequence[Field[Any]]) -> Callable[[F], F]:
+    """Give a `list` or `show` verb -q, -o, -z and --format; it receives one `shape`."""
+    names = [f.name for f in table]
+
+    def split(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
+        return tuple(v.strip() for v in value.split(",")) if value is not None else ()
+
+    def decorate(function: F) -> F:
+        import functools
+
+        @functools.wraps(function)
+        def wrapper(
+            *args: Any, quiet: bool, fields: tuple[str, ...], form: str, nul: bool, **kwargs: Any
+        ) -> Any:
+            if quiet + bool(fields) + (form == "json") > 1:
+                raise click.UsageError("-q, -o and --format json exclude each other")
+            if nul and not (quiet or fields):
+                raise click.UsageError("-z goes with -q or -o")
+            shape = Shape(names=quiet, fields=fields, as_json=form == "json", nul=nul)
+            return function(*args, shape=shape, **kwargs)
+
+        for option in (
+            click.option("-z", "--nul", is_flag=True, help="End records with NUL (for -q and -o)."),
+            click.option(
+                "--format",
+                "form",
+                type=click.Choice(["table", "json"]),
+                default="table",
+                help="json: one array of objects.",
+            ),
+            click.option(
+                "-o",
+                "--output",
+                "fields",
+                metavar="FIELD,...",
+                type=FieldList(names),
+                callback=split,
+                help=f"Only these fields, TAB-separated: {','.join(names)}.",
+            ),
+            click.option("-q", "--quiet", is_flag=True, help="Only names, one a line."),
+        ):
+            wrapper = option(wrapper)
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+class FieldList(click.ParamType):
+    """The operand of -o; completes the last field of the list."""
+
+    name = "fields"
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        self.fields = fields
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+        from click.shell_completion import CompletionItem
+
+        head, comma, last = incomplete.rpartition(",")
+        return [CompletionItem(head + comma + f) for f in self.fields if f.startswith(last)]
+
+
+class Name(click.ParamType):
+    """An operand that names an object; `choices` reads the candidates from a loaded state."""
+
+    def __init__(self, name: str, choices: Callable[[Any, str], Iterable[str]]) -> None:
+        self.name = name
+        self._choices = choices
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+        from click.shell_completion import CompletionItem
+
+        from dumm_tools import state
+
+        directory = working_directory(ctx)
+        try:
+            found = sorted(self._choices(state.load(directory), directory))
+        except (DummError, OSError):
+            return []
+        return [CompletionItem(n) for n in found if n.startswith(incomplete)]
+
+
+def human_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Parse 64M, 1G, 65536K or plain bytes; click callback for --memory."""
+    if value is None:
+        return None
+    units = {"K": 10, "M": 20, "G": 30, "": 0}
+    digits, unit = value.rstrip("KMGkmgiB"), value[len(value.rstrip("KMGkmgiB")) :]
+    shift = units.get(unit.upper().removesuffix("B").removesuffix("I"))
+    if shift is None or not digits.isdecimal():
+        raise click.BadParameter(f"'{value}' is no size such as 64M", ctx, param)
+    return int(digits) << shift
+
+
+class Progress:
+    """One changing line on stderr when that is a terminal; nothing at all when it is not."""
+
+    def __init__(self) -> None:
+        self._on = sys.stderr.isatty()
+        self._shown = False
+
+    def __call__(self, text: str) -> None:
+        if self._on:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            self._shown = True
+        else:
+            proc.log(text)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,112 @@
+"""dumm-console: terminals in guests."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from dumm_tools import output
+from dumm_tools.cli import common
+from dumm_tools.cli.common import output_options, run
+from dumm_tools.cli.guest import guests
+from dumm_tools.output import Field
+
+cli = common.tool("dumm-console", "Consoles: terminals in guests, and what their kernels printed.")
+
+FIELDS: list[Field[Any]] = [
+    Field("name", "The guest.", lambda v: v.guest),
+    Field("line", "Number of the line, for --line.", lambda v: v.line),
+    Field("device", "Terminal in the guest.", lambda v: f"tty{v.line}"),
+    Field("attached", "Whether somebody is attached to it.", lambda v: v.attached),
+    Field("path", "The FIFO that takes what is typed.", lambda v: v.path, in_table=False),
+]
+
+line_option = click.option(
+    "--line",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Which terminal of the guest: ttyN; 0 is the kernel's console.",
+)
+
+
+@cli.command()
+@click.argument("name", type=guests("running"))
+@click.option("-u", "--user", metavar="USER", default="root", help="Log in as this user.")
+def shell(name: str, user: str) -> int:
+    """Open a login shell in a guest, on a real terminal that follows the window's size.
+
+    Without a terminal it reads commands from standard input.
+    """
+    import os
+
+    from dumm_tools import guest
+    from dumm_tools.agent import session
+
+    env = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
+    program = session.Program(["~"], env, "~", user, terminal=os.isatty(0))
+    try:
+        return guest.execute(common.root(), name, program)
+    except BrokenPipeError:
+        import signal
+
+        common.die_of(signal.SIGPIPE)
+
+
+@cli.command()
+@click.argument("name", type=guests("running"))
+@line_option
+def attach(name: str, line: int) -> None:
+    """Join this terminal to a raw console of a guest; ^] detaches.
+
+    Without an init of the guest's own, a root shell serves line 0 once something is typed.
+    """
+    from dumm_tools import console
+
+    print(f"attached to {name}, line {line}; ^] detaches", file=sys.stderr)
+    console.attach(common.root(), name, line)
+
+
+@cli.command()
+@click.argument("name", type=guests())
+@click.option("-f", "--follow", is_flag=True, help="Go on as it grows, until the guest ends.")
+@click.option(
+    "-n", "--lines", metavar="N", type=click.IntRange(min=0), help="Only the last N lines."
+)
+def log(name: str, follow: bool, lines: int | None) -> None:
+    """Print what a guest's kernel console printed since its last start."""
+    from dumm_tools import console
+
+    def write(data: bytes) -> None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+
+    console.log(common.root(), name, write, last=lines, follow=follow)
+
+
+@cli.command()
+@click.argument("name", type=guests("running"))
+@click.argument("text", metavar="TEXT...", nargs=-1, required=True)
+@line_option
+def send(name: str, text: tuple[str, ...], line: int) -> None:
+    """Type TEXT and Enter at a raw console of a guest."""
+    from dumm_tools import console
+
+    console.send(common.root(), name, line, " ".join(text))
+
+
+@cli.command("list")
+@output_options(FIELDS)
+def list_(shape: output.Shape) -> None:
+    """List the raw consoles of running guests."""
+    from dumm_tools import console
+
+    output.emit(console.list_(common.root()), FIELDS, shape)
+
+
+def main() -> None:
+    """Entry point."""
+    run(cli, "dumm-console")

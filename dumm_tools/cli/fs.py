@@ -1,0 +1,98 @@
+"""dumm-fs: the working set, kernel packs, masters, and guests' files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dumm_tools import output
+from dumm_tools.cli import common, fs_kernel, fs_master
+from dumm_tools.cli.cached import Cached
+from dumm_tools.cli.common import each, output_options, run
+from dumm_tools.cli.guest import guests
+from dumm_tools.output import Field
+
+cli = common.tool("dumm-fs", "Files: the working set, kernel packs, masters, guests' root trees.")
+cli.add_command(fs_kernel.group)
+cli.add_command(fs_master.group)
+
+CHECK_FIELDS: list[Field[Any]] = [
+    Field("name", "What is looked at.", lambda c: c.name),
+    Field("state", "ok, missing, or absent where it is not needed.", lambda c: c.state),
+    Field("found", "What was found.", lambda c: c.found),
+    Field("remedy", "What to do about it.", lambda c: c.remedy),
+]
+
+
+@cli.command()
+@click.option(
+    "--kernel",
+    metavar="PACK|FILE",
+    type=Cached("kernels"),
+    help="Default kernel of the guests; else the newest pack of the cache.",
+)
+@click.option(
+    "--master",
+    metavar="NAME|DIR",
+    type=Cached("masters"),
+    help="Default master of the guests; else `busybox`, or the only one of the cache.",
+)
+def init(kernel: str | None, master: str | None) -> None:
+    """Make a working set in the working directory."""
+    from dumm_tools import workset
+
+    workset.init(common.root(), kernel_spec=kernel, master_spec=master)
+
+
+@cli.command()
+def destroy() -> None:
+    """Stop all guests and remove what the working set made in the kernel, and its state.
+
+    What guests wrote (host/NAME), templates, masters and kernel packs stay.
+    """
+    from dumm_tools import workset
+
+    workset.destroy(common.root())
+
+
+@cli.command()
+@output_options(CHECK_FIELDS)
+def check(shape: output.Shape) -> int:
+    """Say what this host lacks, one line each, with the remedy; 0 when a guest can start."""
+    from dumm_tools import check as checks
+
+    found = checks.run(common.root())
+    wanted = shape.names or bool(shape.fields) or shape.as_json
+    shown = found if wanted else [c for c in found if c.state != "ok"]
+    if wanted:
+        output.emit(shown, CHECK_FIELDS, shape)
+    else:
+        for c in shown:
+            click.echo(f"{c.name}: {c.found}; {c.remedy}")
+    return 1 if any(c.state == "missing" for c in found) else 0
+
+
+@cli.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
+def mount(names: tuple[str, ...]) -> int:
+    """Mount the root trees of guests at mount/NAME, after a host's reboot for example."""
+    from dumm_tools import workset
+
+    root = common.root()
+    return each(names, lambda n: workset.mount(root, n))
+
+
+@cli.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
+def umount(names: tuple[str, ...]) -> int:
+    """Take the root trees of guests off mount/NAME; a running guest keeps its own."""
+    from dumm_tools import workset
+
+    root = common.root()
+    return each(names, lambda n: workset.umount(root, n))
+
+
+def main() -> None:
+    """Entry point."""
+    run(cli, "dumm-fs")

@@ -1,0 +1,120 @@
+"""`dumm-fs master`: root trees in the cache."""
+
+from __future__ import annotations
+
+import click
+
+from dumm_tools import master, output
+from dumm_tools.cli.cached import (
+    Cached,
+    delete_each,
+    if_exists_option,
+    may_exist_option,
+    name_option,
+    source_options,
+    warn,
+)
+from dumm_tools.cli.common import Group, Progress, output_options
+from dumm_tools.output import Field
+
+
+def _size(stored: master.Stored) -> int:
+    from dumm_tools import tree
+
+    return tree.size(stored.path)
+
+
+FIELDS: list[Field[master.Stored]] = [
+    Field("name", "Name of the master.", lambda m: m.name),
+    Field("size", "Bytes on disk.", _size, people=lambda m: output.size(_size(m))),
+    Field("path", "Directory of the master.", lambda m: m.path),
+]
+
+group = Group(name="master", help="Masters: read-only root trees, shared by all labs.")
+
+
+@group.command()
+@click.argument("what", metavar="busybox|debian", type=click.Choice(["busybox", "debian"]))
+@source_options("stable")
+@click.option(
+    "--include",
+    metavar="PKG,...",
+    multiple=True,
+    help="Packages that a debian gets beside the usual ones.",
+)
+@name_option
+@may_exist_option
+def build(
+    what: str,
+    suite: str | None,
+    mirror: str | None,
+    allow_expired: bool,
+    include: tuple[str, ...],
+    name: str | None,
+    may_exist: bool,
+) -> None:
+    """Make a master: a small one of busybox, or a debian (by mmdebstrap).
+
+    busybox is taken from this host when it has the static one and neither --suite nor --mirror
+    is given; its root user has no password. Prints the name of the master unless --name gives
+    it.
+    """
+    from dumm_tools import rootfs
+
+    packages = [p for each in include for p in each.split(",") if p]
+    if packages and what != "debian":
+        raise click.UsageError("--include goes with debian")
+    with Progress() as progress:
+        if what == "busybox":
+            made = rootfs.build_busybox(
+                name or master.BUSYBOX,
+                suite=suite,
+                mirror=mirror,
+                allow_expired=allow_expired,
+                may_exist=may_exist,
+                progress=progress,
+            )
+        else:
+            made = rootfs.build_debian(
+                name,
+                suite=suite,
+                include=packages,
+                mirror=mirror,
+                allow_expired=allow_expired,
+                may_exist=may_exist,
+                progress=progress,
+            )
+    if name is None:
+        click.echo(made)
+
+
+@group.command("import")
+@click.argument("source", metavar="DIR|TAR|-", type=click.Path(allow_dash=True))
+@name_option
+@may_exist_option
+def import_(source: str, name: str | None, may_exist: bool) -> None:
+    """Make a master of a directory, a tar archive, or a tar on standard input (-).
+
+    Owners are kept for root. Device nodes are left aside: a guest makes its own. An archive
+    that would write outside of the master is refused. Prints the name of the master unless
+    --name gives it.
+    """
+    with Progress() as progress:
+        made = master.import_(source, name, may_exist=may_exist, progress=progress, warn=warn)
+    if name is None:
+        click.echo(made)
+
+
+@group.command("list")
+@output_options(FIELDS)
+def list_(shape: output.Shape) -> None:
+    """List the masters."""
+    output.emit(master.list_(), FIELDS, shape)
+
+
+@group.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=Cached("masters"))
+@if_exists_option
+def delete(names: tuple[str, ...], if_exists: bool) -> int:
+    """Delete masters; not one that a guest uses."""
+    return delete_each(master.delete, names, if_exists)

@@ -1,0 +1,431 @@
+"""dumm-guest: guests and what runs in them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from dumm_tools import live, model, output
+from dumm_tools.cli import common
+from dumm_tools.cli.cached import Cached
+from dumm_tools.cli.common import CONTEXT, Name, Progress, each, human_size, output_options, run
+from dumm_tools.errors import DummError
+from dumm_tools.output import Field
+
+cli = common.tool("dumm-guest", "Guests: User Mode Linux kernels, each one a process.")
+
+
+def guests(*states: str) -> Name:
+    """An operand that names a guest; completion offers those in one of `states`."""
+
+    def choices(state: model.State, root: str) -> Iterable[str]:
+        for name, guest in state.guests.items():
+            if not states or live.guest_state(root, state, guest) in states:
+                yield name
+
+    return Name("guest", choices)
+
+
+def _fields() -> list[Field[Any]]:
+    return [
+        Field("name", "Name of the guest, and its hostname.", lambda v: v.guest.name),
+        Field("state", "stopped starting running paused stopping or crashed.", lambda v: v.state),
+        Field("pid", "Process of the guest's kernel, while there is one.", lambda v: v.pid),
+        Field("kernel", "Kernel pack or UML binary.", lambda v: v.kernel),
+        Field("master", "Master below the guest's own files.", lambda v: v.master),
+        Field(
+            "memory",
+            "Bytes of memory.",
+            lambda v: v.guest.memory,
+            people=lambda v: output.size(v.guest.memory),
+        ),
+        Field("init", "First program; absent: the agent alone.", lambda v: v.guest.init),
+        Field("args", "More kernel arguments.", lambda v: v.guest.args, in_table=False),
+        Field("ifaces", "Interfaces.", lambda v: v.ifaces),
+        Field("overlays", "Layers, newest first.", lambda v: v.guest.overlays, in_table=False),
+    ]
+
+
+FIELDS = _fields()
+
+memory_option = click.option(
+    "--memory", metavar="SIZE", callback=human_size, help="Memory, such as 64M (the default) or 1G."
+)
+kernel_option = click.option(
+    "--kernel",
+    metavar="PACK|FILE",
+    type=Cached("kernels"),
+    help="Kernel pack or UML binary; else the working set's.",
+)
+master_option = click.option(
+    "--master",
+    metavar="NAME|DIR",
+    type=Cached("masters"),
+    help="Master of the root file system; else the working set's.",
+)
+init_option = click.option(
+    "--init", metavar="PATH", help="Start this as the guest's pid 1, such as /sbin/init."
+)
+arg_option = click.option(
+    "--arg", "args", metavar="KERNEL_ARG", multiple=True, help="One more kernel argument."
+)
+timeout_option = click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Give up after so long.",
+)
+
+
+class Errors:
+    """Collects what goes wrong with some of many; remembers the first exit code."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self._prog = common.program()
+
+    def __call__(self, _name: str, error: Exception) -> None:
+        hint = error.hint if isinstance(error, DummError) else None
+        code = error.exit_code if isinstance(error, DummError) else 1
+        text = common.os_reason(error) if isinstance(error, OSError) else str(error)
+        common.report(self._prog, text, hint)
+        self.code = self.code or code
+
+
+def chosen(names: tuple[str, ...], everyone: bool, states: tuple[str, ...]) -> list[str]:
+    """The operands, or with --all the guests in one of `states`."""
+    from dumm_tools import guest
+
+    if everyone == bool(names):
+        raise click.UsageError("name guests, or say --all" if not names else "--all takes no names")
+    if everyone:
+        return guest.all_names(common.root(), lambda s: s in states)
+    return list(dict.fromkeys(names))
+
+
+def _start(names: list[str], timeout: float, wait: bool) -> int:
+    from dumm_tools import boot
+
+    errors = Errors()
+    with Progress() as progress:
+        boot.start(
+            common.root(), names, timeout=timeout, wait=wait, on_error=errors, progress=progress
+        )
+    return errors.code
+
+
+@cli.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@kernel_option
+@master_option
+@memory_option
+@init_option
+@arg_option
+@click.option("--may-exist", is_flag=True, help="Leave a guest alone that exists already.")
+@click.option("--start", is_flag=True, help="Start them too, side by side.")
+def create(
+    names: tuple[str, ...],
+    kernel: str | None,
+    master: str | None,
+    memory: int | None,
+    init: str | None,
+    args: tuple[str, ...],
+    may_exist: bool,
+    start: bool,
+) -> int:
+    """Make guests: their records, directories and root trees (mount/NAME)."""
+    from dumm_tools import guest
+
+    root = common.root()
+    made: list[str] = []
+
+    def one(name: str) -> None:
+        new = model.Guest(
+            name=name,
+            kernel=kernel,
+            master=master,
+            memory=memory or model.DEFAULT_MEMORY,
+            init=init,
+            args=list(args),
+        )
+        guest.create(root, new, may_exist=may_exist)
+        made.append(name)
+
+    code = each(dict.fromkeys(names), one)
+    if start and made:
+        up = set(guest.all_names(root, lambda s: s not in ("stopped", "crashed")))
+        code = _start([n for n in made if n not in up], 30.0, True) or code
+    return code
+
+
+@cli.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
+@click.option("--if-exists", is_flag=True, help="Do not mind a guest that does not exist.")
+def delete(names: tuple[str, ...], if_exists: bool) -> int:
+    """Delete stopped guests with their interfaces and files."""
+    from dumm_tools import guest
+
+    root = common.root()
+    return each(names, lambda n: guest.delete(root, n, if_exists=if_exists))
+
+
+@cli.command()
+@click.argument("names", metavar="NAME...", nargs=-1, type=guests("stopped", "crashed"))
+@click.option("--all", "everyone", is_flag=True, help="All guests that do not run.")
+@timeout_option
+@click.option("--no-wait", is_flag=True, help="Return once their kernels run; see wait.")
+def start(names: tuple[str, ...], everyone: bool, timeout: float, no_wait: bool) -> int:
+    """Start guests side by side; return when each is ready."""
+    return _start(chosen(names, everyone, ("stopped", "crashed", "starting")), timeout, not no_wait)
+
+
+UP = ("running", "paused", "starting", "stopping", "crashed")
+stop_timeout_option = click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Use force after so long.",
+)
+
+
+@cli.command()
+@click.argument("names", metavar="NAME...", nargs=-1, type=guests(*UP))
+@click.option("--all", "everyone", is_flag=True, help="All guests that run.")
+@stop_timeout_option
+@click.option("--kill", "force", is_flag=True, help="Use force at once.")
+def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) -> int:
+    """Stop guests side by side: in good order, and by force after the timeout."""
+    from dumm_tools import guest
+
+    errors = Errors()
+    guest.stop(
+        common.root(), chosen(names, everyone, UP), timeout=timeout, force=force, on_error=errors
+    )
+    return errors.code
+
+
+@cli.command()
+@click.argument("names", metavar="NAME...", nargs=-1, type=guests(*UP))
+@click.option("--all", "everyone", is_flag=True, help="All guests that run.")
+@timeout_option
+def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
+    """Stop guests and start them again, side by side."""
+    from dumm_tools import guest
+
+    targets = chosen(names, everyone, UP)
+    errors, failed = Errors(), set()
+
+    def on_error(name: str, error: Exception) -> None:
+        failed.add(name)
+        errors(name, error)
+
+    guest.stop(common.root(), targets, timeout=10.0, force=False, on_error=on_error)
+    return _start([n for n in targets if n not in failed], timeout, True) or errors.code
+
+
+@cli.command()
+@click.argument("names", metavar="NAME...", nargs=-1, type=guests("running"))
+@click.option("--all", "everyone", is_flag=True, help="All guests that run.")
+def pause(names: tuple[str, ...], everyone: bool) -> int:
+    """Stop the kernels of guests where they are."""
+    from dumm_tools import guest
+
+    root = common.root()
+    return each(chosen(names, everyone, ("running",)), lambda n: guest.pause(root, n))
+
+
+@cli.command()
+@click.argument("names", metavar="NAME...", nargs=-1, type=guests("paused"))
+@click.option("--all", "everyone", is_flag=True, help="All paused guests.")
+def resume(names: tuple[str, ...], everyone: bool) -> int:
+    """Let paused guests go on."""
+    from dumm_tools import guest
+
+    root = common.root()
+    return each(chosen(names, everyone, ("paused",)), lambda n: guest.resume(root, n))
+
+
+@cli.command("set")
+@click.argument("name", type=guests())
+@memory_option
+@kernel_option
+@master_option
+@init_option
+@arg_option
+def set_(
+    name: str,
+    memory: int | None,
+    kernel: str | None,
+    master: str | None,
+    init: str | None,
+    args: tuple[str, ...],
+) -> None:
+    """Change a guest from its next start on; an empty value goes back to the default.
+
+    All --arg together replace the earlier ones.
+    """
+    from dumm_tools import guest
+
+    values: dict[str, object] = {}
+    if memory is not None:
+        values["memory"] = memory
+    for key, value in (("kernel", kernel), ("master", master), ("init", init)):
+        if value is not None:
+            values[key] = value or None
+    if args:
+        values["args"] = [a for a in args if a]
+    if not values:
+        raise click.UsageError("nothing to set")
+    guest.change(common.root(), name, **values)
+
+
+@cli.command("list")
+@output_options(FIELDS)
+def list_(shape: output.Shape) -> None:
+    """List all guests."""
+    from dumm_tools import guest
+
+    output.emit(guest.list_(common.root()), FIELDS, shape)
+
+
+@cli.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
+@output_options(FIELDS)
+def show(names: tuple[str, ...], shape: output.Shape) -> int:
+    """Show all about guests."""
+    from dumm_tools import guest
+
+    root = common.root()
+    views: list[Any] = []
+    code = each(names, lambda n: views.append(guest.show(root, n)))
+    if views:
+        output.emit(views, FIELDS, shape, one_by_one=True)
+    return code
+
+
+def _pairs(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for one in value:
+        key, equals, rest = one.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"'{one}' is not K=V")
+        pairs[key] = rest
+    return pairs
+
+
+@cli.command(
+    "exec", context_settings={**CONTEXT, "ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.argument("name", type=guests("running"))
+@click.option("-t", "--tty", "terminal", is_flag=True, help="Give the command a terminal.")
+@click.option("-e", "--env", metavar="K=V", multiple=True, callback=_pairs, help="Set a variable.")
+@click.option("-w", "--workdir", metavar="DIR", default="/", help="Run it in this directory.")
+@click.option("-u", "--user", metavar="USER[:GROUP]", default="root", help="Run it as this user.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="End it after so long (exit status 5).",
+)
+@click.argument("command", metavar="-- CMD [ARG...]", nargs=-1, type=click.UNPROCESSED)
+def exec_(
+    name: str,
+    terminal: bool,
+    env: dict[str, str],
+    workdir: str,
+    user: str,
+    timeout: float | None,
+    command: tuple[str, ...],
+) -> int:
+    """Run a command in a guest, with its stdin, stdout, stderr and exit status.
+
+    No network and no program in the guest is needed but the command itself. Status 125: we
+    failed; 126 and 127: it could not be run, or not be found; 128 + n: ended by signal n.
+    """
+    import os
+
+    from dumm_tools import guest
+    from dumm_tools.agent import session
+
+    if command[:1] == ("--",):
+        command = command[1:]
+    if not command:
+        raise click.UsageError("no command to run")
+    if terminal and "TERM" in os.environ:
+        env = {"TERM": os.environ["TERM"], **env}
+    program = session.Program(command, env, workdir, user, terminal, timeout)
+    try:
+        return guest.execute(common.root(), name, program)
+    except BrokenPipeError:
+        import signal
+
+        common.die_of(signal.SIGPIPE)
+
+
+@cli.command()
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
+@click.option(
+    "--for",
+    "what",
+    type=click.Choice(["ready", "stopped"]),
+    default="ready",
+    show_default=True,
+    help="What to wait for.",
+)
+@click.option(
+    "--timeout", metavar="SECONDS", type=click.FloatRange(min=0), help="Give up after so long."
+)
+def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
+    """Wait until guests are ready, or stopped; exit status 5 when the time is up."""
+    import time
+
+    from dumm_tools import guest
+
+    root = common.root()
+    end = None if timeout is None else time.monotonic() + timeout
+
+    def one(name: str) -> None:
+        left = None if end is None else max(0.0, end - time.monotonic())
+        guest.wait(root, name, what, left)
+
+    return each(names, one)
+
+
+@cli.command("is-running")
+@click.argument("name", type=guests())
+def is_running(name: str) -> int:
+    """Exit with 0 if a guest runs, with 1 if not."""
+    from dumm_tools import guest
+
+    return 0 if guest.is_running(common.root(), name) else 1
+
+
+@cli.command(
+    context_settings={**CONTEXT, "ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@click.argument("name", type=guests("running", "paused"))
+@click.argument("command", metavar="-- COMMAND", nargs=-1, type=click.UNPROCESSED, required=True)
+def mconsole(name: str, command: tuple[str, ...]) -> None:
+    """Send a command to the guest kernel's control channel, and print its answer.
+
+    `help` lists the commands of the kernel.
+    """
+    from dumm_tools import guest
+
+    if command[:1] == ("--",):
+        command = command[1:]
+    answer = guest.mconsole(common.root(), name, command)
+    if answer:
+        sys.stdout.write(answer + "\n")
+
+
+def main() -> None:
+    """Entry point."""
+    run(cli, "dumm-guest")

@@ -1,0 +1,182 @@
+"""Consoles: what the guest's kernel printed, its raw terminals, and text typed for it.
+
+tty0 of a guest is its kernel's console: output goes to console.log, input comes from a FIFO.
+tty1 to tty3 are FIFOs both ways, for a getty of the guest's own init.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from dumm_tools import boot, live
+from dumm_tools.errors import Conflict, DummError, NotFound
+from dumm_tools.linux import fifo, inotify, tty
+from dumm_tools.state import load
+
+#: Ctrl-]: ends an attached console.
+DETACH = b"\x1d"
+
+Write = Callable[[bytes], object]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleView:
+    """A raw terminal of a running guest."""
+
+    guest: str
+    line: int
+    path: str
+    attached: bool
+
+
+def _log(root: str, name: str) -> str:
+    boot.get(load(root), name)
+    path = os.path.join(live.run_dir(root, name), "console.log")
+    if not os.path.exists(path):
+        raise NotFound(f"guest '{name}' has no console log yet", hint=f"dumm-guest start {name}")
+    return path
+
+
+def log(root: str, name: str, write: Write, *, last: int | None, follow: bool) -> None:
+    """Write the console's log, or its `last` lines; with `follow`, go on until the guest ends."""
+    path = _log(root, name)
+    with open(path, "rb") as file:
+        text = file.read()
+        if last is not None:
+            text = b"".join(text.splitlines(keepends=True)[-last:] if last else [])
+        write(text.replace(b"\r\n", b"\n"))
+        if follow:
+            _follow(root, name, path, file.fileno(), lambda b: write(b.replace(b"\r\n", b"\n")))
+
+
+def _follow(root: str, name: str, path: str, fd: int, write: Write) -> None:
+    pidfd = live.pidfd_of(root, name)
+    watch = inotify.watch(path)
+    try:
+        poll = select.poll()
+        poll.register(watch, select.POLLIN)
+        if pidfd is not None:
+            poll.register(pidfd, select.POLLIN)
+        ended = pidfd is None
+        while True:
+            while piece := os.read(fd, 65536):
+                write(piece)
+            if ended:
+                return
+            ended = pidfd in dict(poll.poll())
+            inotify.drain(watch)
+    finally:
+        os.close(watch)
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def send(root: str, name: str, line: int, text: str) -> None:
+    """Type `text` and Enter at a raw terminal; Conflict when nobody takes it."""
+    live.need_running(root, load(root), boot.get(load(root), name))
+    data = os.fsencode(text) + b"\n"
+    with _open(root, name, line, "in") as fd:
+        try:
+            sent = os.write(fd, data)
+        except BlockingIOError:
+            sent = 0
+    if sent != len(data):
+        raise Conflict(f"nobody reads the console of guest '{name}'")
+
+
+@contextlib.contextmanager
+def _open(root: str, name: str, line: int, way: str) -> Iterator[int]:
+    path = os.path.join(live.run_dir(root, name), f"tty{line}.{way}")
+    try:
+        fd = fifo.open_nonblocking(path)
+    except FileNotFoundError:
+        raise NotFound(
+            f"guest '{name}' has no line {line}", hint=f"0 to {boot.CONSOLES - 1}"
+        ) from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def attach(root: str, name: str, line: int) -> None:
+    """Join our terminal to a raw terminal of the guest until Ctrl-] or the guest's end."""
+    if not (os.isatty(0) and os.isatty(1)):
+        raise DummError("attach needs a terminal", hint="log, send and dumm-guest exec do not")
+    state = load(root)
+    live.need_running(root, state, boot.get(state, name))
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(_open(root, name, line, "in"))
+        try:
+            fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"line {line} of guest '{name}' is attached already") from None
+        pidfd = live.pidfd_of(root, name)
+        if pidfd is None:
+            raise Conflict(f"guest '{name}' is not running")
+        stack.callback(os.close, pidfd)
+        if line == 0:
+            path = _log(root, name)
+            theirs = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, theirs)
+            os.lseek(theirs, 0, os.SEEK_END)
+            wake = inotify.watch(path)
+            stack.callback(os.close, wake)
+        else:
+            theirs = wake = stack.enter_context(_open(root, name, line, "out"))
+        stack.enter_context(tty.raw(0))
+        _relay(ours, theirs, wake, pidfd)
+
+
+def _relay(ours: int, theirs: int, wake: int, pidfd: int) -> None:
+    poll = select.poll()
+    for fd in (0, wake, pidfd):
+        poll.register(fd, select.POLLIN)
+    while True:
+        events = dict(poll.poll())
+        if 0 in events:
+            typed = os.read(0, 4096)
+            keys, detached, _ = typed.partition(DETACH)
+            with contextlib.suppress(BlockingIOError):
+                os.write(ours, keys)
+            if detached or not typed:
+                return
+        if wake in events or pidfd in events:
+            if wake != theirs:
+                inotify.drain(wake)
+            with contextlib.suppress(BlockingIOError):
+                while piece := os.read(theirs, 65536):
+                    # The log has bare newlines where the kernel printed; our terminal is raw.
+                    shown = piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+                    os.write(1, shown)
+        if pidfd in events:
+            return
+
+
+def list_(root: str) -> list[ConsoleView]:
+    """The raw terminals of all running guests."""
+    state = load(root)
+    found = []
+    for name, guest in sorted(state.guests.items()):
+        if live.guest_state(root, state, guest) not in ("running", "paused"):
+            continue
+        for line in range(boot.CONSOLES):
+            path = os.path.join(live.run_dir(root, name), f"tty{line}.in")
+            found.append(ConsoleView(name, line, path, _attached(path)))
+    return found
+
+
+def _attached(path: str) -> bool:
+    fd = fifo.open_nonblocking(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)

@@ -1,0 +1,70 @@
+"""The errors of the suite and their exit codes; one table that code and manuals share.
+
+Functions under `linux/` raise plain `OSError`; the domain translates what it can explain
+into one of these. Only `cli/common.py` turns them into an exit.
+"""
+
+from __future__ import annotations
+
+EXIT_CODES: dict[int, str] = {
+    0: "Done, or yes.",
+    1: "Failed, or no.",
+    2: "Wrong usage.",
+    3: "No such object, or no working set here.",
+    4: "Conflict: it exists already, is running, is not running, or is busy.",
+    5: "Timed out.",
+}
+
+EXEC_EXIT_CODES: dict[int, str] = {
+    125: "dumm-guest itself failed to run the command.",
+    126: "The command is there but cannot be run.",
+    127: "The command was not found.",
+}
+
+
+class DummError(Exception):
+    """A failure with a one-line message and, where it helps, a hint."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Usage(DummError):
+    """An operand or option that makes no sense (exit 2)."""
+
+    exit_code = 2
+
+
+class NotFound(DummError):
+    """The object named does not exist (exit 3)."""
+
+    exit_code = 3
+
+
+class Conflict(DummError):
+    """The object exists already, or its state forbids the change (exit 4)."""
+
+    exit_code = 4
+
+
+class TimedOut(DummError):
+    """Something did not happen before its deadline (exit 5)."""
+
+    exit_code = 5
+
+
+class ExecFailed(DummError):
+    """`exec` failed before the command's own status was known (exit 125, 126 or 127)."""
+
+    def __init__(self, message: str, code: int = 125, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = code
+
+
+def os_reason(error: OSError) -> str:
+    """The errno text of `error`, with the file it is about when there is one."""
+    text = error.strerror or str(error)
+    return f"{error.filename}: {text}" if error.filename else text

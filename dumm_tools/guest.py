@@ -1,0 +1,327 @@
+"""Guests: records, their life, and what is said of them. `boot.py` starts the processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from dumm_tools import boot, iface, kernel, live, master, names, overlay, tree
+from dumm_tools.agent import session
+from dumm_tools.errors import Conflict, DummError, ExecFailed, NotFound, TimedOut, Usage
+from dumm_tools.linux import process
+from dumm_tools.model import Guest, GuestState, State
+from dumm_tools.state import load, transaction
+
+#: The least memory that a guest kernel boots in (bytes).
+MEMORY_MIN = 24 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class GuestView:
+    """A guest as `list` and `show` say it: intent and kernel truth in one."""
+
+    guest: Guest
+    state: GuestState
+    pid: int | None
+    kernel: str | None
+    master: str | None
+    ifaces: list[str]
+
+
+# ---- records ----
+
+
+def create(root: str, guest: Guest, *, may_exist: bool = False) -> bool:
+    """Record a guest, make its directories and mount its tree; False when it is there already."""
+    names.guest(guest.name)
+    _check(root, guest)
+    with contextlib.ExitStack() as undo:
+        with transaction(root) as change:
+            state = change.state
+            if guest.name in state.guests:
+                if may_exist:
+                    return False
+                raise Conflict(f"guest '{guest.name}' exists already")
+            tree_below = boot.resolve_master(root, guest)
+            boot.resolve_kernel(root, guest)
+            state.guests[guest.name] = guest
+            change.save()
+            for directory in (*overlay.paths(root, guest.name), live.run_dir(root, guest.name)):
+                if not os.path.isdir(directory):
+                    os.makedirs(directory, mode=0o700 if "/run/" in directory else 0o755)
+                    undo.callback(_remove_empty, directory)
+            overlay.mount(root, state, guest, tree_below.path)
+        undo.pop_all()
+    return True
+
+
+def _remove_empty(directory: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
+
+
+def _check(root: str, guest: Guest) -> None:
+    """Usage for what no guest can have; NotFound for a kernel or master that is not there."""
+    if guest.memory < MEMORY_MIN:
+        raise Usage(f"{guest.memory} bytes of memory are too few: at least {MEMORY_MIN >> 20}M")
+    if guest.memory > 1 << 40:
+        raise Usage(f"{guest.memory} bytes of memory are too many")
+    if guest.init is not None and not guest.init.startswith("/"):
+        raise Usage(f"--init '{guest.init}' is not an absolute path in the guest")
+    for arg in guest.args:
+        if not arg or any(c.isspace() or c == "\0" for c in arg):
+            raise Usage(f"kernel argument {arg!r} is empty or has white space in it")
+    if guest.kernel is not None:
+        guest.kernel = _spec(guest.kernel, kernel.resolve(guest.kernel).path)
+    if guest.master is not None:
+        guest.master = _spec(guest.master, master.resolve(guest.master).path)
+
+
+def _spec(said: str, path: str) -> str:
+    """What the state keeps: a name of the cache, or an absolute path."""
+    return said if os.path.basename(path) == said and said != path else path
+
+
+def change(root: str, name: str, **values: object) -> None:
+    """Set fields of a guest; they hold from its next start on."""
+    with transaction(root) as tx:
+        guest = boot.get(tx.state, name)
+        new = replace(guest, **values)  # type: ignore[arg-type]
+        _check(root, new)
+        tx.state.guests[name] = new
+        moved = new.master != guest.master
+        state = tx.state
+        if moved and live.guest_state(root, state, new) in ("stopped", "crashed"):
+            # The tree on the host follows at once; a running guest keeps its own until it stops.
+            overlay.umount(root, state, name)
+            overlay.mount(root, state, new, boot.resolve_master(root, new).path)
+
+
+def delete(root: str, name: str, *, if_exists: bool = False) -> bool:
+    """Forget a guest, its interfaces and its files; Conflict while it runs."""
+    names.guest(name)
+    with transaction(root) as change_:
+        state = change_.state
+        if name not in state.guests:
+            if if_exists:
+                return False
+            raise NotFound(f"no guest '{name}'")
+        now = live.guest_state(root, state, state.guests[name])
+        if now not in ("stopped", "crashed"):
+            raise Conflict(f"guest '{name}' is {now}", hint=f"dumm-guest stop {name}")
+        iface.delete_of_guest(state, name)
+        overlay.umount(root, state, name)
+        del state.guests[name]
+    for part in ("mount", "host", "run"):
+        path = os.path.join(root, part, name)
+        if os.path.lexists(path):
+            tree.remove(path)
+    return True
+
+
+# ---- views ----
+
+
+def view(root: str, state: State, guest: Guest) -> GuestView:
+    """Merge record and kernel truth."""
+    now = live.guest_state(root, state, guest)
+    known = live.pid_of(root, guest.name) if now not in ("stopped", "crashed") else None
+    return GuestView(
+        guest,
+        now,
+        known[0] if known else None,
+        guest.kernel or _link(root, "linux"),
+        guest.master or _link(root, "master"),
+        [i.name for i in state.ifaces_of(guest.name)],
+    )
+
+
+def _link(root: str, name: str) -> str | None:
+    path = os.path.join(root, name)
+    return os.path.basename(os.path.realpath(path)) if os.path.lexists(path) else None
+
+
+def list_(root: str) -> list[GuestView]:
+    """All guests, by name."""
+    state = load(root)
+    return [view(root, state, g) for _, g in sorted(state.guests.items())]
+
+
+def show(root: str, name: str) -> GuestView:
+    """One guest; NotFound."""
+    state = load(root)
+    return view(root, state, boot.get(state, name))
+
+
+def all_names(root: str, wanted: Callable[[GuestState], bool]) -> list[str]:
+    """The names of the guests whose state is wanted."""
+    state = load(root)
+    return [n for n, g in sorted(state.guests.items()) if wanted(live.guest_state(root, state, g))]
+
+
+# ---- life ----
+
+
+def stop(
+    root: str, targets: Iterable[str], *, timeout: float, force: bool, on_error: boot.OnError
+) -> None:
+    """Stop guests side by side: each in good order, and by force after `timeout` seconds."""
+    stopping: list[tuple[str, str, bool]] = []
+    for name in targets:
+        try:
+            stopping.append((name, *_ask_to_stop(root, name, force)))
+        except (DummError, OSError) as e:
+            on_error(name, e)
+    deadline = time.monotonic() + timeout
+    for name, nonce, asked in stopping:
+        try:
+            pidfd = live.pidfd_of(root, name)
+            if pidfd is not None:
+                try:
+                    if asked:
+                        process.wait_exit(pidfd, max(0.0, deadline - time.monotonic()))
+                finally:
+                    os.close(pidfd)
+            boot.kill(root, name)
+            boot.ended(root, name, nonce)
+        except (DummError, OSError) as e:
+            on_error(name, e)
+
+
+def _ask_to_stop(root: str, name: str, force: bool) -> tuple[str, bool]:
+    """Mark a guest as stopping and ask it to; its boot's nonce, and whether it was asked."""
+    with transaction(root) as change_:
+        state = change_.state
+        guest = boot.get(state, name)
+        now = live.guest_state(root, state, guest)
+        if now == "stopped" or guest.boot is None:
+            if guest.boot is not None:  # it halted by itself: only its taps are left
+                iface.release(state, name)
+                guest.boot = None
+            raise_not_running = True
+        else:
+            raise_not_running = False
+            guest.boot.phase = "stopping"
+        nonce = guest.boot.nonce if guest.boot else ""
+        init = guest.init
+    if raise_not_running:
+        raise Conflict(f"guest '{name}' is not running")
+    if force or now in ("crashed", "starting"):
+        return nonce, False
+    try:
+        if now == "paused":
+            live.mconsole(root, name, "go")
+        if init is None:
+            with live.control(root, name, 2.0) as control:
+                control.power("o")
+        else:
+            _poweroff(root, name)
+    except DummError:
+        return nonce, False
+    return nonce, True
+
+
+def _poweroff(root: str, name: str) -> None:
+    """Have the guest's own init end it: busybox, sysvinit and systemd all bring `poweroff`."""
+    with live.program_line(root, name, 2.0) as line:
+        line.send(b"X", session.request(session.Program(["poweroff"]), 24, 80))
+        kind, payload = line.wait_frame(2.0, (b"x", b"f"))
+        if kind == b"f" or payload != bytes(4):
+            raise DummError(f"guest '{name}' has no poweroff")
+
+
+def pause(root: str, name: str) -> None:
+    """Stop the guest's kernel where it is."""
+    with transaction(root) as change_:
+        guest = boot.get(change_.state, name)
+        live.need_running(root, change_.state, guest)
+        assert guest.boot is not None
+        guest.boot.phase = "paused"
+        change_.save()
+        live.mconsole(root, name, "stop")
+
+
+def resume(root: str, name: str) -> None:
+    """Let a paused guest go on."""
+    with transaction(root) as change_:
+        guest = boot.get(change_.state, name)
+        now = live.guest_state(root, change_.state, guest)
+        if now != "paused" or guest.boot is None:
+            raise Conflict(f"guest '{name}' is {now}, not paused")
+        live.mconsole(root, name, "go")
+        guest.boot.phase = "running"
+
+
+def wait(root: str, name: str, what: str, timeout: float | None) -> None:
+    """Wait until a guest is ready or stopped; TimedOut. One that ended will not get ready."""
+    state = load(root)
+    guest = boot.get(state, name)
+    limit = timeout if timeout is not None else 1e9
+    deadline = time.monotonic() + limit
+    if what == "ready":
+        now = live.guest_state(root, state, guest)
+        if now in ("stopped", "crashed", "stopping") or guest.boot is None:
+            raise Conflict(f"guest '{name}' is {now}")
+        boot.await_pid(root, name, deadline)
+        try:
+            live.wait_ready(root, name, guest.boot.nonce, max(0.0, deadline - time.monotonic()))
+        except TimedOut:
+            raise TimedOut(f"guest '{name}' is not ready") from None
+        return
+    pidfd = live.pidfd_of(root, name)
+    if pidfd is not None:
+        try:
+            if not process.wait_exit(pidfd, limit):
+                raise TimedOut(f"guest '{name}' still runs")
+        finally:
+            os.close(pidfd)
+    try:
+        boot.wait_gone(root, name, max(0.01, min(deadline - time.monotonic(), 1e6)))
+    except TimedOut:
+        raise TimedOut(f"guest '{name}' still runs") from None
+
+
+def is_running(root: str, name: str) -> bool:
+    """Does the guest run (and was it ready)?"""
+    state = load(root)
+    return live.guest_state(root, state, boot.get(state, name)) in ("running", "paused")
+
+
+# ---- programs ----
+
+
+def execute(root: str, name: str, program: session.Program) -> int:
+    """Run a program in a guest with our stdin, stdout and stderr; its exit status.
+
+    ExecFailed (125, 126, 127) when it could not be run, TimedOut after its time.
+    """
+    try:
+        state = load(root)
+        live.need_running(root, state, boot.get(state, name))
+        with live.program_line(root, name) as line:
+            running = session.Session(line, live.run_dir(root, name), program)
+            try:
+                return running.run()
+            finally:
+                running.clean()
+    except (ExecFailed, BrokenPipeError):
+        raise
+    except TimedOut as e:
+        if "longer than" in str(e):
+            raise
+        raise ExecFailed(str(e), hint=e.hint) from None
+    except DummError as e:
+        raise ExecFailed(str(e), hint=e.hint) from None
+
+
+def mconsole(root: str, name: str, words: Sequence[str]) -> str:
+    """One command to the guest's kernel; its answer."""
+    state = load(root)
+    guest = boot.get(state, name)
+    now = live.guest_state(root, state, guest)
+    if now in ("stopped", "crashed"):
+        raise Conflict(f"guest '{name}' is {now}")
+    return live.mconsole(root, name, " ".join(words))

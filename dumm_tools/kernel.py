@@ -1,0 +1,194 @@
+"""Kernel packs: a UML binary, its loader, its libraries and its modules in one directory.
+
+A pack serves as the root of the guest's jail, so the newest UML runs on any distribution. Its
+layout is merged (`usr`, and links `bin lib lib64` into it); `pack.json` says what it is. Making
+packs is in `packing.py`; this module only finds them, quickly, at each start of a guest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from dumm_tools import cache
+from dumm_tools.errors import DummError, NotFound
+
+#: Where a UML binary may be in a directory, first found first taken.
+BINARIES = ("usr/bin/linux.uml", "usr/bin/linux", "bin/linux.uml", "bin/linux", "linux")
+#: Where the modules of a UML kernel lie, in a pack and on Debian.
+MODULES = "/usr/lib/uml/modules"
+_PLAIN_BINARY = "/usr/bin/linux.uml"
+#: Directories that a loader searches with no configuration; others it knows from its cache.
+_STANDARD = re.compile(r"/(usr/)?lib(64)?(/x86_64-linux-gnu)?")
+_LIBRARY = re.compile(r"\s*(\S+)(?: => (\S.*?))?(?: \(0x[0-9a-f]+\))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What a guest is started with.
+
+    `path` is the pack's directory or the plain binary, absolute; `binary` the UML binary inside
+    the jail. A pack gives the jail its `root`; a plain binary has none, but `binds`: pairs of a
+    host path and its path in the jail. `lock` guards a pack of the cache: see `cache.hold`.
+    """
+
+    path: str
+    binary: str
+    root: str | None = None
+    binds: tuple[tuple[str, str], ...] = ()
+    lock: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A kernel pack of the cache; what is not known of it is None. `date`: of the archive."""
+
+    name: str
+    path: str
+    release: str | None = None
+    version: str | None = None
+    suite: str | None = None
+    date: str | None = None
+
+
+def resolve(spec: str) -> Kernel:
+    """The kernel that `spec` means: a pack in the cache, a pack directory, or a UML binary.
+
+    NotFound when there is none, DummError when it is no kernel.
+    """
+    path = cache.find("kernels", spec) or os.path.abspath(spec)
+    if spec and os.path.isdir(path):
+        return _of_pack(path)
+    if not spec or not os.path.exists(path):
+        raise NotFound(f"no kernel '{spec}'", hint="dumm-fs kernel fetch")
+    # A pack's own binary runs with the pack's libraries only.
+    real = os.path.realpath(path)
+    root = real.removesuffix("/usr/bin/linux.uml")
+    if root != real and os.path.exists(f"{root}/pack.json"):
+        return _of_pack(root)
+    return _of_binary(path)
+
+
+def default() -> Kernel | None:
+    """The pack of the cache with the highest release, None when there is none."""
+    packs = list_()
+    return resolve(max(packs, key=order).name) if packs else None
+
+
+def list_() -> list[Pack]:
+    """All packs of the cache, sorted by name."""
+    return [_describe(name) for name in cache.names("kernels")]
+
+
+def delete(name: str) -> None:
+    """Delete a pack: NotFound when there is none, Conflict while guests run it."""
+    cache.delete("kernels", name)
+
+
+def order(pack: Pack) -> tuple[tuple[int, ...], str]:
+    """Sort key: the release by its numbers, then the name."""
+    return (release_number(pack.release or ""), pack.name)
+
+
+def release_number(release: str) -> tuple[int, ...]:
+    """`7.2.7-um` as (7, 2, 7); empty when it does not begin with a number."""
+    head = re.match(r"\d+(\.\d+)*", release)
+    return tuple(int(n) for n in head[0].split(".")) if head else ()
+
+
+def release(kernel: Kernel) -> str | None:
+    """The release of a kernel (`uname -r`), None where that can only be told by running it."""
+    if kernel.root is not None:
+        known = facts(kernel.root).get("release")
+        return known or _only_modules(kernel.root + MODULES)
+    from dumm_tools import packing
+
+    return packing.release_of(kernel.path)
+
+
+def _of_pack(path: str) -> Kernel:
+    for binary in BINARIES:
+        if os.path.isfile(os.path.join(path, binary)):
+            lock = cache.lock_of("kernels", path)
+            return Kernel(path, f"/{binary}", root=path, lock=lock)
+    raise DummError(f"'{path}' is no kernel pack: there is no {BINARIES[0]} in it")
+
+
+def _of_binary(path: str) -> Kernel:
+    from dumm_tools import elf
+
+    loader = elf.interpreter(path)
+    if not os.access(path, os.X_OK):
+        raise DummError(f"'{path}' is not executable", hint=f"chmod +x {path}")
+    real = os.path.realpath(path)
+    binds = [(real, _PLAIN_BINARY)]
+    if loader is not None:
+        binds.append((os.path.realpath(loader), loader))
+        found = [(os.path.realpath(host), inside) for inside, host in libraries(loader, real)]
+        binds += found
+        if any(not _STANDARD.fullmatch(os.path.dirname(inside)) for _, inside in found):
+            binds.append(("/etc/ld.so.cache", "/etc/ld.so.cache"))
+    if os.path.isdir(MODULES):
+        binds.append((MODULES, MODULES))
+    return Kernel(path, _PLAIN_BINARY, binds=tuple(binds))
+
+
+def libraries(loader: str, binary: str) -> list[tuple[str, str]]:
+    """The shared libraries of a program of this host: the path each is looked up by, and its file.
+
+    It is the loader that lists them (ld.so(8), --list); the program does not run.
+    """
+    from dumm_tools import proc
+
+    done = proc.run([loader, "--list", binary], capture=True, check=False, quiet=True)
+    if done.returncode != 0:
+        why = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
+        raise DummError(f"cannot list the libraries of '{binary}': {why}")
+    found = []
+    for line in done.stdout.splitlines():
+        match = _LIBRARY.fullmatch(line)
+        if not match:
+            continue
+        name, host = match[1], match[2]
+        if host == "not found":
+            raise DummError(f"'{binary}' lacks the library '{name}'")
+        if host and name != loader:
+            found.append((host, host))
+    return found
+
+
+def _describe(name: str) -> Pack:
+    path = os.path.join(cache.directory("kernels"), name)
+    known = facts(path)
+    return Pack(
+        name,
+        path,
+        release=known.get("release") or _only_modules(path + MODULES),
+        version=known.get("version"),
+        suite=known.get("suite"),
+        date=known.get("date"),
+    )
+
+
+def facts(root: str) -> dict[str, str]:
+    """The strings of a pack's pack.json; nothing when there is none that can be read."""
+    import json
+
+    try:
+        with open(f"{root}/pack.json", encoding="utf-8") as file:
+            read = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(read, dict):
+        return {}
+    return {k: v for k, v in read.items() if isinstance(k, str) and isinstance(v, str)}
+
+
+def _only_modules(directory: str) -> str | None:
+    """The release that a directory of modules is for, when it holds those of one kernel."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return None
+    return names[0] if len(names) == 1 else None

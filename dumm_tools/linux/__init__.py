@@ -1,0 +1,1 @@
+"""One function for each kernel service; they raise OSError and know nothing of guests."""

@@ -1,0 +1,61 @@
+"""The mconsole of a UML kernel: requests and replies over a datagram socket.
+
+Formats: `struct mconsole_request` and `struct mconsole_reply`, arch/um/drivers/mconsole.h.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+import time
+
+MAGIC = 0xCAFEBABE
+VERSION = 2
+MAX_DATA = 512
+_REQUEST = struct.Struct(f"<III{MAX_DATA}s")
+_REPLY = struct.Struct("<III")
+
+
+def pack_request(command: bytes) -> bytes:
+    """A request datagram; OSError(EMSGSIZE) when the command has not its room (511 bytes)."""
+    if len(command) >= MAX_DATA:
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), command.decode(errors="replace"))
+    return _REQUEST.pack(MAGIC, VERSION, len(command), command)
+
+
+def unpack_reply(datagram: bytes) -> tuple[bool, bool, bytes]:
+    """(error, more follows, text) of a reply datagram."""
+    error, more, length = _REPLY.unpack_from(datagram)
+    return bool(error), bool(more), datagram[_REPLY.size : _REPLY.size + length].rstrip(b"\0")
+
+
+def request(path: str, command: str, timeout: float) -> tuple[bool, str]:
+    """Send `command` to the socket `path`; (failed, text). OSError when nobody listens there,
+    TimeoutError after `timeout` seconds.
+
+    The socket lies in a directory that the guest's kernel may write: what is connected to is the
+    socket itself, looked up once without following links. /proc/self/fd makes long paths fit.
+    """
+    import socket
+
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            client.bind("")  # autobind, unix(7): the reply needs an address
+            client.connect(f"/proc/self/fd/{fd}")
+            deadline = time.monotonic() + timeout
+            client.settimeout(timeout)
+            client.send(pack_request(command.encode()))
+            text = b""
+            while True:
+                failed, more, part = unpack_reply(client.recv(65536))
+                text += part
+                if not more:
+                    return failed, text.decode(errors="replace").rstrip("\n")
+                client.settimeout(max(0.001, deadline - time.monotonic()))
+    finally:
+        os.close(fd)

@@ -1,0 +1,75 @@
+"""mount(2), umount2(2) and what /proc/self/mountinfo says of a path."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+
+MS_RDONLY = 1  # linux/mount.h
+MS_NOSUID = 2
+MS_NODEV = 4
+MNT_DETACH = 2  # include/linux/fs.h
+UMOUNT_NOFOLLOW = 8
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = (
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_char_p,
+    ctypes.c_ulong,
+    ctypes.c_char_p,
+)
+_libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
+
+
+def _check(result: int, subject: str) -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), subject)
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
+    """mount(2); `data` may be at most a page (4095 bytes)."""
+    _check(
+        _libc.mount(
+            os.fsencode(source), os.fsencode(target), kind.encode(), flags, os.fsencode(data)
+        ),
+        target,
+    )
+
+
+def umount(target: str, *, detach: bool = False) -> None:
+    """umount2(2), never following a link; `detach` takes it out of sight even while it is in use."""
+    _check(
+        _libc.umount2(os.fsencode(target), UMOUNT_NOFOLLOW | (MNT_DETACH if detach else 0)), target
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
+
+    target: str
+    kind: str
+    source: str
+
+
+def mounted_at(target: str) -> Mounted | None:
+    """The topmost mount whose mount point is `target` (an absolute path without links)."""
+    wanted, found = os.fsencode(target), None
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            before, _, after = line.partition(b" - ")
+            if _unescape(before.split(b" ")[4]) == wanted:
+                kind, source = after.split(b" ")[:2]
+                found = Mounted(target, kind.decode(), os.fsdecode(_unescape(source)))
+    return found
+
+
+def _unescape(field: bytes) -> bytes:
+    if b"\\" not in field:
+        return field
+    for code, char in ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\134", b"\\")):
+        field = field.replace(code, char)
+    return field

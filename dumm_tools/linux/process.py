@@ -1,0 +1,52 @@
+"""Processes by pidfd: looked at and signalled without ever meeting a stranger of the same pid."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+
+
+def start_time(pid: int) -> int | None:
+    """Field 22 of /proc/PID/stat (proc_pid_stat(5)), clock ticks since the host's boot."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def open_pidfd(pid: int, started: int) -> int | None:
+    """A pidfd of the process that has this pid and this start time; None when it is gone."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    # The pid may have been given to another before pidfd_open; not after.
+    if start_time(pid) != started:
+        os.close(fd)
+        return None
+    return fd
+
+
+def send_signal(pidfd: int, number: int) -> bool:
+    """Send a signal; False when the process is gone."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_exit(pidfd: int, timeout: float) -> bool:
+    """Wait until the process has ended; False after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    while True:
+        left = deadline - time.monotonic()
+        if poll.poll(max(0, int(left * 1000))):
+            return True
+        if left <= 0:
+            return False

@@ -1,0 +1,77 @@
+"""Reads of network devices in /sys/class/net: cheaper than netlink.
+
+/sys shows the network namespace that it was mounted in (sysfs(5)), which must be ours. Device
+names must have been checked before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+CLASS_NET = "/sys/class/net"
+
+
+def devices() -> list[str]:
+    """All device names, sorted."""
+    names = os.listdir(CLASS_NET)
+    # bonding adds a control file, bonding_masters.
+    return sorted(n for n in names if os.path.islink(os.path.join(CLASS_NET, n)))
+
+
+def exists(device: str) -> bool:
+    """Is there a device of this name?"""
+    return os.path.lexists(os.path.join(CLASS_NET, device))
+
+
+def read(device: str, file: str) -> str | None:
+    """The text of a device's file; None where there is no such device or no such file, or when
+    it has no value now (`carrier` of a device that is down is EINVAL)."""
+    try:
+        with open(os.path.join(CLASS_NET, device, file), encoding="utf-8", errors="replace") as f:
+            return f.read().rstrip("\n")
+    except OSError:
+        return None
+
+
+def number(device: str, file: str) -> int | None:
+    """A decimal number in a device's file, None as for `read`."""
+    text = read(device, file)
+    try:
+        return int(text, 10) if text is not None else None
+    except ValueError:
+        return None
+
+
+def is_up(device: str) -> bool:
+    """Is the device there and IFF_UP set (netdevice(7))?"""
+    flags = read(device, "flags")
+    return flags is not None and bool(int(flags, 16) & 1)
+
+
+def has_carrier(device: str) -> bool:
+    """Is the device there, up, and is its cable plugged in: for a tap, has a process opened it?"""
+    return read(device, "carrier") == "1"
+
+
+def master(device: str) -> str | None:
+    """The bridge (or other master) that the device is a port of."""
+    try:
+        return os.path.basename(os.readlink(os.path.join(CLASS_NET, device, "master")))
+    except OSError:
+        return None
+
+
+def ports(bridge: str) -> list[str]:
+    """The ports of a bridge, sorted."""
+    with contextlib.suppress(OSError):
+        return sorted(os.listdir(os.path.join(CLASS_NET, bridge, "brif")))
+    return []
+
+
+def set_ipv6(device: str, on: bool) -> None:
+    """Switch IPv6 of a device on or off (disable_ipv6 in
+    Documentation/networking/ip-sysctl.rst). /proc/sys/net, unlike /sys, is the caller's own
+    namespace. FileNotFoundError where the kernel has no IPv6, or there is no such device."""
+    with open(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6", "w", encoding="ascii") as file:
+        file.write("0" if on else "1")

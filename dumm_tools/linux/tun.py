@@ -1,0 +1,61 @@
+"""Taps: Documentation/networking/tuntap.rst, linux/if_tun.h."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+
+PATH = "/dev/net/tun"
+
+# linux/if_tun.h: the ioctls, as _IOW('T', N, int)
+_TUNSETIFF = 0x400454CA
+_TUNSETPERSIST = 0x400454CB
+_TUNSETOWNER = 0x400454CC
+_IFF_TAP = 0x0002
+_IFF_NO_PI = 0x1000
+_IFF_VNET_HDR = 0x4000
+_IFF_TUN_EXCL = 0x8000
+#: What UML's tap transport attaches with (arch/um/drivers/vector_user.c, create_tap_fd).
+_FLAGS = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
+
+
+@contextlib.contextmanager
+def created(name: str, owner: int) -> Iterator[int]:
+    """Make a tap that user `owner` may open; yields its descriptor.
+
+    The tap goes away with the descriptor, at the latest with this process, unless it is made
+    to `persist` before. OSError(EBUSY) where there is a device of this name. The name must be
+    one that a device may have: the kernel cuts longer ones.
+    """
+    with _attached(name, _FLAGS | _IFF_TUN_EXCL) as fd:
+        fcntl.ioctl(fd, _TUNSETOWNER, owner)
+        yield fd
+
+
+def give(name: str, owner: int) -> None:
+    """Give a persistent tap that exists to user `owner`. OSError(EBUSY) while a process has it
+    open."""
+    with _attached(name, _FLAGS) as fd:
+        fcntl.ioctl(fd, _TUNSETOWNER, owner)
+
+
+def persist(fd: int) -> None:
+    """Keep the tap when its descriptor is closed."""
+    fcntl.ioctl(fd, _TUNSETPERSIST, 1)
+
+
+@contextlib.contextmanager
+def _attached(name: str, flags: int) -> Iterator[int]:
+    fd = os.open(PATH, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # struct ifreq (netdevice(7)): 16 bytes of name, then here a short of flags.
+        try:
+            fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, name) from None
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,106 @@
+"""The records of a lab: what the user wants (intent) and what is ours (ownership).
+
+Plain data, read from and written to state.json by `state.py`. Every record keeps the keys
+it does not know in `extra`, so that an older tool never drops what a newer one wrote.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+#: Bytes of memory a guest gets when nothing is said.
+DEFAULT_MEMORY = 64 << 20
+
+Phase = Literal["starting", "running", "paused", "stopping"]
+GuestState = Literal["stopped", "starting", "running", "paused", "stopping", "crashed"]
+
+
+@dataclass(slots=True)
+class Boot:
+    """One start of a guest: kept until an orderly stop takes it away.
+
+    `nonce` names the boot, `host_boot` the boot of the host it belongs to
+    (/proc/sys/kernel/random/boot_id). Which process it is stands in run/NAME/pid.
+    """
+
+    nonce: str
+    phase: Phase
+    host_boot: str
+    kernel: str = ""
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Guest:
+    """A guest as the user described it; None stands for the working set's default."""
+
+    name: str
+    kernel: str | None = None
+    master: str | None = None
+    memory: int = DEFAULT_MEMORY
+    init: str | None = None
+    args: list[str] = field(default_factory=list)
+    overlays: list[str] = field(default_factory=list)
+    boot: Boot | None = None
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Iface:
+    """A guest's NIC and its tap.
+
+    `slot` is the N of the kernel's vecN, fixed for the interface's life, so that neither name
+    nor order depend on what was plugged when. `tap` is the host's device name. `up` is the
+    wanted state of the guest's device; it follows the cable.
+    """
+
+    name: str
+    guest: str
+    device: str
+    slot: int
+    tap: str
+    mac: str
+    bridge: str | None = None
+    mtu: int = 1500
+    up: bool = False
+    addresses: list[str] = field(default_factory=list)
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Bridge:
+    """A segment; its members are the interfaces that name it."""
+
+    name: str
+    addresses: list[str] = field(default_factory=list)
+    extra: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class State:
+    """All of state.json. `id` tags what we make in the kernel; `lock_inode` tells a copied
+    working set from the original, whose links, mounts and processes are not the copy's."""
+
+    id: str
+    lock_inode: int
+    isolated: bool = False
+    guests: dict[str, Guest] = field(default_factory=dict)
+    ifaces: dict[str, Iface] = field(default_factory=dict)
+    bridges: dict[str, Bridge] = field(default_factory=dict)
+    extra: dict[str, object] = field(default_factory=dict)
+
+    def ifaces_of(self, guest: str) -> list[Iface]:
+        """The interfaces of one guest, by slot."""
+        return sorted((i for i in self.ifaces.values() if i.guest == guest), key=lambda i: i.slot)
+
+    def members_of(self, bridge: str) -> list[Iface]:
+        """The interfaces connected to one bridge, by name."""
+        return sorted(
+            (i for i in self.ifaces.values() if i.bridge == bridge), key=lambda i: i.name
+        )
+
+    @property
+    def tag(self) -> str:
+        """The ifalias that each link of this working set bears."""
+        return f"dumm:{self.id}"

@@ -1,0 +1,227 @@
+"""The guest's side of an interface: how its kernel gets a device, and how the device is set up.
+
+At boot by arguments and by messages that the agent sends to its own kernel; live by mconsole
+(`config vecN`, `remove vecN`) and by netlink through the agent. No program runs in the guest.
+Writes no state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+
+from dumm_tools import address, live, proc
+from dumm_tools.agent.client import Control, LineLost
+from dumm_tools.errors import DummError
+from dumm_tools.linux import netlink
+from dumm_tools.linux.netlink import Channel, Link, Request
+from dumm_tools.model import Iface, State
+from dumm_tools.segment import explained
+
+#: The largest MTU that netlink can give a vector device: alloc_etherdev leaves max_mtu at
+#: ETH_DATA_LEN. A larger one is an argument of the device (vector_kern.c, get_mtu).
+MTU_BY_NETLINK = 1500
+#: What an undo may meet without hiding the failure that led to it.
+UNDO_FAILURES = (DummError, OSError, LineLost)
+#: Packets moved at once by one system call.
+DEPTH = 128
+
+
+def uml_arg(iface: Iface) -> str:
+    """The device as an argument of the guest's kernel, and of mconsole's `config`."""
+    mtu = f",mtu={iface.mtu}" if iface.mtu > MTU_BY_NETLINK else ""
+    return f"vec{iface.slot}:transport=tap,ifname={iface.tap},depth={DEPTH},gro=1{mtu}"
+
+
+def boot_records(state: State, guest: str) -> list[tuple[str, int, bytes]]:
+    """What the agent does at boot for the guest's interfaces: (kind, slot, payload), where kind
+    'M' names a module to load and 'N' is a netlink message about vec<slot>, whose index the
+    agent puts in."""
+    ifaces = state.ifaces_of(guest)
+    records: list[tuple[str, int, bytes]] = []
+    if any(address.is_v6(a) for i in ifaces for a in i.addresses):
+        records.append(("M", 0, b"ipv6\0"))
+    for iface in ifaces:
+        requests = [_name(iface, 0), *_addresses(iface, 0)]
+        records += [("N", iface.slot, r.data) for r in requests]
+    return records
+
+
+def _name(iface: Iface, index: int) -> Request:
+    """All that a new device is told, in one message: the kernel renames, then brings up
+    (do_setlink, net/core/rtnetlink.c)."""
+    wanted: list[tuple[str, object]] = [
+        ("IFLA_IFNAME", iface.device),
+        ("IFLA_ADDRESS", iface.mac),
+    ]
+    if iface.mtu <= MTU_BY_NETLINK:
+        wanted.append(("IFLA_MTU", iface.mtu))
+    return netlink.link(netlink.RTM_SETLINK, iface.name, wanted, index=index, up=iface.up)
+
+
+def _addresses(iface: Iface, index: int) -> list[Request]:
+    flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
+    return [netlink.address(netlink.RTM_NEWADDR, index, a, flags=flags) for a in iface.addresses]
+
+
+def _find(channel: Channel, iface: Iface) -> Link | None:
+    """The interface's device in its guest, by its name, or where it was renamed by what it is."""
+    parent = f"uml-vector.{iface.slot}"
+    try:
+        link = netlink.find_link(channel, iface.device)
+        if link.parent in (parent, None):
+            return link
+    except OSError as e:
+        if e.errno != errno.ENODEV:
+            raise
+    for link in netlink.links(channel):
+        if link.parent == parent or (link.parent is None and link.name == f"vec{iface.slot}"):
+            return link
+    return None
+
+
+def plug(root: str, iface: Iface) -> bool:
+    """Give the running guest the device, if it lacks it, and set it up as recorded; True when it
+    lacked it. The tap is there. A device that cannot be set up is taken away again."""
+    with (
+        live.control(root, iface.guest) as control,
+        explained(f"set up '{iface.name}' in its guest"),
+    ):
+        link = _find(control, iface)
+        made = link is None
+        if made:
+            proc.log(f"plug {iface.name} into the running guest")
+            live.mconsole(root, iface.guest, f"config {uml_arg(iface)}")
+        try:
+            _set_up(control, iface, link)
+        except BaseException:
+            if made:
+                with contextlib.suppress(*UNDO_FAILURES):
+                    _unplug(root, control, iface)
+            raise
+    return made
+
+
+def _set_up(control: Control, iface: Iface, link: Link | None) -> None:
+    link = link or _find(control, iface)
+    if link is None:
+        # vector_config says nothing when vector_eth_configure fails.
+        raise DummError(f"the kernel of guest '{iface.guest}' made no device vec{iface.slot}")
+    _load_ipv6(control, iface)
+    requests = []
+    if link.name != iface.device or link.mac != iface.mac:
+        if link.up:
+            # Neither name nor MAC changes while it is up (dev_change_name, eth_mac_addr).
+            requests.append(_flag(iface, link.index, up=False))
+        requests.append(_name(iface, link.index))
+    else:
+        if iface.mtu != link.mtu:
+            wanted = [("IFLA_MTU", iface.mtu)]
+            requests.append(netlink.link(netlink.RTM_SETLINK, iface.name, wanted, index=link.index))
+        if iface.up != link.up:
+            requests.append(_flag(iface, link.index, up=iface.up))
+    # Going down costs a device its IPv6 addresses: what it has already is no harm.
+    netlink.transact(control, requests + _addresses(iface, link.index))
+
+
+def _flag(iface: Iface, index: int, *, up: bool) -> Request:
+    return netlink.link(netlink.RTM_SETLINK, iface.name, index=index, up=up)
+
+
+def _load_ipv6(control: Control, iface: Iface) -> None:
+    """Where IPv6 is a module it must be there before an address; where it is built in, or is
+    not to be had, the address itself tells."""
+    if any(address.is_v6(a) for a in iface.addresses):
+        with contextlib.suppress(OSError):
+            control.load_module("ipv6")
+
+
+def withdraw(root: str, iface: Iface) -> None:
+    """Undo a `plug`."""
+    with contextlib.suppress(*UNDO_FAILURES):
+        unplug(root, iface)
+
+
+def unplug(root: str, iface: Iface) -> None:
+    """Take the device from the running guest; one that is not there is fine."""
+    with (
+        live.control(root, iface.guest) as control,
+        explained(f"remove '{iface.name}' from its guest"),
+    ):
+        _unplug(root, control, iface)
+
+
+def _unplug(root: str, control: Control, iface: Iface) -> None:
+    link = _find(control, iface)
+    was_up = link is not None and link.up
+    if link is not None and was_up:
+        netlink.transact(control, [_flag(iface, link.index, up=False)])
+    try:
+        live.mconsole(root, iface.guest, f"remove vec{iface.slot}")
+    except DummError as e:
+        # "Device doesn't exist" (mconsole_kern.c, mconsole_remove)
+        if link is None and "exist" in str(e):
+            return
+        if link is not None and was_up:
+            with contextlib.suppress(*UNDO_FAILURES):
+                netlink.transact(control, [_flag(iface, link.index, up=True)])
+        raise
+
+
+def add_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
+    """Give the device in the running guest addresses: all or none."""
+    with (
+        live.control(root, iface.guest) as control,
+        explained(f"add an address to '{iface.name}'"),
+        contextlib.ExitStack() as undo,
+    ):
+        index = _index(control, iface)
+        if any(address.is_v6(a) for a in addresses):
+            with contextlib.suppress(OSError):
+                control.load_module("ipv6")
+        flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
+        for text in addresses:
+            request = netlink.address(netlink.RTM_NEWADDR, index, text, flags=flags)
+            netlink.transact(control, [request])
+            undo.callback(_drop_address, control, index, text)
+        undo.pop_all()
+
+
+def _drop_address(control: Control, index: int, text: str) -> None:
+    """Undo."""
+    with contextlib.suppress(*UNDO_FAILURES):
+        netlink.transact(control, [netlink.address(netlink.RTM_DELADDR, index, text)])
+
+
+def del_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
+    """Take addresses from the device in the running guest; one it does not have is fine."""
+    with (
+        live.control(root, iface.guest) as control,
+        explained(f"remove an address from '{iface.name}'"),
+    ):
+        index = _index(control, iface)
+        for text in addresses:
+            try:
+                netlink.transact(control, [netlink.address(netlink.RTM_DELADDR, index, text)])
+            except OSError as e:
+                if e.errno != errno.EADDRNOTAVAIL:
+                    raise
+
+
+def live_addresses(root: str, iface: Iface) -> list[str]:
+    """The addresses that the device has in the running guest."""
+    with (
+        live.control(root, iface.guest) as control,
+        explained(f"list the addresses of '{iface.name}'"),
+    ):
+        return [a.address for a in netlink.addresses(control, _index(control, iface))]
+
+
+def _index(control: Control, iface: Iface) -> int:
+    link = _find(control, iface)
+    if link is None:
+        raise DummError(
+            f"guest '{iface.guest}' has no device for '{iface.name}'",
+            hint=f"'dumm-iface up {iface.name}' plugs it in",
+        )
+    return link.index

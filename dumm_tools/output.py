@@ -1,0 +1,111 @@
+"""The four shapes of an answer: a table for people, names, chosen fields, JSON.
+
+One field table for each kind of object makes all four, the manual's FIELDS and the
+completion of `-o`. The shape never depends on what stdout is. The whole text is built first
+and written once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from dumm_tools.errors import Usage
+
+T = TypeVar("T")
+Scalar = str | int | float | bool | None
+Value = Scalar | list[str] | dict[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class Field(Generic[T]):
+    """One named value of an object. `people` gives another look in the table only."""
+
+    name: str
+    doc: str
+    get: Callable[[T], Value]
+    people: Callable[[T], str] | None = None
+    in_table: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the user wants it: at most one of `names`, `fields` and `as_json`."""
+
+    names: bool = False
+    fields: tuple[str, ...] = ()
+    as_json: bool = False
+    nul: bool = False
+
+
+def emit(
+    records: Sequence[T],
+    table: Sequence[Field[T]],
+    shape: Shape,
+    *,
+    one_by_one: bool = False,
+) -> None:
+    """Write the records to stdout; `one_by_one` gives people a list of fields for each (`show`)."""
+    by_name = {f.name: f for f in table}
+    unknown = [name for name in shape.fields if name not in by_name]
+    if unknown:
+        raise Usage(f"no field '{unknown[0]}'", hint=f"the fields are: {','.join(by_name)}")
+    if shape.as_json:
+        import json
+
+        rows = [{f.name: f.get(r) for f in table} for r in records]
+        text = json.dumps(rows, ensure_ascii=False) + "\n"
+    elif shape.names or shape.fields:
+        chosen = [by_name[n] for n in shape.fields] if shape.fields else [table[0]]
+        end = "\0" if shape.nul else "\n"
+        text = "".join("\t".join(plain(f.get(r)) for f in chosen) + end for r in records)
+    elif one_by_one:
+        text = "\n".join(_sheet(r, table) for r in records)
+    else:
+        text = _table(records, [f for f in table if f.in_table])
+    # Names may hold bytes that are no UTF-8 (paths do); they leave as they came.
+    sys.stdout.flush()
+    out = sys.stdout.buffer
+    out.write(text.encode("utf-8", "surrogateescape"))
+    out.flush()
+
+
+def plain(value: Value) -> str:
+    """A value as `-o` prints it: `-` for absent, lists joined by commas, bools as yes and no."""
+    if value is None or value == [] or value == {} or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ",".join(value)
+    if isinstance(value, dict):
+        return ",".join(f"{k}={plain(v)}" for k, v in value.items())
+    return str(value)
+
+
+def size(number: int) -> str:
+    """Bytes for people: 64M, 1.5G; exact where a unit divides it."""
+    for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
+        if number >= 1 << shift:
+            whole, rest = divmod(number, 1 << shift)
+            return f"{whole}{unit}" if not rest else f"{number / (1 << shift):.1f}{unit}"
+    return str(number)
+
+
+def _look(field: Field[T], record: T) -> str:
+    return field.people(record) if field.people else plain(field.get(record))
+
+
+def _table(records: Sequence[T], fields: Sequence[Field[T]]) -> str:
+    from tabulate import tabulate
+
+    rows = [[_look(f, r) for f in fields] for r in records]
+    headers = [f.name.upper() for f in fields]
+    return str(tabulate(rows, headers=headers, tablefmt="plain", disable_numparse=True)) + "\n"
+
+
+def _sheet(record: T, fields: Sequence[Field[T]]) -> str:
+    width = max(len(f.name) for f in fields) + 1
+    return "".join(f"{f.name + ':':{width}} {_look(f, record)}\n" for f in fields)

@@ -1,0 +1,79 @@
+"""Programs run for us: argument lists only, never a shell; their stdout goes to our stderr."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from dumm_tools.errors import DummError
+
+#: Debian package that brings a program, for the message when it is missing.
+PACKAGE_OF = {
+    "apt-get": "apt",
+    "apt-config": "apt",
+    "apt-cache": "apt",
+    "dpkg-deb": "dpkg",
+    "mmdebstrap": "mmdebstrap",
+    "tar": "tar",
+    "tcpdump": "tcpdump",
+    "busybox": "busybox-static",
+    "zstd": "zstd",
+    "fuse-overlayfs": "fuse-overlayfs",
+}
+
+_level = 0
+
+
+def set_verbosity(level: int) -> None:
+    """How much `log` prints: 0 nothing, 1 each step, 2 details too."""
+    global _level
+    _level = level
+
+
+def log(text: str, level: int = 1) -> None:
+    """Print a step on stderr when -v (or -vv for level 2) was given."""
+    if _level >= level:
+        print(f"+ {text}", file=sys.stderr, flush=True)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    stdin: int = subprocess.DEVNULL,
+    capture: bool = False,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    quiet: bool = False,
+) -> subprocess.CompletedProcess[str]:
+    """Run `argv` to its end; DummError names the program and its last words when it fails."""
+    import shlex
+
+    log(shlex.join(argv))
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=stdin,
+            stdout=subprocess.PIPE if capture else sys.stderr,
+            stderr=subprocess.PIPE if quiet else None,
+            env={**os.environ, "LC_ALL": "C", **(env or {})},
+            text=True,
+            errors="surrogateescape",
+            check=False,
+        )
+    except FileNotFoundError:
+        raise not_installed(argv[0]) from None
+    if check and done.returncode != 0:
+        last = (done.stderr or "").strip().rpartition("\n")[2]
+        raise DummError(f"{argv[0]} failed: {last or f'exit status {done.returncode}'}")
+    return done
+
+
+def not_installed(program: str) -> DummError:
+    """The error for a program that is not on this machine."""
+    name = os.path.basename(program)
+    package = PACKAGE_OF.get(name)
+    return DummError(
+        f"cannot find '{name}'", hint=f"apt-get install {package}" if package else None
+    )

@@ -1,0 +1,242 @@
+"""The host's side of a lab's network: taps and bridges, made, found again and removed.
+
+Each link bears the working set's tag as its alias. A link that does not is never changed:
+Conflict. This is the only domain module that makes or removes a link; it knows no records but
+what it is given, and writes no state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from dumm_tools import address, proc
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.linux import netlink, sysfs, tun
+from dumm_tools.linux.netlink import Channel, Request
+from dumm_tools.model import Bridge, Iface, State
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn an OSError inside into a DummError that says what could not be done; who gave the
+    time to answer explains a TimeoutError."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except OSError as e:
+        hint = None
+        if e.filename == tun.PATH:
+            hint = _tun_hint(e)
+        elif e.errno in (errno.EPERM, errno.EACCES):
+            hint = "links of the host are made by root, or in an isolated lab"
+        where = f"{tun.PATH}: " if e.filename == tun.PATH else ""
+        raise DummError(f"cannot {what}: {where}{e.strerror or e}", hint=hint) from None
+
+
+def _tun_hint(error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return "load the kernel's tun driver: modprobe tun"
+    return "it must be open to the user of the lab: chmod 0666 /dev/net/tun"
+
+
+def ours(state: State, device: str) -> bool:
+    """Is there a device of this name, and did this working set make it?"""
+    alias = sysfs.read(device, "ifalias")
+    if alias:
+        return alias == state.tag
+    # A bridge made by a command that was killed before it could tag it: known by its MAC.
+    return device in state.bridges and sysfs.read(device, "address") == bridge_mac(state, device)
+
+
+def bridge_mac(state: State, name: str) -> str:
+    """The MAC address of a bridge: fixed, where the kernel's choice changes with the members."""
+    return address.made_mac(f"{state.id} {name}")
+
+
+def our_links(state: State) -> list[str]:
+    """The names of all links of this working set that are there, bridges last."""
+    found = [d for d in sysfs.devices() if ours(state, d)]
+    return sorted(found, key=lambda d: (sysfs.exists(f"{d}/bridge"), d))
+
+
+def check_free(state: State, device: str) -> None:
+    """Conflict when a link of this name exists that is not ours."""
+    if sysfs.exists(device) and not ours(state, device):
+        raise Conflict(f"'{device}' exists already and is not ours")
+
+
+def _quiet(device: str) -> None:
+    """Keep the host's IPv6 off a link. Where /proc/sys is read-only, having no link-local
+    address to send from must do."""
+    with contextlib.suppress(OSError):
+        sysfs.set_ipv6(device, False)
+
+
+def _dress(state: State, device: str, **attributes: object) -> Request:
+    """Tag a link, keep it quiet, bring it up. A kernel without IPv6 knows no address generation."""
+    wanted: list[tuple[str, object]] = [("IFLA_IFNAME", device), ("IFLA_IFALIAS", state.tag)]
+    wanted += attributes.items()
+    if os.path.exists("/proc/sys/net/ipv6"):
+        wanted.append(netlink.no_address_generation())
+    return netlink.link(netlink.RTM_SETLINK, device, wanted, up=True)
+
+
+def _index(device: str) -> int:
+    index = sysfs.number(device, "ifindex")
+    if index is None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), device)
+    return index
+
+
+def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
+    """Make a bridge with its addresses, unless it is there; True when it was made.
+
+    Conflict when a link of this name is not ours. Undoes itself.
+    """
+    name = bridge.name
+    with explained(f"create '{name}'"), contextlib.ExitStack() as undo:
+        made = not sysfs.exists(name)
+        if made:
+            proc.log(f"make bridge {name}")
+            try:
+                netlink.transact(channel, [netlink.new_bridge(name, bridge_mac(state, name))])
+            except FileExistsError:
+                raise Conflict(f"'{name}' exists already and is not ours") from None
+            undo.callback(discard, channel, name)
+        check_free(state, name)
+        if made or sysfs.read(name, "ifalias") != state.tag or not sysfs.is_up(name):
+            if not any(address.is_v6(a) for a in bridge.addresses):
+                _quiet(name)
+            netlink.transact(channel, [_dress(state, name)])
+            add_addresses(channel, name, bridge.addresses)
+        undo.pop_all()
+    return made
+
+
+def add_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
+    """Give the host's device these addresses; one it has already is left. OSError."""
+    if not addresses:
+        return
+    if any(address.is_v6(a) for a in addresses):
+        sysfs.set_ipv6(device, True)
+    index = _index(device)
+    flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
+    netlink.transact(
+        channel,
+        [netlink.address(netlink.RTM_NEWADDR, index, a, flags=flags) for a in addresses],
+    )
+
+
+def del_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
+    """Take addresses from the host's device; one it does not have is fine. OSError."""
+    for text in addresses:
+        with _unless(errno.EADDRNOTAVAIL, errno.ENODEV):
+            request = netlink.address(netlink.RTM_DELADDR, _index(device), text)
+            netlink.transact(channel, [request])
+
+
+def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
+    """Make an interface's tap as recorded, in its bridge, which exists; True when it was made.
+
+    One that is there is made right: an earlier command may have been killed half way, or its
+    guest runs. Conflict when a link of this name is not ours. Undoes itself.
+    """
+    tap, owner = iface.tap, os.geteuid()
+    check_free(state, tap)
+    with explained(f"create '{iface.name}'"):
+        if not sysfs.exists(tap):
+            try:
+                with tun.created(tap, owner) as fd:
+                    proc.log(f"make tap {tap}")
+                    _dress_tap(channel, state, iface)
+                    # From here on it outlives us: it bears our tag.
+                    tun.persist(fd)
+            except OSError as e:
+                if e.errno == errno.EBUSY and e.filename == tap:
+                    raise Conflict(f"'{tap}' exists already and is not ours") from None
+                raise
+            return True
+        if sysfs.number(tap, "owner") != owner:
+            tun.give(tap, owner)
+        _dress_tap(channel, state, iface)
+        return False
+
+
+def _dress_tap(channel: Channel, state: State, iface: Iface) -> None:
+    tap = iface.tap
+    _quiet(tap)
+    master = _index(iface.bridge) if iface.bridge else 0
+    request = _dress(state, tap, IFLA_MTU=iface.mtu, IFLA_MASTER=master)
+    netlink.transact(channel, [request])
+    if iface.name != tap and not _has_altname(channel, tap, iface.name):
+        try:
+            netlink.transact(channel, [netlink.new_altname(tap, iface.name)])
+        except FileExistsError:
+            raise Conflict(f"'{iface.name}' exists already and is not ours") from None
+
+
+def _has_altname(channel: Channel, device: str, name: str) -> bool:
+    with _unless(errno.ENODEV):
+        return name in netlink.find_link(channel, device).altnames
+    return False
+
+
+def remove(channel: Channel, state: State, devices: list[str]) -> None:
+    """Remove those of the devices that are there and are ours, all in one step.
+
+    The kernel waits some 20 ms for each link that is removed by itself, and once for a whole
+    group (rtnl_group_dellink, net/core/rtnetlink.c).
+    """
+    present = [d for d in devices if ours(state, d)]
+    if not present:
+        return
+    proc.log(f"remove {' '.join(present)}")
+    with explained(f"remove '{present[0]}'" + (" and others" if len(present) > 1 else "")):
+        if len(present) == 1:
+            _remove(channel, present[0])
+            return
+        group = _unused_group()
+        for device in present:
+            # One that has gone meanwhile is as good as removed.
+            with _unless(errno.ENODEV):
+                wanted = [("IFLA_IFNAME", device), ("IFLA_GROUP", group)]
+                request = netlink.link(netlink.RTM_SETLINK, device, wanted)
+                netlink.transact(channel, [request])
+        with _unless(errno.ENODEV):
+            request = netlink.link(netlink.RTM_DELLINK, present[0], [("IFLA_GROUP", group)])
+            netlink.transact(channel, [request])
+
+
+def _unused_group() -> int:
+    """A number that no link has as its group; users take small ones."""
+    used = {sysfs.number(d, "netdev_group") for d in sysfs.devices()}
+    while True:
+        group = int.from_bytes(os.urandom(4), "big") >> 2 | 1 << 30
+        if group not in used:
+            return group
+
+
+@contextlib.contextmanager
+def _unless(*numbers: int) -> Iterator[None]:
+    """Let an OSError with one of these errno pass as done."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in numbers:
+            raise
+
+
+def _remove(channel: Channel, device: str) -> None:
+    with _unless(errno.ENODEV):
+        request = netlink.link(netlink.RTM_DELLINK, device, [("IFLA_IFNAME", device)])
+        netlink.transact(channel, [request])
+
+
+def discard(channel: Channel, device: str) -> None:
+    """Undo: what made us undo is the error to tell of, not this one."""
+    with contextlib.suppress(OSError):
+        _remove(channel, device)

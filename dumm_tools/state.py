@@ -1,0 +1,258 @@
+"""state.json: read by anyone, written only inside `transaction` (dumm-state(5)).
+
+Writers hold a lock on the sibling `.lock`, which is never renamed or removed, and replace
+the file in one step; readers take no lock and see the old file or the new one. The lock is
+held for milliseconds and is never inherited by a child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import signal
+from collections.abc import Iterator
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from dumm_tools.errors import DummError, NotFound, TimedOut
+from dumm_tools.model import Boot, Bridge, Guest, Iface, State
+
+FILE = "state.json"
+LOCK = ".lock"
+VERSION = 1
+#: Seconds to wait for another command's transaction.
+LOCK_TIMEOUT = 10.0
+
+Record = TypeVar("Record", Boot, Guest, Iface, Bridge)
+
+
+def load(root: str) -> State:
+    """Read the working set's state; NotFound where there is none, DummError where it is damaged."""
+    return _decode(root, _read(root))
+
+
+class Transaction:
+    """A state that may be changed, and whose changes may be saved before the end."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._before = self._saved = _read(root)
+        self.state = _decode(root, self._before)
+
+    def save(self) -> None:
+        """Write the state as it is now: intent goes before the kernel, so that a crash
+        leaves a record and not an orphan."""
+        text = _encode(self.state)
+        if text != self._saved:
+            _replace(self._root, text)
+            self._saved = text
+
+    def revert(self) -> None:
+        """Put back what the file said before."""
+        if self._saved != self._before:
+            _replace(self._root, self._before)
+
+
+@contextlib.contextmanager
+def transaction(root: str) -> Iterator[Transaction]:
+    """Lock, read, hand out the state to be changed, and write it back; an exception undoes all
+    that was written. TimedOut after LOCK_TIMEOUT seconds, naming the holder.
+    """
+    _read(root)
+    with _locked(root):
+        change = Transaction(root)
+        try:
+            yield change
+            change.save()
+        except BaseException:
+            change.revert()
+            raise
+
+
+def create(root: str, state: State) -> None:
+    """Write the first state of a working set whose lock file exists."""
+    with _locked(root):
+        _replace(root, _encode(state))
+
+
+@contextlib.contextmanager
+def _locked(root: str) -> Iterator[None]:
+    fd = os.open(os.path.join(root, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock(fd, LOCK_TIMEOUT, f"the working set '{root}'")
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+def lock(fd: int, timeout: float, what: str) -> None:
+    """Take an exclusive flock within `timeout` seconds; TimedOut names the holder's pid."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    except BlockingIOError:
+        pass
+
+    def expired(*_: object) -> None:
+        raise TimeoutError
+
+    previous = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, timeout)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except TimeoutError:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        by = f" by process {holder}" if holder.isdigit() else ""
+        raise TimedOut(f"{what} is locked{by}") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _replace(root: str, text: str) -> None:
+    path = os.path.join(root, FILE)
+    # One writer at a time, under the lock: a temporary left by a killed one is simply reused.
+    temporary = path + ".new"
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            data = text.encode()
+            if os.write(fd, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise DummError(f"cannot write '{path}': {e.strerror}") from None
+
+
+def _read(root: str) -> str:
+    try:
+        with open(os.path.join(root, FILE), encoding="utf-8") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(
+            f"no working set in '{root}'", hint="make one with 'dumm-fs init', or name one with -C"
+        ) from None
+    except UnicodeDecodeError as e:
+        raise DummError(f"'{os.path.join(root, FILE)}' is not UTF-8: {e.reason}") from None
+
+
+def _encode(state: State) -> str:
+    top: dict[str, object] = {
+        **state.extra,
+        "version": VERSION,
+        "id": state.id,
+        "lock_inode": state.lock_inode,
+        "isolated": state.isolated,
+        "guests": {name: _plain(guest) for name, guest in state.guests.items()},
+        "ifaces": {name: _plain(iface) for name, iface in state.ifaces.items()},
+        "bridges": {name: _plain(bridge) for name, bridge in state.bridges.items()},
+    }
+    return json.dumps(top, indent=1, sort_keys=True) + "\n"
+
+
+def _plain(record: Boot | Guest | Iface | Bridge) -> dict[str, object]:
+    out: dict[str, object] = dict(record.extra)
+    for f in dataclasses.fields(record):
+        if f.name in ("extra", "name"):
+            continue
+        value = getattr(record, f.name)
+        out[f.name] = _plain(value) if isinstance(value, Boot) else value
+    return out
+
+
+def _decode(root: str, text: str) -> State:
+    path = os.path.join(root, FILE)
+    try:
+        data: Any = json.loads(text)
+    except ValueError as e:
+        raise DummError(f"'{path}' is not valid JSON: {e}") from None
+    lock_inode = os.stat(os.path.join(root, LOCK)).st_ino
+    if not isinstance(data, dict) or not isinstance(data.get("version"), int):
+        raise DummError(f"'{path}' is not a working set's state: no version")
+    if data["version"] > VERSION:
+        raise DummError(
+            f"'{path}' was written by a newer dumm-tools (format {data['version']})",
+            hint="use that version, or start a new working set",
+        )
+    copied = data.get("lock_inode") != lock_inode
+    known = ("version", "id", "lock_inode", "isolated", "guests", "ifaces", "bridges")
+    if not isinstance(data.get("id"), str) or not data["id"]:
+        raise DummError(f"'{path}': key 'id' is missing or not a string")
+    state = State(
+        # A copy owns nothing that its original made: it gets a tag of its own.
+        id=os.urandom(6).hex() if copied else data["id"],
+        lock_inode=lock_inode,
+        isolated=bool(data.get("isolated", False)),
+        extra={k: v for k, v in data.items() if k not in known},
+    )
+    state.guests = _records(path, data, "guests", Guest)
+    state.ifaces = _records(path, data, "ifaces", Iface)
+    state.bridges = _records(path, data, "bridges", Bridge)
+    if copied:
+        for guest in state.guests.values():
+            guest.boot = None
+    return state
+
+
+def _records(path: str, data: dict[str, Any], key: str, cls: type[Record]) -> dict[str, Record]:
+    table = data.get(key, {})
+    if not isinstance(table, dict):
+        raise DummError(f"'{path}': key '{key}' is not an object")
+    return {
+        name: _record(f"'{path}': {key}.{name}", {**row, "name": name}, cls)
+        if isinstance(row, dict)
+        else _bad(f"'{path}': {key}.{name} is not an object")
+        for name, row in sorted(table.items())
+    }
+
+
+def _bad(message: str) -> Any:
+    raise DummError(message)
+
+
+_hints: dict[type, dict[str, Any]] = {}
+
+
+def _record(where: str, row: dict[str, Any], cls: type[Record]) -> Record:
+    if cls not in _hints:
+        _hints[cls] = {k: v for k, v in get_type_hints(cls).items() if k != "extra"}
+    hints = _hints[cls]
+    values: dict[str, Any] = {}
+    for key, hint in hints.items():
+        if key not in row:
+            continue
+        value = row[key]
+        if key == "boot" and isinstance(value, dict):
+            value = _record(f"{where}.boot", value, Boot)
+        elif not _fits(value, hint):
+            raise DummError(f"{where}.{key} has a wrong value: {json.dumps(value)}")
+        values[key] = value
+    extra = {k: v for k, v in row.items() if k not in hints and k != "name"}
+    try:
+        return cls(**values, extra=extra)
+    except TypeError:
+        raise DummError(f"{where} lacks a key") from None
+
+
+def _fits(value: object, hint: Any) -> bool:
+    if isinstance(hint, UnionType):
+        return any(_fits(value, arm) for arm in get_args(hint))
+    origin = get_origin(hint)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(v, get_args(hint)[0]) for v in value)
+    if origin is dict:
+        return isinstance(value, dict)
+    if origin is not None:  # Literal
+        return value in get_args(hint)
+    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))

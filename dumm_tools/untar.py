@@ -1,0 +1,328 @@
+"""A tar archive of unknown origin unpacked into an empty directory, and nowhere else.
+
+Each name is walked from the directory's own descriptor without following any link, so that
+neither `..`, nor an absolute name, nor a link planted earlier in the archive leads out. An
+archive that tries is refused as a whole. Names are bytes: they need not be UTF-8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+from dumm_tools import tree
+from dumm_tools.errors import DummError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
+
+Report = Callable[[str], None]
+Parts = tuple[bytes, ...]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BLOCK = 512
+_CHUNK = 64 << 10
+_ZEROS = bytes(_CHUNK)
+_XATTR = "SCHILY.xattr."
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError, UnicodeError)
+
+
+@dataclass(slots=True)
+class _Job:
+    """The unpacking of one archive. `parent` caches the directory that was used last."""
+
+    top: int
+    own: bool
+    directories: dict[Parts, tarfile.TarInfo] = field(default_factory=dict)
+    parent: tuple[Parts, int] | None = None
+    left_aside: int = 0
+    entries: int = 0
+    bytes: int = 0
+
+
+def extract(source: BinaryIO, label: str, target: str, progress: Report | None = None) -> int:
+    """Unpack a tar, compressed or not, from a stream that need not seek.
+
+    Modes, times, hard links, holes and attributes stay; owners do for root. Device nodes and
+    what else has no place in a tree are left aside: their number is returned. DummError names
+    `label` when the archive is damaged, ends too early, or would leave the directory.
+    """
+    top = os.open(target, _DIRECTORY)
+    job = _Job(top, os.geteuid() == 0)
+    try:
+        with _plain(source, label) as stream:
+            watched = _Watched(stream)
+            with tarfile.open(
+                fileobj=watched, mode="r|", encoding="utf-8", errors="surrogateescape"
+            ) as archive:
+                while (member := archive.next()) is not None:
+                    vars(archive)["members"].clear()  # it would keep them all in memory
+                    _entry(job, archive, member)
+                    if progress and job.entries % 100 == 0:
+                        progress(f"{job.entries} files, {job.bytes >> 20} MB")
+            watched.drain()
+            if watched.last != bytes(_BLOCK):
+                raise DummError(f"'{label}' ends too early")
+        _finish_directories(job)
+    except _DAMAGE as e:
+        text = str(e) or type(e).__name__
+        why = "is no tar archive" if not job.entries else f"is damaged: {text}"
+        raise DummError(f"'{label}' {why}") from None
+    except OSError as e:
+        if e.errno is None or type(e).__module__ == "gzip":  # gzip and bz2 say so of broken data
+            raise DummError(f"'{label}' is damaged: {e}") from None
+        raise
+    finally:
+        _forget_parent(job)
+        os.close(top)
+    if job.entries == 0:
+        raise DummError(f"'{label}' is empty")
+    return job.left_aside
+
+
+class _Watched(io.RawIOBase):
+    """The plain tar stream; remembers its last block, which in a whole archive is zeros."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as much as is asked for, less only at the end."""
+        data = self._stream.read(size)
+        if data:
+            self.last = (self.last + data[-_BLOCK:])[-_BLOCK:]
+        return data
+
+    def drain(self) -> None:
+        """Read to the end: checks the checksums, and lets a writer of ours finish."""
+        while self.read(_CHUNK):
+            pass
+
+
+class _Headed(io.RawIOBase):
+    """A stream of which the head was read already; a pipe takes nothing back."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill the buffer with the head first."""
+        view = memoryview(buffer)
+        data = self._head[: len(view)] or self._rest.read(len(view))
+        self._head = self._head[len(data) :]
+        view[: len(data)] = data
+        return len(data)
+
+
+@contextlib.contextmanager
+def _plain(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
+    """The stream without its compression, which its first bytes tell."""
+    magic = b""
+    while len(magic) < 6 and (more := source.read(6 - len(magic))):
+        magic += more
+    buffered = io.BufferedReader(_Headed(magic, source), 1 << 20)
+    if magic.startswith(b"\x1f\x8b"):
+        import gzip
+
+        with gzip.GzipFile(fileobj=buffered) as stream:
+            yield stream  # type: ignore[misc]
+    elif magic.startswith(b"BZh"):
+        import bz2
+
+        with bz2.BZ2File(buffered) as stream:
+            yield stream  # type: ignore[misc]
+    elif magic.startswith((b"\xfd7zXZ", b"\x5d\x00\x00")):
+        import lzma
+
+        try:
+            with lzma.LZMAFile(buffered) as stream:
+                yield stream  # type: ignore[misc]
+        except lzma.LZMAError as e:
+            raise DummError(f"'{label}' is damaged: {e}") from None
+    elif magic.startswith(b"\x28\xb5\x2f\xfd"):
+        from dumm_tools import program
+
+        chunks = iter(lambda: buffered.read(_CHUNK), b"")
+        with (
+            program.decompressed(["zstd", "-dc"], chunks) as fd,
+            open(fd, "rb", closefd=False) as stream,
+        ):
+            yield stream
+    else:
+        yield buffered
+
+
+def _entry(job: _Job, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    parts = _parts(member.name)
+    job.entries += 1
+    try:
+        if member.isdir():
+            _directory(job, parts)
+            job.directories[parts] = member
+            return
+        if not parts:
+            raise DummError("the archive's root is no directory")
+        if not (member.isreg() or member.issym() or member.islnk() or member.isfifo()):
+            job.left_aside += 1
+            return
+        at = _directory(job, parts[:-1])
+        if member.islnk():
+            _hard_link(job, parts, member)
+            return
+        _clear(at, parts[-1])
+        if member.isreg():
+            _file(job, archive, member, at, parts[-1])
+            return
+        if member.issym():
+            os.symlink(_bytes(member.linkname), parts[-1], dir_fd=at)
+        else:
+            os.mkfifo(parts[-1], member.mode & 0o7777, dir_fd=at)
+        if job.own:
+            tree.chown(parts[-1], member.uid, member.gid, at)
+        if not member.issym():
+            os.chmod(parts[-1], member.mode & 0o7777, dir_fd=at)
+        os.utime(parts[-1], ns=_times(member), dir_fd=at, follow_symlinks=False)
+    except OSError as e:
+        if e.errno is not None:
+            e.filename = member.name
+        raise
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _parts(name: str) -> Parts:
+    """A member's name as components; DummError when it is one that leads elsewhere."""
+    if name.startswith("/"):
+        raise DummError(f"refused: the archive has an absolute name, {name!r}")
+    parts = tuple(p for p in _bytes(name).split(b"/") if p not in (b"", b"."))
+    if b".." in parts:
+        raise DummError(f"refused: a name in the archive leads out of it, {name!r}")
+    return parts
+
+
+def _directory(job: _Job, parts: Parts, make: bool = True) -> int:
+    """A descriptor of the directory `parts`, made where it is missing; the job owns it."""
+    if job.parent and job.parent[0] == parts:
+        return job.parent[1]
+    at = os.dup(job.top)
+    try:
+        for part in parts:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=at)
+            below = os.open(part, _DIRECTORY, dir_fd=at)
+            os.close(at)
+            at = below
+    except OSError as e:
+        os.close(at)
+        if e.errno in (errno.ENOTDIR, errno.ELOOP):
+            where = os.fsdecode(b"/".join(parts))
+            raise DummError(
+                f"refused: {where!r} is used as a directory in the archive, but is a link or file"
+            ) from None
+        raise
+    _forget_parent(job)
+    job.parent = (parts, at)
+    return at
+
+
+def _forget_parent(job: _Job) -> None:
+    if job.parent:
+        os.close(job.parent[1])
+        job.parent = None
+
+
+def _clear(at: int, name: bytes) -> None:
+    """Make way for a member that comes again; nothing is ever written through an old one."""
+    try:
+        os.unlink(name, dir_fd=at)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        raise DummError(
+            f"refused: {os.fsdecode(name)!r} is a directory in the archive, and then no more"
+        ) from None
+
+
+def _hard_link(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
+    first = _parts(member.linkname)
+    if first == parts or not first:
+        return
+    missing = DummError(
+        f"refused: {member.name!r} is a link to {member.linkname!r}, which the archive lacks"
+    )
+    try:
+        origin = os.dup(_directory(job, first[:-1], make=False))
+    except FileNotFoundError:
+        raise missing from None
+    try:
+        os.stat(first[-1], dir_fd=origin, follow_symlinks=False)
+        at = _directory(job, parts[:-1])
+        _clear(at, parts[-1])
+        os.link(first[-1], parts[-1], src_dir_fd=origin, dst_dir_fd=at, follow_symlinks=False)
+    except FileNotFoundError:
+        raise missing from None
+    finally:
+        os.close(origin)
+
+
+def _file(
+    job: _Job, archive: tarfile.TarFile, member: tarfile.TarInfo, at: int, name: bytes
+) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    data = archive.extractfile(member)
+    assert data is not None  # it is for links only
+    fd = os.open(name, flags, 0o600, dir_fd=at)
+    try:
+        done = 0
+        while chunk := data.read(_CHUNK):
+            done += len(chunk)
+            if chunk == _ZEROS:
+                os.lseek(fd, len(chunk), os.SEEK_CUR)
+                continue
+            while chunk:
+                chunk = chunk[os.write(fd, chunk) :]
+        if done != member.size:
+            raise tarfile.ReadError("unexpected end of data")
+        os.ftruncate(fd, done)
+        job.bytes += done
+        _attributes(job, fd, member)
+    finally:
+        os.close(fd)
+
+
+def _attributes(job: _Job, fd: int, member: tarfile.TarInfo) -> None:
+    """Owner first (chown clears setuid and capabilities), times last."""
+    if job.own:
+        tree.chown(fd, member.uid, member.gid)
+    for key, value in member.pax_headers.items():
+        if key.startswith(_XATTR):
+            tree.set_xattr(fd, key.removeprefix(_XATTR), _bytes(value))
+    os.fchmod(fd, member.mode & 0o7777)
+    os.utime(fd, ns=_times(member))
+
+
+def _times(member: tarfile.TarInfo) -> tuple[int, int]:
+    at = int(min(max(member.mtime, 0), 1 << 33) * 1_000_000_000)
+    return at, at
+
+
+def _finish_directories(job: _Job) -> None:
+    """Modes and times of directories, the deepest first: they may forbid what came before."""
+    for parts in sorted(job.directories, key=len, reverse=True):
+        _attributes(job, _directory(job, parts), job.directories[parts])

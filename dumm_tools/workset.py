@@ -1,0 +1,111 @@
+"""The working set: the directory of a lab, made by `init` and taken apart by `destroy`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from dumm_tools import boot, bridge, guest, iface, kernel, live, master, overlay, tree
+from dumm_tools import state as store
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.model import State
+
+DIRECTORIES = ("host", "mount", "run", "templates")
+#: Seconds that destroy gives guests to halt.
+HALT_TIMEOUT = 5.0
+
+
+def init(root: str, *, kernel_spec: str | None, master_spec: str | None) -> None:
+    """Make a working set in `root`; Conflict when there is one. A failure leaves nothing new."""
+    core = kernel.resolve(kernel_spec).path if kernel_spec else None
+    tree_ = master.resolve(master_spec).path if master_spec else None
+    with contextlib.ExitStack() as undo:
+        if not os.path.isdir(root):
+            os.mkdir(root, 0o700)
+            undo.callback(_remove, os.rmdir, root)
+        path = os.path.join(root, store.FILE)
+        if os.path.lexists(path):
+            raise Conflict(f"'{root}' is a working set already")
+        lock = os.path.join(root, store.LOCK)
+        fresh = not os.path.lexists(lock)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        inode = os.fstat(fd).st_ino
+        os.close(fd)
+        if fresh:
+            undo.callback(_remove, os.unlink, lock)
+        for name in DIRECTORIES:
+            directory = os.path.join(root, name)
+            if not os.path.isdir(directory):
+                os.mkdir(directory, 0o700)
+                undo.callback(_remove, os.rmdir, directory)
+        for name, target in (("linux", core), ("master", tree_)):
+            if target is not None:
+                _link(undo, os.path.join(root, name), target)
+        store.create(root, State(id=os.urandom(6).hex(), lock_inode=inode))
+        undo.pop_all()
+
+
+def _link(undo: contextlib.ExitStack, path: str, target: str) -> None:
+    if os.path.lexists(path):
+        if os.path.realpath(path) == os.path.realpath(target):
+            return
+        raise Conflict(f"'{path}' exists already", hint="move it away, or leave the option out")
+    os.symlink(target, path)
+    undo.callback(_remove, os.unlink, path)
+
+
+def _remove(how: object, path: str) -> None:
+    assert callable(how)
+    with contextlib.suppress(OSError):
+        how(path)
+
+
+def destroy(root: str) -> None:
+    """Stop the guests, remove links, mounts and run-time files; what guests wrote (host/NAME), the
+    templates and the user's own files stay."""
+    failures: list[tuple[str, Exception]] = []
+    running = guest.all_names(root, lambda s: s not in ("stopped",))
+    guest.stop(
+        root,
+        running,
+        timeout=HALT_TIMEOUT,
+        force=False,
+        on_error=lambda name, e: failures.append((name, e)),
+    )
+    still = [n for n, _ in failures if live.alive(root, n)]
+    if still:
+        raise DummError(f"guest '{still[0]}' does not stop: {dict(failures)[still[0]]}")
+    with store.transaction(root) as change:
+        state = change.state
+        for name in state.guests:
+            iface.release(state, name)
+        bridge.remove_all(state)
+        for name in state.guests:
+            overlay.umount(root, state, name)
+    for name in DIRECTORIES:
+        path = os.path.join(root, name)
+        if name == "run":
+            tree.remove(path)
+        elif name in ("mount", "host"):
+            for each in os.listdir(path):
+                _remove(os.rmdir, os.path.join(path, each))
+        _remove(os.rmdir, path)
+    for name in ("linux", "master"):
+        if os.path.islink(os.path.join(root, name)):
+            os.unlink(os.path.join(root, name))
+    os.unlink(os.path.join(root, store.FILE))
+
+
+def mount(root: str, name: str) -> None:
+    """Mount a guest's tree at mount/NAME, as `create` and `start` do."""
+    with store.transaction(root) as change:
+        one = boot.get(change.state, name)
+        boot.mount(root, change.state, one)
+
+
+def umount(root: str, name: str) -> None:
+    """Take a guest's tree off mount/NAME; a running guest keeps its own."""
+    with store.transaction(root) as change:
+        boot.get(change.state, name)
+        if not overlay.umount(root, change.state, name):
+            raise Conflict(f"'mount/{name}' is not mounted")

@@ -1,0 +1,425 @@
+"""The session's own world, the kernels and the master that guests run, and labs to use them in.
+
+Tests marked `net` run first, in the host's network. Before the first other test this very
+process moves to a network and mount namespace of its own, where links and mounts harm nobody
+and vanish at the end: nothing has to be run under unshare(1), and one pytest does it all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shlex
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dumm_tools.linux import mount
+
+TOP = Path(__file__).resolve().parent.parent
+#: Where the commands under test are installed.
+BIN = Path(sysconfig.get_path("scripts"))
+#: The kernels that guests are tested with: UML 7.x, 6.12 and 6.1.
+SUITES = ("sid", "trixie", "bookworm")
+#: Seconds a command may take unless a test says otherwise.
+TIMEOUT = 60.0
+
+STRICT = os.environ.get("DUMM_TEST_STRICT") == "1"
+
+
+# ---- the session ----
+
+_before = pytest.StashKey["World"]()
+_failed = pytest.StashKey[bool]()
+_no_namespace = pytest.StashKey[str]()
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what is tested with what."""
+
+    def first_line(*argv: str) -> str:
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10)
+        except OSError:
+            return f"no {argv[0]}"
+        return (done.stdout or done.stderr).partition("\n")[0]
+
+    packages = ("click", "pyroute2", "sh", "tabulate")
+    return [
+        f"host: {platform.platform()}, uid {os.geteuid()}, {os.cpu_count()} cpus",
+        "packages: " + ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages),
+        f"compiler: {first_line(os.environ.get('CC', 'gcc'), '--version')}",
+        f"tools: {first_line('unshare', '--version')}, {first_line('tcpdump', '--version')}",
+        f"strict: {'yes, a skip is a failure' if STRICT else 'no'}; cache: {cache_home()}",
+    ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what needs the host's network first: there is no way back from the namespace."""
+    items.sort(key=lambda item: item.get_closest_marker("net") is None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fetch what guests need while there still is a network."""
+    needed = any("packs" in getattr(item, "fixturenames", ()) for item in session.items)
+    if needed and not session.config.option.collectonly:
+        _prepare_packs(session.config)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Enter the namespace before the first test that is not marked `net`."""
+    stash = item.config.stash
+    if item.get_closest_marker("net"):
+        return
+    if _before not in stash and _no_namespace not in stash:
+        try:
+            _isolate()
+            stash[_before] = World.now()
+        except OSError as e:
+            stash[_no_namespace] = str(e)
+    if _no_namespace in stash and (
+        item.get_closest_marker("netns") or item.get_closest_marker("uml")
+    ):
+        pytest.skip(f"no namespace of our own here: {stash[_no_namespace]}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Make a skip a failure when DUMM_TEST_STRICT=1; remember failures for the lab."""
+    report = yield
+    if STRICT and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although DUMM_TEST_STRICT=1: {report.longrepr}"
+    if report.failed:
+        item.stash[_failed] = True
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """No link, no mount and no process is left of all that the session did."""
+    yield
+    if _before in pytestconfig.stash:
+        left = World.now().beyond(pytestconfig.stash[_before], tmp_path_factory.getbasetemp())
+        assert not left, "the session left things behind: " + "; ".join(left)
+
+
+# ---- the namespace ----
+
+_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000  # linux/sched.h
+_MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18  # linux/mount.h
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
+
+
+def _isolate() -> None:
+    """Move this process to new network and mount namespaces with /sys and lo of their own."""
+    if os.geteuid() == 0:
+        _unshare(_CLONE_NEWNET | _CLONE_NEWNS)
+    else:
+        _become_root(_CLONE_NEWNET | _CLONE_NEWNS)
+    mount.mount("none", "/", "none", _MS_REC | _MS_PRIVATE, "")
+    # sysfs shows the network namespace that it was mounted in.
+    mount.mount("sysfs", "/sys", "sysfs", 0, "")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        request = struct.pack("16sh22x", b"lo", 0)
+        flags = struct.unpack_from("16xh", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[0]
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
+
+
+def _unshare(flags: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(flags):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error), "unshare")
+
+
+def _become_root(flags: int) -> None:
+    """Enter a user namespace as its root, with the ids that /etc/subuid gives us."""
+
+    def ranges(path: str, own: int) -> list[str]:
+        import getpass
+
+        for line in Path(path).read_text().splitlines():
+            user, start, count = line.split(":")
+            if user in (getpass.getuser(), str(own)):
+                return ["0", str(own), "1", "1", start, count]
+        raise PermissionError(f"{path} has no line for us")
+
+    me = str(os.getpid())
+    uid_map = ["newuidmap", me, *ranges("/etc/subuid", os.getuid())]
+    gid_map = ["newgidmap", me, *ranges("/etc/subgid", os.getgid())]
+    script = f"read -r _ && {shlex.join(uid_map)} && {shlex.join(gid_map)}"
+    # The maps can only be written from outside, by one who was started before.
+    with subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, text=True) as outside:
+        _unshare(_CLONE_NEWUSER | flags)
+        outside.communicate("go\n", timeout=10)
+    if outside.returncode:
+        raise PermissionError("newuidmap failed")
+
+
+# ---- what is there, and what is left ----
+
+
+@dataclass(frozen=True)
+class World:
+    """The links, mounts and processes of a moment."""
+
+    links: frozenset[str]
+    mounts: frozenset[str]
+    pids: frozenset[int]
+
+    @classmethod
+    def now(cls) -> World:
+        """Look at this process's namespaces."""
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            mounts = frozenset(line.split(" ")[4] for line in file)
+        return cls(
+            frozenset(os.listdir("/sys/class/net")),
+            mounts,
+            frozenset(int(entry) for entry in os.listdir("/proc") if entry.isdigit()),
+        )
+
+    def beyond(self, before: World, place: Path) -> list[str]:
+        """What is there now and was not before; of processes, those that use `place`."""
+        found = [f"link {name}" for name in sorted(self.links - before.links)]
+        found += [f"mount {name}" for name in sorted(self.mounts - before.mounts)]
+        for pid in sorted(self.pids - before.pids - {os.getpid()}):
+            use = _use_of(pid, str(place))
+            if use:
+                found.append(f"process {pid} ({use})")
+        return found
+
+
+def _use_of(pid: int, place: str) -> str | None:
+    """How a process uses a directory; None when it does not, or is gone."""
+    proc = f"/proc/{pid}"
+    try:
+        with open(f"{proc}/cmdline", "rb") as file:
+            command = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
+        if place in command:
+            return command
+        links = [
+            f"{proc}/cwd",
+            f"{proc}/root",
+            *(f"{proc}/fd/{n}" for n in os.listdir(f"{proc}/fd")),
+        ]
+    except OSError:
+        return None
+    for link in links:
+        try:
+            target = os.readlink(link)
+        except OSError:
+            continue
+        if target.startswith(place):
+            return f"{command}: {link} -> {target}"
+    return None
+
+
+# ---- kernels and masters ----
+
+
+def cache_home() -> Path:
+    """Where the session's kernel packs and masters are kept from run to run."""
+    return Path(os.environ.get("DUMM_TEST_CACHE") or TOP / ".cache-tests")
+
+
+def _prepare_packs(config: pytest.Config) -> None:
+    wanted = [
+        ["dumm-fs", "kernel", "fetch", "--suite", s, "--name", s, "--may-exist"] for s in SUITES
+    ]
+    wanted.append(["dumm-fs", "master", "build", "busybox", "--may-exist"])
+    # Tests need a kernel, not a recent one: a mirror that was frozen does.
+    env = {**os.environ, "XDG_CACHE_HOME": str(cache_home()), "DUMM_ALLOW_EXPIRED": "1"}
+    for argv in wanted:
+        done = subprocess.run(
+            [BIN / argv[0], *argv[1:]],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        if done.returncode:
+            raise pytest.UsageError(f"{shlex.join(argv)}: {done.stderr.strip()}")
+
+
+@pytest.fixture(scope="session")
+def packs() -> Path:
+    """XDG_CACHE_HOME with the kernel packs `sid`, `trixie`, `bookworm` and the master `busybox`."""
+    return cache_home()
+
+
+# ---- labs ----
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command answered."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def out(self) -> str:
+        """Standard output as text."""
+        return self.stdout.decode("utf-8", "surrogateescape")
+
+    @property
+    def err(self) -> str:
+        """Standard error as text."""
+        return self.stderr.decode("utf-8", "surrogateescape")
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of standard output."""
+        return self.out.splitlines()
+
+
+class Lab:
+    """A working set, and the installed commands to use it with.
+
+    A call runs a command line as a user would type it, or a list of arguments, with DUMM_DIR
+    naming the working set, and fails the test unless the exit status is as expected.
+    """
+
+    def __init__(self, directory: Path, cache: Path) -> None:
+        self.directory = directory
+        self.env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("DUMM_")},
+            "PATH": f"{BIN}:{os.environ['PATH']}:/usr/sbin:/sbin",
+            "XDG_CACHE_HOME": str(cache),
+            "DUMM_DIR": str(directory),
+            "LC_ALL": "C.UTF-8",
+        }
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def __call__(
+        self,
+        command: str | Sequence[str | Path],
+        *,
+        status: int | None = 0,
+        stdin: bytes = b"",
+        timeout: float = TIMEOUT,
+        env: Mapping[str, str] | None = None,
+    ) -> Done:
+        """Run a command to its end; `status` None takes any exit status."""
+        argv = _argv(command)
+        process = self.start(argv, env=env)
+        try:
+            out, err = process.communicate(stdin, timeout)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            pytest.fail(f"{shlex.join(argv)}: not done after {timeout} s\n{_text(out, err)}")
+        if status is not None and process.returncode != status:
+            pytest.fail(
+                f"{shlex.join(argv)}: exit {process.returncode}, not {status}\n{_text(out, err)}"
+            )
+        return Done(argv, process.returncode, out, err)
+
+    def start(
+        self, command: str | Sequence[str | Path], *, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a command with pipes for its three streams; it is killed when the lab ends."""
+        process = subprocess.Popen(
+            _argv(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**self.env, **(env or {})},
+            cwd=self.directory,
+        )
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """Kill what `start` left running, and destroy the working set."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+        if (self.directory / "state.json").exists():
+            self("dumm-fs destroy", timeout=120)
+
+    def logs(self) -> str:
+        """The ends of the guests' console logs, for the reader of a failure."""
+        return "\n".join(
+            f"--- {path}\n{path.read_bytes()[-4000:].decode(errors='replace')}"
+            for path in sorted(self.directory.glob("run/*/console.log"))
+        )
+
+
+def _argv(command: str | Sequence[str | Path]) -> tuple[str, ...]:
+    return tuple(shlex.split(command) if isinstance(command, str) else map(str, command))
+
+
+def _text(out: bytes, err: bytes) -> str:
+    return f"stdout: {out[-2000:]!r}\nstderr: {err.decode(errors='replace')[-4000:]}"
+
+
+@pytest.fixture
+def new_lab(
+    packs: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Lab]]:
+    """Make working sets: `new_lab(name="lab", kernel="sid")`; all are destroyed at the end, and
+    nothing of them may be left.
+    """
+    labs: list[Lab] = []
+    before = World.now()
+
+    def make(name: str = "lab", kernel: str = SUITES[0]) -> Lab:
+        directory = tmp_path / name
+        directory.mkdir()
+        lab = Lab(directory, packs)
+        labs.append(lab)
+        lab(["dumm-fs", "init", "--kernel", kernel, "--master", "busybox"])
+        return lab
+
+    yield make
+    if request.node.stash.get(_failed, False):
+        for lab in labs:
+            print(lab.logs())
+    for lab in labs:
+        lab.end()
+    left = World.now().beyond(before, tmp_path)
+    for lab in labs:
+        for name in ("run", "mount"):
+            there = lab.directory / name
+            left += [f"file {path}" for path in there.glob("*")] if there.exists() else []
+    assert not left, "left behind: " + "; ".join(left)
+
+
+@pytest.fixture
+def lab(new_lab: Callable[..., Lab]) -> Lab:
+    """A working set in a fresh directory, with the newest kernel and the busybox master."""
+    return new_lab()
+
+
+@pytest.fixture(scope="session")
+def python() -> str:
+    """The interpreter that has the package."""
+    return sys.executable
+
+
+def installed(program: str) -> bool:
+    """Is a program on this machine?"""
+    return shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is not None

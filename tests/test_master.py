@@ -1,0 +1,388 @@
+"""Masters: built, imported whole, and never written outside of, whatever an archive says."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from dumm_tools import cache, master, rootfs, tree
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+
+RUN = "from dumm_tools.cli.common import run; from dumm_tools.cli.fs_master import group; "
+SCRIPT = f"{RUN} run(group, 'dumm-fs')"
+
+FILE, LINK, HARD = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE
+DIR, DEVICE, FIFO = tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE
+Member = tuple[str, bytes, str]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    return tmp_path / "xdg" / "dumm" / "masters"
+
+
+def command(*args: str, **kwargs: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [sys.executable, "-c", SCRIPT, *args], capture_output=True, timeout=300, **kwargs
+    )
+
+
+def visible(home: Path) -> list[str]:
+    if not home.exists():
+        return []
+    return sorted(p.name for p in home.iterdir() if not p.name.endswith(".lock"))
+
+
+def archive(path: Path, *members: Member) -> str:
+    """Write a tar; a member is its name, its type, and its text or what it links to."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, kind, text in members:
+            info = tarfile.TarInfo(name)
+            info.type = kind
+            info.mode = 0o755 if kind == DIR else 0o644
+            if kind == FILE:
+                info.size = len(text)
+                tar.addfile(info, io.BytesIO(text.encode()))
+            else:
+                info.linkname = text
+                tar.addfile(info)
+    return str(path)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A small tree with a bit of everything."""
+    top = tmp_path / "source"
+    (top / "etc").mkdir(parents=True)
+    (top / "etc/passwd").write_text("root\n")
+    os.link(top / "etc/passwd", top / "second")
+    (top / "link").symlink_to("/etc/shadow")
+    (top / "setuid").write_text("s")
+    (top / "setuid").chmod(0o4755)
+    os.mkfifo(top / "fifo")
+    (top / "closed").mkdir()
+    (top / "closed/in").write_text("x")
+    (top / "closed").chmod(0o555)
+    os.utime(top / "etc", ns=(10**9, 10**9))
+    with open(os.path.join(os.fsencode(top), b"odd\n\xff"), "w") as file:
+        file.write("odd")
+    with open(top / "hole", "wb") as hole:
+        hole.truncate(1 << 24)
+        hole.seek(1 << 23)
+        hole.write(b"data")
+    if os.geteuid() == 0:
+        os.chown(top / "etc/passwd", 12, 34)
+        os.mknod(top / "null", 0o20666, os.makedev(1, 3))
+    return top
+
+
+def check(root: Path) -> None:
+    """`root` is a faithful copy of `source`."""
+    assert (root / "second").read_text() == "root\n"
+    assert (root / "second").stat().st_ino == (root / "etc/passwd").stat().st_ino
+    assert os.readlink(root / "link") == "/etc/shadow"
+    assert (root / "setuid").stat().st_mode & 0o7777 == 0o4755
+    assert (root / "fifo").is_fifo()
+    assert (root / "closed").stat().st_mode & 0o7777 == 0o555
+    assert (root / "etc").stat().st_mtime == 1
+    assert b"odd\n\xff" in os.listdir(os.fsencode(root))
+    assert (root / "hole").stat().st_size == 1 << 24
+    assert (root / "hole").stat().st_blocks < 1 << 10
+    assert not (root / "null").exists()
+    if os.geteuid() == 0:
+        assert ((root / "second").stat().st_uid, (root / "second").stat().st_gid) == (12, 34)
+
+
+def test_resolve(home: Path, tmp_path: Path) -> None:
+    for spec in ("x", "", "/nowhere", "a\0b"):
+        with pytest.raises(NotFound):
+            master.resolve(spec)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DummError, match=r"^master '.*/empty' is empty$"):
+        master.resolve(str(tmp_path / "empty"))
+    with pytest.raises(DummError, match="no directory"):
+        master.resolve(str(tmp_path / "file"))
+    assert master.resolve("/") == master.Master("/", None)
+    rootfs.build_busybox("b")
+    assert master.resolve("b") == master.Master(str(home / "b"), str(home / ".b.lock"))
+
+
+def test_default(home: Path) -> None:
+    assert master.default() is None
+    for name in ("one", "two", "busybox"):
+        (home / name / "etc").mkdir(parents=True)
+        found = master.default()
+        if name == "two":
+            assert found is None
+        else:
+            assert found is not None
+            assert found.path == str(home / name)
+
+
+def check_busybox(root: Path) -> None:
+    assert os.readlink(root / "bin") == "usr/bin"
+    for program in ("sh", "ip", "ping", "nc", "httpd", "telnetd", "udhcpc", "init", "login"):
+        place = next(p for p in ("usr/bin", "usr/sbin") if os.path.lexists(root / p / program))
+        assert not os.readlink(root / place / program).startswith("/")
+        assert (root / place / program).resolve() == root / "usr/bin/busybox"
+    assert (root / "tmp").stat().st_mode & 0o7777 == 0o1777
+    assert (root / "root").stat().st_mode & 0o7777 == 0o700
+    assert (root / "etc/passwd").read_text().startswith("root::0:0:")
+    script = root / "etc/udhcpc/default.script"
+    assert script.resolve() == root / "usr/share/udhcpc/default.script"
+    assert os.access(script, os.X_OK)
+    subprocess.run(["sh", "-n", script], check=True)
+    assert not (root / "etc/hostname").exists()
+
+
+def test_build_busybox(home: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        assert rootfs.build_busybox() == "busybox"
+    finally:
+        os.umask(old)
+    check_busybox(home / "busybox")
+    assert (home / "busybox/etc").stat().st_mode & 0o777 == 0o755
+    with pytest.raises(Conflict):
+        rootfs.build_busybox()
+    assert rootfs.build_busybox(may_exist=True) == "busybox"
+    assert visible(home) == ["busybox"]
+
+
+@pytest.mark.net
+def test_build_busybox_of_a_suite(home: Path) -> None:
+    done = command("build", "busybox", "--suite", "trixie", "--name", "t")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    check_busybox(home / "t")
+
+
+def test_import_a_directory(home: Path, source: Path) -> None:
+    said: list[str] = []
+    assert master.import_(str(source), warn=said.append) == "source"
+    check(home / "source")
+    assert len(said) == (os.geteuid() == 0)
+    with pytest.raises(Conflict):
+        master.import_(str(source))
+    # A tree that the cache is part of is copied without the cache.
+    assert master.import_(str(source.parent), "all") == "all"
+    assert (home / "all/xdg").is_dir()
+    assert not (home / "all/xdg/dumm").exists()
+    master.delete("source")
+    assert visible(home) == ["all"]
+
+
+@pytest.mark.parametrize("option", ["--", "--gzip", "--bzip2", "--xz", "--zstd"])
+def test_import_an_archive(home: Path, source: Path, tmp_path: Path, option: str) -> None:
+    tar = tmp_path / "tree.tar.z"
+    subprocess.run(["tar", "-C", source, "--sparse", "-cf", tar, option, "."], check=True)
+    assert master.import_(str(tar)) == "tree"
+    check(home / "tree")
+    with open(tar, "rb") as file:
+        done = command("import", "-", "--name", "in", input=file.read())
+    assert done.returncode == 0, done.stderr
+    check(home / "in")
+    whole = tar.read_bytes().rstrip(b"\0")  # what pads a plain tar would not be missed
+    for cut in (len(whole) // 2, len(whole) // 3 // 512 * 512):
+        tar.write_bytes(whole[:cut])
+        with pytest.raises(DummError, match=r"is damaged|ends too early|is no tar archive"):
+            master.import_(str(tar), "cut")
+    assert visible(home) == ["in", "tree"]
+
+
+BAD: list[list[Member]] = [
+    [("../evil", FILE, "x")],
+    [("a/../../evil", FILE, "x")],
+    [("/{tmp}/evil", FILE, "x")],
+    [("link", LINK, "{tmp}"), ("link/evil", FILE, "x")],
+    [("link", LINK, "../.."), ("link/evil", FILE, "x")],
+    [("link", LINK, "{tmp}"), ("link", DIR, ""), ("link/evil", FILE, "x")],
+    [("link", LINK, "{tmp}"), ("link/evil", DIR, "")],
+    [("link", LINK, "{tmp}"), ("link/evil", LINK, "x")],
+    [("link", LINK, "{tmp}"), ("link/evil", FIFO, "")],
+    [("link", LINK, "{tmp}"), ("file", FILE, "x"), ("link/evil", HARD, "file")],
+    [("hard", HARD, "{tmp}/victim")],
+    [("hard", HARD, "../../../../../../../../{tmp}/victim")],
+    [("link", LINK, "{tmp}"), ("hard", HARD, "link/victim"), ("hard", FILE, "x")],
+    [("a", DIR, ""), ("a/b", LINK, ".."), ("a/b/../../evil", FILE, "x")],
+    [("a", DIR, ""), ("a", LINK, "{tmp}"), ("a/evil", FILE, "x")],
+    [(".", LINK, "{tmp}"), ("evil", FILE, "x")],
+    [("hard", HARD, "missing")],
+    [("x" * 256, FILE, "x")],
+    [],
+]
+
+
+@pytest.mark.parametrize("members", BAD)
+def test_bad_archives(home: Path, tmp_path: Path, members: list[Member]) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    filled = [(n.format(tmp=tmp_path), k, t.format(tmp=tmp_path)) for n, k, t in members]
+    tar = archive(tmp_path / "bad.tar", *filled)
+    done = command("import", tar)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == b""
+    assert len(done.stderr.splitlines()) == 1
+    assert b"internal error" not in done.stderr
+    assert not os.path.lexists(tmp_path / "evil")
+    assert victim.read_text() == "untouched"
+    assert victim.stat().st_nlink == 1
+    assert visible(home) == []
+
+
+def test_what_comes_again_replaces_and_is_not_written_through(home: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    tar = archive(
+        tmp_path / "again.tar",
+        ("link", LINK, str(victim)),
+        ("link", FILE, "new"),
+        ("other", LINK, str(victim)),
+        ("hard", HARD, "other"),
+        ("hard", FILE, "newer"),
+        ("dev", DIR, ""),
+        ("dev/null", DEVICE, ""),
+        ("deep/down/file", FILE, "x"),
+    )
+    said: list[str] = []
+    master.import_(tar, warn=said.append)
+    assert (home / "again/link").read_text() == "new"
+    assert (home / "again/hard").read_text() == "newer"
+    assert victim.read_text() == "untouched"
+    assert os.listdir(home / "again/dev") == []
+    assert said
+    assert "1 device" in said[0]
+
+
+def test_import_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        master.import_("/nowhere")
+    with pytest.raises(Usage):
+        master.import_("-")
+    with pytest.raises(Usage):
+        master.import_("/", "../x")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DummError, match="is empty"):
+        master.import_(str(tmp_path / "empty"))
+    (tmp_path / "text").write_text("hello" * 1000)
+    with pytest.raises(DummError, match="is no tar archive"):
+        master.import_(str(tmp_path / "text"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_as_an_ordinary_user(source: Path, tmp_path: Path) -> None:
+    place = Path("/tmp") / f"dumm-test-{os.getpid()}"
+    place.mkdir()
+    tar = place / "tree.tar"
+    try:
+        subprocess.run(["tar", "-C", source, "--sparse", "-cf", tar, "."], check=True)
+        os.chown(place, 65534, 65534)
+        env = {**os.environ, "XDG_CACHE_HOME": f"{place}/xdg", "HOME": "/nonexistent"}
+        user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        for words in (["import", str(tar)], ["build", "busybox"], ["delete", "tree", "busybox"]):
+            if words[0] == "delete":
+                master_home = place / "xdg/dumm/masters"
+                assert (master_home / "tree/closed").stat().st_mode & 0o777 == 0o555
+                assert (master_home / "tree/etc/passwd").stat().st_uid == 65534
+                check_busybox(master_home / "busybox")
+            done = subprocess.run(
+                [*user, sys.executable, "-c", SCRIPT, *words],
+                env=env,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+        assert visible(place / "xdg/dumm/masters") == []
+    finally:
+        tree.remove(str(place))
+
+
+@pytest.mark.parametrize("what", ["tar", "directory", "busybox"])
+def test_a_full_disk(source: Path, tmp_path: Path, what: str) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    (source / "large").write_bytes(os.urandom(2 << 20))
+    tar = tmp_path / "large.tar.gz"
+    subprocess.run(["tar", "-C", source, "-czf", tar, "."], check=True)
+    words = {
+        "tar": ["import", str(tar)],
+        "directory": ["import", str(source)],
+        "busybox": ["build", "busybox"],
+    }
+    script = (
+        'mount -t tmpfs -o size=1m none "$1" && shift && "$@"; echo $?; ls -A "$XDG_CACHE_HOME"'
+    )
+    done = subprocess.run(
+        [
+            *("unshare", "-m", "sh", "-c", f"{script}/dumm/masters", "sh", str(place)),
+            *(sys.executable, "-c", SCRIPT, *words[what]),
+        ],
+        env={**os.environ, "XDG_CACHE_HOME": str(place)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare:" in done.stderr:
+        pytest.skip("no mount namespaces here")
+    status, *left = done.stdout.split()
+    assert status == "1"
+    assert "No space left on device" in done.stderr
+    assert len([ln for ln in done.stderr.splitlines() if "warning" not in ln]) == 1
+    assert [n for n in left if not n.endswith(".lock")] == []
+
+
+def test_concurrent_builds(home: Path) -> None:
+    children = [
+        subprocess.Popen([sys.executable, "-c", SCRIPT, "build", "busybox", "--may-exist"])
+        for _ in range(6)
+    ]
+    assert [c.wait(timeout=60) for c in children] == [0] * 6
+    check_busybox(home / "busybox")
+    assert visible(home) == ["busybox"]
+
+
+def test_a_build_killed_at_any_moment(home: Path, source: Path) -> None:
+    for index in range(12):
+        child = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, "import", source],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            child.wait(0.02 * index)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        if cache.names("masters"):
+            check(home / "source")
+            master.delete("source")
+    assert command("import", str(source)).returncode == 0
+    assert visible(home) == ["source"]
+
+
+def test_the_commands(home: Path) -> None:
+    assert command("list", "-q").stdout == b""
+    done = command("build", "busybox")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"busybox\n", b"")
+    fields = command("list", "-o", "name,path")
+    assert fields.stdout == f"busybox\t{home}/busybox\n".encode()
+    assert command("build", "busybox").returncode == 4
+    assert command("build", "busybox", "--include", "x").returncode == 2
+    assert command("build", "debian", "--include", "-x").returncode == 2
+    assert command("build", "other").returncode == 2
+    fd = cache.hold(str(home / ".busybox.lock"), str(home / "busybox"))
+    busy = command("delete", "busybox")
+    assert busy.returncode == 4
+    assert busy.stderr == b"dumm-fs: master 'busybox' is in use\n"
+    os.close(fd)
+    assert command("delete", "busybox").returncode == 0
+    assert command("delete", "busybox").returncode == 3
+    assert command("delete", "busybox", "--if-exists").returncode == 0
