@@ -46,7 +46,7 @@ class _Launch:
     errors: int | None  # descriptor: the jail's last words; None when another command started it
     jail: int = 0
     ours: bool = True
-    later: tuple[str, ...] = ()  # NICs that did not fit on the command line
+    later: int = 0  # the last so many NICs did not fit on the command line
 
 
 def get(state: State, name: str) -> Guest:
@@ -60,7 +60,8 @@ def get(state: State, name: str) -> Guest:
 
 
 def resolve_kernel(root: str, guest: Guest) -> kernel.Kernel:
-    """The guest's kernel: its own, else the working set's, else the newest pack of the cache."""
+    """The guest's kernel: its own, else the working set's, which the first look pins to the
+    newest pack of the cache. Called inside a transaction."""
     if guest.kernel is not None:
         return kernel.resolve(guest.kernel)
     link = os.path.join(root, "linux")
@@ -69,11 +70,13 @@ def resolve_kernel(root: str, guest: Guest) -> kernel.Kernel:
     found = kernel.default()
     if found is None:
         raise NotFound("there is no kernel for guests", hint="dumm-fs kernel fetch")
+    os.symlink(found.path, link)
     return found
 
 
 def resolve_master(root: str, guest: Guest) -> master.Master:
-    """The guest's master: its own, else the working set's, else the one of the cache."""
+    """The guest's master: its own, else the working set's, which the first look pins to the one
+    of the cache. Called inside a transaction."""
     if guest.master is not None:
         return master.resolve(guest.master)
     link = os.path.join(root, "master")
@@ -84,6 +87,7 @@ def resolve_master(root: str, guest: Guest) -> master.Master:
         if master.list_():
             raise NotFound("several masters, and none is the default", hint="name one by --master")
         raise NotFound("there is no master for guests", hint="dumm-fs master build busybox")
+    os.symlink(found.path, link)
     return found
 
 
@@ -318,7 +322,8 @@ def _spawn(
         args += [f"ssl{n}=fd:{first + 2 * n},fd:{first + 2 * n + 1}" for n in range(LINES)]
         room = COMMAND_LINE_MAX - len(" ".join(args))
         while nics and len(" ".join(nics)) > room:
-            launch.later = (nics.pop(), *launch.later)
+            nics.pop()
+            launch.later += 1
         # fmt: off
         argv = [
             JAIL,
@@ -358,10 +363,10 @@ def _settle(root: str, launch: _Launch, *, wait: bool) -> None:
     try:
         await_pid(root, name, launch.deadline)
         if launch.later:
-            for nic in launch.later:
-                live.wait_ready(root, name, launch.nonce, left)
-                live.mconsole(root, name, f"config {nic}")
-            iface.configure_live(root, load(root), name)
+            live.wait_ready(root, name, launch.nonce, left)
+            state = load(root)
+            for late in state.ifaces_of(name)[-launch.later :]:
+                iface.realize(root, state, late)
         ready = live.wait_ready(root, name, launch.nonce, left)
     except TimedOut:
         raise TimedOut(

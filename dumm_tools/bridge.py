@@ -128,6 +128,7 @@ def disconnect(root: str, interface: str) -> None:
             member.up = False
             member.bridge = None
             iface.apply(root, found, member, running)
+            change.save()
 
 
 def add_addresses(
@@ -141,11 +142,12 @@ def add_addresses(
         new = address.new_ones(name, bridge.addresses, wanted, may_exist=may_exist)
         with netlink.host() as channel, contextlib.ExitStack() as undo:
             segment.ensure_bridge(channel, found, bridge)
+            undo.callback(_drop, channel, name, new)
             with segment.explained(f"add an address to '{name}'"):
-                undo.callback(_drop, channel, name, new)
                 segment.add_addresses(channel, name, wanted)
+            bridge.addresses += new
+            change.save()
             undo.pop_all()
-        bridge.addresses += new
 
 
 def _drop(channel: netlink.Channel, name: str, addresses: list[str]) -> None:

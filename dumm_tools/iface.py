@@ -252,11 +252,15 @@ def add_addresses(
         new = address.new_ones(name, iface.addresses, wanted, may_exist=may_exist)
         address.fits(iface.mtu, iface.addresses + new)
         running = reachable(root, found, iface.guest)
-        if running:
-            nic.add_addresses(root, iface, wanted)
-        iface.addresses += new
-        if running:
-            refresh_boot(root, found, iface.guest)
+        with contextlib.ExitStack() as undo:
+            if running:
+                nic.add_addresses(root, iface, wanted)
+                undo.callback(nic.drop_addresses, root, iface, new)
+            iface.addresses += new
+            change.save()
+            if running:
+                refresh_boot(root, found, iface.guest)
+            undo.pop_all()
 
 
 def del_addresses(
@@ -328,3 +332,9 @@ def delete_of_guest(found: State, guest: str) -> None:
 def links_of(found: State) -> list[str]:
     """The names of all links of the working set that are there."""
     return segment.our_links(found)
+
+
+def configure_live(root: str, found: State, guest: str) -> None:
+    """Set up the devices of a guest that is starting, those among them that it lacks included."""
+    for iface in found.ifaces_of(guest):
+        nic.plug(root, iface)

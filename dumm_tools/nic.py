@@ -208,6 +208,12 @@ def del_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
                     raise
 
 
+def drop_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
+    """Undo an `add_addresses`."""
+    with contextlib.suppress(*UNDO_FAILURES):
+        del_addresses(root, iface, addresses)
+
+
 def live_addresses(root: str, iface: Iface) -> list[str]:
     """The addresses that the device has in the running guest."""
     with (

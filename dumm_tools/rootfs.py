@@ -50,10 +50,10 @@ _LINKS = {
 # An empty password, on a network that is the lab's own: telnet and login just work.
 _FILES: dict[str, str] = {
     "etc/passwd": (
-        "root::0:0:root:/root:/bin/sh\n"
+        "root:x:0:0:root:/root:/bin/sh\n"
         "daemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n"
         "www-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n"
-        "user::1000:1000:user:/home/user:/bin/sh\n"
+        "user:x:1000:1000:user:/home/user:/bin/sh\n"
         "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
     ),
     "etc/group": (

@@ -11,7 +11,7 @@ import click
 from dumm_tools import live, model, output
 from dumm_tools.cli import common
 from dumm_tools.cli.cached import Cached
-from dumm_tools.cli.common import CONTEXT, Name, Progress, each, human_size, output_options, run
+from dumm_tools.cli.common import Name, Progress, each, human_size, output_options, run
 from dumm_tools.errors import DummError
 from dumm_tools.output import Field
 
@@ -320,9 +320,7 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...])
     return pairs
 
 
-@cli.command(
-    "exec", context_settings={**CONTEXT, "ignore_unknown_options": True, "allow_interspersed_args": False}
-)
+@cli.command("exec")
 @click.argument("name", type=guests("running"))
 @click.option("-t", "--tty", "terminal", is_flag=True, help="Give the command a terminal.")
 @click.option("-e", "--env", metavar="K=V", multiple=True, callback=_pairs, help="Set a variable.")
@@ -354,8 +352,6 @@ def exec_(
     from dumm_tools import guest
     from dumm_tools.agent import session
 
-    if command[:1] == ("--",):
-        command = command[1:]
     if not command:
         raise click.UsageError("no command to run")
     if terminal and "TERM" in os.environ:
@@ -407,9 +403,7 @@ def is_running(name: str) -> int:
     return 0 if guest.is_running(common.root(), name) else 1
 
 
-@cli.command(
-    context_settings={**CONTEXT, "ignore_unknown_options": True, "allow_interspersed_args": False}
-)
+@cli.command()
 @click.argument("name", type=guests("running", "paused"))
 @click.argument("command", metavar="-- COMMAND", nargs=-1, type=click.UNPROCESSED, required=True)
 def mconsole(name: str, command: tuple[str, ...]) -> None:
@@ -419,8 +413,6 @@ def mconsole(name: str, command: tuple[str, ...]) -> None:
     """
     from dumm_tools import guest
 
-    if command[:1] == ("--",):
-        command = command[1:]
     answer = guest.mconsole(common.root(), name, command)
     if answer:
         sys.stdout.write(answer + "\n")

@@ -129,7 +129,8 @@ const char *boot_configure(char *buf, size_t size)
 				complain((char *)payload, r);
 			break;
 		case 'N':
-			if ((r = net_apply(slot, payload, length)) < 0)
+			/* A NIC that is not there did not fit on the command line: it is plugged later. */
+			if ((r = net_apply(slot, payload, length)) < 0 && r != -ENODEV)
 				complain("interface", r);
 			break;
 		}

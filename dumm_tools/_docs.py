@@ -1,0 +1,292 @@
+"""Write the manual pages and the completions: `python -m dumm_tools._docs [--check]`.
+
+man/X.in is written by hand, but for its placeholders: @SYNOPSIS@ @COMMANDS@ @OPTIONS@ @FIELDS@
+@EXIT_STATUS@ come from the commands themselves, @VERSION@ and @DATE@ from constants. What is
+written is committed, and a test runs --check.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import ShellComplete, get_completion_class
+
+from dumm_tools import __version__, errors
+from dumm_tools.cli.common import FieldList
+from dumm_tools.output import Field
+
+#: Changed together with the version, never read from a clock.
+DATE = "2026-11-22"
+
+TOP = Path(__file__).resolve().parent.parent
+#: Options that are told once in a page, not at each verb.
+SHARED = ("directory", "verbose", "help", "version")
+OUTPUT = ("quiet", "fields", "nul", "form")
+#: Where each shell looks for the completion of a command.
+COMPLETIONS = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}
+
+
+def tools() -> dict[str, click.Group]:
+    """The five commands by name."""
+    nouns = ("bridge", "console", "fs", "guest", "iface")
+    found: dict[str, click.Group] = {}
+    for noun in nouns:
+        found[f"dumm-{noun}"] = importlib.import_module(f"dumm_tools.cli.{noun}").cli
+    return found
+
+
+def walk(
+    command: click.Command, words: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command and all below it, with the words that call it, sorted."""
+    yield words, command
+    if isinstance(command, click.Group):
+        for name in sorted(command.commands):
+            yield from walk(command.commands[name], (*words, name))
+
+
+# ---- roff ----
+
+
+def escape(text: str) -> str:
+    """Text for roff (groff_char(7)); what stands in `backquotes` becomes bold."""
+    for char, name in (("\\", "\\e"), ("-", "\\-"), ("'", "\\(aq"), ("^", "\\(ha"), ("~", "\\(ti")):
+        text = text.replace(char, name)
+    text = re.sub(r"`([^`]+)`", r"\\fB\1\\fR", text)
+    return re.sub(r"(?m)^(?=\.)", r"\\&", text)
+
+
+def bold(text: str) -> str:
+    return f"\\fB{escape(text)}\\fR"
+
+
+def italic(text: str) -> str:
+    return f"\\fI{escape(text)}\\fR"
+
+
+def paragraphs(text: str) -> str:
+    """The paragraphs of a docstring, each on a line of its own."""
+    found = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip())]
+    return "\n.IP\n".join(escape(part) for part in found)
+
+
+def entry(head: str, body: str) -> str:
+    """A tagged paragraph."""
+    return f".TP\n{head}\n{body}"
+
+
+# ---- from click to roff ----
+
+
+def parameters(command: click.Command, kind: type[Any]) -> list[Any]:
+    with click.Context(command, help_option_names=["-h", "--help"]) as ctx:
+        return [p for p in command.get_params(ctx) if isinstance(p, kind)]
+
+
+def own_options(command: click.Command) -> list[click.Option]:
+    found: list[click.Option] = parameters(command, click.Option)
+    return [o for o in found if o.name not in SHARED and not (has_shape(command) and is_output(o))]
+
+
+def is_output(option: click.Option) -> bool:
+    return option.name in OUTPUT
+
+
+def has_shape(command: click.Command) -> bool:
+    return any(isinstance(o.type, FieldList) for o in parameters(command, click.Option))
+
+
+def value_of(option: click.Option) -> str:
+    """What follows an option: its metavar, or the words it takes; empty for a flag."""
+    if option.is_flag or option.count:
+        return ""
+    if isinstance(option.type, click.Choice):
+        return "|".join(str(choice) for choice in option.type.choices)
+    return option.metavar or option.type.name.upper()
+
+
+def operand(argument: click.Argument) -> str:
+    return argument.metavar or f"{argument.human_readable_name.upper()}"
+
+
+def usage(words: tuple[str, ...], command: click.Command) -> str:
+    """One verb in the SYNOPSIS."""
+    lines = [f'.SY "{escape(" ".join(words))}"']
+    if has_shape(command):
+        lines.append(".RB [ \\-q | \\-o\n.IR FIELD ,...|\n.BR \\-\\-format\\~json ]")
+    for option in own_options(command):
+        names = "|".join(sorted(option.opts, key=len, reverse=True)[:1] + option.secondary_opts)
+        value = value_of(option)
+        more = "..." if option.multiple else ""
+        text = bold(names) + (f"\\~{italic(value)}" if value else "")
+        lines.append(f"[{text}]{more}")
+    lines += [escape(operand(a)) for a in parameters(command, click.Argument)]
+    return "\n".join([*lines, ".YS"])
+
+
+def option_entry(option: click.Option) -> str:
+    names = ", ".join(bold(name) for name in (*option.opts, *option.secondary_opts))
+    value = value_of(option)
+    text = escape(" ".join((option.help or "").split()))
+    if option.show_default and not option.is_flag:
+        text += (
+            f" Default: {option.default:g}."
+            if isinstance(option.default, float)
+            else (f" Default: {escape(str(option.default))}.")
+        )
+    if option.multiple:
+        text += " May be repeated."
+    return entry(names + (f" {italic(value)}" if value else ""), text)
+
+
+def verb(words: tuple[str, ...], command: click.Command) -> str:
+    """One verb in COMMANDS: its operands, what it does, its own options."""
+    operands = " ".join(italic(operand(a)) for a in parameters(command, click.Argument))
+    parts = [
+        entry(f"{bold(' '.join(words[1:]))} {operands}".rstrip(), paragraphs(command.help or ""))
+    ]
+    options = own_options(command)
+    if options:
+        parts += [".RS", *map(option_entry, options), ".RE"]
+    return "\n".join(parts)
+
+
+def shared_options(tool: click.Group) -> str:
+    """The options that all verbs take, then those of all that print records."""
+    found = [option_entry(o) for o in parameters(tool, click.Option)]
+    shaped = [c for _, c in leaves(tool) if has_shape(c)]
+    if shaped:
+        found.append(".PP\nVerbs that print records, such as\n.BR list ,\ntake these too:")
+        found += [option_entry(o) for o in map(_plain, parameters(shaped[0], click.Option)) if o]
+    return "\n".join(found)
+
+
+def _plain(option: click.Option) -> Any:
+    """An output option as it is for all verbs; None when it is no such option."""
+    if not is_output(option):
+        return None
+    if not isinstance(option.type, FieldList):
+        return option
+    general = click.Option(
+        ["-o", "--output", "fields"],
+        metavar="FIELD,...",
+        help="Only these fields, TAB-separated; see FIELDS.",
+    )
+    return general
+
+
+def leaves(tool: click.Group) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """The verbs of a tool: what has no verbs below it."""
+    for words, command in walk(tool, (str(tool.name),)):
+        if not isinstance(command, click.Group):
+            yield words, command
+
+
+def field_tables(tool: click.Group) -> str:
+    """The fields of each verb that prints records; verbs with the same ones together."""
+    tables = _tables()
+    verbs: dict[tuple[str, ...], list[str]] = {}
+    for words, command in leaves(tool):
+        for option in parameters(command, click.Option):
+            if isinstance(option.type, FieldList):
+                verbs.setdefault(tuple(option.type.fields), []).append(" ".join(words[1:]))
+    parts = []
+    for names, users in verbs.items():
+        parts.append(".SS " + " and ".join([", ".join(users[:-1]), users[-1]][len(users) == 1 :]))
+        parts += [entry(bold(f.name), escape(f.doc)) for f in tables[names]]
+    return "\n".join(parts)
+
+
+def _tables() -> Mapping[tuple[str, ...], list[Field[Any]]]:
+    """All field tables of the command modules, by the names of their fields."""
+    return {
+        tuple(f.name for f in value): value
+        for module in list(sys.modules.values())
+        if getattr(module, "__name__", "").startswith("dumm_tools.cli.")
+        for value in vars(module).values()
+        if isinstance(value, list) and value and isinstance(value[0], Field)
+    }
+
+
+def exit_status(runs_commands: bool) -> str:
+    codes = dict(errors.EXIT_CODES)
+    if runs_commands:
+        codes |= errors.EXEC_EXIT_CODES
+    found = [entry(bold(str(code)), escape(text)) for code, text in codes.items()]
+    if runs_commands:
+        found.append(
+            entry(
+                bold("128+") + italic("n"), "The command was ended by signal " + italic("n") + "."
+            )
+        )
+    return "\n".join(found)
+
+
+# ---- files ----
+
+
+def page(template: str, tool: click.Group | None) -> str:
+    """A manual page from its template."""
+    values = {"VERSION": escape(__version__), "DATE": DATE, "EXIT_STATUS": exit_status(False)}
+    if tool is not None:
+        found = list(leaves(tool))
+        values |= {
+            "SYNOPSIS": "\n".join(usage(*each) for each in found),
+            "COMMANDS": "\n".join(verb(*each) for each in found),
+            "OPTIONS": shared_options(tool),
+            "FIELDS": field_tables(tool),
+            "EXIT_STATUS": exit_status(tool.name in ("dumm-guest", "dumm-console")),
+        }
+    text = re.sub(r"@([A-Z_]+)@", lambda match: values[match[1]], template)
+    return (
+        '.\\" Written by dumm_tools/_docs.py from the .in file beside this one: edit that.\n' + text
+    )
+
+
+def completion(tool: str, command: click.Command, shell: str) -> str:
+    """click's completion script for a shell, written without asking for that shell's version."""
+    kind = get_completion_class(shell)
+    assert kind is not None
+    script = kind(command, {}, tool, f"_{tool.upper().replace('-', '_')}_COMPLETE")
+    return ShellComplete.source(script).strip() + "\n"
+
+
+def files() -> Iterator[tuple[Path, str]]:
+    """All that is written: where, and what."""
+    found = tools()
+    for template in sorted((TOP / "man").glob("*.in")):
+        target = template.with_suffix("")
+        yield target, page(template.read_text(), found.get(target.stem))
+    for tool, command in found.items():
+        for shell, name in COMPLETIONS.items():
+            target = TOP / "completions" / shell / name.format(tool)
+            yield target, completion(tool, command, shell)
+
+
+def main(arguments: list[str]) -> int:
+    """Write what differs; with --check only say so, and return 1."""
+    check = arguments == ["--check"]
+    if arguments and not check:
+        print("usage: python -m dumm_tools._docs [--check]", file=sys.stderr)
+        return 2
+    status = 0
+    for path, text in files():
+        if path.exists() and path.read_text() == text:
+            continue
+        if check:
+            print(f"{path.relative_to(TOP)} is out of date: make docs", file=sys.stderr)
+            status = 1
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

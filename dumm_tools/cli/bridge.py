@@ -1,0 +1,109 @@
+"""`dumm-bridge`: the segments of a lab, and what is plugged into them."""
+
+from __future__ import annotations
+
+import click
+
+from dumm_tools import bridge, output
+from dumm_tools.bridge import View
+from dumm_tools.cli.common import Group, each, output_options, root, run, tool
+from dumm_tools.cli.iface import BRIDGE, IFACE, address_options, addresses_argument
+from dumm_tools.output import Field
+
+cli = tool("dumm-bridge", "Segments: bridges on the host that join the interfaces of guests.")
+
+FIELDS: list[Field[View]] = [
+    Field("name", "Its name, on the host too.", lambda v: v.record.name),
+    Field("state", "up, or down when it is not there.", lambda v: v.state),
+    Field("address", "The host's own addresses on it, A/P.", lambda v: sorted(v.record.addresses)),
+    Field("members", "The interfaces connected to it.", lambda v: v.members),
+    Field("uplink", "The way out of the lab.", lambda v: None),
+]
+
+several = click.argument("names", metavar="BR...", nargs=-1, required=True, type=BRIDGE)
+one = click.argument("name", metavar="BR", type=BRIDGE)
+interfaces = click.argument("ifaces", metavar="IFACE...", nargs=-1, required=True, type=IFACE)
+
+
+@cli.command()
+@click.argument("names", metavar="BR...", nargs=-1, required=True)
+@address_options
+@click.option("--may-exist", is_flag=True, help="One that is there is left as it is.")
+def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) -> int:
+    """Make bridges. An address is the host's own on the segment."""
+    return each(
+        names,
+        lambda name: bridge.create(root(), name, addresses=addresses, may_exist=may_exist),
+    )
+
+
+@cli.command()
+@several
+@click.option("--if-exists", is_flag=True, help="One that is not there is no error.")
+def delete(names: tuple[str, ...], if_exists: bool) -> int:
+    """Unplug the members of bridges, then remove the bridges."""
+    return each(names, lambda name: bridge.delete(root(), name, if_exists=if_exists))
+
+
+@cli.command("list")
+@output_options(FIELDS)
+def list_(shape: output.Shape) -> None:
+    """List the bridges."""
+    output.emit(bridge.list_(root()), FIELDS, shape)
+
+
+@cli.command()
+@several
+@output_options(FIELDS)
+def show(names: tuple[str, ...], shape: output.Shape) -> int:
+    """Show bridges in full."""
+    found: list[View] = []
+    status = each(names, lambda name: found.append(bridge.show(root(), name)))
+    output.emit(found, FIELDS, shape, one_by_one=True)
+    return status
+
+
+@cli.command()
+@one
+@interfaces
+def connect(name: str, ifaces: tuple[str, ...]) -> int:
+    """Plug interfaces into a bridge.
+
+    One that is on another bridge moves, and its traffic with it. One that was on none comes up
+    in its guest.
+    """
+    return each(ifaces, lambda interface: bridge.connect(root(), name, interface))
+
+
+@cli.command()
+@interfaces
+def disconnect(ifaces: tuple[str, ...]) -> int:
+    """Unplug interfaces; they go down in their guests."""
+    return each(ifaces, lambda interface: bridge.disconnect(root(), interface))
+
+
+address_group = Group(name="address", help="The host's own addresses on a bridge.")
+cli.add_command(address_group)
+
+
+@address_group.command("add")
+@one
+@addresses_argument
+@click.option("--may-exist", is_flag=True, help="One that it has is no error.")
+def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
+    """Give the host addresses on a bridge."""
+    bridge.add_addresses(root(), name, addresses, may_exist=may_exist)
+
+
+@address_group.command("del")
+@one
+@addresses_argument
+@click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
+def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
+    """Take addresses from the host on a bridge."""
+    bridge.del_addresses(root(), name, addresses, if_exists=if_exists)
+
+
+def main() -> None:
+    """Entry point."""
+    run(cli, "dumm-bridge")

@@ -1,0 +1,202 @@
+"""`dumm-iface`: the guests' network interfaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from dumm_tools import address, iface, output
+from dumm_tools.cli.common import Group, Name, each, output_options, root, run, tool
+from dumm_tools.iface import View
+from dumm_tools.output import Field
+
+cli = tool(
+    "dumm-iface",
+    "Network interfaces of guests, added, changed and removed while they run.\n\n"
+    "An interface is GUEST-DEVICE, as alice-eth0. On the host its tap has the same name.",
+)
+
+FIELDS: list[Field[View]] = [
+    Field("name", "GUEST-DEVICE.", lambda v: v.record.name),
+    Field("guest", "The guest that has it.", lambda v: v.record.guest, in_table=False),
+    Field("device", "Its name inside the guest.", lambda v: v.record.device, in_table=False),
+    Field("tap", "Its name on the host.", lambda v: v.record.tap, in_table=False),
+    Field("bridge", "The bridge that it is connected to.", lambda v: v.record.bridge),
+    Field("mac", "Its MAC address.", lambda v: v.record.mac),
+    Field("mtu", "Octets in a packet at most.", lambda v: v.record.mtu),
+    Field("state", "up: the device is up in the running guest; else down.", lambda v: v.state),
+    Field("addresses", "Its addresses, A/P.", lambda v: sorted(v.record.addresses)),
+    Field("shape", "What the traffic that it sends suffers.", lambda v: None),
+    Field("rx_bytes", "Octets received by the guest since its start.", lambda v: v.rx_bytes),
+    Field("tx_bytes", "Octets sent by the guest since its start.", lambda v: v.tx_bytes),
+]
+
+ADDRESS_FIELDS: list[Field[str]] = [
+    Field("address", "The address with its prefix length, A/P.", lambda a: a),
+    Field("family", "inet or inet6.", address.family),
+]
+
+
+def known_ifaces(found: Any, _directory: str) -> Iterable[str]:
+    """Candidates for an interface operand."""
+    return list(found.ifaces)
+
+
+def known_bridges(found: Any, _directory: str) -> Iterable[str]:
+    """Candidates for a bridge operand."""
+    return list(found.bridges)
+
+
+def _new_ifaces(found: Any, _directory: str) -> Iterable[str]:
+    """The next free ethN of each guest."""
+    for guest in found.guests:
+        taken = {i.device for i in found.ifaces_of(guest)}
+        yield next(f"{guest}-eth{n}" for n in range(len(taken) + 1) if f"eth{n}" not in taken)
+
+
+IFACE = Name("interface", known_ifaces)
+BRIDGE = Name("bridge", known_bridges)
+
+several = click.argument("names", metavar="IFACE...", nargs=-1, required=True, type=IFACE)
+one = click.argument("name", metavar="IFACE", type=IFACE)
+addresses_argument = click.argument("addresses", metavar="A/P...", nargs=-1, required=True)
+
+
+def address_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--address of a `create`."""
+    return click.option(
+        "--address",
+        "addresses",
+        metavar="A/P",
+        multiple=True,
+        help="An address with its prefix length, as 10.0.0.1/24 or fd00::1/64. Repeatable.",
+    )(function)
+
+
+@cli.command()
+@click.argument(
+    "names", metavar="IFACE...", nargs=-1, required=True, type=Name("interface", _new_ifaces)
+)
+@click.option("--bridge", metavar="BR", type=BRIDGE, help="Connect it to this bridge.")
+@address_options
+@click.option("--mac", metavar="M", help="Its MAC address, instead of one made from its name.")
+@click.option("--mtu", metavar="N", type=int, default=1500, help="Octets in a packet (1500).")
+@click.option("--may-exist", is_flag=True, help="One that is there is left as it is.")
+def create(
+    names: tuple[str, ...],
+    bridge: str | None,
+    addresses: tuple[str, ...],
+    mac: str | None,
+    mtu: int,
+    may_exist: bool,
+) -> int:
+    """Give guests interfaces; running ones have them at once.
+
+    The device is up when it is connected to a bridge.
+    """
+    if mac is not None and len(names) > 1:
+        raise click.UsageError("--mac goes with one interface only")
+
+    def action(name: str) -> None:
+        iface.create(
+            root(),
+            name,
+            bridge=bridge,
+            addresses=addresses,
+            mac=mac,
+            mtu=mtu,
+            may_exist=may_exist,
+        )
+
+    return each(names, action)
+
+
+@cli.command()
+@several
+@click.option("--if-exists", is_flag=True, help="One that is not there is no error.")
+def delete(names: tuple[str, ...], if_exists: bool) -> int:
+    """Remove interfaces, from running guests too."""
+    return each(names, lambda name: iface.delete(root(), name, if_exists=if_exists))
+
+
+@cli.command("list")
+@output_options(FIELDS)
+def list_(shape: output.Shape) -> None:
+    """List the interfaces."""
+    output.emit(iface.list_(root()), FIELDS, shape)
+
+
+@cli.command()
+@several
+@output_options(FIELDS)
+def show(names: tuple[str, ...], shape: output.Shape) -> int:
+    """Show interfaces in full."""
+    found: list[View] = []
+    status = each(names, lambda name: found.append(iface.show(root(), name)))
+    output.emit(found, FIELDS, shape, one_by_one=True)
+    return status
+
+
+@cli.command()
+@several
+def up(names: tuple[str, ...]) -> int:
+    """Bring the guests' devices up, now and at each start."""
+    return each(names, lambda name: iface.set_up(root(), name, True))
+
+
+@cli.command()
+@several
+def down(names: tuple[str, ...]) -> int:
+    """Take the guests' devices down, now and at each start."""
+    return each(names, lambda name: iface.set_up(root(), name, False))
+
+
+@cli.command("set")
+@one
+@click.option("--mtu", metavar="N", type=int, help="Octets in a packet.")
+@click.option("--mac", metavar="M", help="Its MAC address.")
+def set_(name: str, mtu: int | None, mac: str | None) -> None:
+    """Change an interface.
+
+    In a running guest a new MAC address, or an MTU above 1500, takes the device down and up
+    again, which costs it the routes that were set by hand.
+    """
+    iface.set_(root(), name, mtu=mtu, mac=mac)
+
+
+address_group = Group(name="address", help="The addresses of an interface.")
+cli.add_command(address_group)
+
+
+@address_group.command("add")
+@one
+@addresses_argument
+@click.option("--may-exist", is_flag=True, help="One that it has is no error.")
+def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
+    """Give an interface addresses."""
+    iface.add_addresses(root(), name, addresses, may_exist=may_exist)
+
+
+@address_group.command("del")
+@one
+@addresses_argument
+@click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
+def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
+    """Take addresses from an interface."""
+    iface.del_addresses(root(), name, addresses, if_exists=if_exists)
+
+
+@address_group.command("list")
+@one
+@click.option("--live", is_flag=True, help="Those that it has in its running guest now.")
+@output_options(ADDRESS_FIELDS)
+def address_list(name: str, live: bool, shape: output.Shape) -> None:
+    """List the addresses that an interface is given."""
+    output.emit(iface.addresses_of(root(), name, ask_guest=live), ADDRESS_FIELDS, shape)
+
+
+def main() -> None:
+    """Entry point."""
+    run(cli, "dumm-iface")

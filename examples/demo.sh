@@ -1,0 +1,112 @@
+#!/bin/sh
+# The tour: two real kernels on a segment, rewired while they run. Each command is printed, then run.
+#
+# The lab lives in a network namespace of its own (unshare -n), so that nothing of it can meet the
+# networks of this machine; leave that out, and the taps are there for all to see.
+set -eu
+
+if [ "${DUMM_DEMO_INSIDE:-}" != 1 ]; then
+	DUMM_DEMO_INSIDE=1 exec unshare --net --mount --propagation private "$0" "$@"
+fi
+mount -t sysfs sysfs /sys # shows the links of this namespace
+ip link set lo up
+
+lab=$(mktemp -d "${TMPDIR:-/tmp}/dumm-demo.XXXXXX")
+finish() {
+	status=$?
+	cd /
+	if [ -e "$lab/state.json" ]; then dumm-fs -C "$lab" destroy || status=1; fi
+	rm -rf "$lab"
+	exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+cd "$lab"
+
+say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
+run() {
+	printf '$ %s\n' "$*"
+	"$@"
+}
+# For lines with a pipe or a redirection.
+shell() {
+	printf '$ %s\n' "$1"
+	sh -c "$1"
+}
+
+say "A kernel for guests, a small root tree for them to share, and a working set in $lab"
+run dumm-fs kernel fetch --may-exist
+run dumm-fs master build busybox --may-exist
+before=$(ls /sys/class/net)
+run dumm-fs init
+
+say "Two guests: each is a Linux kernel of its own, an ordinary process in a jail"
+run dumm-guest create alice bob --start
+run dumm-guest list
+run dumm-guest exec alice -- uname -nrs
+
+say "A segment, and a NIC on it for each, plugged in while they run"
+run dumm-bridge create lan0
+run dumm-iface create alice-eth0 bob-eth0 --bridge lan0
+run dumm-iface address add alice-eth0 10.0.0.1/24
+run dumm-iface address add bob-eth0 10.0.0.2/24
+run dumm-guest exec alice -- ping -c 2 10.0.0.2
+
+say "A second NIC on a new segment, while a ping runs over the first and loses nothing"
+dumm-guest exec alice -- ping -c 30 -i 0.05 -q 10.0.0.2 >ping.txt &
+ping=$!
+run dumm-bridge create lan1
+run dumm-iface create alice-eth1 --bridge lan1 --address 10.0.1.1/24
+run dumm-iface create bob-eth1 --bridge lan1 --address 10.0.1.2/24
+run dumm-guest exec alice -- ping -c 1 10.0.1.2
+wait "$ping"
+run tail -n 2 ping.txt
+grep -q ' 0% packet loss' ping.txt
+
+say "An interface moved to another segment takes its traffic along"
+run dumm-bridge connect lan1 alice-eth0
+printf '$ %s\n' 'dumm-guest exec alice -- ping -c 1 -W 1 10.0.0.2   # on another segment now'
+if dumm-guest exec alice -- ping -c 1 -W 1 10.0.0.2; then
+	echo 'the segments are not apart' >&2
+	exit 1
+fi
+run dumm-bridge connect lan1 bob-eth0
+run dumm-guest exec alice -- ping -c 1 10.0.0.2
+run dumm-iface list
+
+say "The host sees every NIC: look at one with tcpdump"
+printf '$ %s\n' 'tcpdump -n -c 2 -i alice-eth0 icmp &'
+tcpdump -n -c 2 -i alice-eth0 icmp 2>tcpdump.txt &
+dump=$!
+until grep -q listening tcpdump.txt; do sleep 0.1; done
+run dumm-guest exec alice -- ping -c 1 -q 10.0.0.2
+wait "$dump"
+
+say "A guest's files are a tree on the host, copy-on-write over the master"
+shell 'echo "edited from outside" > mount/alice/etc/motd'
+run dumm-guest exec alice -- cat /etc/motd
+run dumm-guest exec alice -- sh -c 'echo "written inside" > /root/note'
+run cat host/alice/root/note
+
+say "exec passes streams and status on: binary in and out, errors apart, the command's own status"
+shell 'head -c 1000000 /dev/urandom > random; dumm-guest exec bob -- cat < random | cmp - random && echo same'
+printf '$ %s\n' "dumm-guest exec bob -- sh -c 'exit 42'; echo \$?"
+code=0
+dumm-guest exec bob -- sh -c 'exit 42' || code=$?
+echo "$code"
+[ "$code" = 42 ]
+
+say "Output is made for scripts"
+run dumm-guest list -o name,state,ifaces
+run dumm-guest list --format json
+
+say "Everything is remembered over a restart"
+run dumm-guest restart --all
+run dumm-guest exec alice -- ping -c 1 10.0.0.2
+
+say "And gone without a trace"
+run dumm-fs destroy
+after=$(ls /sys/class/net)
+[ "$before" = "$after" ]
+shell 'ls /sys/class/net; pgrep -x linux.uml || echo "no guest is left"'

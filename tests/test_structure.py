@@ -1,0 +1,247 @@
+"""The shape of the code: who imports whom, what a start imports, what the commands say."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from dumm_tools import _docs, errors
+
+PACKAGE = Path(errors.__file__).parent
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+#: What knows nothing of anything else in the package, but for one another.
+BOTTOM = {"errors", "names", "model", "address", "elf"}
+#: Tools for any purpose: no guest, no lab.
+MIDDLE = BOTTOM | {"state", "proc", "program", "tree", "untar", "output"}
+#: Imported by one module each.
+CONFINED = {"pyroute2", "sh", "tabulate"}
+#: Too heavy for a command that only reads.
+HEAVY = {"pyroute2", "sh", "tabulate", "asyncio", "importlib.metadata", "logging"}
+
+
+def layer(module: str) -> str:
+    """bottom, linux, agent, middle, domain, cli or docs."""
+    parts = module.split(".")[1:] or ["names"]  # the package itself: nothing below it either
+    if parts[0] in ("linux", "agent", "cli"):
+        return parts[0]
+    if parts[0] == "_docs":
+        return "docs"
+    return "bottom" if parts[0] in BOTTOM else "middle" if parts[0] in MIDDLE else "domain"
+
+
+#: Which layers a layer may import, itself included.
+ALLOWED = {
+    "bottom": {"bottom"},
+    "linux": {"bottom", "linux"},
+    "agent": {"bottom", "linux", "agent"},
+    "middle": {"bottom", "linux", "agent", "middle"},
+    "domain": {"bottom", "linux", "agent", "middle", "domain"},
+    "cli": {"bottom", "linux", "agent", "middle", "domain", "cli"},
+    "docs": {"bottom", "middle", "cli"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names of all that a module imports, anywhere in it; type checking apart."""
+    tree = ast.parse(path.read_text())
+    unseen = [
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    ]
+    for node in ast.walk(tree):
+        if node in unseen:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES or f"{inner}.__init__" in MODULES else node.module
+
+
+def ours(module: str) -> str:
+    """`dumm_tools.agent.__init__` and `dumm_tools.agent` are one."""
+    return module.removesuffix(".__init__")
+
+
+def test_imports_go_one_way() -> None:
+    wrong = [
+        f"{ours(module)} ({layer(ours(module))}) imports {name} ({layer(name)})"
+        for module, path in MODULES.items()
+        for name in imports(path)
+        if name.split(".")[0] == "dumm_tools"
+        and layer(ours(name)) not in ALLOWED[layer(ours(module))]
+    ]
+    assert wrong == []
+
+
+def test_click_is_for_the_commands_only() -> None:
+    users = {
+        layer(ours(module))
+        for module, path in MODULES.items()
+        for name in imports(path)
+        if name.split(".")[0] == "click"
+    }
+    assert users == {"cli", "docs"}
+
+
+@pytest.mark.parametrize("package", sorted(CONFINED))
+def test_a_heavy_package_has_one_user(package: str) -> None:
+    users = {
+        module
+        for module, path in MODULES.items()
+        for name in imports(path)
+        if name.split(".")[0] == package
+    }
+    assert len(users) == 1
+
+
+def test_only_output_and_commands_write_to_stdout() -> None:
+    wrong = []
+    for module, path in MODULES.items():
+        if layer(module) in ("cli", "docs") or module == "dumm_tools.output":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.unparse(node) if isinstance(node, ast.expr) else ""
+            is_print = isinstance(node, ast.Call) and text.startswith("print(")
+            if (is_print and "file=sys.stderr" not in text) or text == "sys.stdout":
+                wrong.append(f"{path}:{getattr(node, 'lineno', 0)}")
+    assert wrong == []
+
+
+def test_no_shell() -> None:
+    """ruff sees to `shell=True`; os.system has no other meaning."""
+    for path in MODULES.values():
+        assert "os.system(" not in path.read_text()
+
+
+# ---- what the commands say of themselves ----
+
+COMMANDS = {
+    " ".join(words): command
+    for tool in _docs.tools().values()
+    for words, command in _docs.walk(tool, (str(tool.name),))
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_each_command_and_each_option_has_help(words: str) -> None:
+    command = COMMANDS[words]
+    assert command.help
+    assert command.get_short_help_str(200).strip()
+    with click.Context(command, info_name=words) as ctx:
+        for parameter in command.get_params(ctx):
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{words} {parameter.opts[0]}"
+                assert parameter.help.rstrip().endswith("."), f"{words} {parameter.opts[0]}"
+        assert words.split()[-1] in command.get_help(ctx)
+
+
+# ---- what a start imports ----
+
+
+def loaded_by(tool: str, *args: str, cwd: Path, **env: str) -> tuple[set[str], int]:
+    """The modules that a command has imported when it ends, and its exit status."""
+    code = (
+        "import sys\n"
+        "def say():\n"
+        "    print(*sys.modules, file=sys.stderr)\n"
+        "import atexit; atexit.register(say)\n"
+        f"from dumm_tools.cli.{tool.removeprefix('dumm-')} import main\n"
+        f"sys.argv = {[tool, *args]!r}\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=cwd,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return set(done.stderr.splitlines()[-1].split()), done.returncode
+
+
+@pytest.mark.parametrize("tool", sorted(_docs.tools()))
+@pytest.mark.parametrize("what", ["help", "list", "complete"])
+def test_a_reading_start_imports_little(tool: str, what: str, tmp_path: Path) -> None:
+    _, status = loaded_by("dumm-fs", "init", cwd=tmp_path)
+    assert status == 0
+    if what == "help":
+        loaded, status = loaded_by(tool, "--help", cwd=tmp_path)
+    elif what == "list":
+        words = ["kernel", "list", "-q"] if tool == "dumm-fs" else ["list", "-q"]
+        loaded, status = loaded_by(tool, *words, cwd=tmp_path)
+    else:
+        variable = f"_{tool.upper().replace('-', '_')}_COMPLETE"
+        env = {variable: "bash_complete", "COMP_WORDS": f"{tool} show ", "COMP_CWORD": "2"}
+        loaded, status = loaded_by(tool, cwd=tmp_path, **env)
+    assert status == 0
+    assert "click" in loaded
+    assert sorted(loaded & HEAVY) == []
+
+
+# ---- exit codes ----
+
+
+def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
+    raised = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.DummError)
+    }
+    assert raised == set(errors.EXIT_CODES) - {0}
+    assert list(errors.EXEC_EXIT_CODES) == [125, 126, 127]
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "error"),
+    [
+        ("dumm-fs check -q -o name", 2, "dumm-fs: "),
+        ("dumm-fs nonsense", 2, "dumm-fs: "),
+        ("dumm-guest list --format xml", 2, "dumm-guest: "),
+        ("dumm-guest list -o nosuchfield", 2, "dumm-guest: no field 'nosuchfield'"),
+        ("dumm-guest show nobody", 3, "dumm-guest: no guest 'nobody'"),
+        ("dumm-guest delete --if-exists nobody", 0, ""),
+        ("dumm-fs init", 4, "dumm-fs: "),
+        ("dumm-guest -C /nonexistent list", 3, "dumm-guest: "),
+        ("dumm-guest create ../x", 2, "dumm-guest: bad guest name '../x'"),
+        ("dumm-guest --version", 0, ""),
+    ],
+)
+def test_exit_codes_of_a_working_set_without_guests(
+    command: str, status: int, error: str, tmp_path: Path
+) -> None:
+    tools = Path(sys.executable).parent
+    subprocess.run([tools / "dumm-fs", "init"], cwd=tmp_path, check=True, timeout=60)
+    words = command.split()
+    done = subprocess.run(
+        [tools / words[0], *words[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == status
+    first, _, rest = done.stderr.partition("\n")
+    assert first.startswith(error)
+    assert bool(first) == bool(error)
+    assert all(line.startswith(f"{words[0]}: hint: ") for line in rest.splitlines())
