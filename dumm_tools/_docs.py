@@ -26,8 +26,8 @@ DATE = "2026-11-22"
 
 TOP = Path(__file__).resolve().parent.parent
 #: Options that are told once in a page, not at each verb.
-SHARED = ("directory", "verbose", "help", "version")
-OUTPUT = ("quiet", "fields", "nul", "form")
+SHARED = {"--directory", "--verbose", "--help", "--version"}
+OUTPUT = {"--quiet", "--output", "--nul", "--format"}
 #: Where each shell looks for the completion of a command.
 COMPLETIONS = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}
 
@@ -44,11 +44,13 @@ def tools() -> dict[str, click.Group]:
 def walk(
     command: click.Command, words: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """A command and all below it, with the words that call it, sorted."""
+    """A command and all below it, with the words that call it: verbs before nouns."""
     yield words, command
     if isinstance(command, click.Group):
-        for name in sorted(command.commands):
-            yield from walk(command.commands[name], (*words, name))
+        for name, below in sorted(
+            command.commands.items(), key=lambda c: hasattr(c[1], "commands")
+        ):
+            yield from walk(below, (*words, name))
 
 
 # ---- roff ----
@@ -91,11 +93,8 @@ def parameters(command: click.Command, kind: type[Any]) -> list[Any]:
 
 def own_options(command: click.Command) -> list[click.Option]:
     found: list[click.Option] = parameters(command, click.Option)
-    return [o for o in found if o.name not in SHARED and not (has_shape(command) and is_output(o))]
-
-
-def is_output(option: click.Option) -> bool:
-    return option.name in OUTPUT
+    told = SHARED | OUTPUT if has_shape(command) else SHARED
+    return [o for o in found if told.isdisjoint(o.opts)]
 
 
 def has_shape(command: click.Command) -> bool:
@@ -111,23 +110,32 @@ def value_of(option: click.Option) -> str:
     return option.metavar or option.type.name.upper()
 
 
-def operand(argument: click.Argument) -> str:
-    return argument.metavar or f"{argument.human_readable_name.upper()}"
+def operands(command: click.Command) -> list[str]:
+    """The operands as roff, in the order they are given."""
+    found = []
+    everyone = any(o.opts == ["--all"] for o in parameters(command, click.Option))
+    for argument in parameters(command, click.Argument):
+        text = escape(argument.metavar or argument.human_readable_name.upper())
+        text = re.sub(r"[A-Z][A-Z/]*", lambda match: f"\\fI{match[0]}\\fR", text)
+        found.append(f"{text}|{bold('--all')}" if everyone and not argument.required else text)
+    return found
 
 
 def usage(words: tuple[str, ...], command: click.Command) -> str:
     """One verb in the SYNOPSIS."""
     lines = [f'.SY "{escape(" ".join(words))}"']
     if has_shape(command):
-        lines.append(".RB [ \\-q | \\-o\n.IR FIELD ,...|\n.BR \\-\\-format\\~json ]")
+        lines.append(
+            f"[{bold('-q')}|{bold('-o')}\\~{italic('FIELD')},...|{bold('--format')}\\~json]"
+        )
     for option in own_options(command):
-        names = "|".join(sorted(option.opts, key=len, reverse=True)[:1] + option.secondary_opts)
+        if option.opts == ["--all"]:
+            continue  # stands with the operands
+        names = "|".join([max(option.opts, key=len), *option.secondary_opts])
         value = value_of(option)
-        more = "..." if option.multiple else ""
-        text = bold(names) + (f"\\~{italic(value)}" if value else "")
-        lines.append(f"[{text}]{more}")
-    lines += [escape(operand(a)) for a in parameters(command, click.Argument)]
-    return "\n".join([*lines, ".YS"])
+        more = "...\\&" if option.multiple else ""
+        lines.append(f"[{bold(names)}" + (f"\\~{italic(value)}" if value else "") + f"]{more}")
+    return "\n".join([*lines, *operands(command), ".YS"])
 
 
 def option_entry(option: click.Option) -> str:
@@ -140,17 +148,15 @@ def option_entry(option: click.Option) -> str:
             if isinstance(option.default, float)
             else (f" Default: {escape(str(option.default))}.")
         )
-    if option.multiple:
+    if option.multiple and "epeat" not in text:
         text += " May be repeated."
     return entry(names + (f" {italic(value)}" if value else ""), text)
 
 
 def verb(words: tuple[str, ...], command: click.Command) -> str:
     """One verb in COMMANDS: its operands, what it does, its own options."""
-    operands = " ".join(italic(operand(a)) for a in parameters(command, click.Argument))
-    parts = [
-        entry(f"{bold(' '.join(words[1:]))} {operands}".rstrip(), paragraphs(command.help or ""))
-    ]
+    head = " ".join([bold(" ".join(words[1:])), *operands(command)])
+    parts = [entry(head, paragraphs(command.help or ""))]
     options = own_options(command)
     if options:
         parts += [".RS", *map(option_entry, options), ".RE"]
@@ -169,7 +175,7 @@ def shared_options(tool: click.Group) -> str:
 
 def _plain(option: click.Option) -> Any:
     """An output option as it is for all verbs; None when it is no such option."""
-    if not is_output(option):
+    if OUTPUT.isdisjoint(option.opts):
         return None
     if not isinstance(option.type, FieldList):
         return option

@@ -45,11 +45,6 @@ def is_v6(address: str) -> bool:
     return ":" in address
 
 
-def family(address: str) -> str:
-    """`inet` or `inet6`, as ip(8) calls it."""
-    return "inet6" if is_v6(address) else "inet"
-
-
 def same(one: str, other: str) -> bool:
     """May a device have only one of the two? IPv4 takes an address once for each prefix length,
     IPv6 takes it once."""

@@ -213,7 +213,7 @@ def _launch(root: str, name: str, timeout: float) -> _Launch:
             for fd in held:
                 stack.callback(os.close, fd)
             fresh_run_dir(root, name)
-            guest.boot = Boot(nonce, "starting", live.host_boot(), kernel=core.path)
+            guest.boot = Boot(nonce, "starting", live.epoch(root, state), kernel=core.path)
             change.save()
             # Until the hand-over, a failure puts everything back.
             undo = stack.enter_context(contextlib.ExitStack())
@@ -326,7 +326,7 @@ def _spawn(
             launch.later += 1
         # fmt: off
         argv = [
-            JAIL,
+            JAIL, "jail",
             "--errors", str(base + len(everything) - 1),
             "--pid-file", os.path.join(run, "pid"),
             *_jail_args(root, guest, core),

@@ -8,51 +8,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from dumm_tools import address, iface, names, nic, segment, state
-from dumm_tools.errors import Conflict, NotFound
-from dumm_tools.linux import netlink, sysfs
+from dumm_tools import address, iface, names, network, nic, segment, state
+from dumm_tools.errors import Conflict
+from dumm_tools.linux import netlink
 from dumm_tools.model import Bridge, State
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """A bridge as it is now. `members` are the interfaces recorded on it."""
-
-    record: Bridge
-    members: list[str]
-    lab: State
-
-    @property
-    def state(self) -> str:
-        """`up` when it is there, ours and up."""
-        name = self.record.name
-        return "up" if sysfs.is_up(name) and segment.ours(self.lab, name) else "down"
-
-
-def _view(found: State, bridge: Bridge) -> View:
-    return View(bridge, [i.name for i in found.members_of(bridge.name)], found)
-
-
-def list_(root: str) -> list[View]:
-    """All bridges, by name."""
-    found = state.load(root)
-    return [_view(found, found.bridges[name]) for name in sorted(found.bridges)]
-
-
-def show(root: str, name: str) -> View:
-    """One bridge; Usage, NotFound."""
-    found = state.load(root)
-    return _view(found, get(found, name))
-
-
-def get(found: State, name: str) -> Bridge:
-    """The record of a bridge; Usage for a bad name, NotFound."""
-    names.bridge(name)
-    if name not in found.bridges:
-        raise NotFound(f"no bridge '{name}'")
-    return found.bridges[name]
 
 
 def create(root: str, name: str, *, addresses: Sequence[str] = (), may_exist: bool = False) -> None:
@@ -66,6 +26,8 @@ def create(root: str, name: str, *, addresses: Sequence[str] = (), may_exist: bo
         with netlink.host() as channel:
             if name not in found.bridges:
                 found.bridges[name] = Bridge(name, wanted)
+                if any(i.tap == name for i in found.ifaces.values()):
+                    raise Conflict(f"'{name}' is an interface already")
                 # By the record a bridge is ours that another command was killed at.
                 segment.check_free(found, name)
                 change.save()
@@ -79,7 +41,7 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> None:
         found = change.state
         if if_exists and name not in found.bridges:
             return
-        get(found, name)
+        network.bridge(found, name)
         members = found.members_of(name)
         running = {g: iface.reachable(root, found, g) for g in {m.guest for m in members}}
         with contextlib.ExitStack() as undo:
@@ -104,11 +66,13 @@ def connect(root: str, name: str, interface: str) -> None:
     One that was on none comes up. Usage, NotFound, Conflict."""
     with state.transaction(root) as change:
         found = change.state
-        bridge = get(found, name)
-        member = iface.get(found, interface)
-        running = iface.reachable(root, found, member.guest)
+        bridge = network.bridge(found, name)
+        member = network.interface(found, interface)
+        moves = member.bridge is not None
+        # The guest sees nothing of a move: it may be paused.
+        running = not moves and iface.reachable(root, found, member.guest)
         with iface.changing(root, found, member, running):
-            member.up = member.up or member.bridge is None
+            member.up = member.up or not moves
             member.bridge = name
             change.save()
             with netlink.host() as channel:
@@ -120,7 +84,7 @@ def disconnect(root: str, interface: str) -> None:
     """Unplug an interface from its bridge and take it down. Usage, NotFound, Conflict."""
     with state.transaction(root) as change:
         found = change.state
-        member = iface.get(found, interface)
+        member = network.interface(found, interface)
         if member.bridge is None:
             raise Conflict(f"'{interface}' is not connected")
         running = iface.reachable(root, found, member.guest)
@@ -138,7 +102,7 @@ def add_addresses(
     wanted = address.interfaces(list(addresses))
     with state.transaction(root) as change:
         found = change.state
-        bridge = get(found, name)
+        bridge = network.bridge(found, name)
         new = address.new_ones(name, bridge.addresses, wanted, may_exist=may_exist)
         with netlink.host() as channel, contextlib.ExitStack() as undo:
             segment.ensure_bridge(channel, found, bridge)
@@ -162,9 +126,9 @@ def del_addresses(
     unwanted = address.interfaces(list(addresses))
     with state.transaction(root) as change:
         found = change.state
-        bridge = get(found, name)
+        bridge = network.bridge(found, name)
         left = address.without(name, bridge.addresses, unwanted, if_exists=if_exists)
-        if segment.ours(found, name):
+        if network.ours(found, name):
             with (
                 netlink.host() as channel,
                 segment.explained(f"remove an address from '{name}'"),
@@ -175,7 +139,7 @@ def del_addresses(
 
 def remove_all(found: State) -> None:
     """Remove every link that the working set has made; records stay."""
-    present = segment.our_links(found)
+    present = network.our_links(found)
     if present:
         with netlink.host() as channel:
             segment.remove(channel, found, present)

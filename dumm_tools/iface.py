@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from dumm_tools import address, live, names, nic, segment, state
+from dumm_tools import address, live, names, network, nic, segment, state
 from dumm_tools.errors import Conflict, NotFound, TimedOut, Usage
 from dumm_tools.linux import netlink, sysfs
 from dumm_tools.linux.netlink import Channel
@@ -20,54 +19,6 @@ from dumm_tools.model import Guest, Iface, State
 from dumm_tools.nic import boot_records, uml_arg
 
 __all__ = ["boot_records", "uml_arg"]
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """An interface as it is now: the record and what sysfs shows of its tap, read when asked."""
-
-    record: Iface
-    tag: str
-
-    def _number(self, file: str) -> int | None:
-        if sysfs.read(self.record.tap, "ifalias") != self.tag:
-            return None
-        return sysfs.number(self.record.tap, file)
-
-    @property
-    def state(self) -> str:
-        """`up` when the device is up in its running guest: only then is the tap open."""
-        return "up" if self._number("carrier") == 1 else "down"
-
-    @property
-    def rx_bytes(self) -> int | None:
-        """Octets that the guest received: those that its tap sent."""
-        return self._number("statistics/tx_bytes")
-
-    @property
-    def tx_bytes(self) -> int | None:
-        """Octets that the guest sent."""
-        return self._number("statistics/rx_bytes")
-
-
-def list_(root: str) -> list[View]:
-    """All interfaces, by name."""
-    found = state.load(root)
-    return [View(found.ifaces[name], found.tag) for name in sorted(found.ifaces)]
-
-
-def show(root: str, name: str) -> View:
-    """One interface; NotFound."""
-    found = state.load(root)
-    return View(get(found, name), found.tag)
-
-
-def get(found: State, name: str) -> Iface:
-    """The record of an interface; Usage for a bad name, NotFound."""
-    names.interface(name)
-    if name not in found.ifaces:
-        raise NotFound(f"no interface '{name}'")
-    return found.ifaces[name]
 
 
 def guest_of(found: State, name: str) -> Guest:
@@ -120,6 +71,8 @@ def create(
             raise NotFound(f"no bridge '{names.bridge(bridge)}'")
         running = reachable(root, found, guest)
         tap = names.tap(name)
+        if tap in found.bridges:
+            raise Conflict(f"'{tap}' is a bridge already")
         for other in found.ifaces.values():
             if other.tap == tap:
                 raise Conflict(f"'{name}' would get the same tap '{tap}' as '{other.name}'")
@@ -145,8 +98,8 @@ def create(
 
 
 def realize(root: str, found: State, iface: Iface) -> None:
-    """Make tap and device of a running guest be as recorded, whatever of it there is already.
-    What was made here is removed again when the guest cannot have the device."""
+    """Make tap and device of a running guest, whatever of it there is already; up or down as
+    recorded. What was made here is removed again when the guest cannot have the device."""
     with netlink.host() as channel, contextlib.ExitStack() as undo:
         _plug_host(channel, undo, found, iface)
         if nic.plug(root, iface):
@@ -160,7 +113,7 @@ def apply(root: str, found: State, iface: Iface, running: bool) -> None:
     that a crash has left."""
     if running:
         realize(root, found, iface)
-    elif segment.ours(found, iface.tap):
+    elif network.ours(found, iface.tap):
         with netlink.host() as channel, contextlib.ExitStack() as undo:
             _plug_host(channel, undo, found, iface)
             undo.pop_all()
@@ -197,7 +150,7 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> None:
         found = change.state
         if if_exists and name not in found.ifaces:
             return
-        iface = get(found, name)
+        iface = network.interface(found, name)
         running = reachable(root, found, iface.guest)
         if running:
             nic.unplug(root, iface)
@@ -211,7 +164,7 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> None:
 def set_up(root: str, name: str, up: bool) -> None:
     """Bring the guest's device up or down, now and at each start. NotFound, Conflict."""
     with state.transaction(root) as change:
-        iface = get(change.state, name)
+        iface = network.interface(change.state, name)
         running = reachable(root, change.state, iface.guest)
         with changing(root, change.state, iface, running):
             iface.up = up
@@ -226,19 +179,21 @@ def set_(root: str, name: str, *, mtu: int | None = None, mac: str | None = None
     mtu = address.mtu(mtu) if mtu is not None else None
     mac = address.mac(mac) if mac is not None else None
     with state.transaction(root) as change:
-        iface = get(change.state, name)
+        iface = network.interface(change.state, name)
         if mtu is not None:
             address.fits(mtu, iface.addresses)
         running = reachable(root, change.state, iface.guest)
         with changing(root, change.state, iface, running):
+            # A vector device is born with an MTU as large as that; it cannot be given one.
             reborn = mtu is not None and nic.MTU_BY_NETLINK < mtu != iface.mtu
             iface.mtu = mtu or iface.mtu
             iface.mac = mac or iface.mac
             change.save()
             if running and reborn:
-                # A vector device is born with such an MTU; it cannot be given one.
                 nic.unplug(root, iface)
             apply(root, change.state, iface, running)
+            if running and not reborn:
+                nic.change(root, iface, mtu=mtu is not None, mac=mac is not None)
 
 
 def add_addresses(
@@ -248,7 +203,7 @@ def add_addresses(
     wanted = address.interfaces(list(addresses))
     with state.transaction(root) as change:
         found = change.state
-        iface = get(found, name)
+        iface = network.interface(found, name)
         new = address.new_ones(name, iface.addresses, wanted, may_exist=may_exist)
         address.fits(iface.mtu, iface.addresses + new)
         running = reachable(root, found, iface.guest)
@@ -270,7 +225,7 @@ def del_addresses(
     unwanted = address.interfaces(list(addresses))
     with state.transaction(root) as change:
         found = change.state
-        iface = get(found, name)
+        iface = network.interface(found, name)
         left = address.without(name, iface.addresses, unwanted, if_exists=if_exists)
         running = reachable(root, found, iface.guest)
         if running:
@@ -284,7 +239,7 @@ def addresses_of(root: str, name: str, *, ask_guest: bool = False) -> list[str]:
     """The addresses recorded for an interface, or those that it has in its running guest.
     NotFound, Conflict."""
     found = state.load(root)
-    iface = get(found, name)
+    iface = network.interface(found, name)
     if not ask_guest:
         return sorted(iface.addresses)
     live.need_running(root, found, found.guests[iface.guest])
@@ -331,7 +286,7 @@ def delete_of_guest(found: State, guest: str) -> None:
 
 def links_of(found: State) -> list[str]:
     """The names of all links of the working set that are there."""
-    return segment.our_links(found)
+    return network.our_links(found)
 
 
 def configure_live(root: str, found: State, guest: str) -> None:

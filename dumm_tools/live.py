@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import struct
 import time
 from collections.abc import Iterator
@@ -17,9 +18,8 @@ from collections.abc import Iterator
 from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line, LineLost, Ready
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.linux import mconsole as mc
-from dumm_tools.linux import process
+from dumm_tools.linux import inotify, process
 from dumm_tools.model import Guest, GuestState, State
-from dumm_tools.state import lock
 
 
 def run_dir(root: str, name: str) -> str:
@@ -31,6 +31,22 @@ def host_boot() -> str:
     """The id of the host's present boot (random(4))."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
+
+
+def holder(root: str) -> tuple[int, int] | None:
+    """Pid and start time of the process that holds an isolated lab's namespaces."""
+    return _pid_file(os.path.join(root, "run", "holder"))
+
+
+def epoch(root: str, state: State) -> str:
+    """What a guest's boot belongs to: the host's boot, and in an isolated lab its holder. Guests
+    of another epoch are gone, whatever files they left."""
+    if not state.isolated:
+        return host_boot()
+    known = holder(root)
+    if known is None or process.start_time(known[0]) != known[1]:
+        return ""
+    return f"{host_boot()} {known[0]} {known[1]}"
 
 
 def alive(root: str, name: str) -> bool:
@@ -56,7 +72,7 @@ def umid_dir(root: str, name: str) -> str:
 def guest_state(root: str, state: State, guest: Guest) -> GuestState:
     """Merge what is written with what is there."""
     boot = guest.boot
-    if boot is None or boot.host_boot != host_boot():
+    if boot is None or boot.host_boot != epoch(root, state):
         return "stopped"
     if not alive(root, guest.name):
         return "crashed" if os.path.isdir(umid_dir(root, guest.name)) else "stopped"
@@ -84,8 +100,12 @@ def _ready_nonce(root: str, name: str) -> str:
 
 def pid_of(root: str, name: str) -> tuple[int, int] | None:
     """Pid and start time of the guest's process, as the jail wrote them."""
+    return _pid_file(os.path.join(run_dir(root, name), "pid"))
+
+
+def _pid_file(path: str) -> tuple[int, int] | None:
     try:
-        with open(os.path.join(run_dir(root, name), "pid"), encoding="ascii") as file:
+        with open(path, encoding="ascii") as file:
             pid, started = file.read().split()
         return int(pid), int(started)
     except (OSError, ValueError):
@@ -125,24 +145,36 @@ def _taken(root: str, name: str, numbers: range, timeout: float) -> Iterator[Lin
 
 
 def _take(root: str, name: str, numbers: range, pidfd: int, timeout: float) -> Line:
-    """The first line that is free; when none is, wait for the last of them."""
+    """The first line that is free; when none is, wait until one is closed."""
     directory = run_dir(root, name)
-    for number in numbers:
-        try:
-            return Line(directory, number, pidfd)
-        except BlockingIOError:
-            continue
-        except FileNotFoundError:
-            raise Conflict(f"guest '{name}' is not running") from None
     deadline = time.monotonic() + timeout
-    while True:
-        fd = os.open(os.path.join(directory, f"line{numbers[-1]}.in"), os.O_RDWR | os.O_NONBLOCK)
-        try:
-            lock(fd, max(0.01, deadline - time.monotonic()), f"guest '{name}'")
-        finally:
-            os.close(fd)
-        with contextlib.suppress(BlockingIOError):
-            return Line(directory, numbers[-1], pidfd)
+    closed = -1
+    try:
+        while True:
+            for number in numbers:
+                try:
+                    return Line(directory, number, pidfd)
+                except BlockingIOError:
+                    continue
+                except FileNotFoundError:
+                    raise Conflict(f"guest '{name}' is not running") from None
+            if closed < 0:  # and look again: one may have been closed before the watch
+                closed = inotify.watch(directory, inotify.IN_CLOSE)
+                continue
+            poll = select.poll()
+            poll.register(closed, select.POLLIN)
+            poll.register(pidfd, select.POLLIN)
+            left = deadline - time.monotonic()
+            # The second's limit is for a host that does not tell of FIFOs.
+            ended = pidfd in dict(poll.poll(max(0, min(1000, int(left * 1000)))))
+            if ended:
+                raise Conflict(f"guest '{name}' is not running")
+            if left <= 0:
+                raise TimedOut(f"guest '{name}' is busy: all its lines are in use")
+            inotify.drain(closed)
+    finally:
+        if closed >= 0:
+            os.close(closed)
 
 
 @contextlib.contextmanager
@@ -156,9 +188,23 @@ def control(root: str, name: str, timeout: float = ANSWER_TIMEOUT) -> Iterator[C
 @contextlib.contextmanager
 def program_line(root: str, name: str, timeout: float = ANSWER_TIMEOUT) -> Iterator[Line]:
     """A free line for a program, synchronised. When all are in use, wait without end."""
-    with _taken(root, name, range(1, LINES), 1e9) as line:
-        line.hello(timeout)
+    with _taken(root, name, range(1, LINES), 1e6) as line:
+        ready = line.hello(timeout)
+        for number in ready.busy - {0}:
+            _drop_orphan(root, name, number, line.pidfd, timeout)
         yield line
+
+
+def _drop_orphan(root: str, name: str, number: int, pidfd: int, timeout: float) -> None:
+    """End the program on a line whose client has died: the line is busy, and nobody holds it."""
+    try:
+        line = Line(run_dir(root, name), number, pidfd)
+    except BlockingIOError:
+        return
+    try:
+        line.hello(timeout)
+    finally:
+        line.close()
 
 
 def wait_ready(root: str, name: str, nonce: str, timeout: float) -> Ready:

@@ -20,8 +20,8 @@ GuestState = Literal["stopped", "starting", "running", "paused", "stopping", "cr
 class Boot:
     """One start of a guest: kept until an orderly stop takes it away.
 
-    `nonce` names the boot, `host_boot` the boot of the host it belongs to
-    (/proc/sys/kernel/random/boot_id). Which process it is stands in run/NAME/pid.
+    `nonce` names the boot, `host_boot` what it lives and dies with: the host's boot
+    (/proc/sys/kernel/random/boot_id) and, in an isolated lab, the holder of its namespaces. Which process it is stands in run/NAME/pid.
     """
 
     nonce: str

@@ -75,65 +75,95 @@ def _find(channel: Channel, iface: Iface) -> Link | None:
         if e.errno != errno.ENODEV:
             raise
     for link in netlink.links(channel):
-        if link.parent == parent or (link.parent is None and link.name == f"vec{iface.slot}"):
+        if link.parent == parent or (link.parent is None and link.name == _born_as(iface)):
             return link
     return None
 
 
 def plug(root: str, iface: Iface) -> bool:
-    """Give the running guest the device, if it lacks it, and set it up as recorded; True when it
-    lacked it. The tap is there. A device that cannot be set up is taken away again."""
+    """Give the running guest the device, set up as recorded, if it lacks it; True when it did.
+
+    One that is there is only brought up or down: name, MTU, MAC and addresses are the guest's
+    to change. The tap is there. A device that cannot be set up is taken away again.
+    """
     with (
         live.control(root, iface.guest) as control,
         explained(f"set up '{iface.name}' in its guest"),
     ):
         link = _find(control, iface)
-        made = link is None
-        if made:
+        if link is not None and link.name != _born_as(iface):
+            if link.up != iface.up:
+                _load_ipv6(control, iface.addresses)
+                netlink.transact(control, _turn(iface, link.ifindex))
+            return False
+        if link is None:
             proc.log(f"plug {iface.name} into the running guest")
             live.mconsole(root, iface.guest, f"config {uml_arg(iface)}")
         try:
-            _set_up(control, iface, link)
+            link = link or _find(control, iface)
+            if link is None:
+                # vector_config says nothing when vector_eth_configure fails.
+                raise DummError(f"guest '{iface.guest}' made no device {_born_as(iface)}")
+            _load_ipv6(control, iface.addresses)
+            index = link.ifindex
+            netlink.transact(control, [_name(iface, index), *_addresses(iface, index)])
         except BaseException:
-            if made:
-                with contextlib.suppress(*UNDO_FAILURES):
-                    _unplug(root, control, iface)
+            with contextlib.suppress(*UNDO_FAILURES):
+                _unplug(root, control, iface)
             raise
-    return made
+    return True
 
 
-def _set_up(control: Control, iface: Iface, link: Link | None) -> None:
-    link = link or _find(control, iface)
-    if link is None:
-        # vector_config says nothing when vector_eth_configure fails.
-        raise DummError(f"the kernel of guest '{iface.guest}' made no device vec{iface.slot}")
-    _load_ipv6(control, iface)
-    requests = []
-    if link.name != iface.device or link.mac != iface.mac:
-        if link.up:
-            # Neither name nor MAC changes while it is up (dev_change_name, eth_mac_addr).
-            requests.append(_flag(iface, link.index, up=False))
-        requests.append(_name(iface, link.index))
-    else:
-        if iface.mtu != link.mtu:
-            wanted = [("IFLA_MTU", iface.mtu)]
-            requests.append(netlink.link(netlink.RTM_SETLINK, iface.name, wanted, index=link.index))
-        if iface.up != link.up:
-            requests.append(_flag(iface, link.index, up=iface.up))
-    # Going down costs a device its IPv6 addresses: what it has already is no harm.
-    netlink.transact(control, requests + _addresses(iface, link.index))
+def _born_as(iface: Iface) -> str:
+    """What the kernel calls the device before it is set up."""
+    return f"vec{iface.slot}"
 
 
-def _flag(iface: Iface, index: int, *, up: bool) -> Request:
-    return netlink.link(netlink.RTM_SETLINK, iface.name, index=index, up=up)
+def _turn(iface: Iface, index: int) -> list[Request]:
+    """Bring a device up or down as recorded. Going down costs it its IPv6 addresses."""
+    flag = netlink.link(netlink.RTM_SETLINK, iface.name, index=index, up=iface.up)
+    lost = [r for r in _addresses(iface, index) if address.is_v6(r.subject)]
+    return [flag, *lost] if iface.up else [flag]
 
 
-def _load_ipv6(control: Control, iface: Iface) -> None:
+def _load_ipv6(control: Control, addresses: list[str]) -> None:
     """Where IPv6 is a module it must be there before an address; where it is built in, or is
     not to be had, the address itself tells."""
-    if any(address.is_v6(a) for a in iface.addresses):
+    if any(address.is_v6(a) for a in addresses):
         with contextlib.suppress(OSError):
             control.load_module("ipv6")
+
+
+def change(root: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
+    """Give the device in the running guest its recorded MTU, which netlink can give, or MAC, or
+    both."""
+    with (
+        live.control(root, iface.guest) as control,
+        explained(f"set up '{iface.name}' in its guest"),
+    ):
+        link = _need(control, iface)
+        if mtu:
+            netlink.transact(control, [_set(iface, link, IFLA_MTU=iface.mtu)])
+        if not mac:
+            return
+        # A vector device that is up keeps its MAC (eth_mac_addr, net/ethernet/eth.c).
+        down = netlink.link(netlink.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
+        try:
+            netlink.transact(control, [down])
+            netlink.transact(control, [_set(iface, link, IFLA_ADDRESS=iface.mac)])
+        except OSError:
+            if mtu:
+                with contextlib.suppress(*UNDO_FAILURES):
+                    netlink.transact(control, [_set(iface, link, IFLA_MTU=link.mtu)])
+            raise
+        finally:
+            _load_ipv6(control, iface.addresses)
+            netlink.transact(control, _turn(iface, link.ifindex))
+
+
+def _set(iface: Iface, link: Link, **attributes: object) -> Request:
+    wanted = list(attributes.items())
+    return netlink.link(netlink.RTM_SETLINK, iface.name, wanted, index=link.ifindex)
 
 
 def withdraw(root: str, iface: Iface) -> None:
@@ -153,18 +183,18 @@ def unplug(root: str, iface: Iface) -> None:
 
 def _unplug(root: str, control: Control, iface: Iface) -> None:
     link = _find(control, iface)
-    was_up = link is not None and link.up
-    if link is not None and was_up:
-        netlink.transact(control, [_flag(iface, link.index, up=False)])
+    if link is not None and link.up:
+        down = netlink.link(netlink.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
+        netlink.transact(control, [down])
     try:
-        live.mconsole(root, iface.guest, f"remove vec{iface.slot}")
+        live.mconsole(root, iface.guest, f"remove {_born_as(iface)}")
     except DummError as e:
         # "Device doesn't exist" (mconsole_kern.c, mconsole_remove)
         if link is None and "exist" in str(e):
             return
-        if link is not None and was_up:
+        if link is not None and link.up:
             with contextlib.suppress(*UNDO_FAILURES):
-                netlink.transact(control, [_flag(iface, link.index, up=True)])
+                netlink.transact(control, _turn(iface, link.ifindex))
         raise
 
 
@@ -175,10 +205,8 @@ def add_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
         explained(f"add an address to '{iface.name}'"),
         contextlib.ExitStack() as undo,
     ):
-        index = _index(control, iface)
-        if any(address.is_v6(a) for a in addresses):
-            with contextlib.suppress(OSError):
-                control.load_module("ipv6")
+        index = _need(control, iface).ifindex
+        _load_ipv6(control, addresses)
         flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
         for text in addresses:
             request = netlink.address(netlink.RTM_NEWADDR, index, text, flags=flags)
@@ -199,7 +227,7 @@ def del_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
         live.control(root, iface.guest) as control,
         explained(f"remove an address from '{iface.name}'"),
     ):
-        index = _index(control, iface)
+        index = _need(control, iface).ifindex
         for text in addresses:
             try:
                 netlink.transact(control, [netlink.address(netlink.RTM_DELADDR, index, text)])
@@ -220,14 +248,14 @@ def live_addresses(root: str, iface: Iface) -> list[str]:
         live.control(root, iface.guest) as control,
         explained(f"list the addresses of '{iface.name}'"),
     ):
-        return [a.address for a in netlink.addresses(control, _index(control, iface))]
+        return [a.address for a in netlink.addresses(control, _need(control, iface).ifindex)]
 
 
-def _index(control: Control, iface: Iface) -> int:
+def _need(control: Control, iface: Iface) -> Link:
     link = _find(control, iface)
     if link is None:
         raise DummError(
             f"guest '{iface.guest}' has no device for '{iface.name}'",
             hint=f"'dumm-iface up {iface.name}' plugs it in",
         )
-    return link.index
+    return link

@@ -48,7 +48,10 @@ def mount(root: str, state: State, guest: Guest, master: str) -> bool:
         os.makedirs(directory, exist_ok=True)
     _match_top(master, upper)
     with contextlib.ExitStack() as stack:
-        options = _options(stack, lower=[master], upper=upper, work=work)
+        # What the layers mean must not depend on how the host's kernel was configured. In a user
+        # namespace only userxattr may be written, which implies the rest (overlayfs.rst).
+        flags = "index=off,userxattr" if state.isolated else "index=off,redirect_dir=off,metacopy=off"
+        options = f"{_options(stack, lower=[master], upper=upper, work=work)},{flags}"
         try:
             mnt.mount(state.tag, target, "overlay", mnt.MS_NODEV | mnt.MS_NOSUID, options)
         except OSError as e:
@@ -92,8 +95,6 @@ def _options(stack: contextlib.ExitStack, *, lower: list[str], upper: str, work:
             join("lowerdir", [path(d) for d in lower]),
             join("upperdir", [path(upper)]),
             join("workdir", [path(work)]),
-            # What the layers mean must not depend on how the host's kernel was configured.
-            "redirect_dir=off,index=off,metacopy=off",
         ]
         return ",".join(parts)
 

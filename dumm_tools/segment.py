@@ -17,6 +17,7 @@ from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, sysfs, tun
 from dumm_tools.linux.netlink import Channel, Request
 from dumm_tools.model import Bridge, Iface, State
+from dumm_tools.network import bridge_mac, ours
 
 
 @contextlib.contextmanager
@@ -41,26 +42,6 @@ def _tun_hint(error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return "load the kernel's tun driver: modprobe tun"
     return "it must be open to the user of the lab: chmod 0666 /dev/net/tun"
-
-
-def ours(state: State, device: str) -> bool:
-    """Is there a device of this name, and did this working set make it?"""
-    alias = sysfs.read(device, "ifalias")
-    if alias:
-        return alias == state.tag
-    # A bridge made by a command that was killed before it could tag it: known by its MAC.
-    return device in state.bridges and sysfs.read(device, "address") == bridge_mac(state, device)
-
-
-def bridge_mac(state: State, name: str) -> str:
-    """The MAC address of a bridge: fixed, where the kernel's choice changes with the members."""
-    return address.made_mac(f"{state.id} {name}")
-
-
-def our_links(state: State) -> list[str]:
-    """The names of all links of this working set that are there, bridges last."""
-    found = [d for d in sysfs.devices() if ours(state, d)]
-    return sorted(found, key=lambda d: (sysfs.exists(f"{d}/bridge"), d))
 
 
 def check_free(state: State, device: str) -> None:

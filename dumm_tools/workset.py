@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from dumm_tools import boot, bridge, guest, iface, kernel, live, master, overlay, tree
+from dumm_tools import boot, bridge, guest, iface, kernel, lab, live, master, overlay, tree
 from dumm_tools import state as store
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.model import State
@@ -15,7 +15,9 @@ DIRECTORIES = ("host", "mount", "run", "templates")
 HALT_TIMEOUT = 5.0
 
 
-def init(root: str, *, kernel_spec: str | None, master_spec: str | None) -> None:
+def init(
+    root: str, *, kernel_spec: str | None, master_spec: str | None, isolated: bool
+) -> None:
     """Make a working set in `root`; Conflict when there is one. A failure leaves nothing new."""
     core = kernel.resolve(kernel_spec).path if kernel_spec else None
     tree_ = master.resolve(master_spec).path if master_spec else None
@@ -41,7 +43,7 @@ def init(root: str, *, kernel_spec: str | None, master_spec: str | None) -> None
         for name, target in (("linux", core), ("master", tree_)):
             if target is not None:
                 _link(undo, os.path.join(root, name), target)
-        store.create(root, State(id=os.urandom(6).hex(), lock_inode=inode))
+        store.create(root, State(id=os.urandom(6).hex(), lock_inode=inode, isolated=isolated))
         undo.pop_all()
 
 
@@ -82,8 +84,12 @@ def destroy(root: str) -> None:
         bridge.remove_all(state)
         for name in state.guests:
             overlay.umount(root, state, name)
+    if state.isolated:
+        lab.end(root)
     for name in DIRECTORIES:
         path = os.path.join(root, name)
+        if not os.path.isdir(path):
+            continue  # an earlier destroy was killed here
         if name == "run":
             tree.remove(path)
         elif name in ("mount", "host"):

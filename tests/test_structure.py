@@ -52,7 +52,7 @@ ALLOWED = {
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The full names of all that a module imports, anywhere in it; type checking apart."""
+    """The full names of all that a module imports, anywhere in it, but for type checking."""
     tree = ast.parse(path.read_text())
     unseen = [
         inner
@@ -72,6 +72,9 @@ def imports(path: Path) -> Iterator[str]:
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 yield inner if inner in MODULES or f"{inner}.__init__" in MODULES else node.module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("importlib."):
+            constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            yield from (name for name in constants if isinstance(name, str))
 
 
 def ours(module: str) -> str:

@@ -23,13 +23,17 @@ NO_COMPILER = (
 
 # The agent runs before there is anything in the guest, so it is without a C library; its system
 # calls are in src/sys.h. Position independence and unwind tables would only make it larger.
-AGENT_FLAGS = (
-    "-O2 -Wall -Wextra -ffreestanding -fno-stack-protector -fno-builtin -fno-pic -no-pie "
-    "-fno-asynchronous-unwind-tables -ffunction-sections -static -nostdlib "
-    "-Wl,--gc-sections,--build-id=none,-z,noseparate-code -s"
-).split()
+# fmt: off
+AGENT_FLAGS = [
+    "-O2", "-Wall", "-Wextra",
+    "-ffreestanding", "-fno-stack-protector", "-fno-builtin",
+    "-fno-pic", "-no-pie", "-fno-asynchronous-unwind-tables",
+    "-ffunction-sections", "-Wl,--gc-sections,--build-id=none,-z,noseparate-code",
+    "-static", "-nostdlib", "-s",
+]
+# fmt: on
 # The jail is static because it runs on hosts other than the one that built it.
-JAIL_FLAGS = "-O2 -Wall -Wextra -static -s".split()
+JAIL_FLAGS = ["-O2", "-Wall", "-Wextra", "-static", "-s"]
 
 _TRAILER = "TRAILER!!!"
 

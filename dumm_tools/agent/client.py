@@ -36,11 +36,19 @@ class LineLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What the agent says of itself: the boot it belongs to, its kernel, what failed at boot."""
+    """What the agent says of itself: the boot it belongs to, its kernel, the other lines that run
+    a program, what failed at boot."""
 
     nonce: str
     release: str
+    busy: frozenset[int]
     trouble: str
+
+
+def _ready(text: str) -> Ready:
+    boot, release, busy, trouble = text.split(" ", 3)
+    bits = int(busy, 16)
+    return Ready(boot, release, frozenset(n for n in range(LINES) if bits >> n & 1), trouble)
 
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:
@@ -83,8 +91,7 @@ class Line:
                 del self._inbox[: at - 4]
                 for kind, payload in self.frames():
                     if kind == b"r":
-                        boot, release, trouble = payload[16:].decode(errors="replace").split(" ", 2)
-                        return Ready(boot, release, trouble)
+                        return _ready(payload[16:].decode(errors="replace"))
             elif (up := self._inbox.find(OPENED)) >= 0:
                 # The agent has just opened the line: what we said before may be lost.
                 del self._inbox[: up + len(OPENED)]

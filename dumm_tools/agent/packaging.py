@@ -14,7 +14,7 @@ from setuptools.command.build_py import build_py
 # A build back end does not have the source tree on its path (PEP 517, "Source trees").
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from dumm_tools.agent import HERE, INITRD, JAIL, build  # noqa: E402
+from dumm_tools.agent import HERE, INITRD, JAIL, build
 
 
 class BuildPy(build_py):

@@ -61,11 +61,11 @@ class _Sink:
         self.fd = fd
         self.backlog = bytearray()
         # poll says that a pipe takes PIPE_BUF bytes without blocking; a file takes all.
-        self._whole = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._piece = BACKLOG_MAX if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
 
     def write(self) -> None:
-        piece = len(self.backlog) if self._whole else select.PIPE_BUF
-        del self.backlog[: os.write(self.fd, self.backlog[:piece])]
+        with contextlib.suppress(BlockingIOError):  # whoever gave it to us may have made it so
+            del self.backlog[: os.write(self.fd, self.backlog[: self._piece])]
 
 
 class Session:
@@ -88,15 +88,16 @@ class Session:
         """The program's exit status: 0-255, or 128 + n when a signal ended it. ExecFailed when it
         could not be started, TimedOut, BrokenPipeError when our own reader went away."""
         rows, cols = tty.size()
-        try:
-            self._line.send(b"X", request(self._program, rows, cols))
-        except OSError as e:
-            raise ExecFailed(f"cannot run '{self._program.argv[0]}': {e.strerror}", 126) from None
         with self._watch_signals() as wakeup, tty.raw(0, self._program.terminal):
+            try:
+                self._line.send(b"X", request(self._program, rows, cols))
+            except OSError as e:
+                what = self._program.argv[0]
+                raise ExecFailed(f"cannot run '{what}': {e.strerror}", 126) from None
             while self._status is None or self._out.backlog or self._err.backlog:
                 self._step(wakeup)
         if self._overdue:
-            raise TimedOut(f"'{self._program.argv[0]}' ran longer than {self._program.timeout:g} s")
+            raise self._too_long()
         return os.waitstatus_to_exitcode(self._status) & 0xFF if self._status & 0x7F == 0 else (
             128 + (self._status & 0x7F)
         )
@@ -139,10 +140,15 @@ class Session:
 
     def _check_deadline(self) -> None:
         if self._deadline is not None and time.monotonic() >= self._deadline:
+            if self._overdue > 1:
+                raise self._too_long()  # not even the guest's kernel answers
             number = signal.SIGKILL if self._overdue else signal.SIGTERM
             self._line.send(b"S", bytes([number]))
             self._overdue += 1
             self._deadline = time.monotonic() + GRACE
+
+    def _too_long(self) -> TimedOut:
+        return TimedOut(f"'{self._program.argv[0]}' ran longer than {self._program.timeout:g} s")
 
     @contextlib.contextmanager
     def _watch_signals(self) -> Iterator[int]:

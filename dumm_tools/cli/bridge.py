@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import click
 
-from dumm_tools import bridge, output
-from dumm_tools.bridge import View
+from dumm_tools import network, output, state
 from dumm_tools.cli.common import Group, each, output_options, root, run, tool
 from dumm_tools.cli.iface import BRIDGE, IFACE, address_options, addresses_argument
+from dumm_tools.network import BridgeView
 from dumm_tools.output import Field
 
 cli = tool("dumm-bridge", "Segments: bridges on the host that join the interfaces of guests.")
 
-FIELDS: list[Field[View]] = [
+FIELDS: list[Field[BridgeView]] = [
     Field("name", "Its name, on the host too.", lambda v: v.record.name),
     Field("state", "up, or down when it is not there.", lambda v: v.state),
     Field("address", "The host's own addresses on it, A/P.", lambda v: sorted(v.record.addresses)),
@@ -31,6 +31,8 @@ interfaces = click.argument("ifaces", metavar="IFACE...", nargs=-1, required=Tru
 @click.option("--may-exist", is_flag=True, help="One that is there is left as it is.")
 def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) -> int:
     """Make bridges. An address is the host's own on the segment."""
+    from dumm_tools import bridge
+
     return each(
         names,
         lambda name: bridge.create(root(), name, addresses=addresses, may_exist=may_exist),
@@ -42,6 +44,8 @@ def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) 
 @click.option("--if-exists", is_flag=True, help="One that is not there is no error.")
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Unplug the members of bridges, then remove the bridges."""
+    from dumm_tools import bridge
+
     return each(names, lambda name: bridge.delete(root(), name, if_exists=if_exists))
 
 
@@ -49,7 +53,7 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
 @output_options(FIELDS)
 def list_(shape: output.Shape) -> None:
     """List the bridges."""
-    output.emit(bridge.list_(root()), FIELDS, shape)
+    output.emit(network.bridges(state.load(root())), FIELDS, shape)
 
 
 @cli.command()
@@ -57,8 +61,9 @@ def list_(shape: output.Shape) -> None:
 @output_options(FIELDS)
 def show(names: tuple[str, ...], shape: output.Shape) -> int:
     """Show bridges in full."""
-    found: list[View] = []
-    status = each(names, lambda name: found.append(bridge.show(root(), name)))
+    lab = state.load(root())
+    found: list[BridgeView] = []
+    status = each(names, lambda name: found.append(network.bridge_view(lab, name)))
     output.emit(found, FIELDS, shape, one_by_one=True)
     return status
 
@@ -72,6 +77,8 @@ def connect(name: str, ifaces: tuple[str, ...]) -> int:
     One that is on another bridge moves, and its traffic with it. One that was on none comes up
     in its guest.
     """
+    from dumm_tools import bridge
+
     return each(ifaces, lambda interface: bridge.connect(root(), name, interface))
 
 
@@ -79,6 +86,8 @@ def connect(name: str, ifaces: tuple[str, ...]) -> int:
 @interfaces
 def disconnect(ifaces: tuple[str, ...]) -> int:
     """Unplug interfaces; they go down in their guests."""
+    from dumm_tools import bridge
+
     return each(ifaces, lambda interface: bridge.disconnect(root(), interface))
 
 
@@ -92,6 +101,8 @@ cli.add_command(address_group)
 @click.option("--may-exist", is_flag=True, help="One that it has is no error.")
 def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
     """Give the host addresses on a bridge."""
+    from dumm_tools import bridge
+
     bridge.add_addresses(root(), name, addresses, may_exist=may_exist)
 
 
@@ -101,6 +112,8 @@ def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
 @click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
 def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
     """Take addresses from the host on a bridge."""
+    from dumm_tools import bridge
+
     bridge.del_addresses(root(), name, addresses, if_exists=if_exists)
 
 

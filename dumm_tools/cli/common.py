@@ -93,6 +93,22 @@ def root() -> str:
     return working_directory(click.get_current_context())
 
 
+def lab(*, make: bool = True) -> str:
+    """As `root`, but inside the lab's own namespaces where it has some (`lab.enter`): for verbs
+    that look at links or mounts, or, with `make`, change them."""
+    directory = root()
+    try:
+        with open(os.path.join(directory, "state.json"), encoding="utf-8") as file:
+            isolated = '"isolated": true' in file.read()
+    except (OSError, ValueError):
+        return directory  # whatever is wrong, the verb itself says it
+    if isolated:
+        from dumm_tools import lab as own
+
+        own.enter(directory, make=make)
+    return directory
+
+
 def working_directory(context: click.Context | None) -> str:
     """The working directory for a context (None while completing without one)."""
     while context is not None:

@@ -38,11 +38,28 @@ CHECK_FIELDS: list[Field[Any]] = [
     type=Cached("masters"),
     help="Default master of the guests; else `busybox`, or the only one of the cache.",
 )
-def init(kernel: str | None, master: str | None) -> None:
+@click.option(
+    "--isolated/--host-net",
+    "isolated",
+    default=None,
+    help="Give the lab namespaces of its own (always so without root), or root's on this host's "
+    "network (the default for root).",
+)
+def init(kernel: str | None, master: str | None, isolated: bool | None) -> None:
     """Make a working set in the working directory."""
+    import os
+
     from dumm_tools import workset
 
-    workset.init(common.root(), kernel_spec=kernel, master_spec=master)
+    root_user = os.geteuid() == 0
+    if isolated is False and not root_user:
+        raise click.UsageError("--host-net needs root")
+    workset.init(
+        common.root(),
+        kernel_spec=kernel,
+        master_spec=master,
+        isolated=not root_user if isolated is None else isolated,
+    )
 
 
 @cli.command()
@@ -53,7 +70,7 @@ def destroy() -> None:
     """
     from dumm_tools import workset
 
-    workset.destroy(common.root())
+    workset.destroy(common.lab(make=False))
 
 
 @cli.command()
@@ -79,7 +96,7 @@ def mount(names: tuple[str, ...]) -> int:
     """Mount the root trees of guests at mount/NAME, after a host's reboot for example."""
     from dumm_tools import workset
 
-    root = common.root()
+    root = common.lab()
     return each(names, lambda n: workset.mount(root, n))
 
 
@@ -89,7 +106,7 @@ def umount(names: tuple[str, ...]) -> int:
     """Take the root trees of guests off mount/NAME; a running guest keeps its own."""
     from dumm_tools import workset
 
-    root = common.root()
+    root = common.lab()
     return each(names, lambda n: workset.umount(root, n))
 
 

@@ -97,24 +97,24 @@ class Errors:
         self.code = self.code or code
 
 
-def chosen(names: tuple[str, ...], everyone: bool, states: tuple[str, ...]) -> list[str]:
+def chosen(root: str, names: tuple[str, ...], everyone: bool, states: tuple[str, ...]) -> list[str]:
     """The operands, or with --all the guests in one of `states`."""
     from dumm_tools import guest
 
     if everyone == bool(names):
         raise click.UsageError("name guests, or say --all" if not names else "--all takes no names")
     if everyone:
-        return guest.all_names(common.root(), lambda s: s in states)
+        return guest.all_names(root, lambda s: s in states)
     return list(dict.fromkeys(names))
 
 
-def _start(names: list[str], timeout: float, wait: bool) -> int:
+def _start(root: str, names: list[str], timeout: float, wait: bool) -> int:
     from dumm_tools import boot
 
     errors = Errors()
     with Progress() as progress:
         boot.start(
-            common.root(), names, timeout=timeout, wait=wait, on_error=errors, progress=progress
+            root, names, timeout=timeout, wait=wait, on_error=errors, progress=progress
         )
     return errors.code
 
@@ -141,7 +141,7 @@ def create(
     """Make guests: their records, directories and root trees (mount/NAME)."""
     from dumm_tools import guest
 
-    root = common.root()
+    root = common.lab()
     made: list[str] = []
 
     def one(name: str) -> None:
@@ -159,7 +159,7 @@ def create(
     code = each(dict.fromkeys(names), one)
     if start and made:
         up = set(guest.all_names(root, lambda s: s not in ("stopped", "crashed")))
-        code = _start([n for n in made if n not in up], 30.0, True) or code
+        code = _start(root, [n for n in made if n not in up], 30.0, True) or code
     return code
 
 
@@ -170,7 +170,7 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete stopped guests with their interfaces and files."""
     from dumm_tools import guest
 
-    root = common.root()
+    root = common.lab()
     return each(names, lambda n: guest.delete(root, n, if_exists=if_exists))
 
 
@@ -181,7 +181,9 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
 @click.option("--no-wait", is_flag=True, help="Return once their kernels run; see wait.")
 def start(names: tuple[str, ...], everyone: bool, timeout: float, no_wait: bool) -> int:
     """Start guests side by side; return when each is ready."""
-    return _start(chosen(names, everyone, ("stopped", "crashed", "starting")), timeout, not no_wait)
+    root = common.lab()
+    targets = chosen(root, names, everyone, ("stopped", "crashed", "starting"))
+    return _start(root, targets, timeout, not no_wait)
 
 
 UP = ("running", "paused", "starting", "stopping", "crashed")
@@ -204,10 +206,9 @@ def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) ->
     """Stop guests side by side: in good order, and by force after the timeout."""
     from dumm_tools import guest
 
-    errors = Errors()
-    guest.stop(
-        common.root(), chosen(names, everyone, UP), timeout=timeout, force=force, on_error=errors
-    )
+    errors, root = Errors(), common.lab(make=False)
+    targets = chosen(root, names, everyone, UP)
+    guest.stop(root, targets, timeout=timeout, force=force, on_error=errors)
     return errors.code
 
 
@@ -219,15 +220,16 @@ def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
     """Stop guests and start them again, side by side."""
     from dumm_tools import guest
 
-    targets = chosen(names, everyone, UP)
+    root = common.lab()
+    targets = chosen(root, names, everyone, UP)
     errors, failed = Errors(), set()
 
     def on_error(name: str, error: Exception) -> None:
         failed.add(name)
         errors(name, error)
 
-    guest.stop(common.root(), targets, timeout=10.0, force=False, on_error=on_error)
-    return _start([n for n in targets if n not in failed], timeout, True) or errors.code
+    guest.stop(root, targets, timeout=10.0, force=False, on_error=on_error)
+    return _start(root, [n for n in targets if n not in failed], timeout, True) or errors.code
 
 
 @cli.command()
@@ -237,8 +239,8 @@ def pause(names: tuple[str, ...], everyone: bool) -> int:
     """Stop the kernels of guests where they are."""
     from dumm_tools import guest
 
-    root = common.root()
-    return each(chosen(names, everyone, ("running",)), lambda n: guest.pause(root, n))
+    root = common.lab(make=False)
+    return each(chosen(root, names, everyone, ("running",)), lambda n: guest.pause(root, n))
 
 
 @cli.command()
@@ -248,8 +250,8 @@ def resume(names: tuple[str, ...], everyone: bool) -> int:
     """Let paused guests go on."""
     from dumm_tools import guest
 
-    root = common.root()
-    return each(chosen(names, everyone, ("paused",)), lambda n: guest.resume(root, n))
+    root = common.lab(make=False)
+    return each(chosen(root, names, everyone, ("paused",)), lambda n: guest.resume(root, n))
 
 
 @cli.command("set")
@@ -283,7 +285,7 @@ def set_(
         values["args"] = [a for a in args if a]
     if not values:
         raise click.UsageError("nothing to set")
-    guest.change(common.root(), name, **values)
+    guest.change(common.lab(), name, **values)
 
 
 @cli.command("list")
@@ -358,7 +360,7 @@ def exec_(
         env = {"TERM": os.environ["TERM"], **env}
     program = session.Program(command, env, workdir, user, terminal, timeout)
     try:
-        return guest.execute(common.root(), name, program)
+        return guest.execute(common.lab(make=False), name, program)
     except BrokenPipeError:
         import signal
 
@@ -413,7 +415,7 @@ def mconsole(name: str, command: tuple[str, ...]) -> None:
     """
     from dumm_tools import guest
 
-    answer = guest.mconsole(common.root(), name, command)
+    answer = guest.mconsole(common.lab(make=False), name, command)
     if answer:
         sys.stdout.write(answer + "\n")
 

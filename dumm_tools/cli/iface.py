@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from dumm_tools import address, iface, output
+from dumm_tools import network, output, state
 from dumm_tools.cli.common import Group, Name, each, output_options, root, run, tool
-from dumm_tools.iface import View
+from dumm_tools.network import InterfaceView
 from dumm_tools.output import Field
 
 cli = tool(
@@ -18,7 +18,7 @@ cli = tool(
     "An interface is GUEST-DEVICE, as alice-eth0. On the host its tap has the same name.",
 )
 
-FIELDS: list[Field[View]] = [
+FIELDS: list[Field[InterfaceView]] = [
     Field("name", "GUEST-DEVICE.", lambda v: v.record.name),
     Field("guest", "The guest that has it.", lambda v: v.record.guest, in_table=False),
     Field("device", "Its name inside the guest.", lambda v: v.record.device, in_table=False),
@@ -35,7 +35,7 @@ FIELDS: list[Field[View]] = [
 
 ADDRESS_FIELDS: list[Field[str]] = [
     Field("address", "The address with its prefix length, A/P.", lambda a: a),
-    Field("family", "inet or inet6.", address.family),
+    Field("family", "inet or inet6.", lambda a: "inet6" if ":" in a else "inet"),
 ]
 
 
@@ -96,6 +96,8 @@ def create(
 
     The device is up when it is connected to a bridge.
     """
+    from dumm_tools import iface
+
     if mac is not None and len(names) > 1:
         raise click.UsageError("--mac goes with one interface only")
 
@@ -118,6 +120,8 @@ def create(
 @click.option("--if-exists", is_flag=True, help="One that is not there is no error.")
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Remove interfaces, from running guests too."""
+    from dumm_tools import iface
+
     return each(names, lambda name: iface.delete(root(), name, if_exists=if_exists))
 
 
@@ -125,7 +129,7 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
 @output_options(FIELDS)
 def list_(shape: output.Shape) -> None:
     """List the interfaces."""
-    output.emit(iface.list_(root()), FIELDS, shape)
+    output.emit(network.interfaces(state.load(root())), FIELDS, shape)
 
 
 @cli.command()
@@ -133,8 +137,9 @@ def list_(shape: output.Shape) -> None:
 @output_options(FIELDS)
 def show(names: tuple[str, ...], shape: output.Shape) -> int:
     """Show interfaces in full."""
-    found: list[View] = []
-    status = each(names, lambda name: found.append(iface.show(root(), name)))
+    lab = state.load(root())
+    found: list[InterfaceView] = []
+    status = each(names, lambda name: found.append(network.interface_view(lab, name)))
     output.emit(found, FIELDS, shape, one_by_one=True)
     return status
 
@@ -143,6 +148,8 @@ def show(names: tuple[str, ...], shape: output.Shape) -> int:
 @several
 def up(names: tuple[str, ...]) -> int:
     """Bring the guests' devices up, now and at each start."""
+    from dumm_tools import iface
+
     return each(names, lambda name: iface.set_up(root(), name, True))
 
 
@@ -150,6 +157,8 @@ def up(names: tuple[str, ...]) -> int:
 @several
 def down(names: tuple[str, ...]) -> int:
     """Take the guests' devices down, now and at each start."""
+    from dumm_tools import iface
+
     return each(names, lambda name: iface.set_up(root(), name, False))
 
 
@@ -163,6 +172,8 @@ def set_(name: str, mtu: int | None, mac: str | None) -> None:
     In a running guest a new MAC address, or an MTU above 1500, takes the device down and up
     again, which costs it the routes that were set by hand.
     """
+    from dumm_tools import iface
+
     iface.set_(root(), name, mtu=mtu, mac=mac)
 
 
@@ -176,6 +187,8 @@ cli.add_command(address_group)
 @click.option("--may-exist", is_flag=True, help="One that it has is no error.")
 def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
     """Give an interface addresses."""
+    from dumm_tools import iface
+
     iface.add_addresses(root(), name, addresses, may_exist=may_exist)
 
 
@@ -185,6 +198,8 @@ def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
 @click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
 def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
     """Take addresses from an interface."""
+    from dumm_tools import iface
+
     iface.del_addresses(root(), name, addresses, if_exists=if_exists)
 
 
@@ -194,6 +209,8 @@ def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
 @output_options(ADDRESS_FIELDS)
 def address_list(name: str, live: bool, shape: output.Shape) -> None:
     """List the addresses that an interface is given."""
+    from dumm_tools import iface
+
     output.emit(iface.addresses_of(root(), name, ask_guest=live), ADDRESS_FIELDS, shape)
 
 

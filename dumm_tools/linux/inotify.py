@@ -1,4 +1,4 @@
-"""inotify(7): wait until a file has changed."""
+"""inotify(7): wait until a file has changed, or a file in a directory was closed."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import ctypes
 import os
 
 IN_MODIFY = 0x2  # linux/inotify.h
+IN_CLOSE = 0x18
 IN_CLOEXEC = os.O_CLOEXEC
 IN_NONBLOCK = os.O_NONBLOCK
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def watch(path: str) -> int:
+def watch(path: str, events: int = IN_MODIFY) -> int:
     """A descriptor that becomes readable when the file is written; empty it with `drain`."""
     fd = _libc.inotify_init1(IN_CLOEXEC | IN_NONBLOCK)
-    if fd >= 0 and _libc.inotify_add_watch(fd, os.fsencode(path), IN_MODIFY) >= 0:
+    if fd >= 0 and _libc.inotify_add_watch(fd, os.fsencode(path), events) >= 0:
         return int(fd)
     number = ctypes.get_errno()
     if fd >= 0:

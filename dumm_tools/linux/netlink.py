@@ -16,8 +16,7 @@ import os
 import struct
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 # linux/netlink.h
 NLM_F_REQUEST = 0x01
@@ -72,8 +71,7 @@ class Channel(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """An encoded message and what it is about, for the error. Its sequence number is put in
     when it is sent."""
 
@@ -81,11 +79,10 @@ class Request:
     subject: str
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A network device as its kernel describes it. `parent` names the device below it in sysfs."""
 
-    index: int
+    ifindex: int
     name: str
     up: bool
     mac: str
@@ -94,11 +91,10 @@ class Link:
     altnames: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """An address of a device, written A/P."""
 
-    index: int
+    ifindex: int
     address: str
 
 
@@ -358,14 +354,14 @@ def addresses(channel: Channel, index: int) -> list[Address]:
     data = encode("ifaddrmsg", "ifaddrmsg", RTM_GETADDR, NLM_F_DUMP, {"family": 0}, ())
     found = [_address(m) for m in query(channel, Request(data, "addresses"))]
     # Not every kernel filters a dump by index: only one asked with NETLINK_GET_STRICT_CHK.
-    return [a for a in found if a.index == index]
+    return [a for a in found if a.ifindex == index]
 
 
 def _link(data: bytes) -> Link:
     message = _decode("ifinfmsg", "ifinfmsg", data)
     properties = message.get_attr("IFLA_PROP_LIST")
     return Link(
-        index=int(message["index"]),
+        ifindex=int(message["index"]),
         name=str(message.get_attr("IFLA_IFNAME")),
         up=bool(message["flags"] & IFF_UP),
         mac=str(message.get_attr("IFLA_ADDRESS") or ""),
@@ -379,4 +375,4 @@ def _address(data: bytes) -> Address:
     message = _decode("ifaddrmsg", "ifaddrmsg", data)
     # On a point-to-point device IFA_ADDRESS is the peer's (linux/if_addr.h); IPv6 has no LOCAL.
     text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-    return Address(index=int(message["index"]), address=f"{text}/{message['prefixlen']}")
+    return Address(ifindex=int(message["index"]), address=f"{text}/{message['prefixlen']}")

@@ -11,28 +11,13 @@
  * The parent writes "PID STARTTIME" (proc_pid_stat(5), field 22) to FILE before the program may
  * start, and returns as soon as it has. What fails is one line on descriptor FD.
  */
-#define _GNU_SOURCE
-#include <errno.h>
+#include "jail.h"
+
 #include <grp.h>
-#include <fcntl.h>
 #include <linux/capability.h>
 #include <linux/mount.h>
-#include <sched.h>
-#include <signal.h>
-#include <stdarg.h>
-#include <stdbool.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mount.h>
 #include <sys/personality.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #ifndef MOUNT_ATTR_RDONLY
 #error "linux/mount.h is too old: Linux 5.12 headers or newer are needed"
@@ -40,34 +25,6 @@
 
 /* What hostfs asks of the host for a guest whose root user is root: owners and modes. */
 static const int KEPT[] = { CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID };
-
-static int status_fd = 2;
-
-static void __attribute__((noreturn, format(printf, 1, 2))) die(const char *format, ...)
-{
-	char text[4400];
-	int error = errno;
-	va_list list;
-
-	va_start(list, format);
-	int n = vsnprintf(text, sizeof text - 64, format, list);
-	va_end(list);
-	if (n < 0 || (size_t)n > sizeof text - 65)
-		n = sizeof text - 65;
-	n += snprintf(text + n, 64, ": %s\n", strerror(error));
-	if (write(status_fd, text, (size_t)n) < 0)
-		_exit(2);
-	_exit(1);
-}
-
-static void write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-
-	if (fd < 0 || write(fd, text, strlen(text)) < 0)
-		die("cannot write '%s'", path);
-	close(fd);
-}
 
 /* ---- the user namespace ---- */
 
@@ -94,21 +51,19 @@ static void map_ids(pid_t pid, const char *which)
  * further ones: /proc/sys/user is that of the namespace one writes from (namespaces(7)). */
 static int make_user_namespace(void)
 {
-	int ready[2], go[2], fd;
+	int ready[2], go[2], fd, pidfd = -1;
 	char path[64], c = 0;
 
 	if (pipe2(ready, O_CLOEXEC) || pipe2(go, O_CLOEXEC))
 		die("cannot make a pipe");
-	pid_t pid = fork();
+	pid_t pid = clone_into(CLONE_NEWUSER, &pidfd);
 
 	if (pid < 0)
-		die("cannot fork");
+		die("cannot make a user namespace");
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		close(ready[0]);
 		close(go[1]);
-		if (unshare(CLONE_NEWUSER))
-			die("cannot make a user namespace");
 		if (write(ready[1], &c, 1) != 1 || read(go[0], &c, 1) != 1)
 			_exit(1);
 		write_file("/proc/sys/user/max_user_namespaces", "0");
@@ -120,17 +75,20 @@ static int make_user_namespace(void)
 	close(go[0]);
 	if (read(ready[0], &c, 1) != 1)
 		_exit(1);
-	map_ids(pid, "uid_map");
-	map_ids(pid, "gid_map");
+	pid_t seen = proc_pid(pidfd);
+
+	map_ids(seen, "uid_map");
+	map_ids(seen, "gid_map");
 	if (write(go[1], &c, 1) != 1 || read(ready[0], &c, 1) != 1)
 		_exit(1);
-	snprintf(path, sizeof path, "/proc/%d/ns/user", pid);
+	snprintf(path, sizeof path, "/proc/%d/ns/user", seen);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		die("cannot open '%s'", path);
 	close(go[1]);
 	close(ready[0]);
 	waitpid(pid, NULL, 0);
+	close(pidfd);
 	return fd;
 }
 
@@ -293,34 +251,7 @@ static void __attribute__((noreturn)) inside(struct step *steps, int n, int user
 	die("cannot execute '%s'", argv[0]);
 }
 
-/* ---- the parent ---- */
-
-static void write_pid(const char *path, pid_t pid)
-{
-	char stat[1024], name[64], text[64];
-
-	snprintf(name, sizeof name, "/proc/%d/stat", pid);
-	int fd = open(name, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, stat, sizeof stat - 1);
-
-	if (n <= 0)
-		die("cannot read '%s'", name);
-	close(fd);
-	stat[n] = 0;
-	char *field = strrchr(stat, ')');
-
-	for (int i = 2; field && i < 22; i++)
-		field = strchr(field + 1, ' ');
-	if (!field)
-		die("cannot read '%s'", name);
-	n = snprintf(text, sizeof text, "%d %llu\n", pid, strtoull(field, NULL, 10));
-	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (fd < 0 || write(fd, text, (size_t)n) != n)
-		die("cannot write '%s'", path);
-	close(fd);
-}
-
-int main(int argc, char **argv)
+int run_jail(int argc, char **argv)
 {
 	static struct step steps[1024];
 	const char *pid_file = NULL, *hostname = NULL;
@@ -358,9 +289,8 @@ int main(int argc, char **argv)
 	if (fcntl(status_fd, F_SETFD, FD_CLOEXEC) || pipe2(go, O_CLOEXEC))
 		die("cannot make a pipe");
 	int userns = make_user_namespace();
-	pid_t pid = (pid_t)syscall(SYS_clone,
-				   CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | SIGCHLD,
-				   NULL, NULL, NULL, NULL);
+	int pidfd = -1;
+	pid_t pid = clone_into(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, &pidfd);
 
 	if (pid < 0)
 		die("cannot make namespaces");
@@ -368,7 +298,7 @@ int main(int argc, char **argv)
 		close(go[1]);
 		inside(steps, n, userns, go[0], hostname, argv);
 	}
-	write_pid(pid_file, pid);
+	write_pid(pid_file, pidfd);
 	if (write(go[1], &c, 1) != 1)
 		die("cannot start the program");
 	return 0;

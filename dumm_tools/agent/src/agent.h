@@ -34,7 +34,8 @@ enum {
 
 /* Guest to host. */
 enum {
-	READY = 'r',	/* nonce(16), then text: boot nonce, kernel release, what failed at boot */
+	READY = 'r',	/* nonce(16), then text: boot nonce, kernel release, other lines that run a
+			 * program (a bit each, hexadecimal), what failed at boot */
 	OUTPUT = 'o',	/* bytes from stdout or the terminal */
 	ERRORS = 'e',	/* bytes from stderr */
 	TAKEN = 'k',	/* length(4): so many INPUT bytes were taken */
@@ -118,6 +119,7 @@ void program_drain(struct line *l, int *fd, u8 type);
 void program_started(struct line *l);
 void program_finish(struct line *l);
 void program_drop(struct line *l);
+void program_signal(const struct program *p, int number);
 void console_shell(void);
 
 /* child.c: between fork and exec */

@@ -85,6 +85,19 @@ static void answer(struct line *l, long result)
 	line_send(l, DONE, &error, 4);
 }
 
+/* A client may die without a word; whoever comes next, on whatever line, can see what it left. */
+static char *busy_lines(char *p, int but)
+{
+	uint64_t busy = 0;
+
+	for (int i = 0; i < agent.open_count; i++)
+		if (i != but && agent.lines[i].program.pid)
+			busy |= 1ULL << i;
+	for (int shift = 60; shift >= 0; shift -= 4)
+		*p++ = "0123456789abcdef"[busy >> shift & 15];
+	return p;
+}
+
 static void hello(struct line *l, const u8 *nonce)
 {
 	char text[400], *end = text + sizeof text, *p = text;
@@ -105,6 +118,8 @@ static void hello(struct line *l, const u8 *nonce)
 	p = str_copy(p, end, agent.nonce);
 	p = str_copy(p, end, " ");
 	p = str_copy(p, end, agent.release);
+	p = str_copy(p, end, " ");
+	p = busy_lines(p, l->number);
 	p = str_copy(p, end, " ");
 	p = str_copy(p, end, agent.trouble);
 	line_send(l, READY, text, (u32)(p - text));
@@ -150,8 +165,8 @@ static void handle(struct line *l, u8 type, u8 *p, u32 n)
 		program_feed(l);
 		break;
 	case SIGNAL:
-		if (n == 1 && l->program.pid && !l->program.gone)
-			sys_kill(-l->program.pid, p[0]);
+		if (n == 1)
+			program_signal(&l->program, p[0]);
 		break;
 	case RESIZE:
 		if (n == 4 && l->program.tty && l->program.out >= 0) {

@@ -22,6 +22,7 @@ void power(char how)
 {
 	if (agent.is_init) {
 		sys_kill(-1, SIGTERM);
+		sys_kill(-1, SIGHUP); /* interactive shells ignore the other */
 		sys_kill(-1, SIGCONT);
 		if (SYS4(wait4, -1, NULL, WNOHANG, NULL) != -ECHILD && !all_gone(20)) {
 			sys_kill(-1, SIGKILL);

@@ -74,7 +74,7 @@ void program_run(struct line *l, u8 *payload, u32 n)
 	int count = split(payload + 7, n - 7, strings, 16384);
 
 	if (count < 0)
-		return fail(l, -E2BIG, "too many arguments");
+		return fail(l, -E2BIG, "exec the command");
 	if (argc < 1 || count < 2 + argc)
 		return fail(l, -EINVAL, "bad request");
 
@@ -164,7 +164,9 @@ void program_started(struct line *l)
 
 static void deafen(struct line *l)
 {
-	if (!l->program.tty)
+	if (l->program.tty)
+		l->program.in = -1; /* the same descriptor as out */
+	else
 		sys_close(&l->program.in);
 	line_send(l, DEAF, NULL, 0);
 }
@@ -322,15 +324,20 @@ void program_finish(struct line *l)
 	program_drop(l);
 }
 
+/* To the program's group; to itself while it has not come so far as to lead one. */
+void program_signal(const struct program *p, int number)
+{
+	if (p->pid && !p->gone && sys_kill(-p->pid, number) == -ESRCH)
+		sys_kill(p->pid, number);
+}
+
 /* Forget the line's program; one that still runs has lost its terminal. */
 void program_drop(struct line *l)
 {
 	struct program *p = &l->program;
 
-	if (p->pid && !p->gone) {
-		sys_kill(-p->pid, SIGHUP);
-		sys_kill(-p->pid, SIGCONT);
-	}
+	program_signal(p, SIGHUP);
+	program_signal(p, SIGCONT);
 	p->pid = 0;
 	p->gone = p->input_ended = false;
 	if (p->tty)

@@ -1,0 +1,91 @@
+/* Failing, files, and children by pidfd. */
+#include "jail.h"
+
+#include <linux/sched.h>
+#include <stdarg.h>
+
+int status_fd = 2;
+
+void die(const char *format, ...)
+{
+	char text[4400];
+	int error = errno;
+	va_list list;
+
+	va_start(list, format);
+	int n = vsnprintf(text, sizeof text - 64, format, list);
+	va_end(list);
+	if (n < 0 || (size_t)n > sizeof text - 65)
+		n = sizeof text - 65;
+	n += snprintf(text + n, 64, ": %s\n", strerror(error));
+	if (write(status_fd, text, (size_t)n) < 0)
+		_exit(2);
+	_exit(1);
+}
+
+void write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, text, strlen(text)) < 0)
+		die("cannot write '%s'", path);
+	close(fd);
+}
+
+pid_t clone_into(unsigned long flags, int *pidfd)
+{
+	struct clone_args args = {
+		.flags = flags | CLONE_PIDFD,
+		.pidfd = (__u64)(uintptr_t)pidfd,
+		.exit_signal = SIGCHLD,
+	};
+
+	return (pid_t)syscall(SYS_clone3, &args, sizeof args);
+}
+
+static ssize_t read_file(const char *path, char *buf, size_t size)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
+
+	if (n < 0)
+		die("cannot read '%s'", path);
+	close(fd);
+	buf[n] = 0;
+	return n;
+}
+
+pid_t proc_pid(int pidfd)
+{
+	char text[1024], name[64];
+
+	snprintf(name, sizeof name, "/proc/self/fdinfo/%d", pidfd);
+	read_file(name, text, sizeof text);
+	char *field = strstr(text, "Pid:");
+	pid_t pid = field ? atoi(field + 4) : -1;
+
+	if (pid <= 0)
+		die("cannot tell the pid from '%s'", name);
+	return pid;
+}
+
+void write_pid(const char *path, int pidfd)
+{
+	char text[1024], name[64];
+	pid_t pid = proc_pid(pidfd);
+
+	snprintf(name, sizeof name, "/proc/%d/stat", pid);
+	read_file(name, text, sizeof text);
+	char *field = strrchr(text, ')');
+
+	for (int i = 2; field && i < 22; i++)
+		field = strchr(field + 1, ' ');
+	if (!field)
+		die("cannot read '%s'", name);
+	int n = snprintf(name, sizeof name, "%d %llu\n", pid, strtoull(field, NULL, 10));
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+	if (fd < 0 || write(fd, name, (size_t)n) != n)
+		die("cannot write '%s'", path);
+	close(fd);
+}

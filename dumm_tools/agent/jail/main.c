@@ -1,0 +1,13 @@
+/* The host's side of a guest in C: `jail` starts a program in a jail, `hold` keeps a lab's
+ * namespaces. */
+#include "jail.h"
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && !strcmp(argv[1], "jail"))
+		return run_jail(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "hold"))
+		return run_hold(argc - 1, argv + 1);
+	fprintf(stderr, "usage: %s jail|hold ...\n", argv[0]);
+	return 2;
+}

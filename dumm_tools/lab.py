@@ -1,0 +1,209 @@
+"""The lab's own namespaces: how an ordinary user gets links, mounts and guests with no root.
+
+One tiny process holds them (agent/jail/hold.c); the first command that needs them starts it, and
+each command enters before its real work. When it ends, all of the lab in the kernel ends with it.
+A lab of root's on the host's network has none of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator, Sequence
+
+from dumm_tools import live
+from dumm_tools.agent import JAIL
+from dumm_tools.errors import DummError
+from dumm_tools.linux import namespaces, process
+from dumm_tools.state import load, lock
+
+#: Seconds to wait for another command that makes the namespaces.
+MAKE_TIMEOUT = 10.0
+
+HINT = "dumm-fs check says what this host lacks"
+
+
+def enter(root: str, *, make: bool) -> bool:
+    """Enter the lab's namespaces; with `make`, have them first. False when there are none to
+    enter: a lab on the host's network, or one that is not up."""
+    if not load(root).isolated:
+        return False
+    pidfd = _holder(root) if not make else _holder(root) or _made(root)
+    if pidfd is None:
+        return False
+    here = os.getcwd()
+    try:
+        namespaces.enter(pidfd)
+    except OSError as e:
+        raise DummError(f"cannot enter the lab's namespaces: {e.strerror}", hint=HINT) from None
+    finally:
+        os.close(pidfd)
+    with contextlib.suppress(OSError):
+        os.chdir(here)
+    return True
+
+
+def _holder(root: str) -> int | None:
+    known = live.holder(root)
+    return process.open_pidfd(*known) if known else None
+
+
+def _made(root: str) -> int:
+    """Start the holder, unless another command just did; its pidfd."""
+    run = os.path.join(root, "run")
+    fd = os.open(os.path.join(run, "holder.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock(fd, MAKE_TIMEOUT, "the lab's holder")
+        pidfd = _holder(root)
+        if pidfd is None:
+            _spawn(root)
+            pidfd = _holder(root)
+        if pidfd is None:
+            raise DummError("the lab's namespaces ended at once", hint=HINT)
+        return pidfd
+    finally:
+        os.close(fd)
+
+
+def _spawn(root: str) -> None:
+    """With a range of ids where newuidmap grants one, else with our own id alone."""
+    uids, gids = namespaces.id_map("uid"), namespaces.id_map("gid")
+    ways = [("--map", uids, gids)]
+    if os.geteuid() != 0:
+        ways = [("--map", uids.split("\n")[0] + "\n", gids.split("\n")[0] + "\n")]
+        if uids.count("\n") > 1 and gids.count("\n") > 1:
+            ways.insert(0, ("--helpers", uids, gids))
+    for number, way in enumerate(ways):
+        error = _hold(root, way)
+        if not error:
+            return
+        if number == len(ways) - 1:
+            raise DummError(f"cannot make the lab's namespaces: {error}", hint=HINT)
+
+
+def _hold(root: str, way: Sequence[str]) -> str:
+    """Run the holder; what it says when it fails."""
+    if not os.access(JAIL, os.X_OK):
+        raise DummError(
+            f"'{JAIL}' is missing: the package was not built",
+            hint="python3 -m dumm_tools.agent.build",
+        )
+    path = os.path.join(root, "run", "holder")
+    errors, theirs = os.pipe2(os.O_CLOEXEC)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        target = max(errors, theirs, null) + 1
+        actions = [(os.POSIX_SPAWN_DUP2, null, n) for n in (0, 1, 2)]
+        actions.append((os.POSIX_SPAWN_DUP2, theirs, target))
+        argv = [JAIL, "hold", "--errors", str(target), "--pid-file", path, *way]
+        env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
+        pid = os.posix_spawn(JAIL, argv, env, file_actions=actions)
+        os.close(theirs)
+        theirs = -1
+        text = b""
+        while piece := os.read(errors, 4096):
+            text += piece
+        os.waitpid(pid, 0)
+    finally:
+        for fd in (errors, theirs, null):
+            if fd >= 0:
+                os.close(fd)
+    return text.decode(errors="replace").strip()
+
+
+def end(root: str) -> None:
+    """End the holder, and with it what of the lab is in the kernel."""
+    pidfd = _holder(root)
+    if pidfd is not None:
+        process.send_signal(pidfd, signal.SIGKILL)
+        process.wait_exit(pidfd, MAKE_TIMEOUT)
+        os.close(pidfd)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(root, "run", "holder"))
+
+
+def run_inside(argv: Sequence[str]) -> int:
+    """Run a program of the host where the lab's links and mounts are (after `enter`); its status.
+
+    It is a child: children are in the lab's pid namespace, and end with the lab.
+    """
+    with _ignored(signal.SIGINT, signal.SIGQUIT):
+        pid = os.fork()
+        if pid == 0:
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_DFL)
+            try:
+                os.execvp(argv[0], argv)
+            except OSError as e:
+                code = 127 if isinstance(e, FileNotFoundError) else 126
+                text = f"dumm-guest: cannot run '{argv[0]}': {e.strerror}\n"
+                os.write(2, text.encode(errors="surrogateescape"))
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _ignored(*numbers: int) -> Iterator[None]:
+    previous = {n: signal.signal(n, signal.SIG_IGN) for n in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def become_root() -> None:
+    """For an ordinary user: be root of a new user namespace with a lab's id map, so that masters
+    made there have the owners that guests will see. Root stays what it is."""
+    if os.geteuid() == 0:
+        return
+    uids, gids = namespaces.id_map("uid"), namespaces.id_map("gid")
+    ranges = uids.count("\n") > 1 and gids.count("\n") > 1
+    own_uid, own_gid = uids.split("\n")[0], gids.split("\n")[0]
+    go_read, go_write = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    # newuidmap must come from outside the new namespace: a child that stays there.
+    helper = os.fork()
+    if helper == 0:
+        code = 1
+        try:
+            os.close(go_write)
+            if os.read(go_read, 1) and ranges:
+                code = _run_helpers(parent, uids, gids)
+        finally:
+            os._exit(code)
+    os.close(go_read)
+    try:
+        try:
+            namespaces.unshare(namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWNS)
+        except OSError as e:
+            os.close(go_write)
+            os.waitpid(helper, 0)
+            raise DummError(f"cannot make a user namespace: {e.strerror}", hint=HINT) from None
+        os.write(go_write, b"g")
+        os.close(go_write)
+        _, status = os.waitpid(helper, 0)
+        if status != 0:
+            for name, text in (("setgroups", "deny"), ("uid_map", own_uid), ("gid_map", own_gid)):
+                with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+                    file.write(text)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as e:
+        raise DummError(f"cannot become root of a user namespace: {e.strerror}") from None
+
+
+def _run_helpers(pid: int, uids: str, gids: str) -> int:
+    import subprocess
+
+    for program, text in (("newuidmap", uids), ("newgidmap", gids)):
+        try:
+            code = subprocess.call([program, str(pid), *text.split()])
+        except FileNotFoundError:
+            return 1
+        if code:
+            return code
+    return 0

@@ -1,0 +1,111 @@
+"""The lab's network as it is now: which links of the host are ours, and what they look like.
+
+Reads only: the state and sysfs, so that `list` starts quickly.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dumm_tools import address, names
+from dumm_tools.errors import NotFound
+from dumm_tools.linux import sysfs
+from dumm_tools.model import Bridge, Iface, State
+
+
+class InterfaceView(NamedTuple):
+    """An interface: its record, and what sysfs shows of its tap, read when asked."""
+
+    record: Iface
+    tag: str
+
+    def _number(self, file: str) -> int | None:
+        if sysfs.read(self.record.tap, "ifalias") != self.tag:
+            return None
+        return sysfs.number(self.record.tap, file)
+
+    @property
+    def state(self) -> str:
+        """`up` when the device is up in its running guest: only then is the tap open."""
+        return "up" if self._number("carrier") == 1 else "down"
+
+    @property
+    def rx_bytes(self) -> int | None:
+        """Octets that the guest received: those that its tap sent."""
+        return self._number("statistics/tx_bytes")
+
+    @property
+    def tx_bytes(self) -> int | None:
+        """Octets that the guest sent."""
+        return self._number("statistics/rx_bytes")
+
+
+class BridgeView(NamedTuple):
+    """A bridge: its record, and what sysfs shows of it. `members` are the interfaces recorded
+    on it."""
+
+    record: Bridge
+    members: list[str]
+    lab: State
+
+    @property
+    def state(self) -> str:
+        """`up` when it is there, ours and up."""
+        name = self.record.name
+        return "up" if sysfs.is_up(name) and ours(self.lab, name) else "down"
+
+
+def interfaces(found: State) -> list[InterfaceView]:
+    """All interfaces, by name."""
+    return [InterfaceView(found.ifaces[name], found.tag) for name in sorted(found.ifaces)]
+
+
+def interface_view(found: State, name: str) -> InterfaceView:
+    """One interface; Usage, NotFound."""
+    return InterfaceView(interface(found, name), found.tag)
+
+
+def bridges(found: State) -> list[BridgeView]:
+    """All bridges, by name."""
+    return [bridge_view(found, name) for name in sorted(found.bridges)]
+
+
+def bridge_view(found: State, name: str) -> BridgeView:
+    """One bridge; Usage, NotFound."""
+    return BridgeView(bridge(found, name), [i.name for i in found.members_of(name)], found)
+
+
+def interface(found: State, name: str) -> Iface:
+    """The record of an interface; Usage for a bad name, NotFound."""
+    names.interface(name)
+    if name not in found.ifaces:
+        raise NotFound(f"no interface '{name}'")
+    return found.ifaces[name]
+
+
+def bridge(found: State, name: str) -> Bridge:
+    """The record of a bridge; Usage for a bad name, NotFound."""
+    names.bridge(name)
+    if name not in found.bridges:
+        raise NotFound(f"no bridge '{name}'")
+    return found.bridges[name]
+
+
+def ours(state: State, device: str) -> bool:
+    """Is there a device of this name, and did this working set make it?"""
+    alias = sysfs.read(device, "ifalias")
+    if alias:
+        return alias == state.tag
+    # A bridge made by a command that was killed before it could tag it: known by its MAC.
+    return device in state.bridges and sysfs.read(device, "address") == bridge_mac(state, device)
+
+
+def bridge_mac(state: State, name: str) -> str:
+    """The MAC address of a bridge: fixed, where the kernel's choice changes with the members."""
+    return address.made_mac(f"{state.id} {name}")
+
+
+def our_links(state: State) -> list[str]:
+    """The names of all links of this working set that are there, bridges last."""
+    found = [d for d in sysfs.devices() if ours(state, d)]
+    return sorted(found, key=lambda d: (sysfs.exists(f"{d}/bridge"), d))

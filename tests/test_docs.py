@@ -1,0 +1,129 @@
+"""The manual and the completions say what the commands do, and work."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from conftest import BIN, TOP
+
+from dumm_tools import _docs
+
+PAGES = sorted(path for path in (TOP / "man").iterdir() if path.suffix != ".in")
+#: Where users are shown commands.
+TEXTS = [TOP / "README.md", *sorted((TOP / "man").glob("*.in")), *(TOP / "examples").glob("*.sh")]
+
+
+def test_nothing_is_out_of_date(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _docs.main(["--check"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_is_clean(path: Path) -> None:
+    if not shutil.which("groff"):
+        pytest.skip("no groff here")
+    argv = ["groff", "-man", "-Tutf8", "-ww", "-z", str(path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not re.search(r"@[A-Z_]+@", path.read_text())
+    names = {page.name for page in PAGES}
+    for name, section in re.findall(r"^\.BR (dumm\S*) \((\d)\)", path.read_text(), re.MULTILINE):
+        assert f"{name}.{section}".replace("\\-", "-") in names
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_the_commands_in_a_text_exist(path: Path) -> None:
+    tools = _docs.tools()
+    text = re.sub(r"\\f[BIR]", "", path.read_text()).replace("\\-", "-").replace("\\(aq", "'")
+    # What looks like a command: behind a prompt, `run` or a pipe.
+    shown = re.findall(r"(?m)(?:\$ |run |\| )(dumm-(?:\w+) .*)$", text)
+    for line in shown:
+        words = re.split(r"[\s|;]+", line)
+        if words[0] not in tools or not re.match(r"[a-z-]+$", words[1]):
+            continue
+        command: click.Command = tools[words[0]]
+        for word in words[1:]:
+            if not isinstance(command, click.Group):
+                break
+            assert word in command.commands, f"{path.name}: {line}"
+            command = command.commands[word]
+        known = {o for p in command.params for o in p.opts} | {"--help", "--version"}
+        mine = line.partition(" -- ")[0].partition("|")[0].partition(";")[0]
+        for option in re.findall(r" (--[a-z-]+)", mine):
+            assert option in known, f"{path.name}: {line}: {option}"
+
+
+@pytest.mark.parametrize("tool", sorted(_docs.tools()))
+def test_bash_completes(tool: str, tmp_path: Path) -> None:
+    script = TOP / "completions" / "bash" / tool
+    function = f"_{tool.replace('-', '_')}_completion"
+    code = (
+        f"source {shlex.quote(str(script))} && COMP_WORDS=({tool} l) COMP_CWORD=1 && "
+        f'{function} {tool} && printf "%s\\n" "${{COMPREPLY[@]}}"'
+    )
+    env = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", code],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.stderr == ""
+    expected = {"dumm-fs": set(), "dumm-console": {"list", "log"}}.get(tool, {"list"})
+    assert set(done.stdout.split()) == expected
+
+
+def test_completion_offers_what_is_there(tmp_path: Path) -> None:
+    """Also where there is no working set: then nothing, and no complaint."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "lab").mkdir()
+    subprocess.run([BIN / "dumm-fs", "init"], cwd=tmp_path / "lab", check=True, timeout=30)
+    for directory, line, expected in (
+        ("empty", "dumm-guest start ", "\n"),
+        ("lab", "dumm-guest start ", "\n"),
+        ("lab", "dumm-guest li", "plain,list\n"),
+        ("lab", "dumm-guest list -o name,st", "plain,name,state\n"),
+    ):
+        words = line.split(" ")
+        done = subprocess.run(
+            [BIN / words[0]],
+            cwd=tmp_path / directory,
+            env={
+                **os.environ,
+                "_DUMM_GUEST_COMPLETE": "bash_complete",
+                "COMP_WORDS": line,
+                "COMP_CWORD": str(len(words) - 1),
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        assert (done.stdout, done.stderr) == (expected, "")
+
+
+def test_check_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(TOP / "man", tmp_path / "man")
+    shutil.copytree(TOP / "completions", tmp_path / "completions")
+    monkeypatch.setattr(_docs, "TOP", tmp_path)
+    assert _docs.main(["--check"]) == 0
+    (tmp_path / "man" / "dumm.7").write_text("old")
+    assert _docs.main(["--check"]) == 1
+    assert _docs.main([]) == 0
+    assert _docs.main(["--check"]) == 0
+
+
+def test_it_runs_as_a_module() -> None:
+    argv = [sys.executable, "-m", "dumm_tools._docs", "--nonsense"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2

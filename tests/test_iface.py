@@ -1,0 +1,423 @@
+"""Interfaces: what is recorded, what the kernel gets, what is refused; without a guest."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dumm_tools import address, bridge, iface, names, network, state
+from dumm_tools.cli.iface import cli
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.linux import netlink, sysfs, tun
+from dumm_tools.model import Guest, Iface, State
+
+LONG = "averylongguestname-eth0"
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[str]:
+    """A working set with the guests alice, bob and one with a long name, all stopped."""
+    (tmp_path / ".lock").touch()
+    guests = {name: Guest(name) for name in ("alice", "bob", "averylongguestname")}
+    made = State("t0t0", os.stat(tmp_path / ".lock").st_ino, guests=guests)
+    state.create(str(tmp_path), made)
+    yield str(tmp_path)
+    bridge.remove_all(state.load(str(tmp_path)))
+
+
+def record(lab: str, name: str) -> Iface:
+    return state.load(lab).ifaces[name]
+
+
+@contextlib.contextmanager
+def foreign_tap(name: str) -> Iterator[None]:
+    """A link that is not ours."""
+    with tun.created(name, 0):
+        yield
+
+
+def raw(lab: str) -> str:
+    return Path(lab, state.FILE).read_text()
+
+
+# ---- addresses ----
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("10.0.0.1/24", "10.0.0.1/24"),
+        ("10.0.0.77/024", "10.0.0.77/24"),
+        ("FD00:0:0:0::1/64", "fd00::1/64"),
+        ("::ffff:10.0.0.1/128", "::ffff:10.0.0.1/128"),
+        ("0.0.0.5/0", "0.0.0.5/0"),
+    ],
+)
+def test_address_in_its_usual_form(text: str, wanted: str) -> None:
+    assert address.interface(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "/", "10.0.0.1", "10.0.0.1/", "10.0.0.1/33", "10.0.0.1/-1", "10.0.0.1/+8"),
+        *("10.0.0/24", "10.0.0.01/24", "10.0.0.1/24/8", "1.2.3.4/2 4", "fd00::1/129"),
+        *("fd00::1", "fd00::1%eth0/64", "224.0.0.1/8", "ff02::1/64", "::/64", "0.0.0.0/8"),
+        *("255.255.255.255/32", "a\0b/8", "10.0.0.1/²", "host/24"),
+    ],
+)
+def test_bad_address(text: str) -> None:
+    with pytest.raises(Usage):
+        address.interface(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "02:00:00:00:00", "02:00:00:00:00:0g", "2:0:0:0:0:1", "02-00-00-00-00-01"),
+        *("01:00:00:00:00:01", "ff:ff:ff:ff:ff:ff", "00:00:00:00:00:00", "02:00:00:00:00:01:02"),
+        *("02:00:00:00:00:+1", "02:00:00:00:00: 1", "02:00:00:00:00:\u0660\u0661"),
+    ],
+)
+def test_bad_mac(text: str) -> None:
+    with pytest.raises(Usage):
+        address.mac(text)
+
+
+def test_made_macs_are_stable_and_their_own() -> None:
+    one = address.made_mac("lab alice-eth0")
+    assert one == address.made_mac("lab alice-eth0") == address.mac(one)
+    assert one.startswith("02:")
+    assert address.made_mac("lab alice-eth0", {one}) != one
+    assert len({address.made_mac(f"lab g{n}-eth0") for n in range(5000)}) == 5000
+
+
+# ---- records ----
+
+
+def test_create_for_a_stopped_guest_only_records(lab: str) -> None:
+    iface.create(lab, "alice-eth0", addresses=["10.0.0.1/24", "10.0.0.1/24"], mtu=9000)
+    found = record(lab, "alice-eth0")
+    assert (found.slot, found.tap, found.up, found.bridge) == (0, "alice-eth0", False, None)
+    assert (found.addresses, found.mtu) == (["10.0.0.1/24"], 9000)
+    assert not sysfs.exists("alice-eth0")
+    view = network.interface_view(state.load(lab), "alice-eth0")
+    assert (view.state, view.rx_bytes, view.tx_bytes) == ("down", None, None)
+
+
+def test_slots_are_the_lowest_free(lab: str) -> None:
+    for name in ("alice-eth0", "alice-wan", "alice-eth2", "bob-eth0"):
+        iface.create(lab, name)
+    iface.delete(lab, "alice-wan")
+    iface.create(lab, "alice-eth9")
+    found = state.load(lab)
+    assert [i.name for i in found.ifaces_of("alice")] == ["alice-eth0", "alice-eth9", "alice-eth2"]
+    assert [i.slot for i in found.ifaces_of("alice")] == [0, 1, 2]
+    assert found.ifaces["bob-eth0"].slot == 0
+
+
+REFUSED: list[tuple[type[DummError], Callable[[str], None]]] = [
+    (Usage, lambda lab: iface.create(lab, "eth0")),
+    (Usage, lambda lab: iface.create(lab, "alice-")),
+    (Usage, lambda lab: iface.create(lab, "../x-eth0")),
+    (Usage, lambda lab: iface.create(lab, "alice-averylongdevice0")),
+    (Usage, lambda lab: iface.create(lab, "alice-eth1", mac="01:00:00:00:00:00")),
+    (Usage, lambda lab: iface.create(lab, "alice-eth1", mtu=67)),
+    (Usage, lambda lab: iface.create(lab, "alice-eth1", mtu=65522)),
+    (Usage, lambda lab: iface.create(lab, "alice-eth1", mtu=1279, addresses=["fd00::1/64"])),
+    (Usage, lambda lab: iface.create(lab, "alice-eth1", addresses=["10.0.0.1"])),
+    (NotFound, lambda lab: iface.create(lab, "carol-eth0")),
+    (NotFound, lambda lab: iface.create(lab, "alice-eth1", bridge="nolan")),
+    (Usage, lambda lab: iface.create(lab, "alice-eth1", bridge="a bridge")),
+    (Conflict, lambda lab: iface.create(lab, "alice-eth0")),
+    (NotFound, lambda lab: iface.delete(lab, "alice-eth1")),
+    (Usage, lambda lab: iface.delete(lab, "a b", if_exists=True)),
+    (NotFound, lambda lab: iface.set_up(lab, "alice-eth1", True)),
+    (Usage, lambda lab: iface.set_(lab, "alice-eth0")),
+    (Usage, lambda lab: iface.set_(lab, "alice-eth0", mtu=0)),
+    (Usage, lambda lab: iface.set_(lab, "alice-eth0", mac="")),
+    (Usage, lambda lab: iface.set_(lab, "alice-eth0", mtu=1000)),
+    (Conflict, lambda lab: iface.add_addresses(lab, "alice-eth0", ["10.9.9.9/8", "fd00::1/64"])),
+    (Conflict, lambda lab: iface.add_addresses(lab, "alice-eth0", ["fd00::1/48"])),
+    (NotFound, lambda lab: iface.del_addresses(lab, "alice-eth0", ["fd00::1/64", "10.9.9.9/8"])),
+    (Conflict, lambda lab: iface.addresses_of(lab, "alice-eth0", ask_guest=True) and None),
+]
+
+
+@pytest.mark.parametrize(("error", "action"), REFUSED)
+def test_refused_with_nothing_changed(
+    lab: str, error: type[DummError], action: Callable[[str], None]
+) -> None:
+    iface.create(lab, "alice-eth0", addresses=["fd00::1/64"])
+    before = raw(lab)
+    with pytest.raises(error):
+        action(lab)
+    assert raw(lab) == before
+
+
+def test_idempotent_forms(lab: str) -> None:
+    iface.create(lab, "alice-eth0", mtu=1400)
+    iface.create(lab, "alice-eth0", mtu=1300, may_exist=True)
+    assert record(lab, "alice-eth0").mtu == 1400
+    iface.delete(lab, "alice-eth0", if_exists=True)
+    iface.delete(lab, "alice-eth0", if_exists=True)
+
+
+def test_addresses_are_kept(lab: str) -> None:
+    iface.create(lab, "alice-eth0")
+    iface.add_addresses(lab, "alice-eth0", ["10.0.0.2/24", "fd00:0::2/64"])
+    iface.add_addresses(lab, "alice-eth0", ["10.0.0.2/24", "10.0.0.2/16"], may_exist=True)
+    iface.del_addresses(lab, "alice-eth0", ["10.0.0.2/24"])
+    iface.del_addresses(lab, "alice-eth0", ["10.0.0.2/24"], if_exists=True)
+    assert iface.addresses_of(lab, "alice-eth0") == ["10.0.0.2/16", "fd00::2/64"]
+
+
+def test_up_follows_the_cable_or_the_word(lab: str) -> None:
+    iface.create(lab, "alice-eth0")
+    iface.set_up(lab, "alice-eth0", True)
+    assert record(lab, "alice-eth0").up
+    iface.set_up(lab, "alice-eth0", False)
+    assert not record(lab, "alice-eth0").up
+
+
+def test_two_names_for_one_tap(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    iface.create(lab, "alice-eth0")
+    monkeypatch.setattr(names, "tap", lambda name: "alice-eth0")
+    with pytest.raises(Conflict, match="same tap"):
+        iface.create(lab, "alice-eth1")
+
+
+# ---- taps ----
+
+
+@pytest.mark.netns
+def test_prepare_and_release(lab: str) -> None:
+    bridge.create(lab, "lan0")
+    iface.create(lab, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24"])
+    iface.create(lab, "alice-eth1", mtu=9000)
+    iface.create(lab, LONG, bridge="lan0")
+    found = state.load(lab)
+    assert iface.prepare(found, "alice") == [
+        "vec0:transport=tap,ifname=alice-eth0,depth=128,gro=1",
+        "vec1:transport=tap,ifname=alice-eth1,depth=128,gro=1,mtu=9000",
+    ]
+    assert iface.prepare(found, "bob") == []
+    iface.prepare(found, "averylongguestname")
+    short = names.tap(LONG)
+    assert sysfs.ports("lan0") == sorted(["alice-eth0", short])
+    assert sysfs.number("alice-eth1", "mtu") == 9000
+    assert sysfs.master("alice-eth1") is None
+    with netlink.host() as channel:
+        assert netlink.find_link(channel, short).altnames == (LONG,)
+    for tap in ("alice-eth0", "alice-eth1", short):
+        assert sysfs.read(tap, "ifalias") == found.tag
+        assert sysfs.is_up(tap)
+        assert not sysfs.has_carrier(tap)
+        assert Path(f"/proc/sys/net/ipv6/conf/{tap}/disable_ipv6").read_text() == "1\n"
+    with tun._attached("alice-eth0", tun._FLAGS):  # as the guest's kernel does
+        assert network.interface_view(found, "alice-eth0").state == "up"
+    view = network.interface_view(found, "alice-eth0")
+    assert view.state == "down"
+    assert isinstance(view.rx_bytes, int)
+    assert iface.links_of(found) == [*sorted(["alice-eth0", "alice-eth1", short]), "lan0"]
+    iface.release(found, "alice", "bob", "averylongguestname")
+    iface.release(found, "alice")
+    assert iface.links_of(found) == ["lan0"]
+
+
+@pytest.mark.netns
+def test_prepare_takes_over_what_a_crash_left(lab: str) -> None:
+    bridge.create(lab, "lan0")
+    iface.create(lab, LONG, bridge="lan0")
+    found = state.load(lab)
+    tap = names.tap(LONG)
+    iface.prepare(found, "averylongguestname")
+    index = sysfs.number(tap, "ifindex")
+    tun.give(tap, 1234)
+    subprocess.run(["ip", "link", "set", tap, "nomaster", "down", "mtu", "1400"], check=True)
+    subprocess.run(["ip", "link", "property", "del", "dev", tap, "altname", LONG], check=True)
+    iface.prepare(found, "averylongguestname")
+    assert sysfs.number(tap, "ifindex") == index
+    assert sysfs.number(tap, "owner") == os.geteuid()
+    assert (sysfs.master(tap), sysfs.number(tap, "mtu")) == ("lan0", 1500)
+    assert sysfs.is_up(tap)
+    with netlink.host() as channel:
+        assert netlink.find_link(channel, tap).altnames == (LONG,)
+
+
+@pytest.mark.netns
+def test_prepare_undoes_itself(lab: str) -> None:
+    bridge.create(lab, "lan0")
+    iface.create(lab, "alice-eth0", bridge="lan0")
+    iface.create(lab, "alice-eth1")
+    bridge.remove_all(state.load(lab))
+    before = sysfs.devices()
+    with foreign_tap("alice-eth1"), pytest.raises(Conflict, match="not ours"):
+        iface.prepare(state.load(lab), "alice")
+    assert sysfs.devices() == before
+
+
+@pytest.mark.netns
+def test_prepare_makes_bridges_again_with_their_addresses(lab: str) -> None:
+    bridge.create(lab, "lan0", addresses=["10.0.0.254/24", "fd00::ff/64"])
+    bridge.create(lab, "lan1", addresses=["10.1.0.254/24"])
+    iface.create(lab, "alice-eth0", bridge="lan0")
+    found = state.load(lab)
+    bridge.remove_all(found)  # as a reboot of the host would
+    iface.prepare(found, "alice")
+    with netlink.host() as channel:
+        for name in ("lan0", "lan1"):
+            index = netlink.find_link(channel, name).ifindex
+            there = {a.address for a in netlink.addresses(channel, index)}
+            assert there == set(found.bridges[name].addresses)
+
+
+@pytest.mark.netns
+def test_a_foreign_link_is_left_alone(lab: str) -> None:
+    with foreign_tap("alice-eth0"):
+        with pytest.raises(Conflict, match="'alice-eth0' exists already and is not ours"):
+            iface.create(lab, "alice-eth0")
+        assert state.load(lab).ifaces == {}
+    iface.create(lab, "alice-eth0")
+    with foreign_tap("alice-eth0"):
+        found = state.load(lab)
+        iface.release(found, "alice")
+        bridge.remove_all(found)
+        iface.delete(lab, "alice-eth0")
+        assert sysfs.exists("alice-eth0")
+
+
+@pytest.mark.netns
+def test_a_crashed_guests_tap_follows(lab: str) -> None:
+    for name in ("lan0", "lan1"):
+        bridge.create(lab, name)
+    iface.create(lab, "alice-eth0", bridge="lan0")
+    iface.prepare(state.load(lab), "alice")
+    bridge.connect(lab, "lan1", "alice-eth0")
+    assert sysfs.master("alice-eth0") == "lan1"
+    iface.set_(lab, "alice-eth0", mtu=1400)
+    assert sysfs.number("alice-eth0", "mtu") == 1400
+    bridge.disconnect(lab, "alice-eth0")
+    assert sysfs.master("alice-eth0") is None
+    iface.delete(lab, "alice-eth0")
+    assert not sysfs.exists("alice-eth0")
+
+
+@pytest.mark.netns
+def test_many_taps_go_in_one_step(lab: str) -> None:
+    for n in range(20):
+        iface.create(lab, f"alice-eth{n}")
+    found = state.load(lab)
+    iface.prepare(found, "alice")
+    with foreign_tap("bob-eth0"):
+        iface.release(found, "alice")
+        assert iface.links_of(found) == []
+        assert sysfs.exists("bob-eth0")
+
+
+@pytest.mark.netns
+def test_delete_of_guest(lab: str) -> None:
+    iface.create(lab, "alice-eth0")
+    iface.create(lab, "bob-eth0")
+    found = state.load(lab)
+    iface.prepare(found, "alice")
+    iface.delete_of_guest(found, "alice")
+    assert list(found.ifaces) == ["bob-eth0"]
+    assert iface.links_of(found) == []
+
+
+@pytest.mark.netns
+def test_no_tun_device(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    iface.create(lab, "alice-eth0")
+    monkeypatch.setattr(tun, "PATH", "/dev/net/nothere")
+    with pytest.raises(DummError, match="cannot create 'alice-eth0': /dev/net/nothere: No") as e:
+        iface.prepare(state.load(lab), "alice")
+    assert e.value.hint is not None
+    assert "modprobe" in e.value.hint
+
+
+@pytest.mark.netns
+def test_boot_records_do_their_work_in_a_kernel(lab: str) -> None:
+    """What the agent sends to its kernel, sent to this one about a tap named as the device is."""
+    bridge.create(lab, "lan0")
+    iface.create(lab, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24", "fd00::1/64"])
+    records = iface.boot_records(state.load(lab), "alice")
+    assert records[0] == ("M", 0, b"ipv6\0")
+    with tun.created("vec0", 0), netlink.host() as channel:
+        index = sysfs.number("vec0", "ifindex")
+        assert index is not None
+        for kind, slot, message in records[1:]:
+            assert (kind, slot) == ("N", 0)
+            patched = message[:20] + struct.pack("=I", index) + message[24:]
+            netlink.transact(channel, [netlink.Request(patched, "vec0")])
+        link = netlink.find_link(channel, "eth0")
+        assert (link.ifindex, link.up, link.mtu) == (index, True, 1500)
+        assert link.mac == record(lab, "alice-eth0").mac
+        there = [a.address for a in netlink.addresses(channel, index)]
+        assert {"10.0.0.1/24", "fd00::1/64"} <= set(there)
+
+
+def test_boot_records_of_interfaces_that_stay_down(lab: str) -> None:
+    iface.create(lab, "alice-eth0", addresses=["10.0.0.1/24"], mtu=9000)
+    records = iface.boot_records(state.load(lab), "alice")
+    assert [(kind, slot) for kind, slot, _ in records] == [("N", 0), ("N", 0)]
+    length, kind, _, _, _ = struct.unpack_from("=IHHII", records[0][2])
+    assert (length, kind) == (len(records[0][2]), netlink.RTM_SETLINK)
+    flags, change = struct.unpack_from("=II", records[0][2], 24)
+    assert (flags & 1, change & 1) == (0, 1)
+
+
+# ---- the command ----
+
+
+def test_output_shapes(lab: str) -> None:
+    iface.create(lab, "bob-eth0", mac="02:00:00:00:00:0B")
+    iface.create(lab, "alice-eth0", addresses=["fd00::1/64", "10.0.0.1/24"])
+
+    def run(*args: str) -> str:
+        done = CliRunner().invoke(cli, ["-C", lab, *args], catch_exceptions=False)
+        assert done.exit_code == 0
+        return done.stdout
+
+    assert run("list", "-q") == "alice-eth0\nbob-eth0\n"
+    assert run("list", "-o", "name,bridge,addresses,mac").splitlines()[1] == (
+        "bob-eth0\t-\t-\t02:00:00:00:00:0b"
+    )
+    (row,) = json.loads(run("show", "alice-eth0", "--format", "json"))
+    del row["mac"]
+    assert row == {
+        "name": "alice-eth0",
+        "guest": "alice",
+        "device": "eth0",
+        "tap": "alice-eth0",
+        "bridge": None,
+        "mtu": 1500,
+        "state": "down",
+        "addresses": ["10.0.0.1/24", "fd00::1/64"],
+        "shape": None,
+        "rx_bytes": None,
+        "tx_bytes": None,
+    }
+    assert run("address", "list", "alice-eth0", "-o", "address,family", "-z") == (
+        "10.0.0.1/24\tinet\0fd00::1/64\tinet6\0"
+    )
+    assert "alice-eth0" in run("list").splitlines()[1]
+
+
+def test_several_operands_are_all_tried(lab: str) -> None:
+    args = ["-C", lab, "create", "alice-eth0", "eve-eth0", "x", "bob-eth0"]
+    done = CliRunner().invoke(cli, args, standalone_mode=False)
+    assert done.return_value == 3
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[0].endswith(": no guest 'eve'")
+    assert sorted(state.load(lab).ifaces) == ["alice-eth0", "bob-eth0"]
+    done = CliRunner().invoke(cli, ["-C", lab, "create", "alice-a", "alice-b", "--mac", "x"])
+    assert done.exit_code == 2
