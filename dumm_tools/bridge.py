@@ -19,6 +19,7 @@ def create(root: str, name: str, *, addresses: Sequence[str] = (), may_exist: bo
     """Make a bridge. Usage, Conflict."""
     names.bridge(name)
     wanted = address.interfaces(list(addresses))
+    netlink.load()
     with state.transaction(root) as change:
         found = change.state
         if name in found.bridges and not may_exist:
@@ -37,6 +38,7 @@ def create(root: str, name: str, *, addresses: Sequence[str] = (), may_exist: bo
 def delete(root: str, name: str, *, if_exists: bool = False) -> None:
     """Unplug a bridge's members, then remove it. Usage, NotFound, Conflict."""
     names.bridge(name)
+    netlink.load()
     with state.transaction(root) as change:
         found = change.state
         if if_exists and name not in found.bridges:
@@ -64,7 +66,8 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> None:
 def connect(root: str, name: str, interface: str) -> None:
     """Plug an interface into a bridge; one on another bridge moves, with nothing else touched.
     One that was on none comes up. Usage, NotFound, Conflict."""
-    with state.transaction(root) as change:
+    guest, _ = names.interface(interface)
+    with iface.transaction(root, guest) as change:
         found = change.state
         bridge = network.bridge(found, name)
         member = network.interface(found, interface)
@@ -82,7 +85,8 @@ def connect(root: str, name: str, interface: str) -> None:
 
 def disconnect(root: str, interface: str) -> None:
     """Unplug an interface from its bridge and take it down. Usage, NotFound, Conflict."""
-    with state.transaction(root) as change:
+    guest, _ = names.interface(interface)
+    with iface.transaction(root, guest) as change:
         found = change.state
         member = network.interface(found, interface)
         if member.bridge is None:
@@ -100,6 +104,7 @@ def add_addresses(
 ) -> None:
     """Give the host addresses on a bridge. Usage, NotFound, Conflict."""
     wanted = address.interfaces(list(addresses))
+    netlink.load()
     with state.transaction(root) as change:
         found = change.state
         bridge = network.bridge(found, name)
@@ -124,6 +129,7 @@ def del_addresses(
 ) -> None:
     """Take addresses from the host on a bridge. Usage, NotFound."""
     unwanted = address.interfaces(list(addresses))
+    netlink.load()
     with state.transaction(root) as change:
         found = change.state
         bridge = network.bridge(found, name)

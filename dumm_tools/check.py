@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from dumm_tools import kernel, master
+from dumm_tools import kernel, master, probe
 from dumm_tools.agent import INITRD, JAIL
 from dumm_tools.errors import DummError
-from dumm_tools.linux import mount as mnt
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +23,20 @@ class Check:
     remedy: str | None = None
 
 
-def run(root: str) -> list[Check]:
-    """Try everything; `root` is where the working set is, or would be."""
-    return [_privilege(), _agent(), _tun(), _shm(), _overlay(root), _kernel(), _master()] + [
-        _program(name, package, why)
-        for name, package, why in (
-            ("tcpdump", "tcpdump", "for looking at segments"),
-            ("mmdebstrap", "mmdebstrap", "for masters of a real Debian"),
-            ("apt-get", "apt", "for fetching kernel packs"),
-        )
-    ]
-
-
-def _privilege() -> Check:
-    if os.geteuid() == 0:
-        return Check("privilege", "ok", "root")
-    return Check("privilege", "missing", "not root", "run dumm-tools as root")
+def run(root: str, *, isolated: bool) -> list[Check]:
+    """Try everything for a lab in `root`, on the host's network or in namespaces of its own."""
+    found = [_agent()]
+    if isolated:
+        found += [_namespaces(), _ids()]
+    found += [_tun(), _shm(), _overlay(root, isolated), _kernel(), _master()]
+    for name, package, why in (
+        ("gcc", "gcc libc6-dev", "for building the agent"),
+        ("tcpdump", "tcpdump", "for looking at segments"),
+        ("mmdebstrap", "mmdebstrap", "for masters of a real Debian"),
+        ("apt-get", "apt", "for fetching kernel packs"),
+    ):
+        found.append(_program(name, package, why))
+    return found
 
 
 def _agent() -> Check:
@@ -50,6 +47,47 @@ def _agent() -> Check:
     )
 
 
+def _namespaces() -> Check:
+    error = probe.in_child(probe.make_namespaces)
+    if not error:
+        return Check("namespaces", "ok", "user, mount, network, pid, ipc and uts namespaces")
+    remedy = "allow user namespaces: sysctl user.max_user_namespaces=100000"
+    for path, wanted, how in (
+        ("kernel/unprivileged_userns_clone", "1", "sysctl kernel.unprivileged_userns_clone=1"),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "0",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that "
+            f"allows userns to {JAIL}",
+        ),
+    ):
+        try:
+            with open(f"/proc/sys/{path}", encoding="ascii") as file:
+                if file.read().strip() != wanted:
+                    remedy = how
+        except OSError:
+            continue
+    return Check("namespaces", "missing", error, remedy)
+
+
+def _ids() -> Check:
+    from shutil import which
+
+    from dumm_tools.linux import namespaces
+
+    if os.geteuid() == 0:
+        return Check("ids", "ok", "all ids")
+    ranges = min(namespaces.id_map(kind).count("\n") for kind in ("uid", "gid")) > 1
+    if which("newuidmap") is None or which("newgidmap") is None:
+        found, remedy = "no newuidmap", "apt-get install uidmap"
+    elif not ranges:
+        found = "no ids for this user in /etc/subuid and /etc/subgid"
+        remedy = "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+    else:
+        return Check("ids", "ok", "a range of ids")
+    return Check("ids", "absent", f"{found}: all files in guests are root's", remedy)
+
+
 def _tun() -> Check:
     path = "/dev/net/tun"
     try:
@@ -57,39 +95,34 @@ def _tun() -> Check:
     except FileNotFoundError:
         return Check("tun", "missing", f"no {path}", "modprobe tun")
     except OSError as e:
-        return Check("tun", "missing", f"{path}: {e.strerror}", f"chmod 0666 {path}")
+        return Check("tun", "missing", f"{path}: {e.strerror}", f"as root: chmod 0666 {path}")
     return Check("tun", "ok", path)
 
 
 def _shm() -> Check:
-    """The jail mounts a tmpfs for each guest's memory; here it is whether one may be executed."""
-    import mmap
-
-    try:
-        with tempfile.TemporaryFile(dir="/dev/shm") as file:
-            file.truncate(mmap.PAGESIZE)
-            flags = mmap.PROT_READ | mmap.PROT_EXEC
-            mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=flags).close()
-    except OSError as e:
-        return Check("shm", "absent", f"/dev/shm: {e.strerror}", "mount -o remount,exec /dev/shm")
-    return Check("shm", "ok", "/dev/shm")
+    """A guest's memory is a tmpfs of its jail: can one be mounted, and executed from?"""
+    error = probe.in_child(probe.executable_tmpfs)
+    if error:
+        return Check("shm", "missing", f"tmpfs: {error}", "dumm-tools needs tmpfs in the kernel")
+    return Check("shm", "ok", "tmpfs")
 
 
-def _overlay(root: str) -> Check:
+def _overlay(root: str, isolated: bool) -> Check:
     """Mount an overlay with its upper layer where the working set is."""
     place = root if os.access(root, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix=".dumm-check-", dir=place) as top:
-        names = {n: os.path.join(top, n) for n in ("lower", "upper", "work", "merged")}
-        for path in names.values():
-            os.mkdir(path)
-        options = f"lowerdir={names['lower']},upperdir={names['upper']},workdir={names['work']}"
-        try:
-            mnt.mount("dumm-check", names["merged"], "overlay", mnt.MS_NODEV, options)
-        except OSError as e:
-            remedy = "modprobe overlay; keep the working set on ext4, xfs, btrfs or tmpfs"
-            return Check("overlay", "missing", f"overlayfs: {e.strerror}", remedy)
-        mnt.umount(names["merged"])
-    return Check("overlay", "ok", "overlayfs")
+        for name in ("lower", "upper", "work", "merged"):
+            os.mkdir(os.path.join(top, name))
+        error = probe.in_child(lambda: probe.mount_overlay(top, isolated))
+        if not error:
+            return Check("overlay", "ok", "overlayfs")
+        from shutil import which
+
+        remedy = "modprobe overlay; keep the working set on ext4, xfs, btrfs or tmpfs"
+        if which("fuse-overlayfs") and os.access("/dev/fuse", os.R_OK | os.W_OK):
+            return Check("overlay", "absent", f"overlayfs: {error}; fuse-overlayfs serves", remedy)
+        remedy += "; or apt-get install fuse-overlayfs, with /dev/fuse for all (chmod 0666)"
+        return Check("overlay", "missing", f"overlayfs: {error}", remedy)
 
 
 def _kernel() -> Check:

@@ -28,6 +28,15 @@ def guest_of(found: State, name: str) -> Guest:
     return found.guests[name]
 
 
+@contextlib.contextmanager
+def transaction(root: str, guest: str) -> Iterator[state.Transaction]:
+    """A transaction that will need netlink if the guest runs: what takes long is done before."""
+    if live.alive(root, guest):
+        netlink.load()
+    with state.transaction(root) as change:
+        yield change
+
+
 def reachable(root: str, found: State, guest: str) -> bool:
     """Does the guest run, so that a change takes effect at once? Conflict while it is between
     the two, or paused."""
@@ -57,7 +66,7 @@ def create(
     wanted = address.interfaces(list(addresses))
     address.fits(address.mtu(mtu), wanted)
     mac = address.mac(mac) if mac else None
-    with state.transaction(root) as change:
+    with transaction(root, guest) as change:
         found = change.state
         guest_of(found, guest)
         if name in found.ifaces:
@@ -145,8 +154,8 @@ def _plug_host(channel: Channel, undo: contextlib.ExitStack, found: State, iface
 
 def delete(root: str, name: str, *, if_exists: bool = False) -> None:
     """Remove an interface, from a running guest too. Usage, NotFound, Conflict."""
-    names.interface(name)
-    with state.transaction(root) as change:
+    guest, _ = names.interface(name)
+    with transaction(root, guest) as change:
         found = change.state
         if if_exists and name not in found.ifaces:
             return
@@ -163,7 +172,8 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> None:
 
 def set_up(root: str, name: str, up: bool) -> None:
     """Bring the guest's device up or down, now and at each start. NotFound, Conflict."""
-    with state.transaction(root) as change:
+    guest, _ = names.interface(name)
+    with transaction(root, guest) as change:
         iface = network.interface(change.state, name)
         running = reachable(root, change.state, iface.guest)
         with changing(root, change.state, iface, running):
@@ -178,7 +188,8 @@ def set_(root: str, name: str, *, mtu: int | None = None, mac: str | None = None
         raise Usage("nothing to set", hint="--mtu or --mac")
     mtu = address.mtu(mtu) if mtu is not None else None
     mac = address.mac(mac) if mac is not None else None
-    with state.transaction(root) as change:
+    guest, _ = names.interface(name)
+    with transaction(root, guest) as change:
         iface = network.interface(change.state, name)
         if mtu is not None:
             address.fits(mtu, iface.addresses)
@@ -201,7 +212,8 @@ def add_addresses(
 ) -> None:
     """Give an interface addresses: all or none. Usage, NotFound, Conflict."""
     wanted = address.interfaces(list(addresses))
-    with state.transaction(root) as change:
+    guest, _ = names.interface(name)
+    with transaction(root, guest) as change:
         found = change.state
         iface = network.interface(found, name)
         new = address.new_ones(name, iface.addresses, wanted, may_exist=may_exist)
@@ -223,7 +235,8 @@ def del_addresses(
 ) -> None:
     """Take addresses from an interface. Usage, NotFound, Conflict."""
     unwanted = address.interfaces(list(addresses))
-    with state.transaction(root) as change:
+    guest, _ = names.interface(name)
+    with transaction(root, guest) as change:
         found = change.state
         iface = network.interface(found, name)
         left = address.without(name, iface.addresses, unwanted, if_exists=if_exists)

@@ -106,7 +106,9 @@ def plug(root: str, iface: Iface) -> bool:
                 raise DummError(f"guest '{iface.guest}' made no device {_born_as(iface)}")
             _load_ipv6(control, iface.addresses)
             index = link.ifindex
-            netlink.transact(control, [_name(iface, index), *_addresses(iface, index)])
+            # The name comes last: who finds the first name knows that this was not done.
+            netlink.transact(control, _addresses(iface, index))
+            netlink.transact(control, [_name(iface, index)])
         except BaseException:
             with contextlib.suppress(*UNDO_FAILURES):
                 _unplug(root, control, iface)

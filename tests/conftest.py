@@ -8,6 +8,7 @@ and vanish at the end: nothing has to be run under unshare(1), and one pytest do
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import importlib.metadata
 import os
@@ -130,10 +131,10 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1  # linux/sockios.h, li
 def _isolate() -> None:
     """Move this process to new network and mount namespaces with /sys and lo of their own."""
     if os.geteuid() == 0:
-        _unshare(_CLONE_NEWNET | _CLONE_NEWNS)
+        _call("unshare", _CLONE_NEWNET | _CLONE_NEWNS)
     else:
         _become_root(_CLONE_NEWNET | _CLONE_NEWNS)
-    mount.mount("none", "/", "none", _MS_REC | _MS_PRIVATE, "")
+    _make_mounts_private()
     # sysfs shows the network namespace that it was mounted in.
     mount.mount("sysfs", "/sys", "sysfs", 0, "")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
@@ -142,11 +143,32 @@ def _isolate() -> None:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", flags | _IFF_UP))
 
 
-def _unshare(flags: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(flags):
+def _make_mounts_private() -> None:
+    """Keep our mounts from the namespace that we came from."""
+    try:
+        mount.mount("none", "/", "none", _MS_REC | _MS_PRIVATE, "")
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
+        # Our root is no mount, but a directory that somebody did a chroot(2) to. Entering the
+        # mount namespace that we are in makes its root ours (setns(2)), for that moment.
+        root, here = os.open("/", os.O_PATH), os.getcwd()
+        namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+        _call("setns", namespace, _CLONE_NEWNS)
+        mount.mount("none", "/", "none", _MS_REC | _MS_PRIVATE, "")
+        os.fchdir(root)
+        os.chroot(".")
+        os.chdir(here)
+        os.close(root)
+        os.close(namespace)
+
+
+def _call(name: str, *arguments: int) -> None:
+    """A function of the C library that Python 3.11 has not."""
+    libc = ctypes.CDLL("libc.so.6", use_errno=True)
+    if getattr(libc, name)(*arguments):
         error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), "unshare")
+        raise OSError(error, os.strerror(error), name)
 
 
 def _become_root(flags: int) -> None:
@@ -167,7 +189,7 @@ def _become_root(flags: int) -> None:
     script = f"read -r _ && {shlex.join(uid_map)} && {shlex.join(gid_map)}"
     # The maps can only be written from outside, by one who was started before.
     with subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, text=True) as outside:
-        _unshare(_CLONE_NEWUSER | flags)
+        _call("unshare", _CLONE_NEWUSER | flags)
         outside.communicate("go\n", timeout=10)
     if outside.returncode:
         raise PermissionError("newuidmap failed")

@@ -80,7 +80,7 @@ def test_the_hosts_addresses(lab: str) -> None:
     assert host_addresses("lan0") == {"10.0.1.254/24", "fd00::fe/64"}
 
 
-REFUSED: list[tuple[type[DummError], Callable[[str], None]]] = [
+REFUSED: list[tuple[type[DummError], Callable[[str], object]]] = [
     (Usage, lambda lab: bridge.create(lab, "a b")),
     (Usage, lambda lab: bridge.create(lab, "../x")),
     (Usage, lambda lab: bridge.create(lab, "sixteen-byte-str")),
@@ -103,7 +103,7 @@ REFUSED: list[tuple[type[DummError], Callable[[str], None]]] = [
 @pytest.mark.usefixtures("foreign")
 @pytest.mark.parametrize(("error", "action"), REFUSED)
 def test_refused_with_nothing_changed(
-    lab: str, error: type[DummError], action: Callable[[str], None]
+    lab: str, error: type[DummError], action: Callable[[str], object]
 ) -> None:
     bridge.create(lab, "lan0", addresses=["10.0.0.254/24"])
     bridge.create(lab, "bob-eth0")

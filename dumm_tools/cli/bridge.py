@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dumm_tools import network, output, state
-from dumm_tools.cli.common import Group, each, output_options, root, run, tool
+from dumm_tools.cli.common import Group, each, lab, output_options, run, tool
 from dumm_tools.cli.iface import BRIDGE, IFACE, address_options, addresses_argument
 from dumm_tools.network import BridgeView
 from dumm_tools.output import Field
@@ -35,7 +35,7 @@ def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) 
 
     return each(
         names,
-        lambda name: bridge.create(root(), name, addresses=addresses, may_exist=may_exist),
+        lambda name: bridge.create(lab(), name, addresses=addresses, may_exist=may_exist),
     )
 
 
@@ -46,14 +46,14 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Unplug the members of bridges, then remove the bridges."""
     from dumm_tools import bridge
 
-    return each(names, lambda name: bridge.delete(root(), name, if_exists=if_exists))
+    return each(names, lambda name: bridge.delete(lab(), name, if_exists=if_exists))
 
 
 @cli.command("list")
 @output_options(FIELDS)
 def list_(shape: output.Shape) -> None:
     """List the bridges."""
-    output.emit(network.bridges(state.load(root())), FIELDS, shape)
+    output.emit(network.bridges(state.load(lab(make=False))), FIELDS, shape)
 
 
 @cli.command()
@@ -61,9 +61,9 @@ def list_(shape: output.Shape) -> None:
 @output_options(FIELDS)
 def show(names: tuple[str, ...], shape: output.Shape) -> int:
     """Show bridges in full."""
-    lab = state.load(root())
+    stored = state.load(lab(make=False))
     found: list[BridgeView] = []
-    status = each(names, lambda name: found.append(network.bridge_view(lab, name)))
+    status = each(names, lambda name: found.append(network.bridge_view(stored, name)))
     output.emit(found, FIELDS, shape, one_by_one=True)
     return status
 
@@ -79,7 +79,7 @@ def connect(name: str, ifaces: tuple[str, ...]) -> int:
     """
     from dumm_tools import bridge
 
-    return each(ifaces, lambda interface: bridge.connect(root(), name, interface))
+    return each(ifaces, lambda interface: bridge.connect(lab(), name, interface))
 
 
 @cli.command()
@@ -88,7 +88,7 @@ def disconnect(ifaces: tuple[str, ...]) -> int:
     """Unplug interfaces; they go down in their guests."""
     from dumm_tools import bridge
 
-    return each(ifaces, lambda interface: bridge.disconnect(root(), interface))
+    return each(ifaces, lambda interface: bridge.disconnect(lab(), interface))
 
 
 address_group = Group(name="address", help="The host's own addresses on a bridge.")
@@ -103,7 +103,7 @@ def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
     """Give the host addresses on a bridge."""
     from dumm_tools import bridge
 
-    bridge.add_addresses(root(), name, addresses, may_exist=may_exist)
+    bridge.add_addresses(lab(), name, addresses, may_exist=may_exist)
 
 
 @address_group.command("del")
@@ -114,7 +114,7 @@ def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
     """Take addresses from the host on a bridge."""
     from dumm_tools import bridge
 
-    bridge.del_addresses(root(), name, addresses, if_exists=if_exists)
+    bridge.del_addresses(lab(), name, addresses, if_exists=if_exists)
 
 
 def main() -> None:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from dumm_tools import cache
-from dumm_tools.cli.common import each, program
+from dumm_tools.cli.common import Words, each, program
 from dumm_tools.errors import DummError, NotFound
-
-if TYPE_CHECKING:
-    _Words = click.ParamType[str]
-else:  # older clicks have no generic one
-    _Words = click.ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Cached(_Words):
+class Cached(Words):
     """The name of something in the cache, completed from what is there."""
 
     def __init__(self, kind: cache.Kind) -> None:

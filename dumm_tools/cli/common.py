@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -97,6 +97,9 @@ def lab(*, make: bool = True) -> str:
     """As `root`, but inside the lab's own namespaces where it has some (`lab.enter`): for verbs
     that look at links or mounts, or, with `make`, change them."""
     directory = root()
+    meta = click.get_current_context().meta
+    if "dumm.entered" in meta:
+        return directory
     try:
         with open(os.path.join(directory, "state.json"), encoding="utf-8") as file:
             isolated = '"isolated": true' in file.read()
@@ -105,7 +108,8 @@ def lab(*, make: bool = True) -> str:
     if isolated:
         from dumm_tools import lab as own
 
-        own.enter(directory, make=make)
+        if own.enter(directory, make=make):
+            meta["dumm.entered"] = True
     return directory
 
 
@@ -225,7 +229,13 @@ def output_options(table: Sequence[Field[Any]]) -> Callable[[F], F]:
     return decorate
 
 
-class FieldList(click.ParamType):
+if TYPE_CHECKING:
+    Words = click.ParamType[str]
+else:  # older clicks have no generic one
+    Words = click.ParamType
+
+
+class FieldList(Words):
     """The operand of -o; completes the last field of the list."""
 
     name = "fields"
@@ -240,7 +250,7 @@ class FieldList(click.ParamType):
         return [CompletionItem(head + comma + f) for f in self.fields if f.startswith(last)]
 
 
-class Name(click.ParamType):
+class Name(Words):
     """An operand that names an object; `choices` reads the candidates from a loaded state."""
 
     def __init__(self, name: str, choices: Callable[[Any, str], Iterable[str]]) -> None:

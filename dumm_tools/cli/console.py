@@ -10,7 +10,7 @@ import click
 from dumm_tools import output
 from dumm_tools.cli import common
 from dumm_tools.cli.common import output_options, run
-from dumm_tools.cli.guest import guests
+from dumm_tools.cli.guest import guests, run_on_host
 from dumm_tools.output import Field
 
 cli = common.tool("dumm-console", "Consoles: terminals in guests, and what their kernels printed.")
@@ -34,20 +34,28 @@ line_option = click.option(
 
 
 @cli.command()
-@click.argument("name", type=guests("running"))
-@click.option("-u", "--user", metavar="USER", default="root", help="Log in as this user.")
-def shell(name: str, user: str) -> int:
+@click.argument("name", type=guests("running"), required=False)
+@click.option("--host", is_flag=True, help="On the host, where the lab's links and mounts are.")
+@click.option("-u", "--user", metavar="USER", help="Log in as this user (default: root).")
+def shell(name: str | None, host: bool, user: str | None) -> int:
     """Open a login shell in a guest, on a real terminal that follows the window's size.
 
-    Without a terminal it reads commands from standard input.
+    Without a terminal it reads commands from standard input. With --host and no NAME it is your
+    own shell, in the lab's own namespaces: tcpdump, ip and bridge see the lab's links there.
     """
     import os
 
     from dumm_tools import guest
     from dumm_tools.agent import session
 
+    if host:
+        if name or user:
+            raise click.UsageError("--host takes no guest and no user")
+        return run_on_host((os.environ.get("SHELL") or "/bin/sh",))
+    if name is None:
+        raise click.UsageError("name a guest, or say --host")
     env = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
-    program = session.Program(["~"], env, "~", user, terminal=os.isatty(0))
+    program = session.Program(["~"], env, "~", user or "root", terminal=os.isatty(0))
     try:
         return guest.execute(common.root(), name, program)
     except BrokenPipeError:

@@ -11,6 +11,7 @@ from dumm_tools.cli import common, fs_kernel, fs_master
 from dumm_tools.cli.cached import Cached
 from dumm_tools.cli.common import each, output_options, run
 from dumm_tools.cli.guest import guests
+from dumm_tools.errors import DummError
 from dumm_tools.output import Field
 
 cli = common.tool("dumm-fs", "Files: the working set, kernel packs, masters, guests' root trees.")
@@ -73,13 +74,26 @@ def destroy() -> None:
     workset.destroy(common.lab(make=False))
 
 
+def _isolated(root: str) -> bool:
+    """What the lab in `root` is, or what one would be."""
+    import os
+
+    from dumm_tools import state
+
+    try:
+        return state.load(root).isolated
+    except DummError:
+        return os.geteuid() != 0
+
+
 @cli.command()
 @output_options(CHECK_FIELDS)
 def check(shape: output.Shape) -> int:
     """Say what this host lacks, one line each, with the remedy; 0 when a guest can start."""
     from dumm_tools import check as checks
 
-    found = checks.run(common.root())
+    root = common.root()
+    found = checks.run(root, isolated=_isolated(root))
     wanted = shape.names or bool(shape.fields) or shape.as_json
     shown = found if wanted else [c for c in found if c.state != "ok"]
     if wanted:

@@ -95,10 +95,13 @@ def build(
 def import_(source: str, name: str | None, may_exist: bool) -> None:
     """Make a master of a directory, a tar archive, or a tar on standard input (-).
 
-    Owners are kept for root. Device nodes are left aside: a guest makes its own. An archive
+    Owners are kept as far as there are ids for them (subuid(5)). Device nodes are left aside: a guest makes its own. An archive
     that would write outside of the master is refused. Prints the name of the master unless
     --name gives it.
     """
+    from dumm_tools import lab
+
+    lab.become_root()
     with Progress() as progress:
         made = master.import_(source, name, may_exist=may_exist, progress=progress, warn=warn)
     if name is None:
@@ -117,4 +120,7 @@ def list_(shape: output.Shape) -> None:
 @if_exists_option
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete masters; not one that a guest uses."""
+    from dumm_tools import lab
+
+    lab.become_root()
     return delete_each(master.delete, names, if_exists)

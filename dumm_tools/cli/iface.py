@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dumm_tools import network, output, state
-from dumm_tools.cli.common import Group, Name, each, output_options, root, run, tool
+from dumm_tools.cli.common import Group, Name, each, lab, output_options, run, tool
 from dumm_tools.network import InterfaceView
 from dumm_tools.output import Field
 
@@ -103,7 +103,7 @@ def create(
 
     def action(name: str) -> None:
         iface.create(
-            root(),
+            lab(),
             name,
             bridge=bridge,
             addresses=addresses,
@@ -122,14 +122,14 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Remove interfaces, from running guests too."""
     from dumm_tools import iface
 
-    return each(names, lambda name: iface.delete(root(), name, if_exists=if_exists))
+    return each(names, lambda name: iface.delete(lab(), name, if_exists=if_exists))
 
 
 @cli.command("list")
 @output_options(FIELDS)
 def list_(shape: output.Shape) -> None:
     """List the interfaces."""
-    output.emit(network.interfaces(state.load(root())), FIELDS, shape)
+    output.emit(network.interfaces(state.load(lab(make=False))), FIELDS, shape)
 
 
 @cli.command()
@@ -137,9 +137,9 @@ def list_(shape: output.Shape) -> None:
 @output_options(FIELDS)
 def show(names: tuple[str, ...], shape: output.Shape) -> int:
     """Show interfaces in full."""
-    lab = state.load(root())
+    stored = state.load(lab(make=False))
     found: list[InterfaceView] = []
-    status = each(names, lambda name: found.append(network.interface_view(lab, name)))
+    status = each(names, lambda name: found.append(network.interface_view(stored, name)))
     output.emit(found, FIELDS, shape, one_by_one=True)
     return status
 
@@ -150,7 +150,7 @@ def up(names: tuple[str, ...]) -> int:
     """Bring the guests' devices up, now and at each start."""
     from dumm_tools import iface
 
-    return each(names, lambda name: iface.set_up(root(), name, True))
+    return each(names, lambda name: iface.set_up(lab(), name, True))
 
 
 @cli.command()
@@ -159,7 +159,7 @@ def down(names: tuple[str, ...]) -> int:
     """Take the guests' devices down, now and at each start."""
     from dumm_tools import iface
 
-    return each(names, lambda name: iface.set_up(root(), name, False))
+    return each(names, lambda name: iface.set_up(lab(), name, False))
 
 
 @cli.command("set")
@@ -174,7 +174,7 @@ def set_(name: str, mtu: int | None, mac: str | None) -> None:
     """
     from dumm_tools import iface
 
-    iface.set_(root(), name, mtu=mtu, mac=mac)
+    iface.set_(lab(), name, mtu=mtu, mac=mac)
 
 
 address_group = Group(name="address", help="The addresses of an interface.")
@@ -189,7 +189,7 @@ def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
     """Give an interface addresses."""
     from dumm_tools import iface
 
-    iface.add_addresses(root(), name, addresses, may_exist=may_exist)
+    iface.add_addresses(lab(), name, addresses, may_exist=may_exist)
 
 
 @address_group.command("del")
@@ -200,7 +200,7 @@ def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
     """Take addresses from an interface."""
     from dumm_tools import iface
 
-    iface.del_addresses(root(), name, addresses, if_exists=if_exists)
+    iface.del_addresses(lab(), name, addresses, if_exists=if_exists)
 
 
 @address_group.command("list")
@@ -211,7 +211,7 @@ def address_list(name: str, live: bool, shape: output.Shape) -> None:
     """List the addresses that an interface is given."""
     from dumm_tools import iface
 
-    output.emit(iface.addresses_of(root(), name, ask_guest=live), ADDRESS_FIELDS, shape)
+    output.emit(iface.addresses_of(lab(make=False), name, ask_guest=live), ADDRESS_FIELDS, shape)
 
 
 def main() -> None:

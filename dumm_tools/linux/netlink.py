@@ -230,6 +230,13 @@ def _message_class(module: str, name: str) -> Any:
     return getattr(importlib.import_module(f"pyroute2.netlink.rtnl.{module}"), name)
 
 
+def load() -> None:
+    """Import what messages about links and addresses need: some 30 ms, that one may not want
+    to spend later, while holding a lock."""
+    _message_class("ifinfmsg", "ifinfmsg")
+    _message_class("ifaddrmsg", "ifaddrmsg")
+
+
 def encode(
     module: str,
     name: str,

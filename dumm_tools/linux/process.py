@@ -9,10 +9,12 @@ import time
 
 
 def start_time(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat (proc_pid_stat(5)), clock ticks since the host's boot."""
+    """Field 22 of /proc/PID/stat (proc_pid_stat(5)), clock ticks since the host's boot; None for
+    a process that is gone, be it that nobody has reaped it."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
 
