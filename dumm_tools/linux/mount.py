@@ -55,6 +55,7 @@ class Mounted:
     target: str
     kind: str
     source: str
+    id: int
 
 
 def mounted_at(target: str) -> Mounted | None:
@@ -63,9 +64,11 @@ def mounted_at(target: str) -> Mounted | None:
     with open("/proc/self/mountinfo", "rb") as file:
         for line in file:
             before, _, after = line.partition(b" - ")
-            if _unescape(before.split(b" ")[4]) == wanted:
+            fields = before.split(b" ")
+            if _unescape(fields[4]) == wanted:
                 kind, source = after.split(b" ")[:2]
-                found = Mounted(target, kind.decode(), os.fsdecode(_unescape(source)))
+                name = os.fsdecode(_unescape(source))
+                found = Mounted(target, kind.decode(), name, int(fields[0]))
     return found
 
 
