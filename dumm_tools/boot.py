@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from dumm_tools import cache, iface, kernel, live, master, overlay, proc
+from dumm_tools import cache, iface, kernel, live, master, overlay, proc, reach, view
 from dumm_tools.agent import INITRD, JAIL
 from dumm_tools.agent.client import LINES
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut
@@ -47,13 +47,6 @@ class _Launch:
     jail: int = 0
     ours: bool = True
     later: int = 0  # the last so many NICs did not fit on the command line
-
-
-def get(state: State, name: str) -> Guest:
-    """The guest of that name; NotFound."""
-    if name not in state.guests:
-        raise NotFound(f"no guest '{name}'")
-    return state.guests[name]
 
 
 # ---- what a guest is started from ----
@@ -197,7 +190,7 @@ def _launch(root: str, name: str, timeout: float) -> _Launch:
     with contextlib.ExitStack() as stack:
         with transaction(root) as change:
             state = change.state
-            guest = get(state, name)
+            guest = view.get(state, name)
             now = live.guest_state(root, state, guest)
             if now == "starting" and guest.boot:
                 # Its starter is still there or was killed: either way it boots by itself.
@@ -221,7 +214,7 @@ def _launch(root: str, name: str, timeout: float) -> _Launch:
             undo.callback(iface.release, state, name)
             if overlay.mount(root, state, guest, tree.path):
                 proc.log(f"mounted mount/{name}")
-            live.write_boot(root, guest, iface.boot_records(state, name))
+            reach.write_boot(root, guest, iface.boot_records(state, name))
             args = _kernel_args(root, guest, core, nonce)
             launch = _Launch(name, nonce, deadline, None)
             _spawn(root, guest, core, args, nics, [alive, *held], launch)
@@ -363,11 +356,11 @@ def _settle(root: str, launch: _Launch, *, wait: bool) -> None:
     try:
         await_pid(root, name, launch.deadline)
         if launch.later:
-            live.wait_ready(root, name, launch.nonce, left)
+            reach.wait_ready(root, name, launch.nonce, left)
             state = load(root)
             for late in state.ifaces_of(name)[-launch.later :]:
                 iface.realize(root, state, late)
-        ready = live.wait_ready(root, name, launch.nonce, left)
+        ready = reach.wait_ready(root, name, launch.nonce, left)
     except TimedOut:
         raise TimedOut(
             f"guest '{name}' was not ready in time", hint=f"dumm-console log {name}"

@@ -13,7 +13,7 @@ import select
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dumm_tools import boot, live
+from dumm_tools import boot, live, view
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.linux import fifo, inotify, tty
 from dumm_tools.state import load
@@ -35,7 +35,7 @@ class ConsoleView:
 
 
 def _log(root: str, name: str) -> str:
-    boot.get(load(root), name)
+    view.get(load(root), name)
     path = os.path.join(live.run_dir(root, name), "console.log")
     if not os.path.exists(path):
         raise NotFound(f"guest '{name}' has no console log yet", hint=f"dumm-guest start {name}")
@@ -78,7 +78,7 @@ def _follow(root: str, name: str, path: str, fd: int, write: Write) -> None:
 
 def send(root: str, name: str, line: int, text: str) -> None:
     """Type `text` and Enter at a raw terminal; Conflict when nobody takes it."""
-    live.need_running(root, load(root), boot.get(load(root), name))
+    live.need_running(root, load(root), view.get(load(root), name))
     data = os.fsencode(text) + b"\n"
     with _open(root, name, line, "in") as fd:
         try:
@@ -109,7 +109,7 @@ def attach(root: str, name: str, line: int) -> None:
     if not (os.isatty(0) and os.isatty(1)):
         raise DummError("attach needs a terminal", hint="log, send and dumm-guest exec do not")
     state = load(root)
-    live.need_running(root, state, boot.get(state, name))
+    live.need_running(root, state, view.get(state, name))
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(_open(root, name, line, "in"))
         try:

@@ -5,30 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from dumm_tools import boot, iface, kernel, live, master, names, overlay, tree
+from dumm_tools import boot, iface, kernel, live, master, names, overlay, reach, tree, view
 from dumm_tools.agent import session
 from dumm_tools.errors import Conflict, DummError, ExecFailed, NotFound, TimedOut, Usage
 from dumm_tools.linux import process
-from dumm_tools.model import Guest, GuestState, State
+from dumm_tools.model import Guest
 from dumm_tools.state import load, transaction
 
 #: The least memory that a guest kernel boots in (bytes).
 MEMORY_MIN = 24 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class GuestView:
-    """A guest as `list` and `show` say it: intent and kernel truth in one."""
-
-    guest: Guest
-    state: GuestState
-    pid: int | None
-    kernel: str | None
-    master: str | None
-    ifaces: list[str]
 
 
 # ---- records ----
@@ -88,7 +76,7 @@ def _spec(said: str, path: str) -> str:
 def change(root: str, name: str, **values: object) -> None:
     """Set fields of a guest; they hold from its next start on."""
     with transaction(root) as tx:
-        guest = boot.get(tx.state, name)
+        guest = view.get(tx.state, name)
         new = replace(guest, **values)  # type: ignore[arg-type]
         _check(root, new)
         tx.state.guests[name] = new
@@ -120,46 +108,6 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> bool:
         if os.path.lexists(path):
             tree.remove(path)
     return True
-
-
-# ---- views ----
-
-
-def view(root: str, state: State, guest: Guest) -> GuestView:
-    """Merge record and kernel truth."""
-    now = live.guest_state(root, state, guest)
-    known = live.pid_of(root, guest.name) if now not in ("stopped", "crashed") else None
-    return GuestView(
-        guest,
-        now,
-        known[0] if known else None,
-        guest.kernel or _link(root, "linux"),
-        guest.master or _link(root, "master"),
-        [i.name for i in state.ifaces_of(guest.name)],
-    )
-
-
-def _link(root: str, name: str) -> str | None:
-    path = os.path.join(root, name)
-    return os.path.basename(os.path.realpath(path)) if os.path.lexists(path) else None
-
-
-def list_(root: str) -> list[GuestView]:
-    """All guests, by name."""
-    state = load(root)
-    return [view(root, state, g) for _, g in sorted(state.guests.items())]
-
-
-def show(root: str, name: str) -> GuestView:
-    """One guest; NotFound."""
-    state = load(root)
-    return view(root, state, boot.get(state, name))
-
-
-def all_names(root: str, wanted: Callable[[GuestState], bool]) -> list[str]:
-    """The names of the guests whose state is wanted."""
-    state = load(root)
-    return [n for n, g in sorted(state.guests.items()) if wanted(live.guest_state(root, state, g))]
 
 
 # ---- life ----
@@ -195,7 +143,7 @@ def _ask_to_stop(root: str, name: str, force: bool) -> tuple[str, bool]:
     """Mark a guest as stopping and ask it to; its boot's nonce, and whether it was asked."""
     with transaction(root) as change_:
         state = change_.state
-        guest = boot.get(state, name)
+        guest = view.get(state, name)
         now = live.guest_state(root, state, guest)
         if now == "stopped" or guest.boot is None:
             if guest.boot is not None:  # it halted by itself: only its taps are left
@@ -213,9 +161,9 @@ def _ask_to_stop(root: str, name: str, force: bool) -> tuple[str, bool]:
         return nonce, False
     try:
         if now == "paused":
-            live.mconsole(root, name, "go")
+            reach.mconsole(root, name, "go")
         if init is None:
-            with live.control(root, name, 2.0) as control:
+            with reach.control(root, name, 2.0) as control:
                 control.power("o")
         else:
             _poweroff(root, name)
@@ -226,7 +174,7 @@ def _ask_to_stop(root: str, name: str, force: bool) -> tuple[str, bool]:
 
 def _poweroff(root: str, name: str) -> None:
     """Have the guest's own init end it: busybox, sysvinit and systemd all bring `poweroff`."""
-    with live.program_line(root, name, 2.0) as line:
+    with reach.program_line(root, name, 2.0) as line:
         line.send(b"X", session.request(session.Program(["poweroff"]), 24, 80))
         kind, payload = line.wait_frame(2.0, (b"x", b"f"))
         if kind == b"f" or payload != bytes(4):
@@ -236,29 +184,29 @@ def _poweroff(root: str, name: str) -> None:
 def pause(root: str, name: str) -> None:
     """Stop the guest's kernel where it is."""
     with transaction(root) as change_:
-        guest = boot.get(change_.state, name)
+        guest = view.get(change_.state, name)
         live.need_running(root, change_.state, guest)
         assert guest.boot is not None
         guest.boot.phase = "paused"
         change_.save()
-        live.mconsole(root, name, "stop")
+        reach.mconsole(root, name, "stop")
 
 
 def resume(root: str, name: str) -> None:
     """Let a paused guest go on."""
     with transaction(root) as change_:
-        guest = boot.get(change_.state, name)
+        guest = view.get(change_.state, name)
         now = live.guest_state(root, change_.state, guest)
         if now != "paused" or guest.boot is None:
             raise Conflict(f"guest '{name}' is {now}, not paused")
-        live.mconsole(root, name, "go")
+        reach.mconsole(root, name, "go")
         guest.boot.phase = "running"
 
 
 def wait(root: str, name: str, what: str, timeout: float | None) -> None:
     """Wait until a guest is ready or stopped; TimedOut. One that ended will not get ready."""
     state = load(root)
-    guest = boot.get(state, name)
+    guest = view.get(state, name)
     limit = timeout if timeout is not None else 1e9
     deadline = time.monotonic() + limit
     if what == "ready":
@@ -267,7 +215,7 @@ def wait(root: str, name: str, what: str, timeout: float | None) -> None:
             raise Conflict(f"guest '{name}' is {now}")
         boot.await_pid(root, name, deadline)
         try:
-            live.wait_ready(root, name, guest.boot.nonce, max(0.0, deadline - time.monotonic()))
+            reach.wait_ready(root, name, guest.boot.nonce, max(0.0, deadline - time.monotonic()))
         except TimedOut:
             raise TimedOut(f"guest '{name}' is not ready") from None
         return
@@ -284,12 +232,6 @@ def wait(root: str, name: str, what: str, timeout: float | None) -> None:
         raise TimedOut(f"guest '{name}' still runs") from None
 
 
-def is_running(root: str, name: str) -> bool:
-    """Does the guest run (and was it ready)?"""
-    state = load(root)
-    return live.guest_state(root, state, boot.get(state, name)) in ("running", "paused")
-
-
 # ---- programs ----
 
 
@@ -300,8 +242,8 @@ def execute(root: str, name: str, program: session.Program) -> int:
     """
     try:
         state = load(root)
-        live.need_running(root, state, boot.get(state, name))
-        with live.program_line(root, name) as line:
+        live.need_running(root, state, view.get(state, name))
+        with reach.program_line(root, name) as line:
             running = session.Session(line, live.run_dir(root, name), program)
             try:
                 return running.run()
@@ -320,8 +262,8 @@ def execute(root: str, name: str, program: session.Program) -> int:
 def mconsole(root: str, name: str, words: Sequence[str]) -> str:
     """One command to the guest's kernel; its answer."""
     state = load(root)
-    guest = boot.get(state, name)
+    guest = view.get(state, name)
     now = live.guest_state(root, state, guest)
     if now in ("stopped", "crashed"):
         raise Conflict(f"guest '{name}' is {now}")
-    return live.mconsole(root, name, " ".join(words))
+    return reach.mconsole(root, name, " ".join(words))

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from dumm_tools import address, live, names, network, nic, segment, state
+from dumm_tools import address, live, names, network, nic, reach, segment, state
 from dumm_tools.errors import Conflict, NotFound, TimedOut, Usage
 from dumm_tools.linux import netlink, sysfs
 from dumm_tools.linux.netlink import Channel
@@ -48,7 +48,7 @@ def reachable(root: str, found: State, guest: str) -> bool:
 
 def refresh_boot(root: str, found: State, guest: str) -> None:
     """Let a running guest that reboots itself come back as it is now."""
-    live.write_boot(root, found.guests[guest], boot_records(found, guest))
+    reach.write_boot(root, found.guests[guest], boot_records(found, guest))
 
 
 def create(

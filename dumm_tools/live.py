@@ -1,4 +1,6 @@
-"""What of a guest is alive: its lock, its process, its lines, its mconsole.
+"""What of a guest is alive: its lock, its process, its readiness.
+
+Every reading command needs this: it must stay quick to import. `reach.py` talks to guests.
 
 The alive lock is held by the command that starts a guest, then by the guest's process, through
 an inherited descriptor: it is free when, and only when, both are gone.
@@ -6,20 +8,15 @@ an inherited descriptor: it is free when, and only when, both are gone.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import fcntl
 import os
-import select
-import struct
-import time
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line, LineLost, Ready
-from dumm_tools.errors import Conflict, DummError, TimedOut
-from dumm_tools.linux import mconsole as mc
-from dumm_tools.linux import inotify, process
-from dumm_tools.model import Guest, GuestState, State
+from dumm_tools.errors import Conflict
+from dumm_tools.linux import process
+
+if TYPE_CHECKING:
+    from dumm_tools.model import Guest, GuestState, State
 
 
 def run_dir(root: str, name: str) -> str:
@@ -123,124 +120,3 @@ def need_running(root: str, state: State, guest: Guest) -> None:
     found = guest_state(root, state, guest)
     if found != "running":
         raise Conflict(f"guest '{guest.name}' is {found}")
-
-
-@contextlib.contextmanager
-def _taken(root: str, name: str, numbers: range, timeout: float) -> Iterator[Line]:
-    pidfd = pidfd_of(root, name)
-    if pidfd is None:
-        raise Conflict(f"guest '{name}' is not running")
-    try:
-        line = _take(root, name, numbers, pidfd, timeout)
-        try:
-            yield line
-        except LineLost:
-            raise DummError(f"guest '{name}' has ended") from None
-        except TimeoutError:
-            raise TimedOut(f"guest '{name}' does not answer") from None
-        finally:
-            line.close()
-    finally:
-        os.close(pidfd)
-
-
-def _take(root: str, name: str, numbers: range, pidfd: int, timeout: float) -> Line:
-    """The first line that is free; when none is, wait until one is closed."""
-    directory = run_dir(root, name)
-    deadline = time.monotonic() + timeout
-    closed = -1
-    try:
-        while True:
-            for number in numbers:
-                try:
-                    return Line(directory, number, pidfd)
-                except BlockingIOError:
-                    continue
-                except FileNotFoundError:
-                    raise Conflict(f"guest '{name}' is not running") from None
-            if closed < 0:  # and look again: one may have been closed before the watch
-                closed = inotify.watch(directory, inotify.IN_CLOSE)
-                continue
-            poll = select.poll()
-            poll.register(closed, select.POLLIN)
-            poll.register(pidfd, select.POLLIN)
-            left = deadline - time.monotonic()
-            # The second's limit is for a host that does not tell of FIFOs.
-            ended = pidfd in dict(poll.poll(max(0, min(1000, int(left * 1000)))))
-            if ended:
-                raise Conflict(f"guest '{name}' is not running")
-            if left <= 0:
-                raise TimedOut(f"guest '{name}' is busy: all its lines are in use")
-            inotify.drain(closed)
-    finally:
-        if closed >= 0:
-            os.close(closed)
-
-
-@contextlib.contextmanager
-def control(root: str, name: str, timeout: float = ANSWER_TIMEOUT) -> Iterator[Control]:
-    """The guest's control line, synchronised. Conflict, TimedOut, DummError."""
-    with _taken(root, name, range(1), timeout) as line:
-        line.hello(timeout)
-        yield Control(line)
-
-
-@contextlib.contextmanager
-def program_line(root: str, name: str, timeout: float = ANSWER_TIMEOUT) -> Iterator[Line]:
-    """A free line for a program, synchronised. When all are in use, wait without end."""
-    with _taken(root, name, range(1, LINES), 1e6) as line:
-        ready = line.hello(timeout)
-        for number in ready.busy - {0}:
-            _drop_orphan(root, name, number, line.pidfd, timeout)
-        yield line
-
-
-def _drop_orphan(root: str, name: str, number: int, pidfd: int, timeout: float) -> None:
-    """End the program on a line whose client has died: the line is busy, and nobody holds it."""
-    try:
-        line = Line(run_dir(root, name), number, pidfd)
-    except BlockingIOError:
-        return
-    try:
-        line.hello(timeout)
-    finally:
-        line.close()
-
-
-def wait_ready(root: str, name: str, nonce: str, timeout: float) -> Ready:
-    """Wait until the agent of the boot `nonce` answers on the control line."""
-    deadline = time.monotonic() + timeout
-    with _taken(root, name, range(1), timeout) as line:
-        ready = line.hello(max(0.0, deadline - time.monotonic()))
-    if ready.nonce != nonce:
-        raise DummError(f"guest '{name}' answered for another boot")
-    return ready
-
-
-def mconsole(root: str, name: str, command: str, timeout: float = ANSWER_TIMEOUT) -> str:
-    """Send one mconsole command to the guest's kernel and return its answer; DummError with the
-    kernel's text when it refuses, Conflict when nobody is there, TimedOut."""
-    path = os.path.join(umid_dir(root, name), "mconsole")
-    try:
-        failed, text = mc.request(path, command, timeout)
-    except TimeoutError:
-        raise TimedOut(f"guest '{name}' does not answer on its mconsole") from None
-    except OSError as e:
-        if e.errno == errno.EMSGSIZE:
-            raise DummError("an mconsole command has at most 511 bytes") from None
-        raise Conflict(f"guest '{name}' is not running") from None
-    if failed:
-        raise DummError(f"guest '{name}': {command.split()[0]}: {text}")
-    return text
-
-
-def write_boot(root: str, guest: Guest, records: list[tuple[str, int, bytes]]) -> None:
-    """Write what the agent does at boot (boot.c, boot_configure), in one step."""
-    head: list[tuple[str, int, bytes]] = [("H", 0, guest.name.encode() + b"\0")]
-    if guest.init:
-        head.append(("I", 0, os.fsencode(guest.init) + b"\0"))
-    path = os.path.join(run_dir(root, guest.name), "xfer", "boot")
-    with open(path + ".new", "wb") as file:
-        for kind, slot, payload in head + records:
-            file.write(struct.pack("<BBHI", ord(kind), 0, slot, len(payload)) + payload)
-    os.replace(path + ".new", path)

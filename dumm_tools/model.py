@@ -96,9 +96,7 @@ class State:
 
     def members_of(self, bridge: str) -> list[Iface]:
         """The interfaces connected to one bridge, by name."""
-        return sorted(
-            (i for i in self.ifaces.values() if i.bridge == bridge), key=lambda i: i.name
-        )
+        return sorted((i for i in self.ifaces.values() if i.bridge == bridge), key=lambda i: i.name)
 
     @property
     def tag(self) -> str:

@@ -64,9 +64,7 @@ def interface(name: str) -> tuple[str, str]:
     """Split GUEST-DEVICE at its last dash into the guest's and the device's name."""
     owner, dash, dev = name.rpartition("-")
     if not dash:
-        raise Usage(
-            f"bad interface name {name!r}", hint="an interface is GUEST-DEVICE: alice-eth0"
-        )
+        raise Usage(f"bad interface name {name!r}", hint="an interface is GUEST-DEVICE: alice-eth0")
     return guest(owner), device(dev)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 
-from dumm_tools import address, live, proc
+from dumm_tools import address, proc, reach
 from dumm_tools.agent.client import Control, LineLost
 from dumm_tools.errors import DummError
 from dumm_tools.linux import netlink
@@ -87,7 +87,7 @@ def plug(root: str, iface: Iface) -> bool:
     to change. The tap is there. A device that cannot be set up is taken away again.
     """
     with (
-        live.control(root, iface.guest) as control,
+        reach.control(root, iface.guest) as control,
         explained(f"set up '{iface.name}' in its guest"),
     ):
         link = _find(control, iface)
@@ -98,7 +98,7 @@ def plug(root: str, iface: Iface) -> bool:
             return False
         if link is None:
             proc.log(f"plug {iface.name} into the running guest")
-            live.mconsole(root, iface.guest, f"config {uml_arg(iface)}")
+            reach.mconsole(root, iface.guest, f"config {uml_arg(iface)}")
         try:
             link = link or _find(control, iface)
             if link is None:
@@ -140,7 +140,7 @@ def change(root: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
     """Give the device in the running guest its recorded MTU, which netlink can give, or MAC, or
     both."""
     with (
-        live.control(root, iface.guest) as control,
+        reach.control(root, iface.guest) as control,
         explained(f"set up '{iface.name}' in its guest"),
     ):
         link = _need(control, iface)
@@ -177,7 +177,7 @@ def withdraw(root: str, iface: Iface) -> None:
 def unplug(root: str, iface: Iface) -> None:
     """Take the device from the running guest; one that is not there is fine."""
     with (
-        live.control(root, iface.guest) as control,
+        reach.control(root, iface.guest) as control,
         explained(f"remove '{iface.name}' from its guest"),
     ):
         _unplug(root, control, iface)
@@ -189,7 +189,7 @@ def _unplug(root: str, control: Control, iface: Iface) -> None:
         down = netlink.link(netlink.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
         netlink.transact(control, [down])
     try:
-        live.mconsole(root, iface.guest, f"remove {_born_as(iface)}")
+        reach.mconsole(root, iface.guest, f"remove {_born_as(iface)}")
     except DummError as e:
         # "Device doesn't exist" (mconsole_kern.c, mconsole_remove)
         if link is None and "exist" in str(e):
@@ -203,7 +203,7 @@ def _unplug(root: str, control: Control, iface: Iface) -> None:
 def add_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
     """Give the device in the running guest addresses: all or none."""
     with (
-        live.control(root, iface.guest) as control,
+        reach.control(root, iface.guest) as control,
         explained(f"add an address to '{iface.name}'"),
         contextlib.ExitStack() as undo,
     ):
@@ -226,7 +226,7 @@ def _drop_address(control: Control, index: int, text: str) -> None:
 def del_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
     """Take addresses from the device in the running guest; one it does not have is fine."""
     with (
-        live.control(root, iface.guest) as control,
+        reach.control(root, iface.guest) as control,
         explained(f"remove an address from '{iface.name}'"),
     ):
         index = _need(control, iface).ifindex
@@ -247,7 +247,7 @@ def drop_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
 def live_addresses(root: str, iface: Iface) -> list[str]:
     """The addresses that the device has in the running guest."""
     with (
-        live.control(root, iface.guest) as control,
+        reach.control(root, iface.guest) as control,
         explained(f"list the addresses of '{iface.name}'"),
     ):
         return [a.address for a in netlink.addresses(control, _need(control, iface).ifindex)]

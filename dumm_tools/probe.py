@@ -55,9 +55,7 @@ def executable_tmpfs() -> None:
     mnt.mount("dumm-check", "/proc", "tmpfs", mnt.MS_NOSUID | mnt.MS_NODEV, "size=1M")
     with tempfile.TemporaryFile(dir="/proc") as file:
         file.truncate(mmap.PAGESIZE)
-        mmap.mmap(
-            file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC
-        ).close()
+        mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC).close()
 
 
 def mount_overlay(top: str, isolated: bool) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from dumm_tools.errors import DummError
+
+if TYPE_CHECKING:
+    import subprocess
 
 #: Debian package that brings a program, for the message when it is missing.
 PACKAGE_OF = {
@@ -41,7 +44,7 @@ def log(text: str, level: int = 1) -> None:
 def run(
     argv: Sequence[str],
     *,
-    stdin: int = subprocess.DEVNULL,
+    stdin: int = -3,  # subprocess.DEVNULL
     capture: bool = False,
     check: bool = True,
     env: Mapping[str, str] | None = None,
@@ -49,6 +52,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run `argv` to its end; DummError names the program and its last words when it fails."""
     import shlex
+    import subprocess
 
     log(shlex.join(argv))
     try:

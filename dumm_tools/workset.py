@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from dumm_tools import boot, bridge, guest, iface, kernel, lab, live, master, overlay, tree
+from dumm_tools import boot, bridge, guest, iface, kernel, lab, live, master, overlay, tree, view
 from dumm_tools import state as store
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.model import State
@@ -15,9 +15,7 @@ DIRECTORIES = ("host", "mount", "run", "templates")
 HALT_TIMEOUT = 5.0
 
 
-def init(
-    root: str, *, kernel_spec: str | None, master_spec: str | None, isolated: bool
-) -> None:
+def init(root: str, *, kernel_spec: str | None, master_spec: str | None, isolated: bool) -> None:
     """Make a working set in `root`; Conflict when there is one. A failure leaves nothing new."""
     core = kernel.resolve(kernel_spec).path if kernel_spec else None
     tree_ = master.resolve(master_spec).path if master_spec else None
@@ -66,7 +64,7 @@ def destroy(root: str) -> None:
     """Stop the guests, remove links, mounts and run-time files; what guests wrote (host/NAME), the
     templates and the user's own files stay."""
     failures: list[tuple[str, Exception]] = []
-    running = guest.all_names(root, lambda s: s not in ("stopped",))
+    running = view.all_names(root, lambda s: s not in ("stopped",))
     guest.stop(
         root,
         running,
@@ -105,13 +103,13 @@ def destroy(root: str) -> None:
 def mount(root: str, name: str) -> None:
     """Mount a guest's tree at mount/NAME, as `create` and `start` do."""
     with store.transaction(root) as change:
-        one = boot.get(change.state, name)
+        one = view.get(change.state, name)
         boot.mount(root, change.state, one)
 
 
 def umount(root: str, name: str) -> None:
     """Take a guest's tree off mount/NAME; a running guest keeps its own."""
     with store.transaction(root) as change:
-        boot.get(change.state, name)
+        view.get(change.state, name)
         if not overlay.umount(root, change.state, name):
             raise Conflict(f"'mount/{name}' is not mounted")

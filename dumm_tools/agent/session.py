@@ -98,8 +98,10 @@ class Session:
                 self._step(wakeup)
         if self._overdue:
             raise self._too_long()
-        return os.waitstatus_to_exitcode(self._status) & 0xFF if self._status & 0x7F == 0 else (
-            128 + (self._status & 0x7F)
+        return (
+            os.waitstatus_to_exitcode(self._status) & 0xFF
+            if self._status & 0x7F == 0
+            else (128 + (self._status & 0x7F))
         )
 
     def _step(self, wakeup: int) -> None:

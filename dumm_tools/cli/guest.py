@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dumm_tools import live, model, output
+from dumm_tools import output
 from dumm_tools.cli import common
 from dumm_tools.cli.cached import Cached
 from dumm_tools.cli.common import (
@@ -23,13 +23,18 @@ from dumm_tools.cli.common import (
 from dumm_tools.errors import DummError
 from dumm_tools.output import Field
 
+if TYPE_CHECKING:
+    from dumm_tools.model import State
+
 cli = common.tool("dumm-guest", "Guests: User Mode Linux kernels, each one a process.")
 
 
 def guests(*states: str) -> Name:
     """An operand that names a guest; completion offers those in one of `states`."""
 
-    def choices(state: model.State, root: str) -> Iterable[str]:
+    def choices(state: State, root: str) -> Iterable[str]:
+        from dumm_tools import live
+
         for name, guest in state.guests.items():
             if not states or live.guest_state(root, state, guest) in states:
                 yield name
@@ -118,12 +123,12 @@ class Errors:
 
 def chosen(root: str, names: tuple[str, ...], everyone: bool, states: tuple[str, ...]) -> list[str]:
     """The operands, or with --all the guests in one of `states`."""
-    from dumm_tools import guest
+    from dumm_tools import view
 
     if everyone == bool(names):
         raise click.UsageError("name guests, or say --all" if not names else "--all takes no names")
     if everyone:
-        return guest.all_names(root, lambda s: s in states)
+        return view.all_names(root, lambda s: s in states)
     return list(dict.fromkeys(names))
 
 
@@ -132,9 +137,7 @@ def _start(root: str, names: list[str], timeout: float, wait: bool) -> int:
 
     errors = Errors()
     with Progress() as progress:
-        boot.start(
-            root, names, timeout=timeout, wait=wait, on_error=errors, progress=progress
-        )
+        boot.start(root, names, timeout=timeout, wait=wait, on_error=errors, progress=progress)
     return errors.code
 
 
@@ -158,7 +161,7 @@ def create(
     start: bool,
 ) -> int:
     """Make guests: their records, directories and root trees (mount/NAME)."""
-    from dumm_tools import guest
+    from dumm_tools import guest, model, view
 
     root = common.lab()
     made: list[str] = []
@@ -177,7 +180,7 @@ def create(
 
     code = each(dict.fromkeys(names), one)
     if start and made:
-        up = set(guest.all_names(root, lambda s: s not in ("stopped", "crashed")))
+        up = set(view.all_names(root, lambda s: s not in ("stopped", "crashed")))
         code = _start(root, [n for n in made if n not in up], 30.0, True) or code
     return code
 
@@ -311,9 +314,9 @@ def set_(
 @output_options(FIELDS)
 def list_(shape: output.Shape) -> None:
     """List all guests."""
-    from dumm_tools import guest
+    from dumm_tools import view
 
-    output.emit(guest.list_(common.root()), FIELDS, shape)
+    output.emit(view.list_(common.root()), FIELDS, shape)
 
 
 @cli.command()
@@ -321,11 +324,11 @@ def list_(shape: output.Shape) -> None:
 @output_options(FIELDS)
 def show(names: tuple[str, ...], shape: output.Shape) -> int:
     """Show all about guests."""
-    from dumm_tools import guest
+    from dumm_tools import view
 
     root = common.root()
     views: list[Any] = []
-    code = each(names, lambda n: views.append(guest.show(root, n)))
+    code = each(names, lambda n: views.append(view.show(root, n)))
     if views:
         output.emit(views, FIELDS, shape, one_by_one=True)
     return code
@@ -442,9 +445,9 @@ def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
 @click.argument("name", type=guests())
 def is_running(name: str) -> int:
     """Exit with 0 if a guest runs, with 1 if not."""
-    from dumm_tools import guest
+    from dumm_tools import view
 
-    return 0 if guest.is_running(common.root(), name) else 1
+    return 0 if view.is_running(common.root(), name) else 1
 
 
 @cli.command()
