@@ -8,6 +8,7 @@
 # All of them first set up what is missing: Debian packages (as root), and a venv in .venv.
 
 PREFIX ?= /usr/local
+LIB = $(PREFIX)/lib/dumm-tools
 BIN = .venv/bin
 SHELL_FILES = .ci/setup .ci/run $(wildcard examples/*.sh)
 
@@ -31,9 +32,13 @@ docs: setup-test
 	@$(BIN)/python -m dumm_tools._docs
 
 install: setup-run
-	@python3 -m venv $(PREFIX)/lib/dumm-tools
-	@$(PREFIX)/lib/dumm-tools/bin/python -m pip install -q --disable-pip-version-check .
-	@for file in bin/dumm-bridge; do :; done
+	@rm -rf build $(LIB)
+	@python3 -m venv $(LIB)
+	@$(LIB)/bin/python -m pip install -qq --disable-pip-version-check --root-user-action=ignore .
+	@rm -rf build
+	@cd $(LIB) && find bin/dumm-* share -type f | while read -r file; do \
+		mkdir -p "$(PREFIX)/$${file%/*}" && ln -sf "$(LIB)/$$file" "$(PREFIX)/$$file"; \
+	done
 
 setup-run:
 	@.ci/setup run

@@ -19,12 +19,16 @@ from dumm_tools import cache, iface, kernel, live, master, overlay, proc, reach,
 from dumm_tools.agent import INITRD, JAIL
 from dumm_tools.agent.client import LINES
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut
-from dumm_tools.linux import fifo, process
+from dumm_tools.linux import fifo, namespaces, netlink, process
 from dumm_tools.model import Boot, Guest, State
 from dumm_tools.state import load, lock, transaction
 
 #: Consoles besides the kernel's own: tty1 to tty3 in the guest.
 CONSOLES = 4
+#: What a guest may take of the host besides its `--memory`: files in its /dev/shm (bytes), ...
+MEMORY_OVERHEAD = 32 << 20
+#: ... and memory of the kernel's own, in each of its processes on the host (bytes).
+PROCESS_DATA = 8 << 20
 #: How many guests of one command boot at the same time.
 WINDOW = 32
 #: The kernel's command line (COMMAND_LINE_SIZE, arch/um/include/asm/setup.h), less a margin for
@@ -110,6 +114,24 @@ def _kernel_args(root: str, guest: Guest, core: kernel.Kernel, nonce: str) -> li
     return [a for a in args if a.partition("=")[0] not in said] + guest.args
 
 
+def processes(memory: int) -> int:
+    """How many processes a guest of so much memory may have on the host, where each of its own
+    is one: no more than it has memory for anyway."""
+    return 64 + (memory >> 20) * 4
+
+
+def _own_group(state: State) -> int:
+    """A group that no other guest has; 0 where the lab has but one."""
+    groups = namespaces.spare_groups()
+    taken = {g.boot.group for g in state.guests.values() if g.boot}
+    while groups:
+        # By chance: labs of root's share the host's network, and know nothing of each other.
+        group = groups[int.from_bytes(os.urandom(8), "big") % len(groups)]
+        if group not in taken:
+            return group
+    return 0
+
+
 def _jail_args(root: str, guest: Guest, core: kernel.Kernel) -> list[str]:
     run = live.run_dir(root, guest.name)
     steps: list[str] = []
@@ -132,10 +154,14 @@ def _jail_args(root: str, guest: Guest, core: kernel.Kernel) -> list[str]:
         "--dev", "/dev/urandom", "/dev/urandom",
         "--dev", "/dev/net/tun", "/dev/net/tun",
         # UML keeps the guest's memory in a file there, and some MiB beside it.
-        "--tmpfs", "/dev/shm", f"size={(guest.memory >> 20) + 32}M,mode=1777",
-        "--tmpfs", "/tmp", "size=1M,mode=1777",
-        "--proc", "/proc",
+        "--tmpfs", "/dev/shm",
+        f"size={guest.memory + MEMORY_OVERHEAD >> 10}K,nr_inodes=1K,mode=1777",
+        "--tmpfs", "/tmp", "size=1M,nr_inodes=1K,mode=1777",
+        # The features of the processor are all that UML reads of /proc.
+        "--ro-bind", "/proc/cpuinfo", "/proc/cpuinfo",
         "--hostname", guest.name,
+        "--data", str(PROCESS_DATA),
+        "--processes", str(processes(guest.memory)),
     ]
     # fmt: on
     return steps
@@ -155,6 +181,9 @@ def start(
 ) -> None:
     """Start guests side by side; return when each is ready or has failed (`on_error`)."""
     names = list(names)
+    state = load(root)
+    if state.bridges or any(state.ifaces_of(name) for name in names):
+        netlink.load()  # 30 ms at the first call: not under the state's lock
     pending: list[_Launch] = []
     done = 0
 
@@ -187,38 +216,41 @@ def start(
 def _launch(root: str, name: str, timeout: float) -> _Launch:
     nonce = os.urandom(8).hex()
     deadline = time.monotonic() + timeout
-    with contextlib.ExitStack() as stack:
-        with transaction(root) as change:
-            state = change.state
-            guest = view.get(state, name)
-            now = live.guest_state(root, state, guest)
-            if now == "starting" and guest.boot:
-                # Its starter is still there or was killed: either way it boots by itself.
-                return _Launch(name, guest.boot.nonce, deadline, None, ours=False)
-            if now not in ("stopped", "crashed"):
-                raise Conflict(f"guest '{name}' is {now}")
-            core, tree = resolve_kernel(root, guest), resolve_master(root, guest)
-            _need_parts()
-            alive = _take_alive_lock(root, name, stack)
-            held = [
-                cache.hold(part.lock, part.path) for part in (core, tree) if part.lock is not None
-            ]
-            for fd in held:
-                stack.callback(os.close, fd)
-            fresh_run_dir(root, name)
-            guest.boot = Boot(nonce, "starting", live.epoch(root, state), kernel=core.path)
-            change.save()
-            # Until the hand-over, a failure puts everything back.
-            undo = stack.enter_context(contextlib.ExitStack())
-            nics = iface.prepare(state, name)
-            undo.callback(iface.release, state, name)
-            if overlay.mount(root, state, guest, tree.path):
-                proc.log(f"mounted mount/{name}")
-            reach.write_boot(root, guest, iface.boot_records(state, name))
-            args = _kernel_args(root, guest, core, nonce)
-            launch = _Launch(name, nonce, deadline, None)
-            _spawn(root, guest, core, args, nics, [alive, *held], launch)
-            undo.pop_all()
+    with contextlib.ExitStack() as stack, transaction(root) as change:
+        state = change.state
+        guest = view.get(state, name)
+        now = live.guest_state(root, state, guest)
+        if now == "starting" and guest.boot:
+            # Its starter is still there or was killed: either way it boots by itself.
+            return _Launch(name, guest.boot.nonce, deadline, None, ours=False)
+        if now not in ("stopped", "crashed"):
+            raise Conflict(f"guest '{name}' is {now}")
+        core, tree = resolve_kernel(root, guest), resolve_master(root, guest)
+        _need_parts()
+        alive = _take_alive_lock(root, name, stack)
+        held = [cache.hold(part.lock, part.path) for part in (core, tree) if part.lock is not None]
+        for fd in held:
+            stack.callback(os.close, fd)
+        fresh_run_dir(root, name)
+        guest.boot = Boot(
+            nonce,
+            "starting",
+            live.epoch(root, state),
+            kernel=core.path,
+            group=_own_group(state),
+        )
+        change.save()
+        # Until the hand-over, a failure puts everything back.
+        undo = stack.enter_context(contextlib.ExitStack())
+        nics = iface.prepare(state, name)
+        undo.callback(iface.release, state, name)
+        if overlay.mount(root, state, guest, tree.path):
+            proc.log(f"mounted mount/{name}")
+        reach.write_boot(root, guest, iface.boot_records(state, name))
+        args = _kernel_args(root, guest, core, nonce)
+        launch = _Launch(name, nonce, deadline, None)
+        _spawn(root, guest, core, args, nics, [alive, *held], launch)
+        undo.pop_all()
     return launch
 
 
@@ -321,7 +353,9 @@ def _spawn(
         argv = [
             JAIL, "jail",
             "--errors", str(base + len(everything) - 1),
+            "--hold", str(base + len(handed)), str(len(locks)),
             "--pid-file", os.path.join(run, "pid"),
+            *(["--group", str(guest.boot.group)] if guest.boot and guest.boot.group else []),
             *_jail_args(root, guest, core),
             "--", core.binary, *args, *nics,
         ]

@@ -126,7 +126,11 @@ def _overlay(root: str, isolated: bool) -> Check:
 
 
 def _kernel() -> Check:
-    return _found("kernel", lambda: (k := kernel.default()) and k.path, "dumm-fs kernel fetch")
+    def find() -> str | None:
+        found = kernel.default()
+        return found.path if found else None
+
+    return _found("kernel", find, "dumm-fs kernel fetch")
 
 
 def _master() -> Check:

@@ -18,6 +18,8 @@ from dumm_tools.errors import DummError, NotFound
 BINARIES = ("usr/bin/linux.uml", "usr/bin/linux", "bin/linux.uml", "bin/linux", "linux")
 #: Where the modules of a UML kernel lie, in a pack and on Debian.
 MODULES = "/usr/lib/uml/modules"
+#: glibc loads it when UML cancels a thread, as it does to reboot; no binary names it.
+UNWINDER = "libgcc_s.so.1"
 _PLAIN_BINARY = "/usr/bin/linux.uml"
 #: Directories that a loader searches with no configuration; others it knows from its cache.
 _STANDARD = re.compile(r"/(usr/)?lib(64)?(/x86_64-linux-gnu)?")
@@ -145,7 +147,7 @@ def libraries(loader: str, binary: str) -> list[tuple[str, str]]:
     if done.returncode != 0:
         why = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
         raise DummError(f"cannot list the libraries of '{binary}': {why}")
-    found = []
+    found: list[tuple[str, str]] = []
     for line in done.stdout.splitlines():
         match = _LIBRARY.fullmatch(line)
         if not match:
@@ -155,6 +157,10 @@ def libraries(loader: str, binary: str) -> list[tuple[str, str]]:
             raise DummError(f"'{binary}' lacks the library '{name}'")
         if host and name != loader:
             found.append((host, host))
+    for host, _ in found[:1]:
+        unwinder = os.path.join(os.path.dirname(host), UNWINDER)
+        if os.path.exists(unwinder):
+            found.append((unwinder, unwinder))
     return found
 
 

@@ -134,7 +134,7 @@ def run_inside(argv: Sequence[str]) -> int:
             for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
             try:
-                os.execvp(argv[0], argv)
+                os.execvp(argv[0], list(argv))
             except OSError as e:
                 code = 127 if isinstance(e, FileNotFoundError) else 126
                 text = f"dumm-guest: cannot run '{argv[0]}': {e.strerror}\n"

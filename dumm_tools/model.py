@@ -21,13 +21,16 @@ class Boot:
     """One start of a guest: kept until an orderly stop takes it away.
 
     `nonce` names the boot, `host_boot` what it lives and dies with: the host's boot
-    (/proc/sys/kernel/random/boot_id) and, in an isolated lab, the holder of its namespaces. Which process it is stands in run/NAME/pid.
+    (/proc/sys/kernel/random/boot_id) and, in an isolated lab, the holder of its namespaces.
+    Which process it is stands in run/NAME/pid.
     """
 
     nonce: str
     phase: Phase
     host_boot: str
     kernel: str = ""
+    #: The group that this boot's process alone is in, and that its taps ask for; 0: none.
+    group: int = 0
     extra: dict[str, object] = field(default_factory=dict)
 
 

@@ -19,7 +19,7 @@ Report = Callable[[str], None]
 #: Tried in this order when no suite is named: newest first.
 SUITES = ("sid", "testing", "stable", "oldstable")
 _ALIASES = {"unstable": "sid"}
-_PACKAGES = ("user-mode-linux", "libc6")
+_PACKAGES = ("user-mode-linux", "libc6", "libgcc-s1")
 _RELEASE = re.compile(r"\d+\.\d+\S*")
 _LIBRARY_DIRS = (
     "usr/lib/x86_64-linux-gnu",
@@ -183,6 +183,7 @@ def _inspect_root(root: str, work: str) -> _Source:
     for lib in libs:
         if os.path.commonpath([os.path.realpath(root), lib]) != os.path.realpath(root):
             raise DummError(f"'{root}' lacks the library '{os.path.basename(lib)}'")
+    libs += [p for p in (f"{place}/{kernel.UNWINDER}" for place in places) if os.path.isfile(p)][:1]
     release = _run_for_release([loader, "--library-path", search, path])
     return _Source(root, path, (loader, wanted), release, tuple(libs))
 

@@ -127,11 +127,14 @@ def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
     guest runs. Conflict when a link of this name is not ours. Undoes itself.
     """
     tap, owner = iface.tap, os.geteuid()
+    # All guests of a lab are one user: the group keeps each to its own taps.
+    boot = state.guests[iface.guest].boot
+    group = boot.group or None if boot else None
     check_free(state, tap)
     with explained(f"create '{iface.name}'"):
         if not sysfs.exists(tap):
             try:
-                with tun.created(tap, owner) as fd:
+                with tun.created(tap, owner, group) as fd:
                     proc.log(f"make tap {tap}")
                     _dress_tap(channel, state, iface)
                     # From here on it outlives us: it bears our tag.
@@ -141,8 +144,10 @@ def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
                     raise Conflict(f"'{tap}' exists already and is not ours") from None
                 raise
             return True
-        if sysfs.number(tap, "owner") != owner:
-            tun.give(tap, owner)
+        if sysfs.number(tap, "owner") != owner or (
+            group is not None and sysfs.number(tap, "group") != group
+        ):
+            tun.give(tap, owner, group)
         _dress_tap(channel, state, iface)
         return False
 

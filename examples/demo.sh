@@ -1,15 +1,31 @@
 #!/bin/sh
 # The tour: two real kernels on a segment, rewired while they run. Each command is printed, then run.
 #
-# The lab lives in a network namespace of its own (unshare -n), so that nothing of it can meet the
-# networks of this machine; leave that out, and the taps are there for all to see.
+# Without root the lab has namespaces of its own. Root's would be on this machine's network, with its
+# taps there for all to see: the tour has a network namespace of its own instead (unshare -n), so
+# that it cannot meet what is there.
 set -eu
 
+say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
+run() {
+	printf '$ %s\n' "$*"
+	"$@"
+}
+
 if [ "${DUMM_DEMO_INSIDE:-}" != 1 ]; then
-	DUMM_DEMO_INSIDE=1 exec unshare --net --mount --propagation private "$0" "$@"
+	say "A kernel for guests, and a small root tree for them to share; both are kept for all labs"
+	run dumm-fs kernel fetch --may-exist
+	run dumm-fs master build busybox --may-exist
 fi
-mount -t sysfs sysfs /sys # shows the links of this namespace
-ip link set lo up
+if [ "$(id -u)" = 0 ] && [ "${DUMM_DEMO_INSIDE:-}" != 1 ]; then
+	DUMM_DEMO_INSIDE=1 exec unshare --net --mount --propagation unchanged "$0" "$@"
+fi
+if [ "$(id -u)" = 0 ]; then
+	# In a chroot the root directory is no mount; then /sys alone has to be ours.
+	mount --make-rprivate / 2>/dev/null || mount --make-rprivate /sys
+	mount -t sysfs sysfs /sys # shows the links of this namespace
+	ip link set lo up
+fi
 
 lab=$(mktemp -d "${TMPDIR:-/tmp}/dumm-demo.XXXXXX")
 finish() {
@@ -24,20 +40,13 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 cd "$lab"
 
-say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
-run() {
-	printf '$ %s\n' "$*"
-	"$@"
-}
 # For lines with a pipe or a redirection.
 shell() {
 	printf '$ %s\n' "$1"
 	sh -c "$1"
 }
 
-say "A kernel for guests, a small root tree for them to share, and a working set in $lab"
-run dumm-fs kernel fetch --may-exist
-run dumm-fs master build busybox --may-exist
+say "A working set in $lab"
 before=$(ls /sys/class/net)
 run dumm-fs init
 
@@ -76,15 +85,15 @@ run dumm-guest exec alice -- ping -c 1 10.0.0.2
 run dumm-iface list
 
 say "The host sees every NIC: look at one with tcpdump"
-printf '$ %s\n' 'tcpdump -n -c 2 -i alice-eth0 icmp &'
-tcpdump -n -c 2 -i alice-eth0 icmp 2>tcpdump.txt &
+printf '$ %s\n' 'dumm-guest exec --host -- tcpdump -n -c 2 -i alice-eth0 icmp &'
+dumm-guest exec --host -- tcpdump -Z root -n -c 2 -i alice-eth0 icmp 2>tcpdump.txt &
 dump=$!
 until grep -q listening tcpdump.txt; do sleep 0.1; done
 run dumm-guest exec alice -- ping -c 1 -q 10.0.0.2
 wait "$dump"
 
 say "A guest's files are a tree on the host, copy-on-write over the master"
-shell 'echo "edited from outside" > mount/alice/etc/motd'
+run dumm-guest exec --host -- sh -c 'echo "edited from outside" > mount/alice/etc/motd'
 run dumm-guest exec alice -- cat /etc/motd
 run dumm-guest exec alice -- sh -c 'echo "written inside" > /root/note'
 run cat host/alice/root/note
@@ -109,4 +118,4 @@ say "And gone without a trace"
 run dumm-fs destroy
 after=$(ls /sys/class/net)
 [ "$before" = "$after" ]
-shell 'ls /sys/class/net; pgrep -x linux.uml || echo "no guest is left"'
+shell 'ls /sys/class/net; grep " $PWD/" /proc/mounts || echo "no mount is left"'

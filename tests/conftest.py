@@ -124,7 +124,7 @@ def _nothing_left(
 # ---- the namespace ----
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000  # linux/sched.h
-_MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18  # linux/mount.h
+_MS_BIND, _MS_REC, _MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18  # linux/mount.h
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
 
 
@@ -150,20 +150,31 @@ def _make_mounts_private() -> None:
     except OSError as e:
         if e.errno != errno.EINVAL:
             raise
-        # Our root is no mount, but a directory that somebody did a chroot(2) to. Entering the
-        # mount namespace that we are in makes its root ours (setns(2)), for that moment.
-        root, here = os.open("/", os.O_PATH), os.getcwd()
-        namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
-        _call("setns", namespace, _CLONE_NEWNS)
-        mount.mount("none", "/", "none", _MS_REC | _MS_PRIVATE, "")
-        os.fchdir(root)
-        os.chroot(".")
-        os.chdir(here)
-        os.close(root)
-        os.close(namespace)
+        _leave_chroot()
 
 
-def _call(name: str, *arguments: int) -> None:
+def _leave_chroot() -> None:
+    """Make our root directory, which is no mount but was given to chroot(2), that of the namespace.
+
+    In a chroot the kernel makes no user namespaces, which jails and ordinary users' labs are.
+    """
+    root, here = os.open("/", os.O_PATH), os.getcwd()
+    namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+    # Entering the mount namespace that we are in makes its root ours (setns(2)).
+    _call("setns", namespace, _CLONE_NEWNS)
+    mount.mount("none", "/", "none", _MS_REC | _MS_PRIVATE, "")
+    os.fchdir(root)
+    mount.mount(".", ".", "none", _MS_BIND | _MS_REC, "")
+    os.chdir(os.getcwd())  # into the mount
+    # pivot_root(2), "pivot_root(".", ".")": the old root ends up under the new one, and goes.
+    _call("pivot_root", b".", b".")
+    mount.umount(".", detach=True)
+    os.chdir(here)
+    os.close(root)
+    os.close(namespace)
+
+
+def _call(name: str, *arguments: int | bytes) -> None:
     """A function of the C library that Python 3.11 has not."""
     libc = ctypes.CDLL("libc.so.6", use_errno=True)
     if getattr(libc, name)(*arguments):
@@ -172,27 +183,35 @@ def _call(name: str, *arguments: int) -> None:
 
 
 def _become_root(flags: int) -> None:
-    """Enter a user namespace as its root, with the ids that /etc/subuid gives us."""
-
-    def ranges(path: str, own: int) -> list[str]:
-        import getpass
-
-        for line in Path(path).read_text().splitlines():
-            user, start, count = line.split(":")
-            if user in (getpass.getuser(), str(own)):
-                return ["0", str(own), "1", "1", start, count]
-        raise PermissionError(f"{path} has no line for us")
-
-    me = str(os.getpid())
-    uid_map = ["newuidmap", me, *ranges("/etc/subuid", os.getuid())]
-    gid_map = ["newgidmap", me, *ranges("/etc/subgid", os.getgid())]
-    script = f"read -r _ && {shlex.join(uid_map)} && {shlex.join(gid_map)}"
-    # The maps can only be written from outside, by one who was started before.
+    """Enter a user namespace as its root: with the ids of /etc/subuid, else with ours alone."""
+    own = {"uid": os.geteuid(), "gid": os.getegid()}
+    maps = []
+    for kind in own:
+        line = _granted(f"/etc/sub{kind}", os.getuid())
+        maps.append(
+            shlex.join([f"new{kind}map", str(os.getpid()), "0", str(own[kind]), "1", *line])
+        )
+    # These maps can only be written from outside, by a process that was started before.
+    script = f"read -r _ && {maps[0]} && {maps[1]}"
     with subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, text=True) as outside:
         _call("unshare", _CLONE_NEWUSER | flags)
         outside.communicate("go\n", timeout=10)
     if outside.returncode:
-        raise PermissionError("newuidmap failed")
+        Path("/proc/self/setgroups").write_text("deny")
+        for kind in own:
+            Path(f"/proc/self/{kind}_map").write_text(f"0 {own[kind]} 1")
+
+
+def _granted(path: str, uid: int) -> list[str]:
+    """The arguments of newuidmap(1) for the ids that `path` grants us, from 1 on."""
+    import pwd
+
+    names = {str(uid), pwd.getpwuid(uid).pw_name}
+    for line in Path(path).read_text().splitlines():
+        user, start, count = line.split(":")
+        if user in names:
+            return ["1", start, count]
+    return []
 
 
 # ---- what is there, and what is left ----

@@ -135,7 +135,7 @@ def check_busybox(root: Path) -> None:
         assert (root / place / program).resolve() == root / "usr/bin/busybox"
     assert (root / "tmp").stat().st_mode & 0o7777 == 0o1777
     assert (root / "root").stat().st_mode & 0o7777 == 0o700
-    assert (root / "etc/passwd").read_text().startswith("root::0:0:")
+    assert (root / "etc/passwd").read_text().startswith("root:x:0:0:")
     script = root / "etc/udhcpc/default.script"
     assert script.resolve() == root / "usr/share/udhcpc/default.script"
     assert os.access(script, os.X_OK)

@@ -22,6 +22,8 @@ ESC_END, ESC_ESC = b"\xdb\xdc", b"\xdb\xdd"
 #: What the agent writes when it has opened a line (agent.h).
 OPENED = b"b\x08\0\0dumm-up\n"
 INPUT_WINDOW = 16384
+#: Bytes that may be on their way to the agent; more would jam the line for good (agent.h).
+LINE_WINDOW = 3072
 #: Serial lines of a guest; line 0 is for control, the others for programs.
 LINES = 64
 #: Seconds for an answer from an agent that is up.
@@ -72,6 +74,10 @@ class Line:
             os.close(self._in)
             raise
         fifo.enlarge(self._out, 1 << 20)
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._in, 65536):  # what earlier clients said and nobody took
+                pass
+        self._sent = self._taken = 0  # bytes, since the agent knows us
         self.outbox = bytearray()
         self._inbox = bytearray()
 
@@ -91,6 +97,7 @@ class Line:
                 del self._inbox[: at - 4]
                 for kind, payload in self.frames():
                     if kind == b"r":
+                        self._sent = 0
                         return _ready(payload[16:].decode(errors="replace"))
             elif (up := self._inbox.find(OPENED)) >= 0:
                 # The agent has just opened the line: what we said before may be lost.
@@ -109,11 +116,16 @@ class Line:
 
     def write(self) -> None:
         """Write as much of the queue as the line takes."""
-        while self.outbox:
+        while self.outbox and self._room():
             try:
-                del self.outbox[: os.write(self._in, self.outbox[:65536])]
+                written = os.write(self._in, self.outbox[: self._room()])
             except BlockingIOError:
                 return
+            del self.outbox[:written]
+            self._sent += written
+
+    def _room(self) -> int:
+        return LINE_WINDOW - (self._sent - self._taken)
 
     def read(self) -> None:
         """Take what the line has to give."""
@@ -130,7 +142,11 @@ class Line:
                     return
                 kind, payload = bytes(inbox[at : at + 1]), bytes(inbox[at + 4 : at + 4 + size])
                 at += 4 + size
-                yield kind, payload
+                if kind == b"a":
+                    self._taken = int.from_bytes(payload, "little")
+                    self.write()
+                else:
+                    yield kind, payload
         finally:
             del inbox[:at]
 
@@ -148,7 +164,7 @@ class Line:
         if read:
             poll.register(self._out, select.POLLIN)
         poll.register(self.pidfd, select.POLLIN)
-        if self.outbox:
+        if self.outbox and self._room():
             poll.register(self._in, select.POLLOUT)
 
     def readable(self, events: dict[int, int]) -> bool:

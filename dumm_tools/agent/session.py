@@ -27,6 +27,8 @@ BULK_SIZE = 1 << 20
 #: Stop taking output from the guest while this much waits for our own reader (bytes).
 BACKLOG_MAX = 4 << 20
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+#: When nothing happens, how often to see whether the guest has rebooted (milliseconds).
+LOOK_MS = 1000
 #: Seconds from SIGTERM to SIGKILL when --timeout has passed.
 GRACE = 2.0
 
@@ -83,6 +85,7 @@ class Session:
         self._status: int | None = None
         self._deadline = time.monotonic() + program.timeout if program.timeout else None
         self._overdue = 0
+        self._boot = self._boot_mark()
 
     def run(self) -> int:
         """The program's exit status: 0-255, or 128 + n when a signal ended it. ExecFailed when it
@@ -116,6 +119,8 @@ class Session:
             if sink.backlog:
                 poll.register(sink.fd, select.POLLOUT)
         events = dict(poll.poll(self._wait_ms()))
+        if not events and self._boot_mark() != self._boot:
+            raise LineLost  # the guest has rebooted, in the same process: nothing will come
         if wakeup in events:
             os.read(wakeup, 512)
         self._forward_signals()
@@ -135,10 +140,17 @@ class Session:
 
     # ---- time and signals ----
 
-    def _wait_ms(self) -> int | None:
+    def _wait_ms(self) -> int:
         if self._deadline is None:
-            return None
-        return max(0, int((self._deadline - time.monotonic()) * 1000) + 1)
+            return LOOK_MS
+        return min(LOOK_MS, max(0, int((self._deadline - time.monotonic()) * 1000) + 1))
+
+    def _boot_mark(self) -> int:
+        """Changes when the guest boots: its agent writes this file anew."""
+        try:
+            return os.stat(os.path.join(self._directory, "uml", "ready")).st_mtime_ns
+        except OSError:
+            return 0
 
     def _check_deadline(self) -> None:
         if self._deadline is not None and time.monotonic() >= self._deadline:
@@ -182,11 +194,13 @@ class Session:
     def _write(self, sink: _Sink) -> None:
         try:
             sink.write()
-        except BrokenPipeError:
+        except OSError as e:
             # As in a pipeline of one machine: the writer learns that nobody reads.
             for number in (signal.SIGPIPE, signal.SIGHUP):
                 self._line.send(b"S", bytes([number]))
-            raise
+            if isinstance(e, BrokenPipeError):
+                raise
+            raise ExecFailed(f"cannot write output: {e.strerror}") from None
 
     def _take_frames(self) -> None:
         for kind, payload in self._line.frames():
@@ -210,6 +224,7 @@ class Session:
         stage, _, subject = text.decode(errors="replace").partition(" ")
         reason = os.strerror(number)
         if stage == "exec":
+            subject = subject or self._program.argv[0]
             code = 127 if number in (errno.ENOENT, errno.ENOTDIR) else 126
             what = "command not found" if code == 127 and "/" not in subject else reason
             raise ExecFailed(f"cannot run '{subject}': {what}", code)
@@ -232,7 +247,7 @@ class Session:
         if data is None:
             self._line.send(b"E")
             self._stdin = None
-        elif self._bulk or len(data) > INLINE_MAX and not self._inline:
+        elif self._bulk or (len(data) > INLINE_MAX and not self._inline):
             self._send_bulk(data)
         else:
             self._send_inline(data)

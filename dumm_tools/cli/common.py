@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ T = TypeVar("T")
 def run(command: click.Command, prog: str) -> NoReturn:
     """Run `command`; the only place where an exception becomes an exit status."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    _fill_standard_streams()
     debug = os.environ.get("DUMM_DEBUG") == "1"
     try:
         status = command.main(prog_name=prog, standalone_mode=False)
@@ -43,6 +45,8 @@ def run(command: click.Command, prog: str) -> NoReturn:
         if debug:
             raise
         report(prog, os_reason(e))
+        # What stdout did not take stays in its buffer, to fail again at our end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = 1
     except Exception as e:
         if debug:
@@ -50,6 +54,20 @@ def run(command: click.Command, prog: str) -> NoReturn:
         report(prog, f"internal error: {type(e).__name__}: {e}", "DUMM_DEBUG=1 shows where")
         status = 1
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _fill_standard_streams() -> None:
+    """Put something in the place of a closed stdin, stdout or stderr, or the first file that we
+    open takes it. What is written to a closed stdout is an error, to a closed stderr is not."""
+    for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def die_of(number: int) -> NoReturn:
@@ -64,7 +82,8 @@ def report(prog: str, message: str, hint: str | None = None) -> None:
     lines = [f"{prog}: {' '.join(message.split())}"]
     if hint:
         lines.append(f"{prog}: hint: {hint}")
-    print("\n".join(lines), file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a full disk behind stderr changes no exit status
+        print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def each(operands: Iterable[T], action: Callable[[T], object]) -> int:
@@ -117,7 +136,7 @@ def working_directory(context: click.Context | None) -> str:
     """The working directory for a context (None while completing without one)."""
     while context is not None:
         if "dumm.directory" in context.meta:
-            return os.path.abspath(context.meta["dumm.directory"])
+            return os.path.abspath(str(context.meta["dumm.directory"]))
         context = context.parent
     return os.path.abspath(os.environ.get("DUMM_DIR") or ".")
 

@@ -95,9 +95,9 @@ def build(
 def import_(source: str, name: str | None, may_exist: bool) -> None:
     """Make a master of a directory, a tar archive, or a tar on standard input (-).
 
-    Owners are kept as far as there are ids for them (subuid(5)). Device nodes are left aside: a guest makes its own. An archive
-    that would write outside of the master is refused. Prints the name of the master unless
-    --name gives it.
+    Owners are kept as far as there are ids for them (subuid(5)). Device nodes are left aside: a
+    guest makes its own. An archive that would write outside of the master is refused. Prints
+    the name of the master unless --name gives it.
     """
     from dumm_tools import lab
 

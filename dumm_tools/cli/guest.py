@@ -20,7 +20,7 @@ from dumm_tools.cli.common import (
     output_options,
     run,
 )
-from dumm_tools.errors import DummError
+from dumm_tools.errors import DummError, os_reason
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Errors:
     def __call__(self, _name: str, error: Exception) -> None:
         hint = error.hint if isinstance(error, DummError) else None
         code = error.exit_code if isinstance(error, DummError) else 1
-        text = common.os_reason(error) if isinstance(error, OSError) else str(error)
+        text = os_reason(error) if isinstance(error, OSError) else str(error)
         common.report(self._prog, text, hint)
         self.code = self.code or code
 

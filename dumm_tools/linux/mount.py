@@ -42,7 +42,7 @@ def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
 
 
 def umount(target: str, *, detach: bool = False) -> None:
-    """umount2(2), never following a link; `detach` takes it out of sight even while it is in use."""
+    """umount2(2), never following a link; `detach` does it even while it is in use."""
     _check(
         _libc.umount2(os.fsencode(target), UMOUNT_NOFOLLOW | (MNT_DETACH if detach else 0)), target
     )

@@ -42,7 +42,7 @@ def unshare(flags: int) -> None:
 def _call(name: str, *args: int) -> None:
     import _ctypes
 
-    libc = _ctypes.dlopen(None, 0)
+    libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # the program itself, dlopen(3)
     call: Callable[[int, tuple[int, ...]], int] = _ctypes.call_function
     if call(_ctypes.dlsym(libc, name), args):
         # The C library's errno is not to be had this way; what the kernel allows is all it can be.
@@ -60,6 +60,15 @@ def id_map(kind: str) -> str:
         text += f"{first} {start} {count}\n"
         first += count
     return text
+
+
+def spare_groups() -> range:
+    """Groups that this user namespace has and nothing else uses: the upper half of them. Empty
+    where only one is mapped, and then setgroups(2) is not allowed either."""
+    with open("/proc/self/gid_map", encoding="ascii") as file:
+        top = max(int(first) + int(count) - 1 for first, _, count in map(str.split, file))
+    top = min(top, 2**31 - 1)
+    return range(top // 2 + 1, top + 1) if top > 1 else range(0)
 
 
 def _subordinate(kind: str) -> list[tuple[int, int]]:

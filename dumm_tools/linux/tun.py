@@ -14,6 +14,7 @@ PATH = "/dev/net/tun"
 _TUNSETIFF = 0x400454CA
 _TUNSETPERSIST = 0x400454CB
 _TUNSETOWNER = 0x400454CC
+_TUNSETGROUP = 0x400454CE
 _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
@@ -23,23 +24,29 @@ _FLAGS = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
 
 
 @contextlib.contextmanager
-def created(name: str, owner: int) -> Iterator[int]:
-    """Make a tap that user `owner` may open; yields its descriptor.
+def created(name: str, owner: int, group: int | None = None) -> Iterator[int]:
+    """Make a tap that user `owner` may open, when it is in `group` too; yields its descriptor.
 
     The tap goes away with the descriptor, at the latest with this process, unless it is made
     to `persist` before. OSError(EBUSY) where there is a device of this name. The name must be
     one that a device may have: the kernel cuts longer ones.
     """
     with _attached(name, _FLAGS | _IFF_TUN_EXCL) as fd:
-        fcntl.ioctl(fd, _TUNSETOWNER, owner)
+        _give(fd, owner, group)
         yield fd
 
 
-def give(name: str, owner: int) -> None:
-    """Give a persistent tap that exists to user `owner`. OSError(EBUSY) while a process has it
-    open."""
+def give(name: str, owner: int, group: int | None = None) -> None:
+    """Give a persistent tap that exists to user `owner`, who must be in `group` too to open it.
+    OSError(EBUSY) while a process has it open."""
     with _attached(name, _FLAGS) as fd:
-        fcntl.ioctl(fd, _TUNSETOWNER, owner)
+        _give(fd, owner, group)
+
+
+def _give(fd: int, owner: int, group: int | None) -> None:
+    fcntl.ioctl(fd, _TUNSETOWNER, owner)
+    if group is not None:
+        fcntl.ioctl(fd, _TUNSETGROUP, group)
 
 
 def persist(fd: int) -> None:

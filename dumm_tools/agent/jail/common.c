@@ -3,6 +3,7 @@
 
 #include <linux/sched.h>
 #include <stdarg.h>
+#include <sys/socket.h>
 
 int status_fd = 2;
 
@@ -41,6 +42,58 @@ pid_t clone_into(unsigned long flags, int *pidfd)
 	};
 
 	return (pid_t)syscall(SYS_clone3, &args, sizeof args);
+}
+
+/* One descriptor in one message (unix(7), SCM_RIGHTS). */
+struct parcel {
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(sizeof(int))];
+	} control;
+	char byte;
+	struct iovec data;
+	struct msghdr message;
+};
+
+static void wrap(struct parcel *p)
+{
+	memset(p, 0, sizeof *p);
+	p->data = (struct iovec){ &p->byte, 1 };
+	p->message.msg_iov = &p->data;
+	p->message.msg_iovlen = 1;
+	p->message.msg_control = &p->control;
+	p->message.msg_controllen = sizeof p->control;
+}
+
+void send_fd(int socket, int fd)
+{
+	struct parcel p;
+
+	wrap(&p);
+	struct cmsghdr *head = CMSG_FIRSTHDR(&p.message);
+
+	head->cmsg_level = SOL_SOCKET;
+	head->cmsg_type = SCM_RIGHTS;
+	head->cmsg_len = CMSG_LEN(sizeof fd);
+	memcpy(CMSG_DATA(head), &fd, sizeof fd);
+	if (sendmsg(socket, &p.message, MSG_NOSIGNAL) != 1)
+		die("cannot send a descriptor");
+}
+
+int receive_fd(int socket)
+{
+	struct parcel p;
+	int fd;
+
+	wrap(&p);
+	if (recvmsg(socket, &p.message, MSG_CMSG_CLOEXEC) != 1)
+		return -1;
+	struct cmsghdr *head = CMSG_FIRSTHDR(&p.message);
+
+	if (!head || head->cmsg_type != SCM_RIGHTS)
+		return -1;
+	memcpy(&fd, CMSG_DATA(head), sizeof fd);
+	return fd;
 }
 
 static ssize_t read_file(const char *path, char *buf, size_t size)

@@ -1,15 +1,22 @@
 /* jail: run a program in namespaces and a file system of its own.
  *
- *   jail --errors FD --pid-file FILE [--bind|--ro-bind|--dev SRC DST | --tmpfs DST OPTIONS | --dir DST |
- *        --symlink TARGET DST | --proc DST | --hostname NAME]... -- PROGRAM ARG...
+ *   jail --errors FD --pid-file FILE [--hold FIRST COUNT] [--group GID] [--data BYTES]
+ *        [--processes N] [--hostname NAME] [--bind|--ro-bind|--dev SRC DST | --tmpfs DST OPTIONS |
+ *        --dir DST | --symlink TARGET DST]... -- PROGRAM ARG...
  *
- * The program becomes pid 1 of new pid, mount, ipc and uts namespaces over an empty root with
- * just what was named, in a user namespace of its own that maps the ids one to one: it is
- * root there, owns no namespace that it sees, and can make no other. It keeps only what
- * hostfs needs (capabilities(7)). Descriptors that are not close-on-exec are handed on.
+ * There are three processes. The *launcher* is what the caller starts. It makes the *keeper*, pid 1
+ * of new pid, mount, ipc and uts namespaces over an empty root with just what was named. The
+ * keeper starts the *program* in a user namespace of its own that maps the ids one to one: it is
+ * root there, owns no namespace that it sees, and can make no other; it keeps only what hostfs
+ * needs (capabilities(7)), and the system calls of seccomp.c.
  *
- * The parent writes "PID STARTTIME" (proc_pid_stat(5), field 22) to FILE before the program may
- * start, and returns as soon as it has. What fails is one line on descriptor FD.
+ * The keeper alone has the COUNT descriptors from FIRST on, which are locks: so the program can
+ * neither release nor touch them. It cannot reach the keeper either, which lives in the user
+ * namespace above. When the program ends, the keeper kills what it left, and ends. Other
+ * descriptors that are not close-on-exec go to the program.
+ *
+ * The launcher writes the program's "PID STARTTIME" (proc_pid_stat(5), field 22) to FILE before the
+ * program may start, and returns as soon as it has. What fails is one line on descriptor FD.
  */
 #include "jail.h"
 
@@ -18,6 +25,8 @@
 #include <linux/mount.h>
 #include <sys/personality.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/utsname.h>
 
 #ifndef MOUNT_ATTR_RDONLY
 #error "linux/mount.h is too old: Linux 5.12 headers or newer are needed"
@@ -25,6 +34,18 @@
 
 /* What hostfs asks of the host for a guest whose root user is root: owners and modes. */
 static const int KEPT[] = { CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID };
+
+/* In a chroot(2) the kernel makes no user namespaces, and a root that is no mount cannot be pivoted
+ * from. Entering the mount namespace that we are in makes its root ours (setns(2)). */
+static void leave_chroot(void)
+{
+	int fd = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
+
+	if (fd >= 0) {
+		setns(fd, CLONE_NEWNS); /* who may not is in no chroot that he could leave */
+		close(fd);
+	}
+}
 
 /* ---- the user namespace ---- */
 
@@ -56,10 +77,15 @@ static int make_user_namespace(void)
 
 	if (pipe2(ready, O_CLOEXEC) || pipe2(go, O_CLOEXEC))
 		die("cannot make a pipe");
+	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	leave_chroot();
 	pid_t pid = clone_into(CLONE_NEWUSER, &pidfd);
 
 	if (pid < 0)
 		die("cannot make a user namespace");
+	if (pid > 0 && (fchdir(root) || chroot(".")) && errno != EPERM)
+		die("cannot go back to the root directory");
 	if (pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		close(ready[0]);
@@ -105,7 +131,7 @@ static int clone_tree(const char *src)
 
 static void attach(int tree, const char *dst, unsigned long long attributes)
 {
-	struct mount_attr a = { .attr_set = attributes };
+	struct mount_attr a = { .attr_set = attributes, .propagation = MS_PRIVATE };
 
 	if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &a, sizeof a))
 		die("cannot protect '%s'", dst);
@@ -157,11 +183,12 @@ static void build_root(struct step *steps, int n)
 {
 	static const unsigned long safe = MS_NOSUID | MS_NODEV;
 
-	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
-		die("cannot make mounts private");
 	for (int i = 0; i < n; i++)
 		if (strstr(steps[i].what, "bind") || !strcmp(steps[i].what, "dev"))
 			steps[i].tree = clone_tree(steps[i].a);
+	leave_chroot();
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		die("cannot make mounts private");
 	if (mount("jail", "/proc", "tmpfs", safe | MS_NOEXEC, "size=1M,mode=755") || chdir("/proc"))
 		die("cannot make the jail's root");
 	for (int i = 0; i < n; i++) {
@@ -188,10 +215,6 @@ static void build_root(struct step *steps, int n)
 		} else if (!strcmp(s->what, "dir")) {
 			make_parents(dst);
 			mkdir(dst, 0755);
-		} else if (!strcmp(s->what, "proc")) {
-			mkdir(dst, 0555);
-			if (mount("proc", dst, "proc", safe | MS_NOEXEC | MS_RDONLY, NULL))
-				die("cannot mount proc");
 		}
 	}
 	/* pivot_root(2), "pivot_root(".", ".")": the old root ends up under the new one, and goes. */
@@ -225,80 +248,182 @@ static void drop_capabilities(void)
 		die("cannot forbid new privileges");
 }
 
-static void __attribute__((noreturn)) inside(struct step *steps, int n, int userns, int go,
-					     const char *hostname, char **argv)
+/* ---- the three processes ---- */
+
+struct order {
+	struct step steps[1024];
+	int n;			    /* steps */
+	unsigned hold, holds;	    /* the keeper's descriptors, and how many */
+	const char *hostname;
+	gid_t group;		    /* the program's supplementary group; 0: none */
+	rlim_t data, processes;	    /* limits; 0: none */
+	char **argv;
+};
+
+static void limit(int which, rlim_t value)
+{
+	struct rlimit r = { value, value };
+
+	if (value && setrlimit(which, &r))
+		die("cannot set a limit");
+}
+
+static void __attribute__((noreturn)) run_program(const struct order *o, int userns, int go)
 {
 	struct rlimit no_core = { 0, 0 };
 	char c;
 
-	if (read(go, &c, 1) != 1) /* our parent died before it could say who we are */
-		_exit(1);
-	if (hostname && sethostname(hostname, strlen(hostname)))
-		die("cannot set the host name");
-	build_root(steps, n);
+	for (unsigned i = 0; i < o->holds; i++)
+		close((int)(o->hold + i));
 	if (setns(userns, CLONE_NEWUSER))
 		die("cannot enter the user namespace");
 	/* In a namespace that maps one id only, the kernel forbids setgroups: then there is none. */
-	if (setgroups(0, NULL) && errno != EPERM)
-		die("cannot drop groups");
+	if (setgroups(o->group ? 1 : 0, &o->group) && errno != EPERM)
+		die("cannot set groups");
 	if (setresgid(0, 0, 0) || setresuid(0, 0, 0))
 		die("cannot become root");
 	drop_capabilities();
 	setrlimit(RLIMIT_CORE, &no_core);
+	limit(RLIMIT_DATA, o->data);
+	limit(RLIMIT_STACK, 1 << 20); /* a thread's stack is as large, and counts as data */
+	limit(RLIMIT_NPROC, o->processes);
 	setsid();
 	personality(ADDR_NO_RANDOMIZE);
-	execv(argv[0], argv);
-	die("cannot execute '%s'", argv[0]);
+	if (read(go, &c, 1) != 1) /* the launcher died before it could say who we are */
+		_exit(1);
+	filter_system_calls();
+	execv(o->argv[0], o->argv);
+	die("cannot execute '%s'", o->argv[0]);
+}
+
+/* More than the user's RLIMIT_NPROC, which does not bind uid 0: since Linux 6.14 a pid namespace has
+ * a limit of its own (before, this file is the whole host's). Pids below 300 are not used twice. */
+static void limit_pids(rlim_t processes)
+{
+	struct utsname host;
+	int major, minor;
+	char text[32];
+
+	if (!processes || uname(&host) || sscanf(host.release, "%d.%d", &major, &minor) != 2 ||
+	    major < 6 || (major == 6 && minor < 14))
+		return;
+	int fd = open("/proc/sys/kernel/pid_max", O_WRONLY | O_CLOEXEC);
+	int n = snprintf(text, sizeof text, "%lu", 300 + processes);
+
+	if (fd < 0) /* a container's read-only /proc */
+		return;
+	if (write(fd, text, (size_t)n) < 0)
+		die("cannot limit processes");
+	close(fd);
+}
+
+/* Keep the locks until the program has ended, and with it all that it started. */
+static void __attribute__((noreturn)) keep(const struct order *o, pid_t program)
+{
+	if (o->hold)
+		close_range(0, o->hold - 1, 0);
+	close_range(o->hold + o->holds, ~0U, 0);
+	while (waitpid(-1, NULL, 0) != program)
+		;
+	kill(-1, SIGKILL);
+	while (waitpid(-1, NULL, 0) > 0)
+		;
+	_exit(0);
+}
+
+static void __attribute__((noreturn)) run_keeper(struct order *o, int userns, int report, int go)
+{
+	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct none[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
+	int pidfd = -1;
+
+	setsid();
+	if (o->hostname && sethostname(o->hostname, strlen(o->hostname)))
+		die("cannot set the host name");
+	limit_pids(o->processes);
+	build_root(o->steps, o->n);
+	pid_t pid = clone_into(0, &pidfd);
+
+	if (pid < 0)
+		die("cannot start a process");
+	if (pid == 0) {
+		close(report);
+		run_program(o, userns, go);
+	}
+	send_fd(report, pidfd);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	if (syscall(SYS_capset, &head, none) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		die("cannot drop capabilities");
+	keep(o, pid);
+}
+
+/* Read the command line into *o; what goes wrong is a mistake of the caller's. */
+static bool parse(int argc, char **argv, struct order *o, const char **pid_file)
+{
+	int i = 1;
+
+	for (; i < argc && strcmp(argv[i], "--"); i++) {
+		const char *what = argv[i] + 2;
+		bool two = strstr(what, "bind") || !strcmp(what, "dev") || !strcmp(what, "hold") ||
+			   !strcmp(what, "tmpfs") || !strcmp(what, "symlink");
+
+		if (strncmp(argv[i], "--", 2) || i + 1 + two >= argc || o->n == 1024)
+			return false;
+		const char *a = argv[++i], *b = two ? argv[++i] : NULL;
+
+		if (!strcmp(what, "pid-file")) {
+			*pid_file = a;
+		} else if (!strcmp(what, "errors")) {
+			status_fd = atoi(a);
+		} else if (!strcmp(what, "hold")) {
+			o->hold = (unsigned)atoi(a);
+			o->holds = (unsigned)atoi(b);
+		} else if (!strcmp(what, "group")) {
+			o->group = (gid_t)strtoul(a, NULL, 10);
+		} else if (!strcmp(what, "data")) {
+			o->data = strtoul(a, NULL, 10);
+		} else if (!strcmp(what, "processes")) {
+			o->processes = strtoul(a, NULL, 10);
+		} else if (!strcmp(what, "hostname")) {
+			o->hostname = a;
+		} else {
+			o->steps[o->n++] = (struct step){ .what = what, .a = a, .b = b };
+		}
+	}
+	o->argv = argv + i + 1;
+	return *pid_file && i + 1 < argc;
 }
 
 int run_jail(int argc, char **argv)
 {
-	static struct step steps[1024];
-	const char *pid_file = NULL, *hostname = NULL;
-	int n = 0, i = 1, go[2];
+	static struct order o;
+	const char *pid_file = NULL;
+	int go[2], report[2], keeper = -1;
 	char c = 0;
 
-	for (; i < argc && strcmp(argv[i], "--"); i++) {
-		const char *what = argv[i] + 2;
-		bool two = strstr(what, "bind") || !strcmp(what, "dev") ||
-			   !strcmp(what, "tmpfs") || !strcmp(what, "symlink");
-
-		if (strncmp(argv[i], "--", 2) || i + 1 + two >= argc || n == 1024) {
-			fprintf(stderr, "bad argument '%s'\n", argv[i]);
-			return 2;
-		}
-		if (!strcmp(what, "pid-file"))
-			pid_file = argv[++i];
-		else if (!strcmp(what, "errors"))
-			status_fd = atoi(argv[++i]);
-		else if (!strcmp(what, "hostname"))
-			hostname = argv[++i];
-		else {
-			steps[n].what = what;
-			steps[n].a = argv[++i];
-			if (two)
-				steps[n].b = argv[++i];
-			n++;
-		}
-	}
-	if (!pid_file || i + 1 >= argc) {
+	if (!parse(argc, argv, &o, &pid_file)) {
 		fprintf(stderr, "usage: jail --pid-file FILE [STEP]... -- PROGRAM ARG...\n");
 		return 2;
 	}
-	argv += i + 1;
-	if (fcntl(status_fd, F_SETFD, FD_CLOEXEC) || pipe2(go, O_CLOEXEC))
+	if (fcntl(status_fd, F_SETFD, FD_CLOEXEC) || pipe2(go, O_CLOEXEC) ||
+	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report))
 		die("cannot make a pipe");
 	int userns = make_user_namespace();
-	int pidfd = -1;
-	pid_t pid = clone_into(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, &pidfd);
+	pid_t pid = clone_into(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, &keeper);
 
 	if (pid < 0)
 		die("cannot make namespaces");
 	if (pid == 0) {
 		close(go[1]);
-		inside(steps, n, userns, go[0], hostname, argv);
+		close(report[0]);
+		run_keeper(&o, userns, report[1], go[0]);
 	}
-	write_pid(pid_file, pidfd);
+	close(report[1]);
+	int program = receive_fd(report[0]);
+
+	if (program < 0) /* it has said why */
+		_exit(1);
+	write_pid(pid_file, program);
 	if (write(go[1], &c, 1) != 1)
 		die("cannot start the program");
 	return 0;

@@ -35,6 +35,13 @@ pid_t proc_pid(int pidfd);
 /* Write "PID STARTTIME" (proc_pid_stat(5), field 22) of a child. */
 void write_pid(const char *path, int pidfd);
 
+/* Hand a descriptor to the other end of a socket; -1 when the other end closed it unused. */
+void send_fd(int socket, int fd);
+int receive_fd(int socket);
+
+/* From here on, this process and its children may call what UML needs of the host only. */
+void filter_system_calls(void);
+
 int run_jail(int argc, char **argv);
 int run_hold(int argc, char **argv);
 

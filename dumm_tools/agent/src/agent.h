@@ -6,6 +6,9 @@
  * and ESC as ESC ESC_ESC (SLIP, RFC 1055): wherever a dead client stopped, the next END ends it.
  * To the host, a frame is TYPE LENGTH(3 bytes, little endian) PAYLOAD; a new client throws away
  * all that comes before the answer to its own HELLO, which it knows by 16 random bytes.
+ *
+ * No more than LINE_WINDOW bytes may be on their way to the agent. Its terminal holds 4096; a UML kernel
+ * that has to throttle it never listens to that line again (line_throttle, arch/um/drivers/line.c).
  */
 #ifndef DUMM_AGENT_H
 #define DUMM_AGENT_H
@@ -45,6 +48,7 @@ enum {
 	FAILED = 'f',	/* errno(4), then text: the program could not be started */
 	ANSWER = 'n',	/* netlink messages */
 	DONE = 'd',	/* errno(4): how MODULE or STORE ended */
+	TAKEN_LINE = 'a',/* count(4) of bytes read from the line since HELLO */
 };
 
 /* Sent once, when the agent has opened the line: a client that said HELLO before says it again. */
@@ -53,6 +57,7 @@ enum {
 #define RUN_TTY 1
 #define INPUT_WINDOW 16384
 #define LINES_MAX 64
+#define LINE_WINDOW 3072
 #define IN_MAX (192 << 10)	/* one frame to the guest: arguments and environment */
 #define OUT_MAX (64 << 10)
 
@@ -70,6 +75,7 @@ struct line {
 	bool greeted;
 	u8 *in, *out;		/* mapped while greeted */
 	u32 in_len, out_pos, out_len;
+	u32 taken, told;	/* bytes read since HELLO; and what the client knows of */
 	bool in_frame, escaped, overlong;
 	u8 *pending;		/* INPUT not yet written to the program */
 	u32 pending_len, pending_pos;
@@ -130,6 +136,7 @@ void child_reset_signals(void);
 /* net.c */
 void net_send(struct line *l, const u8 *payload, u32 n);
 void net_receive(struct line *l);
+void net_loopback(void);
 long net_apply(u32 slot, u8 *message, u32 n);
 
 /* module.c */

@@ -90,6 +90,7 @@ void boot_mounts(void)
 	mount_on("tmpfs", "/dev/shm", 01777, MS_NOSUID | MS_NODEV, "mode=1777");
 	mount_on("tmpfs", "/run", 0755, MS_NOSUID | MS_NODEV, "mode=755");
 	mount_modules();
+	net_loopback();
 	SYS2(symlink, "/proc/self/fd", "/dev/fd");
 	SYS2(symlink, "/proc/self/fd/0", "/dev/stdin");
 	SYS2(symlink, "/proc/self/fd/1", "/dev/stdout");
@@ -125,7 +126,8 @@ const char *boot_configure(char *buf, size_t size)
 			init = (char *)payload;
 			break;
 		case 'M':
-			if ((r = module_load((char *)payload)) < 0)
+			/* What is not there as a module may be built in; who needs it says the rest. */
+			if ((r = module_load((char *)payload)) < 0 && r != -ENOENT)
 				complain((char *)payload, r);
 			break;
 		case 'N':

@@ -103,6 +103,7 @@ static void hello(struct line *l, const u8 *nonce)
 	char text[400], *end = text + sizeof text, *p = text;
 
 	program_drop(l);
+	l->taken = l->told = 0;
 	sys_close(&l->netlink);
 	if (!l->greeted) {
 		l->out = mem_map(OUT_MAX);
@@ -216,6 +217,7 @@ void line_read(struct line *l)
 		for (long i = 0; i < got; i++) {
 			u8 c = buf[i];
 
+			l->taken++;
 			if (c == END) {
 				frame_end(l);
 				continue;
@@ -244,5 +246,8 @@ void line_work(struct line *l)
 		return;
 	program_feed(l);
 	program_finish(l);
+	if (l->taken - l->told >= LINE_WINDOW / 3 &&
+	    line_send(l, TAKEN_LINE, &l->taken, sizeof l->taken))
+		l->told = l->taken;
 	line_write(l);
 }

@@ -59,6 +59,21 @@ void net_receive(struct line *l)
 	}
 }
 
+void net_loopback(void)
+{
+	struct {
+		char name[16];
+		short flags;
+		char rest[22];
+	} r = { .name = "lo" };
+	int s = (int)SYS3(socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	SYS3(ioctl, s, SIOCGIFFLAGS, &r);
+	r.flags |= 1 /* IFF_UP */;
+	SYS3(ioctl, s, SIOCSIFFLAGS, &r);
+	sys_close(&s);
+}
+
 static int index_of(int s, u32 slot)
 {
 	static int known[1024]; /* by slot: a device may be renamed after it was found */

@@ -60,7 +60,7 @@ static int open_terminal(int *slave, u16 rows, u16 cols)
 void program_run(struct line *l, u8 *payload, u32 n)
 {
 	struct program *p = &l->program;
-	static char *strings[16384];
+	static char *strings[IN_MAX / 2];
 	int fds[3] = { -1, -1, -1 };	/* the child's stdin, stdout, stderr */
 	int in[2] = { -1, -1 }, out[2] = { -1, -1 }, err[2] = { -1, -1 }, tell[2] = { -1, -1 };
 	long error = -EINVAL;
@@ -71,10 +71,10 @@ void program_run(struct line *l, u8 *payload, u32 n)
 		return fail(l, -EINVAL, "bad request");
 	u8 flags = payload[0];
 	int argc = payload[5] | payload[6] << 8;
-	int count = split(payload + 7, n - 7, strings, 16384);
+	int count = split(payload + 7, n - 7, strings, IN_MAX / 2);
 
 	if (count < 0)
-		return fail(l, -E2BIG, "exec the command");
+		return fail(l, -E2BIG, "exec ");
 	if (argc < 1 || count < 2 + argc)
 		return fail(l, -EINVAL, "bad request");
 

@@ -1,0 +1,100 @@
+"""The C parts: what is built, when, and what is said where it cannot be."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dumm_tools.agent import INITRD, JAIL, build
+
+
+def members(data: bytes) -> dict[str, tuple[int, tuple[int, int], bytes]]:
+    """Mode, device and content of the members of a newc archive."""
+    found: dict[str, tuple[int, tuple[int, int], bytes]] = {}
+    at = 0
+    while True:
+        assert data[at : at + 6] == b"070701"
+        head = [int(data[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
+        name_end = at + 110 + head[11]
+        name = data[at + 110 : name_end - 1].decode()
+        if name == "TRAILER!!!":
+            return found
+        start = name_end + -name_end % 4
+        found[name] = (head[1], (head[9], head[10]), data[start : start + head[6]])
+        at = start + head[6] + -head[6] % 4
+
+
+def test_the_archive() -> None:
+    data = build.archive(b"\x7fELF!")
+    assert data == build.archive(b"\x7fELF!")
+    assert len(data) % 4 == 0
+    assert members(data) == {
+        "dev": (0o40755, (0, 0), b""),
+        "dev/console": (0o20600, (5, 1), b""),
+        "init": (0o100755, (0, 0), b"\x7fELF!"),
+    }
+
+
+def is_static(program: bytes) -> bool:
+    """Has it no PT_INTERP (elf(5))?"""
+    assert program[:6] == b"\x7fELF\x02\x01"
+    offset = struct.unpack_from("<Q", program, 32)[0]
+    size, count = struct.unpack_from("<HH", program, 54)
+    kinds = [struct.unpack_from("<I", program, offset + n * size)[0] for n in range(count)]
+    return 3 not in kinds
+
+
+def test_what_is_built_is_static() -> None:
+    build.build()
+    assert is_static(Path(JAIL).read_bytes())
+    agent = members(Path(INITRD).read_bytes())["init"][2]
+    assert is_static(agent)
+    assert len(agent) < 64 << 10  # each guest has it in memory
+
+
+def test_it_is_built_once_and_anew_when_a_source_is_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.build(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == ["initrd.cpio", "jail.bin"]
+    jail = tmp_path / "jail.bin"
+    first = jail.stat()
+    assert first.st_mode & 0o777 == 0o755
+    build.build(str(tmp_path))
+    assert jail.stat() == first
+    os.utime(jail, (0, 0))
+    os.utime(tmp_path / "initrd.cpio", (0, 0))
+    content = jail.read_bytes(), (tmp_path / "initrd.cpio").read_bytes()
+    build.build(str(tmp_path))
+    assert jail.stat().st_mtime > 0
+    # The same sources make the same bytes.
+    assert content == (jail.read_bytes(), (tmp_path / "initrd.cpio").read_bytes())
+
+
+def test_no_compiler(tmp_path: Path) -> None:
+    code = f"import sys; from dumm_tools.agent import build; build.build({str(tmp_path)!r})"
+    for env in ({"CC": "/nonexistent/cc"}, {"CC": "", "PATH": "/nonexistent"}):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        assert done.stderr.splitlines()[-1].endswith(build.NO_COMPILER)
+        assert "\n" not in build.NO_COMPILER
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "false --option")
+    with pytest.raises(build.BuildError, match="cannot compile agent/src: false failed"):
+        build.build(str(tmp_path))
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,481 @@
+"""exec: streams, status, signals, terminals, many at once, clients that die."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SUITES, Lab
+from uml_helpers import NOISE, on_terminal, one_line_error, processes, until
+
+pytestmark = pytest.mark.uml
+
+
+@pytest.fixture(scope="module")
+def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One lab for this file, with a running guest of each kernel."""
+    lab = Lab(tmp_path_factory.mktemp("exec"), packs)
+    lab("dumm-fs init --kernel sid --master busybox")
+    try:
+        for suite in SUITES:
+            lab(["dumm-guest", "create", suite, "--kernel", suite])
+        lab("dumm-guest start --all")
+        yield lab
+    finally:
+        lab.end()
+
+
+def run(lab: Lab, *command: str, status: int = 0, stdin: bytes = b"") -> tuple[bytes, str]:
+    """exec in the newest guest: its stdout and stderr."""
+    done = lab(["dumm-guest", "exec", "sid", "--", *command], status=status, stdin=stdin)
+    return done.stdout, done.err
+
+
+def sh(lab: Lab, script: str, status: int = 0, stdin: bytes = b"") -> tuple[bytes, str]:
+    return run(lab, "sh", "-c", script, status=status, stdin=stdin)
+
+
+def idle(lab: Lab, guest: str = "sid") -> None:
+    """Nothing runs in a guest but what looks; all its lines can be used."""
+    until(lambda: processes(lab, guest) == [], f"programs are left: {processes(lab, guest)}")
+
+
+def shell(lab: Lab, line: str, timeout: float = 30) -> subprocess.CompletedProcess[bytes]:
+    """A line for bash on the host."""
+    return subprocess.run(
+        ["bash", "-c", line],
+        env=lab.env,
+        cwd=lab.directory,
+        capture_output=True,
+        check=False,
+        timeout=timeout,
+    )
+
+
+# ---- streams ----
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_fifty_megabytes_come_back_the_same(lab: Lab, suite: str) -> None:
+    source = lab.directory / "random"
+    if not source.exists():
+        source.write_bytes(os.urandom(50_000_000))
+    want = hashlib.sha256(source.read_bytes()).hexdigest()
+    for line in (
+        f"dumm-guest exec {suite} -- cat < random | sha256sum",
+        f"cat random | dumm-guest exec {suite} -- cat | sha256sum",
+        f"dumm-guest exec {suite} -- sha256sum < random",
+    ):
+        done = shell(lab, line, 60)
+        assert done.stdout.split()[0].decode() == want, (line, done.stderr)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("size", [0, 1, 4095, 4096, 8192, 8193, 16384, 16385, 100_000])
+def test_any_size_goes_in_and_out(lab: Lab, suite: str, size: int) -> None:
+    for data in (NOISE[:size], b"\xc0\xdb" * (size // 2)):
+        done = lab(["dumm-guest", "exec", suite, "--", "cat"], stdin=data)
+        assert done.stdout == data
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_input_that_drips_in(lab: Lab, suite: str) -> None:
+    """More on its way to the agent than its terminal holds would jam the line for good."""
+    process = lab.start(["dumm-guest", "exec", suite, "--", "cat"])
+    assert process.stdin
+    assert process.stdout
+    for at in range(0, 60_000, 3000):
+        process.stdin.write(NOISE[at : at + 3000])
+        process.stdin.flush()
+    assert process.stdout.read(30_000) == NOISE[:30_000]
+    process.stdin.close()
+    assert process.stdout.read() == NOISE[30_000:60_000]
+    assert process.wait(10) == 0
+
+
+def test_stderr_is_apart(lab: Lab) -> None:
+    assert sh(lab, "echo one; echo two >&2; echo three") == (b"one\nthree\n", "two\n")
+    done = shell(lab, "dumm-guest exec sid -- sh -c 'head -c 300000 /dev/zero >&2' 2>&1 >/dev/null")
+    assert done.stdout == bytes(300_000)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "wanted"),
+    [
+        ("</dev/null", b"0\n"),
+        ("<&-", b"0\n"),
+        ("<file", b"5\n"),
+        ("< <(sleep 0.2; echo x)", b"2\n"),
+    ],
+)
+def test_kinds_of_stdin(lab: Lab, redirection: str, wanted: bytes) -> None:
+    (lab.directory / "file").write_bytes(b"12345")
+    done = shell(lab, f"dumm-guest exec sid -- wc -c {redirection}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, wanted, b"")
+
+
+def test_a_pipe_left_open_does_not_keep_exec(lab: Lab) -> None:
+    process = lab.start("dumm-guest exec sid -- echo done")
+    assert process.wait(10) == 0  # our end of its stdin is still open
+
+
+def test_a_program_that_reads_no_input(lab: Lab) -> None:
+    for program in ("true", "sh -c 'exec <&-; sleep 0.2; echo late'", "head -c 10"):
+        done = shell(lab, f"dumm-guest exec sid -- {program} < /dev/zero | wc -c")
+        assert done.returncode == 0, done.stderr
+    (out, err) = sh(lab, "exit 3", status=3, stdin=NOISE)
+    assert (out, err) == (b"", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "error"),
+    [
+        ("dumm-guest exec sid -- echo x >&-", 125, "cannot write output: Bad file descriptor"),
+        ("dumm-guest exec sid -- echo x >/dev/full", 125, "cannot write output: No space left"),
+        ("dumm-guest exec sid -- true >&-", 0, ""),
+        ("dumm-guest exec sid -- sh -c 'echo x >&2; exit 9' 2>&-", 9, ""),
+        ("dumm-guest exec sid -- sh -c 'echo x >&2; exit 9' 2>/dev/full", 125, ""),
+    ],
+)
+def test_output_that_nobody_can_take(lab: Lab, line: str, status: int, error: str) -> None:
+    done = shell(lab, line)
+    assert done.returncode == status
+    assert error in done.stderr.decode()
+    assert done.stderr.count(b"\n") == bool(error)
+    idle(lab)
+
+
+def test_a_reader_that_leaves_ends_the_program_quietly(lab: Lab) -> None:
+    line = "dumm-guest exec sid -- {}| head -1; echo ${{PIPESTATUS[0]}}"
+    first, status = shell(lab, line.format("dmesg ")).stdout.decode().splitlines()
+    assert first.startswith("Linux version")
+    assert status in ("0", "141")
+    done = shell(lab, line.format("yes "))
+    assert done.stdout == b"y\n141\n"
+    assert done.stderr == b""
+    idle(lab)
+
+
+def test_a_slow_reader_gets_all(lab: Lab) -> None:
+    done = shell(lab, "dumm-guest exec sid -- seq 1500000 | { sleep 1; md5sum; }")
+    assert done.stdout == shell(lab, "seq 1500000 | md5sum").stdout
+
+
+def test_a_background_program_is_not_waited_for(lab: Lab) -> None:
+    begin = time.monotonic()
+    assert sh(lab, "sleep 3 & echo started")[0] == b"started\n"
+    assert sh(lab, "yes & sleep 0.1; echo started")[0].endswith(b"\n")
+    assert time.monotonic() - begin < 2.5
+    sh(lab, "killall sleep")
+    idle(lab)
+
+
+# ---- status ----
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [("exit 0", 0), ("exit 42", 42), ("exit 255", 255), ("kill -9 $$", 137), ("kill -15 $$", 143)],
+)
+def test_the_status_is_the_programs(lab: Lab, script: str, status: int) -> None:
+    assert sh(lab, script, status=status) == (b"", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        (["nosuch"], 127, "cannot run 'nosuch': command not found"),
+        (["/no/such"], 127, "cannot run '/no/such': No such file or directory"),
+        ([""], 127, "cannot run '': command not found"),
+        (["/etc/passwd"], 126, "cannot run '/etc/passwd': Permission denied"),
+        (["/"], 126, "cannot run '/': Permission denied"),
+        (["/etc/passwd/x"], 127, "cannot run '/etc/passwd/x': Not a directory"),
+    ],
+)
+def test_what_cannot_be_run(lab: Lab, command: list[str], status: int, message: str) -> None:
+    assert one_line_error(run(lab, *command, status=status)[1]) == message
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ("nobody -- true", 125, "no guest 'nobody'"),
+        ("-w /no sid -- true", 125, "cannot change to '/no': No such file or directory"),
+        ("-u nosuch sid -- true", 125, "no user 'nosuch' in the guest"),
+        ("-u root:nosuch sid -- true", 125, "no group 'nosuch' in the guest"),
+        ("--timeout 0.3 sid -- sleep 9", 5, "'sleep' ran longer than 0.3 s"),
+        ("sid", 2, "no command to run"),
+        ("-e nonsense sid -- true", 2, ""),
+    ],
+)
+def test_failures_of_ours(lab: Lab, words: str, status: int, message: str) -> None:
+    error = one_line_error(lab(f"dumm-guest exec {words}", status=status).err)
+    assert error.startswith(message)
+
+
+def test_timeout_ends_what_does_not_listen(lab: Lab) -> None:
+    command = (
+        "dumm-guest exec --timeout 0.3 sid -- sh -c 'trap \"\" TERM; while :; do sleep 1; done'"
+    )
+    done = lab(command, status=5)
+    assert "ran longer than" in done.err
+    until(lambda: not any(p.startswith("sh -c trap") for p in processes(lab, "sid")), "it runs on")
+
+
+def test_a_script_without_a_first_line_is_the_shells(lab: Lab) -> None:
+    sh(lab, "printf 'echo I am $0 $1\\n' >/tmp/plain; chmod +x /tmp/plain")
+    assert run(lab, "/tmp/plain", "here")[0] == b"I am /tmp/plain here\n"
+
+
+# ---- arguments, environment, user, directory ----
+
+
+def test_arguments_of_all_bytes(lab: Lab) -> None:
+    every = bytes(range(1, 256))
+    text = os.fsdecode(every)
+    assert run(lab, "printf", "%s", text)[0] == every
+    assert run(lab, "printf", "%s|", "", " ", "-x", "--", "'\"$`\\", "\n")[0] == (
+        b"| |-x|--|'\"$`\\|\n|"
+    )
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_many_and_long_arguments(lab: Lab, suite: str) -> None:
+    many = [str(n) for n in range(20_000)]
+    done = lab(["dumm-guest", "exec", suite, "--", "echo", *many])
+    assert done.out == " ".join(many) + "\n"
+    long = "x" * 100_000
+    assert lab(["dumm-guest", "exec", suite, "--", "echo", long]).out == long + "\n"
+    lab(["dumm-guest", "exec", suite, "--", "true"])
+
+
+def test_too_many_arguments_are_126(lab: Lab) -> None:
+    _, err = run(lab, "true", *["x" * 1000] * 400, status=126)
+    assert one_line_error(err) == "cannot run 'true': Argument list too long"
+
+
+def test_environment(lab: Lab) -> None:
+    done = lab(
+        ["dumm-guest", "exec", "-e", "A=b c", "-e", "E=", "-e", "X=y=z", "sid", "--", "env"],
+        env={"SECRET": "of the host"},
+    )
+    assert {"A=b c", "E=", "X=y=z", "HOME=/root", "USER=root"} <= set(done.lines)
+    assert "SECRET" not in done.out
+    assert lab("dumm-guest exec -e PATH=/none sid -- true", status=127).out == ""
+
+
+def test_directory(lab: Lab) -> None:
+    assert run(lab, "pwd")[0] == b"/\n"
+    assert lab("dumm-guest exec -w /etc sid -- pwd").out == "/etc\n"
+
+
+@pytest.mark.parametrize(
+    ("user", "wanted"),
+    [
+        ("root", "0 0"),
+        ("0", "0 0"),
+        ("nobody", "65534 65534"),
+        ("nobody:root", "65534 0"),
+        ("1234:55", "1234 55"),
+    ],
+)
+def test_user(lab: Lab, user: str, wanted: str) -> None:
+    done = lab(
+        ["dumm-guest", "exec", "-u", user, "sid", "--", "sh", "-c", "echo $(id -u) $(id -g)"]
+    )
+    assert done.out.strip() == wanted
+
+
+# ---- signals ----
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)],
+)
+def test_signals_reach_the_program(lab: Lab, number: signal.Signals, status: int) -> None:
+    process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; sleep 60"])
+    assert process.stdout
+    assert process.stdout.readline() == b"up\n"
+    process.send_signal(number)
+    assert process.wait(10) == status
+    idle(lab)
+
+
+def test_a_program_may_handle_ctrl_c(lab: Lab) -> None:
+    script = "trap 'echo caught; exit 7' INT; echo up; while :; do sleep 0.05; done"
+    process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", script])
+    assert process.stdout
+    assert process.stdout.readline() == b"up\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == b"caught\n"
+    assert process.wait(10) == 7
+
+
+# ---- a terminal ----
+
+
+def test_a_terminal_with_size_and_keys(lab: Lab) -> None:
+    command = ["dumm-guest", "exec", "-t", "sid", "--", "sh"]
+    with on_terminal(lab, command, (31, 97)) as screen:
+        screen.type(b"tty; echo $TERM; stty size\n")
+        screen.expect(b"/dev/pts/")
+        screen.expect(b"xterm-test\r\n31 97\r\n")
+        screen.resize(40, 132)
+        time.sleep(0.2)
+        screen.type(b"stty size\n")
+        screen.expect(b"40 132\r\n")
+        screen.type(b"sleep 60\n")
+        time.sleep(0.3)
+        screen.type(b"\x03")
+        screen.type(b"echo status $?\n")
+        screen.expect(b"status 130")
+        screen.type(b"exit 5\n")
+        assert screen.wait() == 5
+        assert screen.is_restored()
+
+
+def test_control_d_ends_a_shell(lab: Lab) -> None:
+    with on_terminal(lab, ["dumm-guest", "exec", "-t", "sid", "--", "cat"]) as screen:
+        screen.type(b"hello\n")
+        screen.expect(b"hello\r\nhello\r\n")
+        screen.type(b"\x04")
+        assert screen.wait() == 0
+        assert screen.is_restored()
+
+
+def test_a_terminal_is_restored_when_the_client_is_ended(lab: Lab) -> None:
+    with on_terminal(lab, ["dumm-guest", "exec", "-t", "sid", "--", "sleep", "60"]) as screen:
+        until(lambda: not screen.is_restored(), "raw mode")
+        screen.process.send_signal(signal.SIGTERM)
+        assert screen.wait() == 143
+        assert screen.is_restored()
+    idle(lab)
+
+
+def test_a_terminal_without_one_of_ours(lab: Lab) -> None:
+    command = ["dumm-guest", "exec", "-t", "sid", "--", "sh", "-c", "tty; cat"]
+    done = lab(command, stdin=b"x\n")
+    assert done.lines[0].startswith("/dev/pts/")
+    assert done.lines[1:] == ["x", "x"]
+
+
+# ---- many ----
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_twenty_at_once(lab: Lab, suite: str) -> None:
+    running = [
+        lab.start(["dumm-guest", "exec", suite, "--", "sh", "-c", f"cat; echo {n}"])
+        for n in range(20)
+    ]
+    for n, process in enumerate(running):
+        out, err = process.communicate(NOISE[:20_000], 60)
+        assert (process.returncode, out, err) == (0, NOISE[:20_000] + b"%d\n" % n, b"")
+
+
+def test_more_at_once_than_there_are_lines(lab: Lab) -> None:
+    """They wait for any line, not for a certain one."""
+    long = lab.start("dumm-guest exec sid -- sleep 60")
+    script = "sleep 1; echo $0"
+    running = [
+        lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", script, str(n)])
+        for n in range(80)
+    ]
+    for n, process in enumerate(running):
+        out, err = process.communicate(b"", 60)
+        assert (process.returncode, out, err) == (0, b"%d\n" % n, b"")
+    long.send_signal(signal.SIGTERM)
+    assert long.wait(10) == 143
+
+
+def free_memory(lab: Lab) -> int:
+    """KiB that a guest could give to programs."""
+    out, _ = sh(lab, "sync; echo 3 >/proc/sys/vm/drop_caches; grep MemAvailable /proc/meminfo")
+    return int(out.split()[1])
+
+
+def test_the_guests_memory_does_not_shrink(lab: Lab) -> None:
+    line = "for i in $(seq 50); do dumm-guest exec sid -- true </dev/null; done"
+    assert shell(lab, line).returncode == 0
+    before = free_memory(lab)
+    assert shell(lab, line + ";" + line, 60).returncode == 0
+    assert before - free_memory(lab) < 1024
+
+
+# ---- clients that die ----
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["cat"],  # both directions
+        ["sh", "-c", "cat >/dev/null"],
+        ["cat", "/dev/zero"],
+        ["sleep", "1000"],
+    ],
+)
+def test_clients_killed_at_any_moment(lab: Lab, suite: str, command: list[str]) -> None:
+    chance = random.Random(str(command))
+    with open("/dev/zero", "rb") as endless:
+        for _ in range(8):
+            client = subprocess.Popen(
+                ["dumm-guest", "exec", suite, "--", *command],
+                stdin=endless,
+                stdout=subprocess.DEVNULL,
+                env=lab.env,
+            )
+            time.sleep(chance.uniform(0.05, 0.25))
+            client.kill()
+            client.wait()
+    assert lab(["dumm-guest", "exec", suite, "--", "cat"], stdin=NOISE).stdout == NOISE
+    idle(lab, suite)
+
+
+def test_what_a_dead_client_left_ends_with_the_next(lab: Lab) -> None:
+    """Also when that one is on another line."""
+    first = lab.start("dumm-guest exec sid -- sleep 1001")
+    until(lambda: "sleep 1001" in processes(lab, "sid"), "it runs")
+    second = lab.start("dumm-guest exec sid -- sleep 1002")
+    until(lambda: "sleep 1002" in processes(lab, "sid"), "it runs")
+    second.kill()
+    second.wait()
+    run(lab, "true")  # takes the second's line
+    third = lab.start("dumm-guest exec sid -- sleep 1003")
+    until(lambda: "sleep 1003" in processes(lab, "sid"), "it runs")
+    first.send_signal(signal.SIGTERM)  # now the third's line is not the lowest
+    assert first.wait(10) == 143
+    third.kill()
+    third.wait()
+    until(lambda: processes(lab, "sid") == [], "nothing is left")
+
+
+# ---- guests that cannot answer ----
+
+
+def test_states_without_exec(lab: Lab) -> None:
+    lab("dumm-guest create idle")
+    assert one_line_error(lab("dumm-guest exec idle -- true", status=125).err) == (
+        "guest 'idle' is stopped"
+    )
+    lab("dumm-guest start idle")
+    lab("dumm-guest pause idle")
+    assert one_line_error(lab("dumm-guest exec idle -- true", status=125).err) == (
+        "guest 'idle' is paused"
+    )
+    lab("dumm-guest resume idle")
+    process = lab.start("dumm-guest exec idle -- sh -c 'echo up; sleep 60'")
+    assert process.stdout
+    assert process.stderr
+    process.stdout.readline()
+    lab("dumm-guest stop --kill idle")
+    assert process.wait(10) == 125
+    assert one_line_error(process.stderr.read().decode()) == "guest 'idle' has ended"
