@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from dumm_tools import boot, iface, kernel, live, master, names, overlay, reach, tree, view
 from dumm_tools.agent import session
-from dumm_tools.errors import Conflict, DummError, ExecFailed, NotFound, TimedOut, Usage
+from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut, Usage
 from dumm_tools.linux import process
 from dumm_tools.model import Guest
 from dumm_tools.state import load, transaction
@@ -232,31 +232,7 @@ def wait(root: str, name: str, what: str, timeout: float | None) -> None:
         raise TimedOut(f"guest '{name}' still runs") from None
 
 
-# ---- programs ----
-
-
-def execute(root: str, name: str, program: session.Program) -> int:
-    """Run a program in a guest with our stdin, stdout and stderr; its exit status.
-
-    ExecFailed (125, 126, 127) when it could not be run, TimedOut after its time.
-    """
-    try:
-        state = load(root)
-        live.need_running(root, state, view.get(state, name))
-        with reach.program_line(root, name) as line:
-            running = session.Session(line, live.run_dir(root, name), program)
-            try:
-                return running.run()
-            finally:
-                running.clean()
-    except (ExecFailed, BrokenPipeError):
-        raise
-    except TimedOut as e:
-        if "longer than" in str(e):
-            raise
-        raise ExecFailed(str(e), hint=e.hint) from None
-    except DummError as e:
-        raise ExecFailed(str(e), hint=e.hint) from None
+# ---- the kernel ----
 
 
 def mconsole(root: str, name: str, words: Sequence[str]) -> str:

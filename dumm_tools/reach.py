@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dumm_tools import live
 from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line, LineLost, Ready
 from dumm_tools.errors import Conflict, DummError, TimedOut
-from dumm_tools.linux import inotify
 from dumm_tools.linux import mconsole as mc
 from dumm_tools.model import Guest
 
@@ -51,6 +50,8 @@ def _take(root: str, name: str, numbers: range, pidfd: int, timeout: float) -> L
                     continue
                 except FileNotFoundError:
                     raise Conflict(f"guest '{name}' is not running") from None
+            from dumm_tools.linux import inotify  # seldom needed, and slow to import
+
             if closed < 0:  # and look again: one may have been closed before the watch
                 closed = inotify.watch(directory, inotify.IN_CLOSE)
                 continue

@@ -96,6 +96,7 @@ def test_input_that_drips_in(lab: Lab, suite: str) -> None:
         process.stdin.flush()
     assert process.stdout.read(30_000) == NOISE[:30_000]
     process.stdin.close()
+    process.stdin = None
     assert process.stdout.read() == NOISE[30_000:60_000]
     assert process.wait(10) == 0
 
@@ -301,7 +302,7 @@ def test_user(lab: Lab, user: str, wanted: str) -> None:
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)],
 )
 def test_signals_reach_the_program(lab: Lab, number: signal.Signals, status: int) -> None:
-    process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; sleep 60"])
+    process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 60"])
     assert process.stdout
     assert process.stdout.readline() == b"up\n"
     process.send_signal(number)

@@ -45,7 +45,7 @@ def shell(name: str | None, host: bool, user: str | None) -> int:
     """
     import os
 
-    from dumm_tools import guest
+    from dumm_tools import execution
     from dumm_tools.agent import session
 
     if host:
@@ -57,7 +57,7 @@ def shell(name: str | None, host: bool, user: str | None) -> int:
     env = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
     program = session.Program(["~"], env, "~", user or "root", terminal=os.isatty(0))
     try:
-        return guest.execute(common.root(), name, program)
+        return execution.execute(common.root(), name, program)
     except BrokenPipeError:
         import signal
 

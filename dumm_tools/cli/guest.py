@@ -376,7 +376,7 @@ def exec_(
     """
     import os
 
-    from dumm_tools import guest
+    from dumm_tools import execution
     from dumm_tools.agent import session
 
     if host:
@@ -392,7 +392,7 @@ def exec_(
         env = {"TERM": os.environ["TERM"], **env}
     program = session.Program(command, env, workdir or "/", user or "root", terminal, timeout)
     try:
-        return guest.execute(common.root(), name, program)
+        return execution.execute(common.root(), name, program)
     except BrokenPipeError:
         import signal
 

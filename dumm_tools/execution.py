@@ -1,0 +1,32 @@
+"""Programs run in guests. Apart from `guest.py`, since a loop over `exec` pays for each import."""
+
+from __future__ import annotations
+
+from dumm_tools import live, reach, view
+from dumm_tools.agent import session
+from dumm_tools.errors import DummError, ExecFailed, TimedOut
+from dumm_tools.state import load
+
+
+def execute(root: str, name: str, program: session.Program) -> int:
+    """Run a program in a guest with our stdin, stdout and stderr; its exit status.
+
+    ExecFailed (125, 126, 127) when it could not be run, TimedOut after its time.
+    """
+    try:
+        state = load(root)
+        live.need_running(root, state, view.get(state, name))
+        with reach.program_line(root, name) as line:
+            running = session.Session(line, live.run_dir(root, name), program)
+            try:
+                return running.run()
+            finally:
+                running.clean()
+    except (ExecFailed, BrokenPipeError):
+        raise
+    except TimedOut as e:
+        if "longer than" in str(e):
+            raise
+        raise ExecFailed(str(e), hint=e.hint) from None
+    except DummError as e:
+        raise ExecFailed(str(e), hint=e.hint) from None

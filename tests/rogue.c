@@ -1,0 +1,885 @@
+/* What a guest's kernel would try that somebody has taken over. tests/test_rogue.py puts this
+ * program in the place of the UML binary.
+ *
+ * Each attempt is one line, `NAME: failed WHY` or `NAME: SUCCEEDED HOW`, on standard output, which
+ * is the guest's console.log. What to go for is said by arguments `rogue.KEY=VALUE`. As
+ * `rogue.role=victim` it plays a guest that minds its own business. It does no harm where nothing
+ * stops it: there the test runs it too, to see that the attempts would work.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <linux/if_packet.h>
+#include <linux/if_tun.h>
+#include <linux/netlink.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/fsuid.h>
+#include <sys/io.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int arg_count;
+static char **args;
+static char how[4200]; /* an attempt may say here what it got */
+
+static const char *told(const char *key)
+{
+	size_t n = strlen(key);
+
+	for (int i = 1; i < arg_count; i++)
+		if (!strncmp(args[i], "rogue.", 6) && !strncmp(args[i] + 6, key, n) &&
+		    args[i][6 + n] == '=')
+			return args[i] + 7 + n;
+	return "";
+}
+
+static bool control(void) /* outside of a jail, where nothing may come to harm */
+{
+	return !strcmp(told("role"), "control");
+}
+
+/* What attempts return: 0 for success, else why not. */
+static int of(long result)
+{
+	return result < 0 ? errno : 0;
+}
+
+/* For calls with arguments that can't work: all but a refusal means that we were let through. */
+static int refused(long result)
+{
+	return result < 0 && (errno == EPERM || errno == ENOSYS || errno == EACCES) ? errno : 0;
+}
+
+/* ---- files of the host ---- */
+
+static int list_root(void)
+{
+	static const char known[] = " . .. usr lib lib64 bin linux guest run xfer initrd dev tmp proc ";
+	char name[300];
+	DIR *d = opendir("/");
+
+	if (!d)
+		return errno;
+	for (struct dirent *e; (e = readdir(d));) {
+		snprintf(name, sizeof name, " %s ", e->d_name);
+		if (!strstr(known, name)) {
+			snprintf(how, sizeof how, "/%s", e->d_name);
+			return 0;
+		}
+	}
+	return ENOENT;
+}
+
+static int read_shadow(void) { return of(open("/etc/shadow", O_RDONLY)); }
+static int read_home(void) { return of(open(told("home"), O_RDONLY)); }
+static int other_tree(void) { return of(open(told("tree"), O_RDONLY)); }
+static int other_run(void) { return of(open(told("run"), O_RDONLY)); }
+
+static int other_line(void)
+{
+	char path[4096];
+
+	snprintf(path, sizeof path, "%s/line0.in", told("run"));
+	return of(open(path, O_RDWR | O_NONBLOCK));
+}
+
+static int unix_to(int type, const char *path, bool abstract)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	socklen_t n = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path) + abstract);
+	int s = socket(AF_UNIX, type, 0);
+
+	if (strlen(path) > 100) /* the path's last part, from the directory itself */
+		return ENAMETOOLONG;
+	strcpy(a.sun_path + abstract, path);
+	if (s < 0)
+		return errno;
+	if (type == SOCK_DGRAM)
+		return of(sendto(s, "x", 1, MSG_DONTWAIT, (struct sockaddr *)&a, n));
+	return of(connect(s, (struct sockaddr *)&a, n));
+}
+
+static int other_mconsole(void)
+{
+	if (chdir(told("run")))
+		return errno;
+	return unix_to(SOCK_DGRAM, "uml/m/mconsole", false);
+}
+
+static int climb(void)
+{
+	static const char *from[] = { ".", "/guest", "/run/uml", "/xfer", "/dev/shm", "/usr", "/tmp" };
+	struct stat root, top;
+	int failure = ENOENT;
+
+	/* Outside of a jail `..` leads out of nothing: a directory whose root is another stands in. */
+	if (stat("/", &root) || (control() && chroot("/usr")))
+		return errno;
+	if (control())
+		return 0;
+	for (size_t i = 0; i < sizeof from / sizeof *from; i++) {
+		int fd = open(from[i], O_RDONLY | O_DIRECTORY);
+
+		for (int n = 0; fd >= 0 && n < 40; n++)
+			fd = openat(fd, "..", O_RDONLY | O_DIRECTORY);
+		if (fd >= 0 && !fstat(fd, &top) &&
+		    (top.st_ino != root.st_ino || top.st_dev != root.st_dev)) {
+			snprintf(how, sizeof how, "%s/../..", from[i]);
+			return 0;
+		}
+	}
+	return failure;
+}
+
+static int double_chroot(void)
+{
+	int here = open("/", O_RDONLY);
+
+	mkdir("/tmp/chroot", 0700);
+	if (chroot("/tmp/chroot"))
+		return errno;
+	fchdir(here);
+	return 0;
+}
+
+static int first_of(const char *const *paths, int flags)
+{
+	int failure = ENOENT;
+
+	for (; *paths; paths++) {
+		int fd = open(*paths, flags, 0600);
+
+		if (fd >= 0) {
+			snprintf(how, sizeof how, "%s", *paths);
+			return 0;
+		}
+		failure = errno;
+	}
+	return failure;
+}
+
+static int write_pack(void)
+{
+	static const char *const paths[] = { "/usr/rogue", "/usr/bin/rogue", "/bin/rogue", NULL };
+
+	if (!unlink("/usr/bin/linux.uml"))
+		return 0;
+	return first_of(paths, O_WRONLY | O_CREAT);
+}
+
+static int write_given(void)
+{
+	static const char *const paths[] = { "/xfer/rogue", "/initrd", "/rogue", "/etc/rogue", NULL };
+
+	return first_of(paths, O_WRONLY | O_CREAT);
+}
+
+static int proc_links(void)
+{
+	static const char *const paths[] = { "/proc/1/root", "/proc/1/cwd", "/proc/self/root",
+					     "/proc/self/cwd", "/proc/self/fd/1", "/proc/1/fd/3", NULL };
+
+	return first_of(paths, O_RDONLY);
+}
+
+static int proc_write(void)
+{
+	static const char *const paths[] = { "/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern",
+					     "/proc/sys/kernel/hostname", "/proc/self/oom_score_adj",
+					     "/proc/self/uid_map", NULL };
+
+	return first_of(paths, O_WRONLY);
+}
+
+static int proc_read(void)
+{
+	static const char *const paths[] = { "/proc/kallsyms", "/proc/kcore", "/proc/keys",
+					     "/proc/self/mountinfo", "/proc/cmdline", "/proc/net/unix",
+					     NULL };
+
+	return first_of(paths, O_RDONLY);
+}
+
+static int sys_open(void)
+{
+	static const char *const paths[] = { "/sys/kernel", "/sys/class/net", "/sys/fs/cgroup", NULL };
+
+	return first_of(paths, O_RDONLY);
+}
+
+static int by_handle(void)
+{
+	struct {
+		struct file_handle head;
+		char room[128];
+	} h = { .head.handle_bytes = 128 };
+	int id;
+
+	if (syscall(SYS_name_to_handle_at, AT_FDCWD, "/", &h, &id, 0))
+		return errno;
+	return of(syscall(SYS_open_by_handle_at, AT_FDCWD, &h, O_RDONLY));
+}
+
+/* ---- descriptors that we were started with ---- */
+
+static int fd_directory(void)
+{
+	for (int fd = 0; fd < 1024; fd++) {
+		struct stat st;
+
+		if (!fstat(fd, &st) &&
+		    (S_ISDIR(st.st_mode) || openat(fd, "..", O_RDONLY | O_DIRECTORY) >= 0)) {
+			snprintf(how, sizeof how, "descriptor %d", fd);
+			return 0;
+		}
+	}
+	return ENOTDIR;
+}
+
+static int fd_file(void)
+{
+	struct stat log, null, st;
+
+	if (fstat(1, &log) || stat("/dev/null", &null))
+		return errno;
+	for (int fd = 0; fd < 1024; fd++)
+		if (!fstat(fd, &st) && !S_ISFIFO(st.st_mode) &&
+		    (st.st_ino != log.st_ino || st.st_dev != log.st_dev) &&
+		    !(S_ISCHR(st.st_mode) && st.st_rdev == null.st_rdev)) {
+			snprintf(how, sizeof how, "descriptor %d, mode %o", fd, st.st_mode);
+			return 0;
+		}
+	return EBADF;
+}
+
+static int fd_lock(void) { return of(flock(1, LOCK_EX | LOCK_NB)); }
+
+static int fd_lease(void)
+{
+	int fd = open(control() ? "/tmp/rogue-lease" : "/guest/lease", O_RDONLY | O_CREAT, 0600);
+
+	return fd < 0 ? errno : of(fcntl(fd, F_SETLEASE, F_RDLCK));
+}
+
+/* ---- devices and setuid programs ---- */
+
+static int device(mode_t kind, unsigned major_number, unsigned minor_number)
+{
+	static const char *const places[] = { "/guest/dev", "/tmp/dev", "/run/uml/dev", "/dev/shm/dev" };
+	int failure = ENOENT;
+
+	for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+		if (!mknod(places[i], kind | 0600, makedev(major_number, minor_number))) {
+			snprintf(how, sizeof how, "made %s", places[i]);
+			unlink(places[i]);
+			return 0;
+		}
+		if (errno != ENOENT)
+			failure = errno;
+	}
+	return failure;
+}
+
+static int device_block(void) { return device(S_IFBLK, 7, 0); }
+static int device_char(void) { return device(S_IFCHR, 1, 1); }
+
+static int device_open(void)
+{
+	static const char *const paths[] = { "/dev/mem", "/dev/kmem", "/dev/port", "/dev/kmsg",
+					     "/dev/vda", "/dev/sda", "/dev/tty", "/dev/console",
+					     "/dev/fuse", "/dev/ptmx", "/guest/dev/mem", NULL };
+
+	return first_of(paths, O_RDONLY | O_NONBLOCK);
+}
+
+static int setuid_program(void)
+{
+	const char *place = control() ? "/tmp/rogue-suid" : "/guest/suid";
+	char buf[65536];
+	ssize_t n;
+	int from = open(control() ? args[0] : "/usr/bin/linux.uml", O_RDONLY);
+	int to = open(place, O_WRONLY | O_CREAT | O_TRUNC, 0755);
+
+	if (from < 0 || to < 0)
+		return errno;
+	while ((n = read(from, buf, sizeof buf)) > 0)
+		if (write(to, buf, (size_t)n) != n)
+			return errno;
+	close(to);
+	/* It stays, for the test to look at from the host. */
+	if (chown(place, 1, 1) || chmod(place, 06755))
+		return errno;
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0) {
+		execl(place, place, "rogue.role=who", NULL);
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	return WIFEXITED(status) && WEXITSTATUS(status) == 1 ? 0 : EPERM;
+}
+
+/* ---- mounts and namespaces ---- */
+
+static int mount_tmpfs(void) { return of(mount("t", "/tmp", "tmpfs", 0, NULL)); }
+static int mount_proc(void) { return of(mount("p", "/tmp", "proc", 0, NULL)); }
+static int mount_bind(void) { return of(mount("/", "/tmp", NULL, MS_BIND, NULL)); }
+static int unmount(void) { return of(umount2("/xfer", MNT_DETACH)); }
+static int fs_open(void) { return of(syscall(SYS_fsopen, "tmpfs", 0)); }
+static int tree_open(void) { return of(syscall(SYS_open_tree, AT_FDCWD, "/", 1)); }
+static int tree_move(void) { return refused(syscall(SYS_move_mount, -1, "", AT_FDCWD, "/tmp", 4)); }
+static int tree_attributes(void) { return refused(syscall(SYS_mount_setattr, -1, "", 0x1000, NULL, 0)); }
+static int pivot(void) { return refused(syscall(SYS_pivot_root, "/nowhere", "/nowhere")); }
+
+static int remount(void)
+{
+	return of(mount(NULL, "/usr", NULL, MS_REMOUNT | MS_BIND, NULL)) &&
+	       of(mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND, NULL)) ? errno : 0;
+}
+
+static int own_namespace(void)
+{
+	static const int flags[] = { CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWPID,
+				     CLONE_NEWIPC,  CLONE_NEWUTS, CLONE_NEWCGROUP };
+	int failure = 0;
+
+	for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
+		if (!unshare(flags[i]) || !unshare(flags[i] | CLONE_NEWUSER)) {
+			snprintf(how, sizeof how, "unshare %#x", flags[i]);
+			return 0;
+		}
+		failure = errno;
+	}
+	return failure;
+}
+
+static int clone_namespace(void)
+{
+	/* Plain clone(2), and clone3(2), whose arguments no filter can see. */
+	long pid = syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
+	struct {
+		unsigned long long a[11];
+	} v3 = { { CLONE_NEWUSER, 0, 0, 0, SIGCHLD } };
+
+	if (pid < 0)
+		pid = syscall(SYS_clone3, &v3, sizeof v3);
+	if (pid == 0)
+		_exit(0);
+	return of(pid);
+}
+
+static int enter_namespace(void)
+{
+	long fd = syscall(SYS_pidfd_open, 1, 0);
+
+	if (fd < 0)
+		fd = open("/proc/1/ns/mnt", O_RDONLY);
+	return fd < 0 ? errno : of(setns((int)fd, CLONE_NEWNS));
+}
+
+/* ---- privileges ---- */
+
+static int capabilities(void)
+{
+	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct data[2] = { { ~0U, ~0U, 0 }, { 0x1ff, 0x1ff, 0 } };
+
+	return of(syscall(SYS_capset, &head, data));
+}
+
+static int bounding_set(void)
+{
+	return prctl(PR_CAPBSET_READ, CAP_SYS_ADMIN, 0, 0, 0) == 1 ? 0 : EPERM;
+}
+
+static int ambient(void)
+{
+	return of(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_SYS_ADMIN, 0, 0));
+}
+
+static int other_user(void) { return of(setresuid(1, 1, 1)); }
+static int other_groups(void) { return of(setgroups(1, &(gid_t){ 1 })); }
+
+static int no_new_privs_off(void)
+{
+	return prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) ? EPERM : 0;
+}
+
+/* ---- processes outside ---- */
+
+static bool of_ours(pid_t pid)
+{
+	return pid == getpid() || pid == getppid() || (!control() && pid == 1);
+}
+
+static int signal_others(void)
+{
+	for (pid_t pid = 1; pid < 1 << 22; pid++)
+		if (!of_ours(pid) && !kill(pid, 0)) {
+			snprintf(how, sizeof how, "process %d", pid);
+			return 0;
+		}
+	return errno;
+}
+
+static int signal_keeper(void)
+{
+	if (control())
+		return of(kill(1, 0));
+	if (kill(1, SIGKILL))
+		return errno;
+	usleep(200000);
+	return ESRCH; /* had it ended, so had we */
+}
+
+static int signal_all(void)
+{
+	/* It ends who does not ignore it: the test looks after the others. */
+	if (kill(-1, control() ? 0 : SIGUSR1))
+		return errno;
+	return control() ? 0 : ESRCH;
+}
+
+static int trace_others(void)
+{
+	int failure = ESRCH;
+
+	for (pid_t pid = 1; pid < 1 << 16; pid++)
+		if (pid != getpid() && pid != getppid()) {
+			if (!ptrace(PTRACE_SEIZE, pid, 0, 0)) {
+				snprintf(how, sizeof how, "process %d", pid);
+				ptrace(PTRACE_DETACH, pid, 0, 0);
+				return 0;
+			}
+			if (errno != ESRCH)
+				failure = errno;
+		}
+	return failure;
+}
+
+static int read_keeper(void)
+{
+	char byte;
+	struct iovec here = { &byte, 1 }, there = { (void *)0x400000, 1 };
+
+	if (control())
+		there.iov_base = &byte;
+	return of(syscall(SYS_process_vm_readv, control() ? getpid() : 1, &here, 1, &there, 1, 0));
+}
+
+static int take_descriptor(void)
+{
+	long fd = syscall(SYS_pidfd_open, control() ? getppid() : 1, 0);
+
+	return fd < 0 ? errno : of(syscall(SYS_pidfd_getfd, fd, control() ? 1 : 3, 0));
+}
+
+static int limit_keeper(void)
+{
+	unsigned long long r[2];
+
+	return of(syscall(SYS_prlimit64, 1, 7, NULL, r));
+}
+
+/* ---- the network ---- */
+
+static int tap(const char *name, int flags)
+{
+	struct ifreq r = { .ifr_flags = (short)(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | flags) };
+	int fd = open("/dev/net/tun", O_RDWR);
+
+	if (fd < 0)
+		return errno;
+	if (name)
+		strncpy(r.ifr_name, name, IFNAMSIZ - 1);
+	if (ioctl(fd, TUNSETIFF, &r))
+		return errno;
+	snprintf(how, sizeof how, "%s", r.ifr_name);
+	return 0;
+}
+
+static int tap_busy(void) { return tap(told("tap"), 0); }
+static int tap_idle(void) { return tap(told("idle"), 0); }
+static int tap_new(void) { return tap("rogue%d", 0); }
+
+static int tap_give(void)
+{
+	struct ifreq r = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
+	int fd = open("/dev/net/tun", O_RDWR);
+
+	strncpy(r.ifr_name, told("own"), IFNAMSIZ - 1);
+	if (fd < 0 || ioctl(fd, TUNSETIFF, &r)) {
+		/* Our own must open, or this says nothing. */
+		snprintf(how, sizeof how, "own tap '%s' did not open: %s", told("own"), strerror(errno));
+		return 0;
+	}
+	return of(ioctl(fd, TUNSETOWNER, 1)) && of(ioctl(fd, TUNSETPERSIST, 0)) ? errno : 0;
+}
+
+static int inet(int family)
+{
+	struct sockaddr_in four = {
+		.sin_family = AF_INET,
+		.sin_port = htons((unsigned short)atoi(told("port"))),
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+	};
+	int s = socket(family, SOCK_STREAM, 0);
+
+	if (s < 0)
+		return errno;
+	return family == AF_INET ? of(connect(s, (struct sockaddr *)&four, sizeof four)) : 0;
+}
+
+static int net_tcp(void) { return inet(AF_INET); }
+static int net_tcp6(void) { return inet(AF_INET6); }
+static int net_udp(void) { return of(socket(AF_INET, SOCK_DGRAM, 0)); }
+static int net_raw(void) { return of(socket(AF_INET, SOCK_RAW, IPPROTO_ICMP)); }
+static int net_packet(void) { return of(socket(AF_PACKET, SOCK_RAW, 0)); }
+static int net_netlink(void) { return of(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE)); }
+
+static int net_other(void)
+{
+	for (int family = AF_UNIX + 1; family < 50; family++)
+		if (family != AF_INET && family != AF_INET6 && socket(family, SOCK_STREAM, 0) >= 0) {
+			snprintf(how, sizeof how, "family %d", family);
+			return 0;
+		}
+	return errno;
+}
+
+static int unix_stream(void) { return unix_to(SOCK_STREAM, told("stream"), true); }
+static int unix_datagram(void) { return unix_to(SOCK_DGRAM, told("datagram"), true); }
+
+/* ---- the host's kernel ---- */
+
+static int modules(void)
+{
+	return refused(syscall(SYS_init_module, "", 0, "")) &&
+	       refused(syscall(SYS_finit_module, -1, "", 0)) &&
+	       refused(syscall(SYS_delete_module, "rogue", O_NONBLOCK)) ? errno : 0;
+}
+
+static int do_kexec(void) { return refused(syscall(SYS_kexec_load, 0, 0, NULL, 1UL << 60)); }
+static int do_reboot(void) { return refused(syscall(SYS_reboot, 0, 0, 0, NULL)); }
+static int do_swap(void) { return refused(syscall(SYS_swapon, "/nowhere", 0)); }
+static int do_acct(void) { return refused(syscall(SYS_acct, "/nowhere")); }
+static int do_time(void) { return of(syscall(SYS_settimeofday, NULL, NULL)); }
+static int do_hostname(void) { return of(sethostname("rogue", 5)); }
+static int do_ports(void) { return of(syscall(SYS_iopl, 3)); }
+static int do_syslog(void) { return of(syscall(SYS_syslog, 10, NULL, 0)); }
+static int do_perf(void) { return refused(syscall(SYS_perf_event_open, NULL, 0, -1, -1, 0)); }
+static int do_bpf(void) { return refused(syscall(SYS_bpf, 0, NULL, 0)); }
+static int do_userfault(void) { return of(syscall(SYS_userfaultfd, 1)); }
+static int do_uring(void) { return refused(syscall(SYS_io_uring_setup, 1, NULL)); }
+static int do_fanotify(void) { return of(syscall(SYS_fanotify_init, 0, 0)); }
+static int do_quota(void) { return refused(syscall(SYS_quotactl, 0, "/nowhere", 0, NULL)); }
+
+static int do_keys(void)
+{
+	return of(syscall(SYS_keyctl, 0, -3, 1)) &&
+	       of(syscall(SYS_add_key, "user", "rogue", "x", 1, -3)) ? errno : 0;
+}
+
+static int do_ipc(void)
+{
+	return of(syscall(SYS_shmget, 0, 4096, 01600)) && of(syscall(SYS_msgget, 0, 01600)) &&
+	       of(syscall(SYS_mq_open, "rogue", O_CREAT | O_RDWR, 0600, NULL)) ? errno : 0;
+}
+
+static int do_personality(void)
+{
+	return of(personality(PER_LINUX | READ_IMPLIES_EXEC)) && of(personality(PER_SVR4)) ? errno : 0;
+}
+
+static int terminal_input(void)
+{
+	for (int fd = 0; fd < 1024; fd++)
+		if (!ioctl(fd, TIOCSTI, "x") || errno == EIO || errno == EPERM)
+			return 0;
+	return ENOTTY;
+}
+
+static int old_calls(void)
+{
+	long answer;
+
+	__asm__ volatile("int $0x80" : "=a"(answer) : "a"(20L) : "memory", "r8", "r9", "r10", "r11");
+	if ((int)answer == getpid())
+		return 0;
+	if (syscall(0x40000000 | SYS_getpid) == getpid())
+		return 0;
+	return ENOSYS;
+}
+
+/* ---- more than we were given ---- */
+
+static int take_memory(unsigned long limit, int flags, int fd)
+{
+	const unsigned long piece = 1 << 20;
+
+	for (unsigned long got = 0; got <= limit; got += piece) {
+		if (fd >= 0 && ftruncate(fd, (off_t)(got + piece)))
+			return errno;
+		char *p = mmap(NULL, piece, PROT_READ | PROT_WRITE, flags, fd, fd >= 0 ? (off_t)got : 0);
+
+		if (p == MAP_FAILED)
+			return errno;
+		memset(p, 1, piece);
+	}
+	snprintf(how, sizeof how, "more than %lu MiB", limit >> 20);
+	return 0;
+}
+
+static unsigned long allowance(void) { return strtoul(told("memory"), NULL, 10); }
+static int memory_private(void) { return take_memory(allowance(), MAP_PRIVATE | MAP_ANONYMOUS, -1); }
+static int memory_shared(void) { return take_memory(allowance(), MAP_SHARED | MAP_ANONYMOUS, -1); }
+
+static int memory_stack(void)
+{
+	return take_memory(allowance(), MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, -1);
+}
+
+static int memory_file(void)
+{
+	int fd = open("/dev/shm/rogue", O_RDWR | O_CREAT | O_TRUNC, 0600);
+
+	unlink("/dev/shm/rogue");
+	return fd < 0 ? errno : take_memory(allowance(), MAP_SHARED, fd);
+}
+
+static int memory_memfd(void)
+{
+	int fd = (int)syscall(SYS_memfd_create, "rogue", 0);
+
+	return fd < 0 ? errno : take_memory(allowance(), MAP_SHARED, fd);
+}
+
+static int memory_limits(void)
+{
+	unsigned long long most[2] = { ~0ULL, ~0ULL };
+
+	return of(syscall(SYS_prlimit64, 0, 2 /* RLIMIT_DATA */, most, NULL));
+}
+
+static int many_processes(void)
+{
+	unsigned long limit = strtoul(told("processes"), NULL, 10), n = 0;
+	int failure = 0;
+
+	setpgid(0, 0);
+	while (!failure && n <= limit) {
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			pause();
+			_exit(0);
+		}
+		failure = pid < 0 ? errno : 0;
+		n += pid > 0;
+	}
+	signal(SIGTERM, SIG_IGN);
+	kill(0, SIGTERM);
+	while (waitpid(-1, NULL, 0) > 0)
+		;
+	snprintf(how, sizeof how, "%lu processes", n);
+	return failure;
+}
+
+/* ---- all of it ---- */
+
+static const struct attempt {
+	const char *name;
+	int (*go)(void);
+} ATTEMPTS[] = {
+	{ "list-root", list_root },
+	{ "read-shadow", read_shadow },
+	{ "read-home", read_home },
+	{ "other-tree", other_tree },
+	{ "other-run", other_run },
+	{ "other-line", other_line },
+	{ "other-mconsole", other_mconsole },
+	{ "climb", climb },
+	{ "chroot", double_chroot },
+	{ "write-pack", write_pack },
+	{ "write-given", write_given },
+	{ "proc-links", proc_links },
+	{ "proc-write", proc_write },
+	{ "proc-read", proc_read },
+	{ "sys", sys_open },
+	{ "file-handle", by_handle },
+	{ "fd-directory", fd_directory },
+	{ "fd-file", fd_file },
+	{ "fd-lock", fd_lock },
+	{ "fd-lease", fd_lease },
+	{ "device-block", device_block },
+	{ "device-char", device_char },
+	{ "device-open", device_open },
+	{ "setuid", setuid_program },
+	{ "mount-tmpfs", mount_tmpfs },
+	{ "mount-proc", mount_proc },
+	{ "mount-bind", mount_bind },
+	{ "remount", remount },
+	{ "umount", unmount },
+	{ "fsopen", fs_open },
+	{ "open-tree", tree_open },
+	{ "move-mount", tree_move },
+	{ "mount-setattr", tree_attributes },
+	{ "pivot-root", pivot },
+	{ "unshare", own_namespace },
+	{ "clone", clone_namespace },
+	{ "setns", enter_namespace },
+	{ "capset", capabilities },
+	{ "bounding-set", bounding_set },
+	{ "ambient", ambient },
+	{ "setuid-call", other_user },
+	{ "setgroups", other_groups },
+	{ "new-privileges", no_new_privs_off },
+	{ "signal-others", signal_others },
+	{ "signal-keeper", signal_keeper },
+	{ "signal-all", signal_all },
+	{ "ptrace", trace_others },
+	{ "process-memory", read_keeper },
+	{ "pidfd-getfd", take_descriptor },
+	{ "prlimit", limit_keeper },
+	{ "tap-busy", tap_busy },
+	{ "tap-idle", tap_idle },
+	{ "tap-new", tap_new },
+	{ "tap-give", tap_give },
+	{ "net-tcp", net_tcp },
+	{ "net-tcp6", net_tcp6 },
+	{ "net-udp", net_udp },
+	{ "net-raw", net_raw },
+	{ "net-packet", net_packet },
+	{ "net-netlink", net_netlink },
+	{ "net-other", net_other },
+	{ "unix-stream", unix_stream },
+	{ "unix-datagram", unix_datagram },
+	{ "modules", modules },
+	{ "kexec", do_kexec },
+	{ "reboot", do_reboot },
+	{ "swapon", do_swap },
+	{ "acct", do_acct },
+	{ "settime", do_time },
+	{ "sethostname", do_hostname },
+	{ "iopl", do_ports },
+	{ "syslog", do_syslog },
+	{ "perf", do_perf },
+	{ "bpf", do_bpf },
+	{ "userfaultfd", do_userfault },
+	{ "io-uring", do_uring },
+	{ "fanotify", do_fanotify },
+	{ "quotactl", do_quota },
+	{ "keyrings", do_keys },
+	{ "sysv-ipc", do_ipc },
+	{ "personality", do_personality },
+	{ "tiocsti", terminal_input },
+	{ "other-abi", old_calls },
+	{ "memory-private", memory_private },
+	{ "memory-shared", memory_shared },
+	{ "memory-stack", memory_stack },
+	{ "memory-file", memory_file },
+	{ "memory-memfd", memory_memfd },
+	{ "memory-limits", memory_limits },
+	{ "processes", many_processes },
+};
+
+static void attempt(const struct attempt *a)
+{
+	int status;
+
+	fflush(stdout);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		alarm(30);
+		int error = a->go();
+
+		if (error)
+			printf("%s: failed %s\n", a->name, strerrorname_np(error));
+		else
+			printf("%s: SUCCEEDED %s\n", a->name, how);
+		fflush(stdout);
+		_exit(0);
+	}
+	if (pid < 0 || waitpid(pid, &status, 0) != pid)
+		printf("%s: not tried, %s\n", a->name, strerrorname_np(errno));
+	else if (WIFSIGNALED(status))
+		printf("%s: failed signal %d\n", a->name, WTERMSIG(status));
+}
+
+/* A guest with a mconsole and with its first tap open. */
+static void be_victim(void)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX, .sun_path = "/run/uml/m/mconsole" };
+	int s = socket(AF_UNIX, SOCK_DGRAM, 0);
+	int error = tap(told("own"), 0);
+
+	mkdir("/run/uml/m", 0700);
+	if (s < 0 || bind(s, (struct sockaddr *)&a, sizeof a))
+		error = errno;
+	printf("victim: %s\n", error ? strerrorname_np(error) : "ready");
+	fflush(stdout);
+	for (;;)
+		if (recv(s, &(char){ 0 }, 1, 0) >= 0) {
+			printf("victim: got a message\n");
+			fflush(stdout);
+		}
+}
+
+/* What the host's commands will look at, made to mislead them. */
+static void lay_traps(void)
+{
+	char path[4096];
+
+	snprintf(path, sizeof path, "%s/uml/m/mconsole", told("run"));
+	mkdir("/run/uml/m", 0700);
+	unlink("/run/uml/m/mconsole");
+	unlink("/run/uml/ready");
+	printf("traps: %s\n", symlink(path, "/run/uml/m/mconsole") || mkfifo("/run/uml/ready", 0600) ?
+		       strerrorname_np(errno) : "laid");
+}
+
+int main(int argc, char **argv)
+{
+	arg_count = argc;
+	args = argv;
+	if (!strcmp(told("role"), "who"))
+		return geteuid() == 1 ? 1 : 2;
+	if (!strcmp(told("role"), "victim"))
+		be_victim();
+	signal(SIGUSR1, SIG_IGN);
+	for (size_t i = 0; i < sizeof ATTEMPTS / sizeof *ATTEMPTS; i++)
+		attempt(&ATTEMPTS[i]);
+	if (!control())
+		lay_traps();
+	printf("done\n");
+	fflush(stdout);
+	while (!control())
+		pause();
+	return 0;
+}
