@@ -1,8 +1,8 @@
 """The records of a lab: what the user wants (intent) and what is ours (ownership).
 
 Plain data, read from and written to state.json by `state.py`. Every record keeps the keys
-it does not know in `extra`, so that an older tool never drops what a newer one wrote. Nobody compares
-or prints them: a dataclass without those methods is made in half the time, at each command.
+it does not know in `extra`, so that an older tool never drops what a newer one wrote. Nobody
+compares or prints records: a dataclass without those methods is made in half the time.
 """
 
 from __future__ import annotations

@@ -157,10 +157,11 @@ static int climb(void)
 
 static int double_chroot(void)
 {
+	const char *below = control() ? "chroot" : "/tmp/chroot";
 	int here = open("/", O_RDONLY);
 
-	mkdir("/tmp/chroot", 0700);
-	if (chroot("/tmp/chroot"))
+	mkdir(below, 0700);
+	if (chroot(below))
 		return errno;
 	fchdir(here);
 	return 0;
@@ -173,6 +174,8 @@ static int first_of(const char *const *paths, int flags)
 	for (; *paths; paths++) {
 		int fd = open(*paths, flags, 0600);
 
+		if (fd >= 0 && flags & O_CREAT)
+			unlink(*paths);
 		if (fd >= 0) {
 			snprintf(how, sizeof how, "%s", *paths);
 			return 0;
@@ -186,16 +189,18 @@ static int write_pack(void)
 {
 	static const char *const paths[] = { "/usr/rogue", "/usr/bin/rogue", "/bin/rogue", NULL };
 
-	if (!unlink("/usr/bin/linux.uml"))
+	if (!control() && !unlink("/usr/bin/linux.uml"))
 		return 0;
-	return first_of(paths, O_WRONLY | O_CREAT);
+	return first_of(paths, O_WRONLY | O_CREAT | O_EXCL);
 }
 
 static int write_given(void)
 {
-	static const char *const paths[] = { "/xfer/rogue", "/initrd", "/rogue", "/etc/rogue", NULL };
+	static const char *const paths[] = { "/xfer/rogue", "/rogue", "/etc/rogue", "/dev/rogue", NULL };
 
-	return first_of(paths, O_WRONLY | O_CREAT);
+	if (open("/initrd", O_WRONLY) >= 0)
+		return 0;
+	return first_of(paths, O_WRONLY | O_CREAT | O_EXCL);
 }
 
 static int proc_links(void)
@@ -280,7 +285,7 @@ static int fd_lock(void) { return of(flock(1, LOCK_EX | LOCK_NB)); }
 
 static int fd_lease(void)
 {
-	int fd = open(control() ? "/tmp/rogue-lease" : "/guest/lease", O_RDONLY | O_CREAT, 0600);
+	int fd = open(control() ? "lease" : "/guest/lease", O_RDONLY | O_CREAT, 0600);
 
 	return fd < 0 ? errno : of(fcntl(fd, F_SETLEASE, F_RDLCK));
 }
@@ -318,7 +323,7 @@ static int device_open(void)
 
 static int setuid_program(void)
 {
-	const char *place = control() ? "/tmp/rogue-suid" : "/guest/suid";
+	const char *place = control() ? "./suid" : "/guest/suid";
 	char buf[65536];
 	ssize_t n;
 	int from = open(control() ? args[0] : "/usr/bin/linux.uml", O_RDONLY);
@@ -407,8 +412,12 @@ static int enter_namespace(void)
 static int capabilities(void)
 {
 	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
-	struct __user_cap_data_struct data[2] = { { ~0U, ~0U, 0 }, { 0x1ff, 0x1ff, 0 } };
+	struct __user_cap_data_struct data[2];
 
+	if (syscall(SYS_capget, &head, data)) /* what hostfs needs, then */
+		memset(data, 0, sizeof data);
+	data[0].permitted |= 1 << CAP_SYS_ADMIN;
+	data[0].effective |= 1 << CAP_SYS_ADMIN;
 	return of(syscall(SYS_capset, &head, data));
 }
 

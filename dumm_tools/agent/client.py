@@ -93,7 +93,10 @@ class Line:
         deadline = time.monotonic() + timeout
         while True:
             at = self._inbox.find(nonce)
-            if at >= 4 and self._inbox[at - 4 : at - 3] == b"r":
+            # A terminal that is not raw yet gives what we said back: not every nonce is an answer.
+            while at >= 0 and self._inbox[max(0, at - 4) : max(0, at - 3)] != b"r":
+                at = self._inbox.find(nonce, at + 1)
+            if at >= 0:
                 del self._inbox[: at - 4]
                 for kind, payload in self.frames():
                     if kind == b"r":
@@ -103,7 +106,7 @@ class Line:
                 # The agent has just opened the line: what we said before may be lost.
                 del self._inbox[: up + len(OPENED)]
                 self.send(b"R", nonce)
-            elif at < 0:
+            else:
                 del self._inbox[:-64]
             self.pump(deadline)
 
