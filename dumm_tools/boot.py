@@ -244,6 +244,8 @@ def _launch(root: str, name: str, timeout: float) -> _Launch:
         undo = stack.enter_context(contextlib.ExitStack())
         nics = iface.prepare(state, name)
         undo.callback(iface.release, state, name)
+        if not overlay.is_mounted(root, state, name):
+            overlay.drop_work_dirs(root, name)
         if overlay.mount(root, state, guest, tree.path):
             proc.log(f"mounted mount/{name}")
         reach.write_boot(root, guest, iface.boot_records(state, name))

@@ -84,11 +84,13 @@ class Bridge:
 @dataclass(slots=True, eq=False, repr=False)
 class State:
     """All of state.json. `id` tags what we make in the kernel; `lock_inode` tells a copied
-    working set from the original, whose links, mounts and processes are not the copy's."""
+    working set from the original, whose links, mounts and processes are not the copy's.
+    `template` is the one that is loaded."""
 
     id: str
     lock_inode: int
     isolated: bool = False
+    template: str | None = None
     guests: dict[str, Guest] = field(default_factory=dict)
     ifaces: dict[str, Iface] = field(default_factory=dict)
     bridges: dict[str, Bridge] = field(default_factory=dict)

@@ -1,7 +1,8 @@
-"""Guests' roots: copy-on-write overlays, mounted at mount/NAME (kernel overlayfs).
+"""Guests' roots: copy-on-write overlays, mounted at mount/NAME.
 
-Layers from the top: host/NAME takes the writes, the master lies below and is never written.
-The mount's source is the working set's tag: what does not bear it is not ours.
+Layers from the top: the loaded template's, the overlays that were added (newest first), host/NAME,
+the master. The top one takes the writes. The mount's source is the working set's tag: what does
+not bear it is not ours.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import errno
 import os
 import shutil
 
-from dumm_tools import proc
-from dumm_tools.errors import Conflict, DummError
+from dumm_tools import proc, tree
+from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.linux import mount as mnt
 from dumm_tools.model import Guest, State
 
@@ -25,12 +26,25 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 
 def paths(root: str, name: str) -> tuple[str, str, str]:
-    """Where a guest's merged tree, its own files, and overlayfs' work directory are."""
+    """Where a guest's merged tree, its own files, and overlayfs' work directories are."""
     return (
         os.path.join(root, "mount", name),
         os.path.join(root, "host", name),
         os.path.join(root, "run", name, "work"),
     )
+
+
+def layers(root: str, state: State, guest: Guest, master: str) -> list[str]:
+    """The directories of a guest's stack, the top first."""
+    stack = [*guest.overlays, os.path.join(root, "host", guest.name), master]
+    if state.template is not None:
+        stack.insert(0, template_layer(root, state.template, guest.name))
+    return stack
+
+
+def template_layer(root: str, template: str, name: str) -> str:
+    """Where a template keeps a guest's files."""
+    return os.path.join(root, "templates", template, name)
 
 
 def is_mounted(root: str, state: State, name: str) -> bool:
@@ -48,26 +62,65 @@ def mount(root: str, state: State, guest: Guest, master: str) -> bool:
     """Mount the guest's tree over `master`; False when it is mounted already."""
     if is_mounted(root, state, guest.name):
         return False
-    target, upper, work = paths(root, guest.name)
-    for directory in (target, upper, work):
-        os.makedirs(directory, exist_ok=True)
-    _match_top(master, upper)
+    target = paths(root, guest.name)[0]
+    mount_at(root, state, guest, master, target)
+    note_fuse(root, guest.name)
+    return True
+
+
+def mount_at(root: str, state: State, guest: Guest, master: str, target: str) -> None:
+    """Mount the guest's stack of layers at `target`, a directory that is made if need be."""
+    stack = layers(root, state, guest, master)
+    upper, lower = stack[0], stack[1:]
+    for ours in (target, *(d for d in stack if d.startswith(f"{root}/"))):
+        os.makedirs(ours, exist_ok=True)
+    for layer in guest.overlays:
+        if not os.path.isdir(layer):
+            raise NotFound(
+                f"layer '{layer}' of guest '{guest.name}' is gone",
+                hint=f"dumm-fs overlay del {guest.name} '{layer}'",
+            )
+    if upper.startswith(f"{root}/"):
+        _match_top(lower[0] if len(lower) > 1 else master, upper)
+    _match_top(master, paths(root, guest.name)[1])
+    work = _work_dir(root, guest.name, upper)
     forced = os.environ.get("DUMM_OVERLAY") == FUSE
     try:
         if forced:
-            _mount_fuse(root, guest.name, [master])
+            _mount_fuse(target, lower, upper, work)
         else:
-            _mount_kernel(state, target, [master], upper, work)
+            _mount_kernel(state, target, lower, upper, work)
     except OSError as e:
         # Where the kernel refuses in a user namespace, a program of the user's may do it.
         if not forced and state.isolated and e.errno in _REFUSALS and shutil.which(FUSE):
-            _mount_fuse(root, guest.name, [master])
-            return True
+            _mount_fuse(target, lower, upper, work)
+            return
         hint = "overlayfs is needed, on a file system that can carry it: dumm-fs check"
         raise DummError(
             f"cannot mount '{target}': {e.strerror}", hint=hint if e.errno in _REFUSALS else None
         ) from None
-    return True
+
+
+def _work_dir(root: str, name: str, upper: str) -> str:
+    """A fresh work directory: it must be on the upper layer's file system, and no other mount's,
+    be it one that is on its way out."""
+    place = paths(root, name)[2]
+    os.makedirs(place, exist_ok=True)
+    if os.stat(place).st_dev != os.stat(upper).st_dev:
+        place = f"{upper.rstrip('/')}.dumm-work"
+        if os.stat(os.path.dirname(place)).st_dev != os.stat(upper).st_dev:
+            raise DummError(f"layer '{upper}' is the root of a file system: use a directory in it")
+    work = os.path.join(place, os.urandom(6).hex())
+    os.makedirs(work)
+    return work
+
+
+def drop_work_dirs(root: str, name: str) -> None:
+    """Remove the work directories of mounts that are no more."""
+    place = paths(root, name)[2]
+    for old in os.listdir(place) if os.path.isdir(place) else ():
+        with contextlib.suppress(OSError, DummError):
+            tree.remove(os.path.join(place, old))
 
 
 def _mount_kernel(state: State, target: str, lower: list[str], upper: str, work: str) -> None:
@@ -79,11 +132,9 @@ def _mount_kernel(state: State, target: str, lower: list[str], upper: str, work:
         mnt.mount(state.tag, target, "overlay", mnt.MS_NODEV | mnt.MS_NOSUID, options)
 
 
-def _mount_fuse(root: str, name: str, lower: list[str]) -> None:
+def _mount_fuse(target: str, lower: list[str], upper: str, work: str) -> None:
     """By fuse-overlayfs(1), which ends when the tree is unmounted. The guest's process is in a
-    user namespace below ours: hence allow_other. It names its mounts itself, so what tells that
-    this one is ours is kept in a file."""
-    target, upper, work = paths(root, name)
+    user namespace below ours: hence allow_other."""
 
     def quoted(path: str) -> str:
         return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
@@ -95,9 +146,18 @@ def _mount_fuse(root: str, name: str, lower: list[str]) -> None:
         "allow_other,nosuid,nodev",
     ]
     proc.run([FUSE, "-o", ",".join(options), target], quiet=True)
-    found = mnt.mounted_at(os.path.realpath(target))
-    with open(os.path.join(root, "run", name, "fuse"), "w", encoding="ascii") as file:
-        file.write(f"{found.kind} {found.id}" if found else "")
+
+
+def note_fuse(root: str, name: str) -> None:
+    """fuse-overlayfs names its mounts itself: a file tells that this one is ours."""
+    found = mnt.mounted_at(os.path.realpath(paths(root, name)[0]))
+    path = os.path.join(root, "run", name, "fuse")
+    if found and found.kind.startswith("fuse"):
+        with open(path, "w", encoding="ascii") as file:
+            file.write(f"{found.kind} {found.id}")
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _fuse_mount(root: str, name: str) -> str:
@@ -109,12 +169,28 @@ def _fuse_mount(root: str, name: str) -> str:
 
 
 def umount(root: str, state: State, name: str) -> bool:
-    """Unmount the guest's tree, even if it is in use; False when it was not mounted."""
+    """Unmount the guest's tree, even if it is in use; False when it was not mounted. What the
+    overlays leave of work directories stays until `drop_work_dirs`."""
+    umount_next(root, state, name)
     gone = False
     while is_mounted(root, state, name):
         mnt.umount(os.path.realpath(os.path.join(root, "mount", name)), detach=True)
         gone = True
     return gone
+
+
+def next_place(root: str, name: str) -> str:
+    """Where a stack is mounted before it takes its place."""
+    return os.path.join(root, "run", name, "next")
+
+
+def umount_next(root: str, state: State, name: str) -> None:
+    """Unmount what a killed command left at `next_place`."""
+    place = os.path.realpath(next_place(root, name))
+    while (found := mnt.mounted_at(place)) is not None:
+        if found.source not in (state.tag, FUSE):
+            raise Conflict(f"'{place}' is a mount point that is not ours")
+        mnt.umount(place, detach=True)
 
 
 def _match_top(master: str, upper: str) -> None:

@@ -154,6 +154,7 @@ def _encode(state: State) -> str:
         "id": state.id,
         "lock_inode": state.lock_inode,
         "isolated": state.isolated,
+        "template": state.template,
         "guests": {name: _plain(guest) for name, guest in state.guests.items()},
         "ifaces": {name: _plain(iface) for name, iface in state.ifaces.items()},
         "bridges": {name: _plain(bridge) for name, bridge in state.bridges.items()},
@@ -186,7 +187,9 @@ def _decode(root: str, text: str) -> State:
             hint="use that version, or start a new working set",
         )
     copied = data.get("lock_inode") != lock_inode
-    known = ("version", "id", "lock_inode", "isolated", "guests", "ifaces", "bridges")
+    if not isinstance(data.get("template"), str | None):
+        raise DummError(f"'{path}': key 'template' is not a string")
+    known = ("version", "id", "lock_inode", "isolated", "template", "guests", "ifaces", "bridges")
     if not isinstance(data.get("id"), str) or not data["id"]:
         raise DummError(f"'{path}': key 'id' is missing or not a string")
     state = State(
@@ -194,6 +197,7 @@ def _decode(root: str, text: str) -> State:
         id=os.urandom(6).hex() if copied else data["id"],
         lock_inode=lock_inode,
         isolated=bool(data.get("isolated", False)),
+        template=data.get("template"),
         extra={k: v for k, v in data.items() if k not in known},
     )
     state.guests = _records(path, data, "guests", Guest)

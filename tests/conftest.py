@@ -344,6 +344,8 @@ class Lab:
 
     def __init__(self, directory: Path, cache: Path) -> None:
         self.directory = directory
+        #: What makes a command one of another user's (users.py).
+        self.prefix: list[str] = []
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith("DUMM_")},
             "PATH": f"{BIN}:{os.environ['PATH']}:/usr/sbin:/sbin",
@@ -382,7 +384,7 @@ class Lab:
     ) -> subprocess.Popen[bytes]:
         """Start a command with pipes for its three streams; it is killed when the lab ends."""
         process = subprocess.Popen(
-            _argv(command),
+            [*self.prefix, *_argv(command)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -391,6 +393,10 @@ class Lab:
         )
         self._started.append(process)
         return process
+
+    def host(self, command: str | Sequence[str | Path], *, status: int | None = 0) -> Done:
+        """Run a program of the host where the lab's links and mounts are."""
+        return self(["dumm-guest", "exec", "--host", "--", *_argv(command)], status=status)
 
     def end(self) -> None:
         """Kill what `start` left running, and destroy the working set."""

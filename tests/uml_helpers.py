@@ -67,7 +67,7 @@ class Terminal:
         self.before = termios.tcgetattr(slave)
         self.seen = b""
         self.process = subprocess.Popen(
-            [os.fspath(a) for a in argv],
+            [*lab.prefix, *(os.fspath(a) for a in argv)],
             stdin=slave,
             stdout=slave,
             stderr=slave,

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dumm_tools import output
-from dumm_tools.cli import common, fs_kernel, fs_master
+from dumm_tools.cli import common, fs_kernel, fs_layers, fs_master
 from dumm_tools.cli.cached import Cached
 from dumm_tools.cli.common import each, output_options, run
 from dumm_tools.cli.guest import guests
@@ -17,6 +17,8 @@ from dumm_tools.output import Field
 cli = common.tool("dumm-fs", "Files: the working set, kernel packs, masters, guests' root trees.")
 cli.add_command(fs_kernel.group)
 cli.add_command(fs_master.group)
+cli.add_command(fs_layers.overlay)
+cli.add_command(fs_layers.template)
 
 CHECK_FIELDS: list[Field[Any]] = [
     Field("name", "What is looked at.", lambda c: c.name),

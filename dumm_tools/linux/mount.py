@@ -25,7 +25,7 @@ _libc.mount.argtypes = (
 _libc.umount2.argtypes = (ctypes.c_char_p, ctypes.c_int)
 
 
-def _check(result: int, subject: str) -> None:
+def _check(result: int | bool, subject: str) -> None:
     if result:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), subject)
@@ -46,6 +46,29 @@ def umount(target: str, *, detach: bool = False) -> None:
     _check(
         _libc.umount2(os.fsencode(target), UMOUNT_NOFOLLOW | (MNT_DETACH if detach else 0)), target
     )
+
+
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429  # asm-generic/unistd.h, the same for all machines
+_OPEN_TREE_CLONE = 1  # linux/mount.h
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+_AT_FDCWD = -100
+_libc.syscall.restype = ctypes.c_long
+
+
+def clone_tree(path: str) -> int:
+    """A mount like the one at `path`, attached nowhere (open_tree(2)); a descriptor."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+    fd = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
+    _check(fd < 0, path)
+    return int(fd)
+
+
+def attach(tree: int, target: str) -> None:
+    """Attach what `clone_tree` gave at `target` (move_mount(2))."""
+    result = _libc.syscall(
+        _SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH
+    )
+    _check(result, target)
 
 
 @dataclass(frozen=True, slots=True)

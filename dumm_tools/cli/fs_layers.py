@@ -1,0 +1,151 @@
+"""`dumm-fs overlay` and `dumm-fs template`: the layers below guests' roots."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dumm_tools import output
+from dumm_tools.cli import common
+from dumm_tools.cli.common import Group, Name, each, output_options
+from dumm_tools.cli.guest import guests
+from dumm_tools.output import Field
+
+if TYPE_CHECKING:
+    from dumm_tools.model import State
+
+overlay = Group(name="overlay", help="Layers of one guest: directories on top of its own files.")
+template = Group(name="template", help="Layers for all guests, loaded and unloaded together.")
+
+OVERLAY_FIELDS: list[Field[Any]] = [
+    Field("path", "Directory of the layer.", lambda v: v[1]),
+    Field("position", "1 is the newest, on top.", lambda v: v[0]),
+]
+TEMPLATE_FIELDS: list[Field[Any]] = [
+    Field("name", "Name of the template.", lambda v: v.name),
+    Field("loaded", "Whether it is loaded.", lambda v: v.loaded),
+    Field("guests", "Guests it has files for.", lambda v: v.guests),
+]
+
+all_option = click.option("--all", "everyone", is_flag=True, help="All guests, or none.")
+
+
+def _templates(state: State, root: str) -> Iterable[str]:
+    return sorted(os.listdir(os.path.join(root, "templates")))
+
+
+TEMPLATE = Name("template", _templates)
+
+
+def _targets(root: str, everyone: bool, words: tuple[str, ...], rest: int) -> tuple[list[str], Any]:
+    """NAME|--all and `rest` more operands."""
+    if len(words) != rest + (not everyone):
+        raise click.UsageError("--all or one guest" + (", and one directory" if rest else ""))
+    if not everyone:
+        return [words[0]], words[1:]
+    from dumm_tools import view
+
+    return view.all_names(root, lambda _: True), words
+
+
+@overlay.command()
+@click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=guests())
+@all_option
+def add(words: tuple[str, ...], everyone: bool) -> None:
+    """Put a directory on top of a guest's layers, running or not.
+
+    What the guest writes from then on goes there. One that is among the layers moves to the top.
+    """
+    from dumm_tools import stack
+
+    root = common.lab()
+    names, (directory,) = _targets(root, everyone, words, 1)
+    stack.add(root, names, directory)
+
+
+@overlay.command("del")
+@click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=guests())
+@all_option
+def del_(words: tuple[str, ...], everyone: bool) -> None:
+    """Take a directory from a guest's layers; the directory itself stays."""
+    from dumm_tools import stack
+
+    root = common.lab()
+    names, (directory,) = _targets(root, everyone, words, 1)
+    stack.delete(root, names, directory)
+
+
+@overlay.command()
+@click.argument("words", metavar="NAME|--all", nargs=-1, type=guests())
+@all_option
+def pop(words: tuple[str, ...], everyone: bool) -> None:
+    """Take the newest directory from a guest's layers."""
+    from dumm_tools import stack
+
+    root = common.lab()
+    names, _ = _targets(root, everyone, words, 0)
+    stack.pop(root, names)
+
+
+@overlay.command("list")
+@click.argument("name", type=guests())
+@output_options(OVERLAY_FIELDS)
+def overlay_list(name: str, shape: output.Shape) -> None:
+    """List the directories added to a guest's layers, the newest first."""
+    from dumm_tools import stack
+
+    output.emit(list(enumerate(stack.list_(common.root(), name), 1)), OVERLAY_FIELDS, shape)
+
+
+@template.command()
+@click.argument("name", metavar="T", type=TEMPLATE)
+def load(name: str) -> None:
+    """Load a template over all guests, in the place of the one that is loaded.
+
+    Guests see templates/T/GUEST on top at once, and what they write goes there.
+    """
+    from dumm_tools import template as templates
+
+    templates.load_(common.lab(), name)
+
+
+@template.command()
+def unload() -> None:
+    """Take the loaded template away; what guests wrote meanwhile stays in it."""
+    from dumm_tools import template as templates
+
+    templates.unload(common.lab())
+
+
+@template.command()
+@click.argument("name", metavar="T")
+def save(name: str) -> None:
+    """Keep what the guests changed as a new template.
+
+    That is a copy of the loaded template, or of the guests' own files when none is loaded.
+    """
+    from dumm_tools import template as templates
+
+    templates.save(common.lab(), name)
+
+
+@template.command("list")
+@output_options(TEMPLATE_FIELDS)
+def template_list(shape: output.Shape) -> None:
+    """List the templates."""
+    from dumm_tools import template as templates
+
+    output.emit(templates.list_(common.root()), TEMPLATE_FIELDS, shape)
+
+
+@template.command()
+@click.argument("names", metavar="T...", nargs=-1, required=True, type=TEMPLATE)
+def delete(names: tuple[str, ...]) -> int:
+    """Delete templates that are not loaded."""
+    from dumm_tools import template as templates
+
+    root = common.lab()
+    return each(names, lambda name: templates.delete(root, name))

@@ -1,0 +1,164 @@
+"""The stack below a guest's root, changed: layers come and go, also while the guest runs.
+
+A mounted overlay cannot change its layers. So a new one is mounted, and takes the old one's place
+at mount/NAME and, while the guest's kernel stands still, in the guest's jail; then the guest
+forgets what it had cached.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+
+from dumm_tools import boot, live, overlay, reach, view
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.linux import mount as mnt
+from dumm_tools.linux import namespaces
+from dumm_tools.model import Guest, State
+from dumm_tools.state import Transaction, load, transaction
+
+Layers = list[str]
+
+
+def _directory(path: str) -> str:
+    """A layer as it is recorded: absolute, its links resolved. NotFound, Usage."""
+    real = os.path.realpath(path)
+    if not os.path.isdir(real):
+        raise NotFound(f"no directory '{path}'")
+    if real == "/" or "\0" in real:
+        raise Usage(f"'{path}' cannot be a layer")
+    return real
+
+
+def add(root: str, names: Iterable[str], directory: str) -> None:
+    """Put a directory on top of guests' stacks; one that is there moves to the top. All or none."""
+    layer = _directory(directory)
+    _edit(root, names, lambda old: [layer, *(d for d in old if d != layer)])
+
+
+def delete(root: str, names: Iterable[str], directory: str) -> None:
+    """Take a directory from guests' stacks. NotFound where it is in none. All or none."""
+    layer = os.path.realpath(directory)
+    state, names = load(root), list(names)
+    if not any(layer in view.get(state, n).overlays for n in names):
+        raise NotFound(f"'{directory}' is no layer of guest '{', '.join(names)}'")
+    _edit(root, names, lambda old: [d for d in old if d != layer])
+
+
+def pop(root: str, names: Iterable[str]) -> None:
+    """Take the newest directory from guests' stacks. NotFound where there is none. All or none."""
+    state, names = load(root), list(names)
+    if not any(view.get(state, n).overlays for n in names):
+        raise NotFound(f"guest '{', '.join(names)}' has no overlays")
+    _edit(root, names, lambda old: old[1:])
+
+
+def list_(root: str, name: str) -> Layers:
+    """The directories added to a guest's stack, the newest first."""
+    return list(view.get(load(root), name).overlays)
+
+
+def _edit(root: str, names: Iterable[str], how: Callable[[Layers], Layers]) -> None:
+    with transaction(root) as change:
+        state = change.state
+        guests = [view.get(state, name) for name in dict.fromkeys(names)]
+
+        def apply() -> None:
+            for guest in guests:
+                guest.overlays = how(guest.overlays)
+
+        restack(root, change, guests, apply)
+
+
+def restack(
+    root: str, change: Transaction, guests: list[Guest], edit: Callable[[], object]
+) -> None:
+    """Do `edit` on the records, then give `guests` the stacks that follow from them; a failure
+    gives all of them their old stacks back. Conflict for a guest that is just starting, stopping
+    or paused, before anything is done."""
+    state = change.state
+    for guest in guests:
+        now = live.guest_state(root, state, guest)
+        if now in ("starting", "stopping", "paused"):
+            raise Conflict(f"guest '{guest.name}' is {now}")
+    old = [list(g.overlays) for g in guests]
+    template = state.template
+    edit()
+    done: list[Guest] = []
+    try:
+        for guest in guests:
+            done.append(guest)
+            _swap(root, state, guest)
+        change.save()
+    except BaseException:
+        state.template = template
+        for guest, layers in zip(guests, old, strict=True):
+            guest.overlays = layers
+        for guest in done:
+            with contextlib.suppress(DummError, OSError):
+                _swap(root, state, guest)
+        raise
+
+
+def _swap(root: str, state: State, guest: Guest) -> None:
+    """Mount the guest's stack anew in the place of the old one, here and in its jail."""
+    running = live.guest_state(root, state, guest) == "running"
+    if not overlay.is_mounted(root, state, guest.name) and not running:
+        return  # the next mount takes the new stack
+    target = overlay.paths(root, guest.name)[0]
+    fresh = overlay.next_place(root, guest.name)
+    overlay.umount_next(root, state, guest.name)  # of a command that was killed
+    overlay.mount_at(root, state, guest, boot.resolve_master(root, guest).path, fresh)
+    try:
+        here, there = mnt.clone_tree(fresh), mnt.clone_tree(fresh)
+    finally:
+        mnt.umount(fresh, detach=True)
+        os.rmdir(fresh)
+    try:
+        if running:
+            _into_jail(root, guest.name, there)
+        overlay.umount(root, state, guest.name)
+        mnt.attach(here, target)
+        overlay.note_fuse(root, guest.name)
+    finally:
+        os.close(here)
+        os.close(there)
+    if running:
+        with reach.control(root, guest.name) as control:
+            control.store("/proc/sys/vm/drop_caches", "3")
+
+
+def _into_jail(root: str, name: str, tree: int) -> None:
+    """Replace /guest in the jail. Between the two steps there is nothing: the kernel waits."""
+    pidfd = live.pidfd_of(root, name)
+    if pidfd is None:
+        raise Conflict(f"guest '{name}' has ended")
+    try:
+        reach.mconsole(root, name, "stop")
+        try:
+            error = _in_child(pidfd, tree)
+        finally:
+            reach.mconsole(root, name, "go")
+    finally:
+        os.close(pidfd)
+    if error:
+        raise DummError(f"cannot change the root of guest '{name}': {os.strerror(error)}")
+
+
+def _in_child(pidfd: int, tree: int) -> int:
+    """In a child, since a process that enters a mount namespace loses its place in ours; 0 or an
+    errno."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            namespaces.enter(pidfd, namespaces.CLONE_NEWNS)
+            mnt.umount("/guest", detach=True)
+            mnt.attach(tree, "/guest")
+            code = 0
+        except OSError as e:
+            code = e.errno or 1
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,0 +1,409 @@
+"""The jail: a program in the place of the guest's kernel tries to get at the host.
+
+tests/rogue.c makes the attempts, man/jail-attempts.inc is the list of them; here each must have
+been made, and each must have failed, in every kind of lab. The same program outside of a jail
+shows that they would succeed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from dumm_tools import boot
+from dumm_tools.linux import mount
+
+TOP = Path(__file__).resolve().parent.parent
+TABLE = TOP / "man" / "jail-attempts.inc"
+MEMORY = 64 << 20
+USER, UID = "dummrogue", 54321
+MS_BIND = 4096
+
+pytestmark = pytest.mark.uml
+
+
+def listed() -> set[str]:
+    """The attempts that the manual lists."""
+    return set(re.findall(r"^\.B (\S+)$", TABLE.read_text().replace("\\-", "-"), re.MULTILINE))
+
+
+# ---- who has the lab, and where ----
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A user with a place for a lab, and what runs a command as that user."""
+
+    place: Path
+    kind: str
+    run_as: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+
+    def command(self, *argv: str) -> tuple[str, ...]:
+        return (*self.run_as, *argv)
+
+    def __call__(self, *argv: str, status: int | None = 0) -> str:
+        done = subprocess.run(
+            self.command(*argv),
+            env=self.env,
+            cwd=self.place,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=60,
+        )
+        assert status is None or done.returncode == status, (argv, done.stdout, done.stderr)
+        return done.stdout
+
+
+@contextlib.contextmanager
+def _in_place_of(original: str, text: str, scratch: Path) -> Iterator[None]:
+    """A file of the host has another text for us; the mount namespace is the session's own."""
+    copy = scratch / Path(original).name
+    copy.write_text(text)
+    mount.mount(str(copy), original, "none", MS_BIND, "")
+    try:
+        yield
+    finally:
+        mount.umount(original, detach=True)
+
+
+@contextlib.contextmanager
+def _ordinary_user(scratch: Path, ranges: bool) -> Iterator[tuple[str, ...]]:
+    """A user that the host does not have, with or without subordinate ids, who may open
+    /dev/net/tun as on ordinary hosts; yields what runs a command as that user."""
+    with contextlib.ExitStack() as stack:
+        for name, line in (
+            ("passwd", f"{USER}:x:{UID}:{UID}::/nonexistent:/bin/sh\n"),
+            ("group", f"{USER}:x:{UID}:\n"),
+            ("subuid", f"{USER}:1000000:65536\n" if ranges else ""),
+            ("subgid", f"{USER}:1000000:65536\n" if ranges else ""),
+        ):
+            path = Path("/etc", name)
+            if not path.exists():
+                if ranges:
+                    pytest.skip(f"no {path} to add a user to")
+                continue
+            stack.enter_context(_in_place_of(str(path), path.read_text() + line, scratch))
+        mount.mount("tmpfs", "/dev/net", "tmpfs", 0, "mode=755")
+        stack.callback(mount.umount, "/dev/net", detach=True)
+        os.mknod("/dev/net/tun", 0o20666, os.makedev(10, 200))
+        os.chmod("/dev/net/tun", 0o666)
+        yield (
+            "setpriv",
+            f"--reuid={UID}",
+            f"--regid={UID}",
+            "--clear-groups",
+        )
+
+
+def _is_host_root() -> bool:
+    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[2] == "4294967295"
+
+
+KINDS = ("root", "root-isolated", "user-range", "user-single")
+
+
+@pytest.fixture(params=KINDS)
+def owner(request: pytest.FixtureRequest, rogue: Path) -> Iterator[Owner]:
+    from conftest import BIN
+
+    kind = str(request.param)
+    # pytest's own directories are closed to other users.
+    place = Path(tempfile.mkdtemp(prefix="dumm-rogue-"))
+    try:
+        with contextlib.ExitStack() as stack:
+            run_as: tuple[str, ...] = ()
+            if kind.startswith("user"):
+                if not _is_host_root():
+                    pytest.skip("only root can become another user")
+                if kind == "user-range" and not shutil.which("newuidmap"):
+                    pytest.skip("no newuidmap here")
+                scratch = place / "etc"
+                scratch.mkdir()
+                run_as = stack.enter_context(_ordinary_user(scratch, kind == "user-range"))
+            for name in ("pack/usr/bin", "master/tmp", "home"):
+                (place / name).mkdir(parents=True)
+            (place / "home" / "secret").write_text("secret")
+            shutil.copy(rogue, place / "pack/usr/bin/linux.uml")
+            made = Owner(
+                place,
+                kind,
+                run_as,
+                {
+                    **{k: v for k, v in os.environ.items() if not k.startswith(("DUMM_", "XDG_"))},
+                    "PATH": f"{BIN}:{os.environ['PATH']}:/usr/sbin:/sbin",
+                    "HOME": str(place / "home"),
+                    "DUMM_DIR": str(place / "lab"),
+                },
+            )
+            if run_as:
+                for path in (place, *place.rglob("*")):
+                    os.chown(path, UID, UID)
+                if subprocess.run(
+                    made.command("dumm-fs", "--version"), env=made.env, capture_output=True
+                ).returncode:
+                    pytest.skip("the commands cannot be read by an ordinary user")
+            yield made
+    finally:
+        shutil.rmtree(place)
+
+
+@pytest.fixture(scope="session")
+def rogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program."""
+    target = tmp_path_factory.mktemp("rogue") / "rogue"
+    compiler = os.environ.get("CC", "gcc").split()
+    subprocess.run(
+        [*compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", target,
+         TOP / "tests" / "rogue.c"],
+        check=True,
+        timeout=120,
+    )  # fmt: skip
+    return target
+
+
+# ---- what there is on the host to go for ----
+
+
+@dataclass
+class Prey:
+    """Sockets and a process of the host."""
+
+    tcp: socket.socket
+    stream: socket.socket
+    datagram: socket.socket
+    process: subprocess.Popen[bytes]
+
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            f"rogue.port={self.tcp.getsockname()[1]}",
+            f"rogue.stream={self.stream.getsockname()[1:].decode()}",
+            f"rogue.datagram={self.datagram.getsockname()[1:].decode()}",
+        ]
+
+    def reached(self) -> list[str]:
+        """What something came of."""
+        found = []
+        for name in ("tcp", "stream"):
+            with contextlib.suppress(BlockingIOError):
+                getattr(self, name).accept()
+                found.append(name)
+        with contextlib.suppress(BlockingIOError):
+            self.datagram.recv(1)
+            found.append("datagram")
+        if self.process.poll() is not None:
+            found.append("process")
+        return found
+
+
+@pytest.fixture
+def prey() -> Iterator[Prey]:
+    with contextlib.ExitStack() as stack:
+        tcp = stack.enter_context(socket.socket(socket.AF_INET))
+        tcp.bind(("127.0.0.1", 0))
+        stream = stack.enter_context(socket.socket(socket.AF_UNIX))
+        datagram = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+        for each in (stream, datagram):
+            each.bind("")
+        for each in (tcp, stream):
+            each.listen()
+        for each in (tcp, stream, datagram):
+            each.setblocking(False)
+        with subprocess.Popen(["sleep", "1000"]) as process:
+            yield Prey(tcp, stream, datagram, process)
+            process.kill()
+
+
+def verdicts(text: str) -> dict[str, str]:
+    """What became of each attempt."""
+    return dict(re.findall(r"^([a-z0-9-]+): ((?:failed|SUCCEEDED|not tried).*)$", text, re.M))
+
+
+# ---- the tests ----
+
+
+def not_stopped(kind: str) -> set[str]:
+    """What the manual says that nothing stops there."""
+    found = set()
+    if kind == "user-single":
+        found.add("tap-idle")  # one group only: nothing tells guests of a lab from each other
+    release = tuple(int(n) for n in platform.release().split(".")[:2])
+    if kind in ("root", "root-isolated") and release < (6, 14):
+        found.add("processes")
+    if kind == "root":
+        found.add("unix-datagram")  # abstract sockets belong to the network namespace
+    return found
+
+
+def test_a_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
+    place, lab = owner.place, owner.place / "lab"
+    isolation = {"root": "--host-net", "root-isolated": "--isolated"}.get(owner.kind)
+    owner(
+        *("dumm-fs", "init", "--kernel", str(place / "pack"), "--master", str(place / "master")),
+        *([isolation] if isolation else []),
+    )
+    allowance = MEMORY + boot.MEMORY_OVERHEAD + boot.PROCESS_DATA
+    told = {
+        "victim": ["rogue.role=victim", "rogue.own=victim-eth0"],
+        "rogue": [
+            "rogue.own=rogue-eth0",
+            "rogue.tap=victim-eth0",
+            "rogue.idle=victim-eth1",
+            f"rogue.home={place / 'home'}",
+            f"rogue.run={lab / 'run/victim'}",
+            f"rogue.tree={lab / 'mount/victim'}",
+            f"rogue.memory={allowance}",
+            # A pid namespace's own limit counts from 300 on.
+            f"rogue.processes={boot.processes(MEMORY) + 300}",
+            *prey.arguments,
+        ],
+    }
+    try:
+        if owner.run_as:
+            ids = owner("dumm-guest", "exec", "--host", "--", "cat", "/proc/self/gid_map")
+            assert len(ids.splitlines()) == (2 if owner.kind == "user-range" else 1)
+        for name, arguments in told.items():
+            words = [word for argument in arguments for word in ("--arg", argument)]
+            owner("dumm-guest", "create", name, "--memory", "64M", *words)
+        owner("dumm-iface", "create", "victim-eth0", "victim-eth1", "rogue-eth0")
+        owner("dumm-guest", "start", "victim", "--no-wait")
+        _wait_for(lab / "run/victim/console.log", "victim: ")
+        owner("dumm-guest", "start", "rogue", "--no-wait")
+        log = _wait_for(lab / "run/rogue/console.log", "done", 120)
+        found = verdicts(log)
+        assert set(found) == listed()
+        got = {name: text for name, text in found.items() if not text.startswith("failed")}
+        assert set(got) <= not_stopped(owner.kind), got
+        assert not set(prey.reached()) - ({"datagram"} & {n[5:] for n in got}), log
+        assert "traps: laid" in log
+        _look_from_the_host(owner, lab)
+        _look_at_the_process(lab, owner)
+    finally:
+        owner("dumm-guest", "stop", "--all", "--kill", status=None)
+        owner("dumm-fs", "destroy")
+    # What the rogue left in its tree is the user's.
+    if owner.run_as:
+        subprocess.run(["rm", "-rf", str(lab)], check=True, timeout=60)
+
+
+def _wait_for(path: Path, text: str, seconds: float = 20) -> str:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        log = path.read_text(errors="replace") if path.exists() else ""
+        if re.search(f"^{text}", log, re.MULTILINE):
+            return log
+        time.sleep(0.05)
+    raise AssertionError(f"no '{text}' in {path}: {log}")
+
+
+def _look_from_the_host(owner: Owner, lab: Path) -> None:
+    """The host's commands go by what the rogue has made of its run directory and its tree."""
+    assert "victim: ready" in (lab / "run/victim/console.log").read_text()
+    states = owner("dumm-guest", "list", "-o", "name,state").split()
+    assert states == ["rogue", "starting", "victim", "starting"]
+    owner("dumm-guest", "mconsole", "rogue", "--", "version", status=4)
+    owner("dumm-guest", "exec", "rogue", "--", "true", status=125)
+    assert "got a message" not in (lab / "run/victim/console.log").read_text()
+    if owner.kind == "root":
+        flags = os.statvfs(lab / "mount/rogue").f_flag
+        assert flags & os.ST_NOSUID
+        assert flags & mount.MS_NODEV
+    else:
+        mounts = owner("dumm-guest", "exec", "--host", "--", "cat", "/proc/self/mounts")
+        options = next(
+            line.split()[3].split(",")
+            for line in mounts.splitlines()
+            if line.split()[1] == str(lab / "mount/rogue")
+        )
+        assert {"nosuid", "nodev"} <= set(options)
+    # Files with a setuid bit lie in these directories too, on the host's own file system.
+    for name in ("host", "run", "mount"):
+        assert (lab / name).stat().st_mode & 0o077 == 0
+
+
+def _look_at_the_process(lab: Path, owner: Owner) -> None:
+    """The rogue is still there, with as little as it had."""
+    pid = int((lab / "run/rogue/pid").read_text().split()[0])
+    if owner.kind != "root":
+        return  # the pid may be one of the lab's own namespace
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+    )
+    assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == 0b11011
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    own = Path("/proc/self")
+    for kind in ("user", "mnt", "pid", "ipc", "uts"):
+        assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(own / "ns" / kind)
+
+
+#: What may fail for root outside of a jail too: there is no such module, device or terminal, or
+#: the host's kernel lacks it, or the tests run in a container.
+NO_CONTROL = {
+    *("umount", "setns", "ambient", "tiocsti", "modules", "kexec", "iopl", "swapon", "settime"),
+    *("device-open", "net-other", "net-tcp6", "perf", "bpf", "userfaultfd", "io-uring", "keyrings"),
+    *("quotactl", "other-abi", "new-privileges", "syslog", "acct", "reboot"),
+}
+
+
+def test_without_a_jail_the_attempts_succeed(rogue: Path, prey: Prey, tmp_path: Path) -> None:
+    """The positive control; what the host lacks, or its own container forbids, may fail."""
+    if not _is_host_root():
+        pytest.skip("root is what the guest's kernel might be")
+    run, home = tmp_path / "run/victim", tmp_path / "home"
+    for directory in (run / "uml/m", home):
+        directory.mkdir(parents=True)
+    os.mkfifo(run / "line0.in")
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mconsole,
+        (tmp_path / "lock").open("w") as lock,
+    ):
+        top = os.open(tmp_path, os.O_RDONLY)
+        here = os.getcwd()
+        os.chdir(run)
+        mconsole.bind("uml/m/mconsole")
+        os.chdir(here)
+        words = [
+            f"rogue.home={home}",
+            f"rogue.run={run}",
+            f"rogue.tree={home}",
+            "rogue.own=rogue-own0",
+            "rogue.tap=rogue-tap0",
+            "rogue.idle=rogue-tap1",
+            f"rogue.memory={8 << 20}",
+            "rogue.processes=100",
+            *prey.arguments,
+        ]
+        # Mounts, a host name and shared memory of its own to change.
+        done = subprocess.run(
+            ["unshare", "--mount", "--uts", "--ipc", rogue, "rogue.role=control", *words],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+            pass_fds=(lock.fileno(), top),
+        )
+        os.close(top)
+    found = verdicts(done.stdout)
+    assert set(found) == listed()
+    failed = {n: text for n, text in found.items() if not text.startswith("SUCCEEDED")}
+    assert set(failed) <= NO_CONTROL, failed
+    assert len(failed) < len(found) / 4
