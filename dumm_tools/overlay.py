@@ -72,17 +72,18 @@ def mount_at(root: str, state: State, guest: Guest, master: str, target: str) ->
     """Mount the guest's stack of layers at `target`, a directory that is made if need be."""
     stack = layers(root, state, guest, master)
     upper, lower = stack[0], stack[1:]
-    for ours in (target, *(d for d in stack if d.startswith(f"{root}/"))):
-        os.makedirs(ours, exist_ok=True)
+    own = paths(root, guest.name)[1]
+    ours = [own] if state.template is None else [own, upper]
+    for directory in (target, *ours):
+        os.makedirs(directory, exist_ok=True)
     for layer in guest.overlays:
         if not os.path.isdir(layer):
             raise NotFound(
                 f"layer '{layer}' of guest '{guest.name}' is gone",
                 hint=f"dumm-fs overlay del {guest.name} '{layer}'",
             )
-    if upper.startswith(f"{root}/"):
-        _match_top(lower[0] if len(lower) > 1 else master, upper)
-    _match_top(master, paths(root, guest.name)[1])
+    for directory in ours:
+        _match_top(master, directory)
     work = _work_dir(root, guest.name, upper)
     forced = os.environ.get("DUMM_OVERLAY") == FUSE
     try:

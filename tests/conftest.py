@@ -37,6 +37,8 @@ SUITES = ("sid", "trixie", "bookworm")
 TIMEOUT = 60.0
 
 STRICT = os.environ.get("DUMM_TEST_STRICT") == "1"
+#: Is it root who runs the tests? In the session's namespace anybody is.
+ROOT = os.geteuid() == 0
 
 
 # ---- the session ----
@@ -66,9 +68,22 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     ]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what needs the host's network first: there is no way back from the namespace."""
-    items.sort(key=lambda item: item.get_closest_marker("net") is None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put what needs the host's network first: there is no way back from the namespace. Leave
+    out what is for the others: marked `root` for all but root."""
+    if not ROOT:
+        others = [item for item in items if item.get_closest_marker("root")]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if item.get_closest_marker("net"):
+        return 0
+    # An ordinary user's labs have namespaces of their own, and these are to be tested: not some
+    # within those where the session is root.
+    return 1 if ROOT or not item.get_closest_marker("netns") else 2
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -80,9 +95,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Enter the namespace before the first test that is not marked `net`."""
+    """Enter the namespace before the first test that is to run there."""
     stash = item.config.stash
-    if item.get_closest_marker("net"):
+    if _turn(item) != (1 if ROOT else 2):
         return
     if _before not in stash and _no_namespace not in stash:
         try:
@@ -90,9 +105,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             stash[_before] = World.now()
         except OSError as e:
             stash[_no_namespace] = str(e)
-    if _no_namespace in stash and (
-        item.get_closest_marker("netns") or item.get_closest_marker("uml")
-    ):
+    if _no_namespace in stash and any(item.get_closest_marker(m) for m in ("netns", "uml")):
         pytest.skip(f"no namespace of our own here: {stash[_no_namespace]}")
 
 

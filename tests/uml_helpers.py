@@ -41,12 +41,10 @@ def pid_of(lab: Lab, name: str) -> int:
 
 def processes(lab: Lab, name: str) -> list[str]:
     """The names of the user processes of a guest, but for its first and the one that looks."""
-    script = (
-        "for d in /proc/[0-9]*; do [ $d = /proc/$$ ] || [ $d = /proc/1 ] || "
-        "{ [ -s $d/cmdline ] || continue; tr '\\0' ' ' <$d/cmdline; echo; }; done"
-    )
-    found = lab(["dumm-guest", "exec", name, "--", "sh", "-c", script]).lines
-    return [line.strip() for line in found if line.strip() and not line.startswith("tr ")]
+    found = lab(["dumm-guest", "exec", name, "--", "ps", "-o", "pid,args"]).lines[1:]
+    rows = [line.split(maxsplit=1) for line in found]
+    # Kernel threads stand in brackets.
+    return [r[1] for r in rows if r[0] != "1" and r[1][0] != "[" and r[1] != "ps -o pid,args"]
 
 
 def one_line_error(text: str, tool: str = "dumm-guest") -> str:

@@ -1,0 +1,566 @@
+"""Labs in namespaces of their own: the whole session for each kind of user, and all that only
+such labs have to keep. Run by root, it makes its ordinary users up; run by an ordinary user, that
+one is tried, and what needs a second user or a host of its own is left to root's run."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Lab, World
+from uml_helpers import on_terminal, one_line_error, pid_of, state_of, until
+from users import User
+
+from dumm_tools.linux import process
+
+pytestmark = pytest.mark.uml
+
+#: Who has the lab: root, a user with a range of ids, one with their own id alone; and the first
+#: of these users where fuse-overlayfs makes the trees.
+KINDS = ("root", "range", "single", "fuse") if ROOT else ("range", "single", "fuse")
+#: The same without the slow one.
+USERS = KINDS[:-1]
+#: What is done by hand in both guests of the session's lab.
+PING = "ping -c1 -W2"
+
+
+class People:
+    """Makes users when they are needed, and labs of theirs."""
+
+    def __init__(self, packs: Path, place: Path) -> None:
+        self._packs = packs
+        self._place = place
+        self._users: dict[str, User] = {}
+        self._labs: list[Lab] = []
+
+    def user(self, who: str) -> User:
+        """The user of that kind, with a master."""
+        if who not in self._users:
+            alone = {"ids": False, "without": ("newuidmap", "newgidmap")} if who == "single" else {}
+            user = User(len(self._users) + 1, self._packs, **alone)  # type: ignore[arg-type]
+            self._users[who] = user
+            user.lab("making")("dumm-fs master build busybox")
+        return self._users[who]
+
+    def bare(self, kind: str, name: str) -> Lab:
+        """A directory, and the commands as they run for that kind of user."""
+        env = {"DUMM_OVERLAY": "fuse-overlayfs"} if kind == "fuse" else {}
+        if ROOT and kind != "root":
+            who = "range" if kind == "fuse" else kind
+            made: Lab = self.user(who).lab(f"{name}-{kind}", env)
+        else:
+            directory = self._place / f"{name}-{kind}"
+            directory.mkdir()
+            made = Lab(directory, self._packs)
+            made.env |= env
+            if kind == "single":
+                self._refuse_ids(made)
+        self._labs.append(made)
+        return made
+
+    def _refuse_ids(self, lab: Lab) -> None:
+        """An ordinary user's own id alone: newuidmap says no. Their masters are others, too."""
+        programs, cache = self._place / "bin", self._place / "cache"
+        fresh = not programs.exists()
+        if fresh:
+            programs.mkdir()
+            for name in ("newuidmap", "newgidmap"):
+                (programs / name).write_text("#!/bin/sh\nexit 1\n")
+                (programs / name).chmod(0o755)
+            (cache / "dumm").mkdir(parents=True)
+            (cache / "dumm/kernels").symlink_to(self._packs / "dumm/kernels")
+        lab.env |= {"PATH": f"{programs}:{lab.env['PATH']}", "XDG_CACHE_HOME": str(cache)}
+        if fresh:
+            lab("dumm-fs master build busybox")
+
+    def lab(self, kind: str, name: str) -> Lab:
+        """A working set."""
+        lab = self.bare(kind, name)
+        options = "--isolated" if kind == "root" else ""
+        lab(f"dumm-fs init {options} --kernel sid --master busybox")
+        return lab
+
+    def end_labs(self, failed: bool) -> None:
+        """Destroy the labs."""
+        for lab in self._labs:
+            if failed:
+                print(lab.logs())
+            lab.end()
+        self._labs.clear()
+
+    def end(self) -> None:
+        """Forget the users."""
+        for user in self._users.values():
+            user.end()
+
+
+@pytest.fixture(scope="module")
+def everybody(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
+    """The users of this file."""
+    made = People(packs, tmp_path_factory.mktemp("people"))
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def people(everybody: People, request: pytest.FixtureRequest) -> Iterator[People]:
+    """The users of this file; the labs made in a test end with it."""
+    yield everybody
+    everybody.end_labs(request.session.testsfailed > 0)
+
+
+# ---- what a lab has in the kernel ----
+
+
+def holder_of(lab: Lab) -> int:
+    """The process that holds the namespaces."""
+    return int((lab.directory / "run/holder").read_text().split()[0])
+
+
+def namespaces(pid: int | str) -> dict[str, str]:
+    """The namespaces of a process; none when it is gone, be it that nobody has reaped it."""
+    found: dict[str, str] = {}
+    if process.start_time(int(pid) if pid != "self" else os.getpid()) is None:
+        return found
+    for kind in ("user", "mnt", "net", "pid", "ipc", "uts"):
+        try:
+            found[kind] = os.readlink(f"/proc/{pid}/ns/{kind}")
+        except OSError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What of a lab there is on the host."""
+
+    place: Path
+    spaces: frozenset[str]
+    before: World
+
+    @classmethod
+    def of(cls, lab: Lab) -> Traces:
+        spaces = namespaces(holder_of(lab))
+        assert len(spaces) == 6
+        assert not set(spaces.values()) & set(namespaces("self").values())
+        # A link or a mount is in a namespace, which is there as long as a process is in it.
+        return cls(lab.directory, frozenset(spaces.values()), World.now())
+
+    def left(self) -> list[str]:
+        """Processes that are in the namespaces or use the directory."""
+        found = [
+            f"process {pid}"
+            for pid in os.listdir("/proc")
+            if pid.isdigit() and self.spaces & set(namespaces(pid).values())
+        ]
+        before = World(self.before.links, self.before.mounts, frozenset())
+        return found + World.now().beyond(before, self.place)
+
+
+def links(lab: Lab) -> set[str]:
+    """The links that the lab sees."""
+    return {
+        link["ifname"] for link in json.loads(lab.host("ip -j link").out) if link["ifname"] != "lo"
+    }
+
+
+def pair(lab: Lab, *names: str) -> None:
+    """Guests on a segment: alice 10.0.0.1, bob 10.0.0.2..."""
+    lab(["dumm-guest", "create", *names, "--start"])
+    lab("dumm-bridge create lan0")
+    for number, name in enumerate(names, 1):
+        lab(f"dumm-iface create {name}-eth0 --bridge lan0 --address 10.0.0.{number}/24")
+
+
+def sh(lab: Lab, guest: str, script: str, status: int = 0) -> str:
+    """A script in a guest; what it prints."""
+    return lab(["dumm-guest", "exec", guest, "--", "sh", "-c", script], status=status).out
+
+
+# ---- the whole session ----
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_session(people: People, kind: str) -> None:
+    world = World.now()
+    lab = people.lab(kind, "session")
+    pair(lab, "alice", "bob")
+    traces = Traces.of(lab)
+    assert World.now().links == world.links
+    assert World.now().mounts == world.mounts
+    sh(lab, "alice", f"{PING} 10.0.0.2")
+    hot_add_and_move(lab)
+    files_both_ways(lab)
+
+    lab("dumm-guest stop --all")
+    assert [state_of(lab, name) for name in ("alice", "bob")] == ["stopped"] * 2
+    assert links(lab) == {"lan0", "lan1"}
+    lab("dumm-guest start --all")
+    sh(lab, "alice", f"{PING} 10.0.0.2 && {PING} 10.0.1.2 && cat /root/back")
+
+    lab("dumm-fs destroy", timeout=60)
+    until(lambda: not traces.left(), f"left behind: {traces.left()}", 5)
+    assert sorted(p.name for p in lab.directory.iterdir()) == [".lock", "host"]
+
+
+def hot_add_and_move(lab: Lab) -> None:
+    ping = lab.start("dumm-guest exec alice -- ping -i 0.1 -c 15 10.0.0.2")
+    lab("dumm-bridge create lan1")
+    lab("dumm-iface create alice-eth1 --bridge lan1 --address 10.0.1.1/24")
+    lab("dumm-iface create bob-eth1 --bridge lan1 --address 10.0.1.2/24")
+    sh(lab, "alice", f"{PING} 10.0.1.2")
+    out = ping.communicate(timeout=30)[0].decode()
+    assert "15 packets received, 0% packet loss" in out
+    assert links(lab) == {"lan0", "lan1", *(f"{g}-eth{n}" for g in ("alice", "bob") for n in "01")}
+
+    lab("dumm-bridge connect lan1 bob-eth0")
+    sh(lab, "alice", "ping -c1 -W1 10.0.0.2", status=1)
+    lab("dumm-bridge connect lan1 alice-eth0")
+    sh(lab, "alice", f"{PING} 10.0.0.2")
+    lab("dumm-bridge connect lan0 alice-eth0 bob-eth0")
+    assert lab("dumm-bridge show lan1 -o members").out == "alice-eth1,bob-eth1\n"
+
+
+def files_both_ways(lab: Lab) -> None:
+    lab.host(["sh", "-c", "echo from the host >mount/alice/root/there"])
+    assert sh(lab, "alice", "cat /root/there") == "from the host\n"
+    sh(lab, "alice", "echo from the guest >/root/back")
+    assert lab.host("cat mount/alice/root/back").out == "from the guest\n"
+    assert lab.host("cat host/alice/root/back").out == "from the guest\n"
+    master = Path(os.path.realpath(lab.directory / "master"))
+    assert not (master / "root/back").exists()
+
+
+# ---- the holder ----
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_killing_the_holder_takes_all_with_it(people: People, kind: str) -> None:
+    lab = people.lab(kind, "killed")
+    pair(lab, "alice", "bob")
+    traces = Traces.of(lab)
+    guests = [pid_of(lab, name) for name in ("alice", "bob")]
+    assert {f"process {pid}" for pid in guests} <= set(traces.left())
+    os.kill(holder_of(lab), signal.SIGKILL)
+    until(lambda: not traces.left(), f"left behind: {traces.left()}", 1)
+    assert lab("dumm-guest list -o name,state").lines == ["alice\tstopped", "bob\tstopped"]
+    assert lab("dumm-guest is-running alice", status=1).out == ""
+    assert lab("dumm-iface list -o name,state").lines == ["alice-eth0\tdown", "bob-eth0\tdown"]
+    lab("dumm-guest start --all")
+    assert links(lab) == {"lan0", "alice-eth0", "bob-eth0"}
+    sh(lab, "alice", f"{PING} 10.0.0.2")
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_destroy_after_the_holder_is_gone(people: People, kind: str) -> None:
+    lab = people.lab(kind, "orphan")
+    pair(lab, "alice")
+    sh(lab, "alice", "mkdir -m 700 /root/x && touch /root/x/y && chown -R 1000:33 /root/x")
+    traces = Traces.of(lab)
+    os.kill(holder_of(lab), signal.SIGKILL)
+    until(lambda: not traces.left(), "the holder is there")
+    lab("dumm-fs destroy")
+    assert sorted(p.name for p in lab.directory.iterdir()) == [".lock", "host"]
+
+
+def holders(lab: Lab) -> list[int]:
+    """All processes that hold namespaces for a lab."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            words = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"hold" in words and os.fsencode(lab.directory / "run/holder") in words:
+            found.append(int(pid))
+    return found
+
+
+def test_commands_that_race_make_one_holder(people: People) -> None:
+    lab = people.lab(KINDS[0], "race")
+    for turn in range(3):
+        names = [f"br{turn}x{n}" for n in range(8)]
+        started = [lab.start(f"dumm-bridge create {name}") for name in names]
+        for each in started:
+            out, err = each.communicate(timeout=30)
+            assert (each.returncode, out, err) == (0, b"", b"")
+        assert links(lab) >= set(names)
+        assert holders(lab) == [holder_of(lab)]
+        os.kill(holder_of(lab), signal.SIGKILL)
+        until(lambda: not holders(lab), "the holder is there")
+
+
+def test_a_command_killed_while_it_makes_the_holder(people: People) -> None:
+    lab = people.lab(KINDS[-2], "cut")
+    lab("dumm-bridge create lan0")
+    os.kill(holder_of(lab), signal.SIGKILL)
+    for turn in range(25):
+        command = lab.start("dumm-guest exec --host true")
+        # The first instants are Python's start.
+        time.sleep(0.04 + turn * 0.004)
+        command.kill()
+        command.communicate()
+        assert lab.host("echo yes").out == "yes\n"
+        assert holders(lab) == [holder_of(lab)]
+        os.kill(holder_of(lab), signal.SIGKILL)
+        until(lambda: not holders(lab), "the holder is there")
+
+
+# ---- several labs ----
+
+
+def test_two_labs_of_one_user(people: People) -> None:
+    one, two = people.lab(KINDS[0], "one"), people.lab(KINDS[0], "two")
+    both_at_once(one, two)
+
+
+@pytest.mark.root
+def test_labs_of_two_users(people: People) -> None:
+    both_at_once(people.lab("range", "mine"), people.lab("single", "yours"))
+
+
+def both_at_once(one: Lab, two: Lab) -> None:
+    pair(one, "alice", "bob")
+    pair(two, "alice", "bob")
+    two("dumm-bridge create lan9")
+    everything = {"lan0", "alice-eth0", "bob-eth0"}
+    assert links(one) == everything
+    assert links(two) == everything | {"lan9"}
+    assert not everything & World.now().links
+    mine, yours = namespaces(holder_of(one)), namespaces(holder_of(two))
+    assert not set(mine.values()) & set(yours.values())
+    for lab in (one, two):
+        sh(lab, "alice", f"hostname >/root/here; {PING} 10.0.0.2")
+    # The one's mounts and processes are not the other's.
+    there = two.directory / "mount/alice/root/here"
+    assert one.host(["cat", there], status=1).out == ""
+    assert str(two.directory / "mount") not in one.host("cat /proc/self/mountinfo").out
+    one("dumm-fs destroy")
+    sh(two, "alice", f"{PING} 10.0.0.2")
+
+
+@pytest.mark.root
+def test_a_user_cannot_enter_the_lab_of_another(people: People) -> None:
+    mine = people.lab("range", "closed")
+    mine("dumm-bridge create lan0")
+    stranger = people.bare("single", "stranger")
+    stranger.env["DUMM_DIR"] = str(mine.directory)
+    assert stranger("dumm-bridge list -q", status=None).out == ""
+    enter = ["nsenter", f"--target={holder_of(mine)}", "--user", "--net", "true"]
+    assert "Permission denied" in stranger(enter, status=1).err
+
+
+# ---- the host's side ----
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_exec_on_the_host(people: People, kind: str) -> None:
+    lab = people.lab(kind, "host")
+    done = lab(
+        ["dumm-guest", "exec", "--host", "--", "sh", "-c", "cat; echo e >&2; exit 7"],
+        status=7,
+        stdin=b"\0\xff" * 70_000,
+    )
+    assert (done.stdout, done.err) == (b"\0\xff" * 70_000, "e\n")
+    assert lab.host(["sh", "-c", "kill -9 $$"], status=137).out == ""
+    for name, status in (("no-such-program", 127), ("/etc/passwd", 126), ("/no/such", 127)):
+        one_line_error(lab.host(name, status=status).err)
+    assert lab.host("pwd").out.strip() == str(lab.directory)
+    assert lab.host("id -u").out == "0\n"
+    # What is left behind by a command is in the lab's pid namespace, and ends with it.
+    inside = lab.host(["sh", "-c", "readlink /proc/self/ns/net"]).out.strip()
+    assert inside == namespaces(holder_of(lab))["net"]
+
+
+def test_interrupting_exec_on_the_host(people: People) -> None:
+    lab = people.lab(KINDS[0], "interrupted")
+    script = "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.05; done"
+    line = ["dumm-guest", "exec", "--host", "--", "sh", "-c", script]
+    with on_terminal(lab, line) as terminal:
+        terminal.expect(b"ready")
+        terminal.type(b"\x03")
+        terminal.expect(b"caught")
+        assert terminal.wait() == 5
+    with on_terminal(lab, ["dumm-guest", "exec", "--host", "--", "sleep", "100"]) as terminal:
+        until(lambda: _child_of(terminal.process.pid), "sleep runs")
+        time.sleep(0.1)
+        terminal.type(b"\x03")
+        assert terminal.wait() == 130
+
+
+def _child_of(pid: int) -> bool:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text() != ""
+
+
+def test_a_command_on_the_host_ends_with_its_client(people: People) -> None:
+    lab = people.lab(KINDS[0], "terminated")
+    lab("dumm-bridge create lan0")
+    client = lab.start("dumm-guest exec --host -- sleep 1000")
+    until(lambda: _child_of(client.pid), "sleep runs")
+    child = int(Path(f"/proc/{client.pid}/task/{client.pid}/children").read_text().split()[0])
+    until(lambda: b"sleep" in Path(f"/proc/{child}/cmdline").read_bytes(), "sleep runs")
+    client.terminate()
+    assert client.wait(10) in (143, -signal.SIGTERM)
+    until(lambda: not namespaces(child), "the command is gone", 2)
+
+
+@pytest.mark.parametrize("kind", USERS[:1])
+def test_a_shell_on_the_host(people: People, kind: str) -> None:
+    lab = people.lab(kind, "shell")
+    lab("dumm-bridge create lan0")
+    lab.env |= {"SHELL": "/bin/sh", "PS1": "> "}
+    with on_terminal(lab, ["dumm-console", "shell", "--host"], size=(33, 99)) as terminal:
+        terminal.type(b"tty; stty size; ip -br link; echo $((6*7))x; sleep 100\n")
+        terminal.expect(b"/dev/pts/")
+        terminal.expect(b"33 99")
+        terminal.expect(b"lan0")
+        terminal.expect(b"42x")
+        time.sleep(0.2)
+        terminal.type(b"\x03")
+        terminal.type(b"echo again; exit 3\n")
+        terminal.expect(b"again")
+        assert terminal.wait() == 3
+        assert terminal.is_restored()
+
+
+# ---- whose files ----
+
+
+def outside(lab: Lab, uid: int) -> int:
+    """The host's id for an id in a lab with a range of ids."""
+    lines = Path(f"/proc/{holder_of(lab)}/uid_map").read_text().splitlines()
+    for first, host, count in (map(int, line.split()) for line in lines):
+        if first <= uid < first + count:
+            return host + uid - first
+    raise AssertionError(f"no {uid} in {lines}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_owners_in_a_guest_and_on_the_host(people: People, kind: str) -> None:
+    lab = people.lab(kind, "owners")
+    lab("dumm-guest create alice --start")
+    name = "root/file"
+    if kind == "single":
+        sh(lab, "alice", f"touch /{name}; ! chown 1000:33 /{name}")
+        assert (lab.directory / "host/alice" / name).stat().st_uid == os.stat(lab.directory).st_uid
+        return
+    sh(lab, "alice", f"mkdir -m 700 /srv/closed; touch /{name} /srv/closed/x")
+    sh(lab, "alice", f"chown 1000:33 /{name}; chown -R 1000:33 /srv/closed")
+    assert sh(lab, "alice", f"stat -c %u:%g /{name}") == "1000:33\n"
+    for side in ("mount", "host"):
+        assert lab.host(f"stat -c %u:%g {side}/alice/{name}").out == "1000:33\n"
+    if ROOT:
+        found = (lab.directory / "host/alice" / name).stat()
+        assert found.st_uid == outside(lab, 1000)
+        assert (found.st_uid == 1000) == (kind == "root")
+        if kind == "range":
+            assert found.st_uid == people.user("range").first_id + 999
+    lab("dumm-guest stop alice")
+    lab("dumm-guest delete alice")
+    assert list((lab.directory / "host").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_setuid_programs_in_a_guest(people: People, kind: str) -> None:
+    lab = people.lab(kind, "setuid")
+    lab("dumm-guest create alice --start")
+    sh(lab, "alice", "chmod u+s /usr/bin/busybox")
+    for command, wanted in (
+        ("id -u", "1000\n"),
+        ("su -c 'id -u'", "0\n"),
+        ("ping -c1 127.0.0.1 >/dev/null && echo pong", "pong\n"),
+    ):
+        line = ["dumm-guest", "exec", "-u", "user", "alice", "--", "sh", "-c", command]
+        assert lab(line).out == wanted
+
+
+def archive(tree: Path) -> bytes:
+    """A tar of a tree, as root would make it, with owners and a setuid program in it."""
+    file = io.BytesIO()
+
+    def owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = 0
+        member.uname = member.gname = ""
+        if member.name == "./usr/bin/busybox":
+            member.mode = 0o4755
+        return member
+
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        tar.add(tree, ".", filter=owned)
+        for name, mode, uid, kind in (
+            ("./srv/private", 0o700, 1000, tarfile.DIRTYPE),
+            ("./srv/private/note", 0o640, 1000, tarfile.REGTYPE),
+            ("./dev/oddity", 0o600, 0, tarfile.CHRTYPE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.mode, member.uid, member.gid, member.type = mode, uid, 33, kind
+            tar.addfile(member)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_a_master_from_a_tar_keeps_owners(people: People, kind: str) -> None:
+    lab = people.lab(kind, "imported")
+    busybox = Path(os.path.realpath(lab.directory / "master"))
+    lab("dumm-fs master import - --name owned", stdin=archive(busybox))
+    try:
+        lab("dumm-guest create alice --master owned --start")
+        who = "0:0" if kind == "single" else "1000:33"
+        script = "stat -c '%u:%g %a' /srv/private/note /usr/bin/busybox; ls /dev/oddity"
+        assert sh(lab, "alice", script, status=1).splitlines() == [f"{who} 640", "0:0 4755"]
+        line = "dumm-guest exec -u user alice -- su -c"
+        assert lab([*line.split(), "id -u"]).out == "0\n"
+        read = "dumm-guest exec -u user alice -- cat /srv/private/note"
+        lab(read, status=1 if kind == "single" else 0)
+        one_line_error(lab("dumm-fs master delete owned", status=4).err, "dumm-fs")
+        lab("dumm-guest stop alice")
+        lab("dumm-guest delete alice")
+    finally:
+        lab("dumm-fs destroy")
+        lab("dumm-fs master delete owned")
+    assert "owned" not in lab("dumm-fs master list -q").lines
+
+
+# ---- the guest's process ----
+
+
+@pytest.mark.root
+def test_root_on_the_hosts_network_has_guests_in_user_namespaces(
+    new_lab: Callable[..., Lab],
+) -> None:
+    lab = new_lab()
+    lab("dumm-guest create alice bob --start")
+    lab("dumm-iface create alice-eth0 --address 10.0.0.1/24")
+    own = namespaces("self")
+    found = [namespaces(pid_of(lab, name)) for name in ("alice", "bob")]
+    for spaces in found:
+        assert spaces["net"] == own["net"]
+        for kind in ("user", "mnt", "pid", "ipc", "uts"):
+            assert spaces[kind] != own[kind]
+    assert found[0]["user"] != found[1]["user"]
+    capabilities = Path(f"/proc/{pid_of(lab, 'alice')}/status").read_text()
+    assert re.search(r"^NoNewPrivs:\t1$", capabilities, re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_a_guests_process_is_apart_from_its_lab(people: People, kind: str) -> None:
+    lab = people.lab(kind, "apart")
+    lab("dumm-guest create alice bob --start")
+    held = namespaces(holder_of(lab))
+    found = [namespaces(pid_of(lab, name)) for name in ("alice", "bob")]
+    for spaces in found:
+        assert spaces["net"] == held["net"]
+        for each in ("user", "mnt", "pid", "ipc", "uts"):
+            assert spaces[each] != held[each]
+    assert not (set(found[0].values()) & set(found[1].values())) - {held["net"]}
