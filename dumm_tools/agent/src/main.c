@@ -144,8 +144,8 @@ static void run_init(const char *path)
 	SYS3(execve, path, argv, INIT_ENV);
 }
 
-int agent_main(char **env);
-int agent_main(char **env)
+int agent_main(char **argv, char **env);
+int agent_main(char **argv, char **env)
 {
 	static char config[256 << 10];
 	const char *count = env_get(env, "DUMM_LINES");
@@ -172,6 +172,9 @@ int agent_main(char **env)
 				SYS4(wait4, -1, NULL, 0, NULL);
 		}
 		SYS0(setsid);
+		/* systemd spares such a process at shutdown, and does not wait 10 s for its end
+		 * (systemd.io/ROOT_STORAGE_DAEMONS): the host wants to hear how it goes. */
+		argv[0][0] = '@';
 		agent.is_init = false;
 	} else {
 		agent.console = (int)sys_open("/dev/tty0", O_RDWR | O_NOCTTY | O_NONBLOCK);
@@ -189,5 +192,5 @@ __asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tmov %rsp, %rdi\n\tand $-16,
 __attribute__((noreturn, used)) void start(long *sp);
 void start(long *sp)
 {
-	sys_exit(agent_main((char **)(sp + sp[0] + 2)));
+	sys_exit(agent_main((char **)(sp + 1), (char **)(sp + sp[0] + 2)));
 }
