@@ -117,7 +117,7 @@ def _kernel_args(root: str, guest: Guest, core: kernel.Kernel, nonce: str) -> li
 def processes(memory: int) -> int:
     """How many processes a guest of so much memory may have on the host, where each of its own
     is one: no more than it has memory for anyway."""
-    return 64 + (memory >> 20) * 4
+    return 64 + (memory >> 20) * 8
 
 
 def _own_group(state: State) -> int:

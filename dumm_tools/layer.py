@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NONE = frozenset({errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.EACCES})
-_PREFIX = b".wh."
+#: What the names of fuse-overlayfs' notes begin with.
+PREFIX = b".wh."
 _OPAQUE_FILE = b".wh..wh..opq"
 
 
@@ -43,7 +44,7 @@ def is_whiteout(info: os.stat_result) -> bool:
 
 def is_mark(name: bytes, marks: Marks) -> bool:
     """Is it not a file of the layer's but a note of the driver's?"""
-    return marks.files and name.startswith(_PREFIX)
+    return marks.files and name.startswith(PREFIX)
 
 
 def is_opaque(fd: int, marks: Marks) -> bool:
@@ -62,7 +63,7 @@ def deleted_names(names: Sequence[bytes], marks: Marks) -> set[bytes]:
     """The names that files of the kind `.wh.NAME` in a directory delete."""
     if not marks.files:
         return set()
-    return {n[len(_PREFIX) :] for n in names if n.startswith(_PREFIX) and n[4:8] != _PREFIX}
+    return {n[len(PREFIX) :] for n in names if n.startswith(PREFIX) and n[4:8] != PREFIX}
 
 
 def _stat(at: int, name: bytes) -> os.stat_result | None:
@@ -131,7 +132,7 @@ class Directory:
             info = _stat(fd, name)
             if info is not None:
                 return None if is_whiteout(info) else (fd, info)
-            if self._marks.files and _stat(fd, _PREFIX + name) is not None:
+            if self._marks.files and _stat(fd, PREFIX + name) is not None:
                 return None
         return None
 
@@ -147,7 +148,7 @@ class Directory:
                     merged.fds.append(open_directory(fd, name))
                     if is_opaque(merged.fds[-1], self._marks):
                         break
-                elif self._marks.files and _stat(fd, _PREFIX + name) is not None:
+                elif self._marks.files and _stat(fd, PREFIX + name) is not None:
                     break
         except BaseException:
             merged.__exit__()

@@ -93,6 +93,14 @@ def mount_at(root: str, state: State, guest: Guest, master: str, target: str) ->
             _mount_kernel(state, target, lower, upper, work)
     except OSError as e:
         # Where the kernel refuses in a user namespace, a program of the user's may do it.
+        crossed = any(mnt.any_below(layer) for layer in lower)
+        if crossed and state.isolated:
+            # The kernel does not let a user namespace see what is below other mounts, and
+            # fuse-overlayfs would show those (/proc, /sys) to the guest.
+            raise DummError(
+                f"file systems are mounted inside a layer of guest '{guest.name}': '{lower[-1]}'",
+                hint="root's labs on the host's network can have it; else import it as a master",
+            ) from None
         if not forced and state.isolated and e.errno in _REFUSALS and shutil.which(FUSE):
             _mount_fuse(target, lower, upper, work)
             return
@@ -167,6 +175,11 @@ def _fuse_mount(root: str, name: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def by_fuse(root: str, name: str) -> bool:
+    """Was the guest's tree mounted by fuse-overlayfs, when it last was?"""
+    return bool(_fuse_mount(root, name))
 
 
 def umount(root: str, state: State, name: str) -> bool:

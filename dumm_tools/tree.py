@@ -11,11 +11,12 @@ import os
 import stat
 from dataclasses import dataclass, field
 
+from dumm_tools import layer
 from dumm_tools.errors import Conflict, DummError
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Attributes that mean something to the overlay they come from only.
-_PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.")
+_PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.")
 #: What setting an attribute or an owner says where it is not possible; anything else is a failure.
 NOT_POSSIBLE = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL, errno.ENODATA})
 _NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF})
@@ -29,23 +30,29 @@ class _Copy:
     device: int
     own: bool
     skip: frozenset[tuple[int, int]]
+    marks: layer.Marks | None
     links: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
     left_aside: int = 0
 
 
-def copy(source: str, target: str, *, skip: tuple[str, ...] = ()) -> int:
+def copy(
+    source: str, target: str, *, skip: tuple[str, ...] = (), marks: layer.Marks | None = None
+) -> int:
     """Copy what is in the directory `source` into the empty directory `target`.
 
     Modes, times, hard links, holes and attributes stay; owners do for root. Device nodes and
     sockets are left aside: their number is returned. Directories on which something is
     mounted are copied empty, those named in `skip` not at all.
+
+    With `marks` the source is a layer: what it deletes and hides of other layers is copied too,
+    and so are sockets and, where we may make them, devices.
     """
     src = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     dst = os.open(target, _DIRECTORY)
     try:
         info = os.fstat(src)
         inodes = frozenset((s.st_dev, s.st_ino) for s in map(os.stat, skip))
-        job = _Copy(info.st_dev, os.geteuid() == 0, inodes)
+        job = _Copy(info.st_dev, os.geteuid() == 0, inodes, marks)
         _copy_entries(job, src, dst, dst, ())
         _attributes(job, src, dst, info)
     finally:
@@ -87,19 +94,25 @@ def _copy_entry(
                 os.close(made)
         finally:
             os.close(below)
-    elif kind in (stat.S_IFBLK, stat.S_IFCHR, stat.S_IFSOCK):
-        job.left_aside += 1
+    elif job.marks and layer.is_mark(os.fsencode(name), job.marks):
+        deleted = os.fsencode(name)[len(layer.PREFIX) :]
+        if not deleted.startswith(layer.PREFIX):
+            os.mknod(deleted, stat.S_IFCHR, dir_fd=dst)
     elif info.st_nlink > 1 and key in job.links:
         _link(top, job.links[key], dst, name)
+    elif kind in (stat.S_IFBLK, stat.S_IFCHR, stat.S_IFSOCK) and not _make_node(
+        job, dst, name, info
+    ):
+        job.left_aside += 1
     else:
-        if info.st_nlink > 1:
+        if info.st_nlink > 1 and not layer.is_whiteout(info):
             job.links[key] = (*where, name)
         if kind == stat.S_IFREG:
             _copy_file(job, src, dst, name, info)
             return
         if kind == stat.S_IFLNK:
             os.symlink(os.readlink(name, dir_fd=src), name, dir_fd=dst)
-        else:
+        elif kind == stat.S_IFIFO:
             os.mkfifo(name, stat.S_IMODE(info.st_mode), dir_fd=dst)
         if job.own:
             chown(name, info.st_uid, info.st_gid, dst)
@@ -107,6 +120,17 @@ def _copy_entry(
             os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=dst)
         times = (info.st_atime_ns, info.st_mtime_ns)
         os.utime(name, ns=times, dir_fd=dst, follow_symlinks=False)
+
+
+def _make_node(job: _Copy, dst: int, name: str, info: os.stat_result) -> bool:
+    """Make a device or a socket in the copy of a layer; False where that is not to be."""
+    if job.marks is None:
+        return False
+    try:
+        os.mknod(name, info.st_mode, info.st_rdev, dir_fd=dst)
+    except PermissionError:
+        return False
+    return True
 
 
 def _link(top: int, first: tuple[str, ...], dst: int, name: str) -> None:
@@ -128,7 +152,7 @@ def _copy_file(job: _Copy, src: int, dst: int, name: str, info: os.stat_result) 
     try:
         new = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst)
         try:
-            _copy_data(old, new, info)
+            copy_data(old, new, info)
             _attributes(job, old, new, info)
         finally:
             os.close(new)
@@ -136,7 +160,8 @@ def _copy_file(job: _Copy, src: int, dst: int, name: str, info: os.stat_result) 
         os.close(old)
 
 
-def _copy_data(old: int, new: int, info: os.stat_result) -> None:
+def copy_data(old: int, new: int, info: os.stat_result) -> None:
+    """Copy what is in an open file to an empty one, holes as holes."""
     size = info.st_size
     if size <= _SMALL and info.st_blocks << 9 >= size:
         data = os.read(old, size)
@@ -175,20 +200,30 @@ def _attributes(job: _Copy, old: int, new: int, info: os.stat_result) -> None:
     """Owner first (chown clears setuid and capabilities), times last."""
     if job.own:
         chown(new, info.st_uid, info.st_gid)
-    for name in _xattrs(old):
+    for name in xattrs(old):
         set_xattr(new, name, os.getxattr(old, name))
+    if job.marks and stat.S_ISDIR(info.st_mode) and layer.is_opaque(old, job.marks):
+        # For overlays of root's and in user namespaces alike.
+        for name in (*layer.KERNEL.opaque, *layer.USER.opaque):
+            set_xattr(new, name, b"y")
     os.fchmod(new, stat.S_IMODE(info.st_mode))
     os.utime(new, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
-def _xattrs(fd: int) -> list[str]:
+def is_private(name: str) -> bool:
+    """Does an attribute mean something to the overlay it comes from only?"""
+    return name.startswith(_PRIVATE_XATTRS)
+
+
+def xattrs(fd: int) -> list[str]:
+    """The names of an open file's attributes, those of overlays left out."""
     try:
         found = os.listxattr(fd)
     except OSError as e:
         if e.errno in NOT_POSSIBLE:
             return []
         raise
-    return [name for name in found if not name.startswith(_PRIVATE_XATTRS)]
+    return [name for name in found if not is_private(name)]
 
 
 def set_xattr(fd: int, name: str, value: bytes) -> None:

@@ -95,6 +95,14 @@ def mounted_at(target: str) -> Mounted | None:
     return found
 
 
+def any_below(directory: str) -> bool:
+    """Is anything mounted in a tree, below its top?"""
+    top = os.fsencode(os.path.realpath(directory)).rstrip(b"/") + b"/"
+    with open("/proc/self/mountinfo", "rb") as file:
+        points = (_unescape(line.split(b" ", 5)[4]) for line in file)
+        return any(point.startswith(top) and point != top for point in points)
+
+
 def _unescape(field: bytes) -> bytes:
     if b"\\" not in field:
         return field

@@ -1,0 +1,154 @@
+"""What a guest changed in its files: said, dropped, kept as a layer or as a master."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+
+from dumm_tools import boot, cache, diff, layer, live, names, overlay, tree, view
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.model import Guest, State
+from dumm_tools.state import Transaction, transaction
+
+Report = Callable[[str], None]
+
+_TEMP = ".tmp-"
+
+
+def marks(root: str, state: State, name: str) -> layer.Marks:
+    """How the driver of a guest's overlay marks what is deleted and hidden."""
+    if overlay.by_fuse(root, name):
+        return layer.FUSE
+    return layer.USER if state.isolated else layer.KERNEL
+
+
+def changes(root: str, name: str) -> list[diff.Change]:
+    """What the guest's top layer changes against the layers below it, sorted by path."""
+    with transaction(root) as change:
+        guest = view.get(change.state, name)
+        below = boot.resolve_master(root, guest).path
+        top, *lower = overlay.layers(root, change.state, guest, below)
+        how = marks(root, change.state, name)
+    try:
+        return diff.changes(top, lower, how)
+    except FileNotFoundError as e:
+        raise NotFound(f"layer '{e.filename}' of guest '{name}' is gone") from None
+
+
+def reset(root: str, name: str) -> None:
+    """Drop a stopped guest's changes: empty host/NAME. Conflict while it runs."""
+    run = live.run_dir(root, name)
+    with transaction(root) as change:
+        guest = view.get(change.state, name)
+        with _kept_stopped(root, change.state, guest, fcntl.LOCK_EX):
+            was_mounted = overlay.umount(root, change.state, name)
+            own = overlay.paths(root, name)[1]
+            if os.path.lexists(own):
+                # Gone at once, however long the rest takes, or if we are killed.
+                os.rename(own, os.path.join(run, f"dropped-{os.urandom(4).hex()}"))
+            os.makedirs(own)
+            if was_mounted:
+                boot.mount(root, change.state, guest)
+    for old in os.listdir(run):
+        if old.startswith("dropped-"):
+            tree.remove(os.path.join(run, old))
+
+
+def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | None = None) -> None:
+    """Make a stopped guest's changes a new layer, where `to` is a path, or else a new master
+    called `to`, of all that the guest sees. Conflict while it runs, and where `to` exists."""
+    as_layer = "/" in to
+    if not as_layer:
+        names.pack(to, "master name")
+    with contextlib.ExitStack() as stack:
+        with transaction(root) as change:
+            state = change.state
+            guest = view.get(state, name)
+            stack.enter_context(_kept_stopped(root, state, guest, fcntl.LOCK_SH))
+            if not as_layer:
+                _mounted(root, change, guest, stack)
+        mount, own, _ = overlay.paths(root, name)
+        if as_layer:
+            target = stack.enter_context(_staged(to, own))
+            left = tree.copy(own, target, marks=marks(root, state, name))
+        else:
+            target = stack.enter_context(cache.build("masters", to, progress=progress)) or ""
+            left = tree.copy(mount, target)
+        stack.pop_all().close()
+    if left:
+        warn(f"left aside {left} device nodes and sockets")
+
+
+@contextlib.contextmanager
+def _kept_stopped(root: str, state: State, guest: Guest, how: int) -> Iterator[None]:
+    """See to it that the guest is stopped and not started: `start` needs this lock for itself."""
+    now = live.guest_state(root, state, guest)
+    if now not in ("stopped", "crashed"):
+        raise Conflict(f"guest '{guest.name}' is {now}", hint=f"dumm-guest stop {guest.name}")
+    os.makedirs(live.run_dir(root, guest.name), mode=0o700, exist_ok=True)
+    path = os.path.join(live.run_dir(root, guest.name), "lock")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"the files of guest '{guest.name}' are in use") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _mounted(root: str, change: Transaction, guest: Guest, stack: contextlib.ExitStack) -> None:
+    """Have the guest's tree mounted; taken off again at the end when it was not."""
+    if not boot.mount(root, change.state, guest):
+        return
+
+    def umount() -> None:
+        with transaction(root) as later:
+            overlay.umount(root, later.state, guest.name)
+
+    stack.callback(umount)
+
+
+@contextlib.contextmanager
+def _staged(to: str, source: str) -> Iterator[str]:
+    """An empty directory that gets the name `to` when the block ends well, and goes away else.
+
+    It grows beside its final place, locked: what killed commands left there is swept up.
+    """
+    final = os.path.abspath(to)
+    parent, name = os.path.split(final)
+    if os.path.lexists(final):
+        raise Conflict(f"'{to}' exists already")
+    if not os.path.isdir(parent):
+        raise NotFound(f"no directory '{parent}'")
+    if f"{os.path.realpath(parent)}/".startswith(f"{os.path.realpath(source)}/"):
+        raise Usage(f"'{to}' is in the layer itself")
+    start = f".{name}{_TEMP}"
+    for old in os.listdir(parent):
+        if old.startswith(start):
+            with contextlib.suppress(OSError, DummError), _locked(os.path.join(parent, old)):
+                tree.remove(os.path.join(parent, old))
+    temporary = os.path.join(parent, start + os.urandom(4).hex())
+    os.mkdir(temporary, 0o700)
+    with _locked(temporary):
+        try:
+            yield temporary
+            if os.path.lexists(final):
+                raise Conflict(f"'{to}' exists already")
+            os.rename(temporary, final)
+        except BaseException:
+            tree.remove(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)

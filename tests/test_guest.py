@@ -1,0 +1,371 @@
+"""The life of guests: start, stop, crash, pause; at any moment, and many at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SUITES, Lab
+from uml_helpers import NOISE, one_line_error, pid_of, state_of, until
+
+pytestmark = pytest.mark.uml
+
+
+def boot_id(lab: Lab, name: str) -> str:
+    return lab(f"dumm-guest exec {name} -- cat /proc/sys/kernel/random/boot_id").out.strip()
+
+
+def refused(lab: Lab, command: str, status: int, message: str) -> None:
+    """A command fails with this status and message, and says nothing on stdout."""
+    done = lab(command, status=status)
+    assert done.out == ""
+    assert one_line_error(done.err, command.split()[0]) == message
+
+
+# ---- start and stop ----
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_create_start_stop(new_lab: Callable[..., Lab], suite: str) -> None:
+    lab = new_lab(kernel=suite)
+    assert lab("dumm-guest create alice bob").stdout == b""
+    assert lab("dumm-guest list -o name,state,pid").out == "alice\tstopped\t-\nbob\tstopped\t-\n"
+    lab("dumm-guest start alice")
+    assert lab("dumm-guest exec alice -- hostname").out == "alice\n"
+    assert lab("dumm-guest exec alice -- cat /proc/1/comm").out == "init\n"
+    assert state_of(lab, "alice") == "running"
+    assert state_of(lab, "bob") == "stopped"
+    lab("dumm-guest is-running alice")
+    lab("dumm-guest is-running bob", status=1)
+    refused(lab, "dumm-guest start alice", 4, "guest 'alice' is running")
+    refused(lab, "dumm-guest stop bob", 4, "guest 'bob' is not running")
+    refused(lab, "dumm-guest start nobody", 3, "no guest 'nobody'")
+    first = boot_id(lab, "alice")
+    lab("dumm-guest restart alice")
+    assert boot_id(lab, "alice") != first
+    lab("dumm-guest stop --all")
+    assert lab("dumm-guest list -o state").out == "stopped\nstopped\n"
+    assert not (lab.directory / "run/alice/uml/m").exists(), "it did not halt in good order"
+
+
+def test_first_failure_gives_the_status_and_the_others_are_done(lab: Lab) -> None:
+    lab("dumm-guest create alice bob")
+    done = lab("dumm-guest start nobody alice bob", status=3)
+    assert one_line_error(done.err) == "no guest 'nobody'"
+    assert lab("dumm-guest list -o state").out == "running\nrunning\n"
+    done = lab("dumm-guest create alice carol", status=4)
+    assert one_line_error(done.err) == "guest 'alice' exists already"
+    assert lab("dumm-guest list -q").lines == ["alice", "bob", "carol"]
+    assert state_of(lab, "carol") == "stopped"
+
+
+def test_what_is_synced_at_the_end(lab: Lab) -> None:
+    lab("dumm-guest create alice --start")
+    lab("dumm-guest exec alice -- sh -c 'cat >/root/late'", stdin=NOISE)
+    lab("dumm-guest stop alice")
+    assert (lab.directory / "host/alice/root/late").read_bytes() == NOISE
+
+
+def test_a_shell_left_open_does_not_hold_up_a_stop(lab: Lab) -> None:
+    lab("dumm-guest create alice --start")
+    lab.start("dumm-guest exec -t alice -- sh")
+    lab.start("dumm-guest exec alice -- sleep 1000")
+    lab("dumm-console send alice echo")  # and one on the console
+    time.sleep(0.5)
+    begin = time.monotonic()
+    lab("dumm-guest stop alice")
+    assert time.monotonic() - begin < 2
+    assert not (lab.directory / "run/alice/uml/m").exists()
+
+
+def test_twenty_side_by_side(lab: Lab) -> None:
+    names = [f"g{n:02}" for n in range(20)]
+    lab(["dumm-guest", "create", *names, "--memory", "32M"])
+    lab("dumm-guest start --all", timeout=120)
+    assert lab("dumm-guest list -o name,state").lines == [f"{n}\trunning" for n in names]
+    assert all(boot_id(lab, name) for name in names[::5])
+    lab("dumm-guest stop --all")
+    assert set(lab("dumm-guest list -o state").lines) == {"stopped"}
+
+
+def test_two_starts_at_once(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    starts = [lab.start("dumm-guest start alice") for _ in range(4)]
+    codes = sorted(s.wait(30) for s in starts)
+    assert codes[0] == 0
+    assert set(codes) <= {0, 4}
+    assert state_of(lab, "alice") == "running"
+    lab("dumm-guest exec alice -- true")
+
+
+def test_no_wait_and_wait(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    lab("dumm-guest start --no-wait alice")
+    lab("dumm-guest wait alice --timeout 20")
+    lab("dumm-guest exec alice -- true")
+    refused(lab, "dumm-guest wait alice --for stopped --timeout 0.3", 5, "guest 'alice' still runs")
+    waiting = lab.start("dumm-guest wait alice --for stopped")
+    time.sleep(0.3)
+    assert waiting.poll() is None
+    lab("dumm-guest stop alice")
+    assert waiting.wait(10) == 0
+    lab("dumm-guest wait alice --for stopped --timeout 0")
+    refused(lab, "dumm-guest wait alice --timeout 1", 4, "guest 'alice' is stopped")
+
+
+def test_pause_and_resume(lab: Lab) -> None:
+    lab("dumm-guest create alice --start")
+    lab("dumm-guest exec -- alice sh -c 'sleep 1000 &'")
+    lab("dumm-guest pause alice")
+    assert state_of(lab, "alice") == "paused"
+    refused(lab, "dumm-guest pause alice", 4, "guest 'alice' is paused")
+    lab("dumm-guest resume alice")
+    assert state_of(lab, "alice") == "running"
+    lab("dumm-guest exec alice -- killall sleep")
+    refused(lab, "dumm-guest resume alice", 4, "guest 'alice' is running, not paused")
+    lab("dumm-guest pause --all")
+    lab("dumm-guest stop alice")
+    assert state_of(lab, "alice") == "stopped"
+
+
+def test_mconsole(lab: Lab) -> None:
+    lab("dumm-guest create alice --start")
+    assert lab("dumm-guest mconsole alice -- version").out.startswith("Linux alice 7.")
+    done = lab("dumm-guest mconsole alice -- nonsense", status=1)
+    assert "nonsense" in one_line_error(done.err)
+    done = lab(["dumm-guest", "mconsole", "alice", "--", "x" * 600], status=1)
+    assert one_line_error(done.err) == "an mconsole command has at most 511 bytes"
+
+
+# ---- ends that nobody asked for ----
+
+
+@pytest.mark.parametrize("how", ["poweroff", "halt", "poweroff -f"])
+def test_the_guest_ends_itself(lab: Lab, how: str) -> None:
+    lab("dumm-guest create alice --start")
+    lab(f"dumm-guest exec alice -- {how}", status=None)
+    lab("dumm-guest wait alice --for stopped --timeout 10")
+    assert state_of(lab, "alice") == "stopped"
+    lab("dumm-guest start alice")
+    lab("dumm-guest exec alice -- true")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_guest_reboots_itself(new_lab: Callable[..., Lab], suite: str) -> None:
+    lab = new_lab(kernel=suite)
+    lab("dumm-guest create alice --start")
+    first = boot_id(lab, "alice")
+    lab("dumm-guest exec alice -- reboot", status=None)
+    until(
+        lambda: (d := lab("dumm-guest exec alice -- cat /proc/sys/kernel/random/boot_id",
+                          status=None)).code == 0 and d.out.strip() != first,
+        "it comes back",
+    )
+    lab("dumm-guest wait alice --timeout 10")
+    assert state_of(lab, "alice") == "running"
+
+
+def test_a_killed_guest_is_crashed(lab: Lab) -> None:
+    lab("dumm-guest create alice --start")
+    lab("dumm-iface create alice-eth0 --address 10.0.0.1/24")
+    os.kill(pid_of(lab, "alice"), signal.SIGKILL)
+    until(lambda: state_of(lab, "alice") == "crashed", "crashed")
+    lab("dumm-guest is-running alice", status=1)
+    refused(lab, "dumm-guest exec alice -- true", 125, "guest 'alice' is crashed")
+    lab("dumm-guest start alice")
+    assert "10.0.0.1/24" in lab("dumm-guest exec alice -- ip addr show eth0").out
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_panic_is_crashed_and_logged(new_lab: Callable[..., Lab], suite: str) -> None:
+    lab = new_lab(kernel=suite)
+    lab("dumm-guest create alice --start")
+    lab("dumm-guest exec alice -- sh -c 'echo c >/proc/sysrq-trigger'", status=None)
+    until(lambda: state_of(lab, "alice") == "crashed", "crashed")
+    assert "panic" in lab("dumm-console log alice").out.lower()
+    lab("dumm-guest stop alice")
+    assert state_of(lab, "alice") == "stopped"
+    lab("dumm-guest start alice")
+
+
+def test_a_hung_guest_is_stopped_by_force_after_the_timeout(lab: Lab) -> None:
+    lab("dumm-guest create alice bob --start")
+    for name in ("alice", "bob"):
+        os.kill(pid_of(lab, name), signal.SIGSTOP)
+    begin = time.monotonic()
+    lab("dumm-guest stop --all --timeout 1.5")
+    assert 1.4 < time.monotonic() - begin < 4
+    assert lab("dumm-guest list -o state").out == "stopped\nstopped\n"
+    lab("dumm-guest start --all")
+    os.kill(pid_of(lab, "alice"), signal.SIGSTOP)
+    begin = time.monotonic()
+    lab("dumm-guest stop --kill --all")
+    assert time.monotonic() - begin < 1.5
+
+
+# ---- starts that do not end ----
+
+
+def test_a_killed_start_leaves_a_state_to_go_on_from(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    lab("dumm-iface create alice-eth0 --address 10.0.0.1/24")
+    chance = random.Random(7)
+    for _ in range(10):
+        starter = lab.start("dumm-guest start alice")
+        time.sleep(chance.uniform(0.05, 0.35))
+        starter.kill()
+        starter.wait()
+        assert state_of(lab, "alice") in ("stopped", "starting", "running", "crashed")
+        lab("dumm-guest start alice", status=0 if state_of(lab, "alice") != "running" else 4)
+        assert "10.0.0.1/24" in lab("dumm-guest exec alice -- ip addr show eth0").out
+        lab("dumm-guest stop --kill alice")
+
+
+def test_an_interrupted_start_leaves_nothing(lab: Lab) -> None:
+    lab("dumm-guest create alice bob carol")
+    chance = random.Random(8)
+    for _ in range(10):
+        starter = lab.start("dumm-guest start --all")
+        time.sleep(chance.uniform(0.05, 0.3))
+        starter.send_signal(signal.SIGINT)
+        code = starter.wait(30)
+        assert code in (0, -signal.SIGINT)
+        assert starter.stderr
+        assert b"Traceback" not in starter.stderr.read()
+        states = set(lab("dumm-guest list -o state").lines)
+        assert states == ({"running"} if code == 0 else {"stopped"})
+        using = subprocess.run(
+            ["fuser", *(f"run/{n}/console.log" for n in ("alice", "bob", "carol"))],
+            cwd=lab.directory,
+            capture_output=True,
+            check=False,
+        )
+        assert bool(using.stdout) == (code == 0)
+        if code == 0:
+            lab("dumm-guest stop --all --kill")
+
+
+def test_a_start_that_fails_says_why_and_leaves_nothing(lab: Lab) -> None:
+    lab("dumm-guest create alice --init /no/such")
+    links = os.listdir("/sys/class/net")
+    lab("dumm-guest create bob --arg initrd=/none")
+    done = lab("dumm-guest start bob", status=1)
+    assert "cannot start guest 'bob': " in one_line_error(done.err)
+    assert state_of(lab, "bob") == "stopped"
+    assert os.listdir("/sys/class/net") == links
+
+
+def test_a_start_that_is_too_slow_times_out(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    done = lab("dumm-guest start alice --timeout 0", status=5)
+    assert one_line_error(done.err) == "guest 'alice' was not ready in time"
+    assert state_of(lab, "alice") == "stopped"
+
+
+# ---- settings ----
+
+
+def test_set_holds_from_the_next_start_on(lab: Lab, tmp_path: Path) -> None:
+    lab("dumm-guest create alice --start")
+    lab("dumm-guest set alice --memory 96M --arg dumm.test=1")
+    assert lab("dumm-guest show alice -o memory,args").out == f"{96 << 20}\tdumm.test=1\n"
+    assert "dumm.test" not in lab("dumm-guest exec alice -- cat /proc/cmdline").out
+    lab("dumm-guest restart alice")
+    line = lab("dumm-guest exec alice -- cat /proc/cmdline").out
+    assert "dumm.test=1" in line
+    assert "mem=98304K" in line
+    lab(["dumm-guest", "set", "alice", "--arg", "", "--kernel", "trixie"])
+    lab("dumm-guest restart alice")
+    assert lab("dumm-guest exec alice -- uname -r").out.startswith("6.12")
+    assert lab("dumm-guest show alice -o args,kernel").out == "-\ttrixie\n"
+    refused(lab, "dumm-guest set alice --kernel none", 3, "no kernel pack 'none'")
+    lab("dumm-guest set alice", status=2)
+    lab("dumm-guest set nobody --memory 64M", status=3)
+
+
+def test_another_master_holds_from_the_next_start_on(lab: Lab, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    subprocess.run(["cp", "-a", f"{lab.directory}/master/.", other], check=True)
+    (other / "etc/other").write_text("other\n")
+    lab("dumm-guest create alice --start")
+    lab(["dumm-guest", "set", "alice", "--master", other])
+    lab("dumm-guest exec alice -- test ! -e /etc/other")
+    lab("dumm-guest restart alice")
+    assert lab("dumm-guest exec alice -- cat /etc/other").out == "other\n"
+
+
+def test_an_init_of_the_guests_own(lab: Lab) -> None:
+    lab("dumm-guest create alice --init /sbin/init --start")
+    assert lab("dumm-guest exec alice -- readlink /proc/1/exe").out == "/usr/bin/busybox\n"
+    lab("dumm-guest exec alice -- sh -c 'cat >/root/late'", stdin=NOISE)
+    begin = time.monotonic()
+    lab("dumm-guest stop alice")
+    assert time.monotonic() - begin < 8
+    assert not (lab.directory / "run/alice/uml/m").exists()
+    assert (lab.directory / "host/alice/root/late").read_bytes() == NOISE
+    lab("dumm-guest set alice --init /bin/sleep")  # no init, and it ends: a panic
+    done = lab("dumm-guest start alice", status=None)
+    assert done.code in (0, 1)
+
+
+# ---- the end of a guest ----
+
+
+def test_delete(lab: Lab) -> None:
+    lab("dumm-guest create alice bob --start")
+    done = lab("dumm-guest delete alice", status=4)
+    assert done.err.splitlines() == [
+        "dumm-guest: guest 'alice' is running",
+        "dumm-guest: hint: dumm-guest stop alice",
+    ]
+    lab("dumm-guest exec alice -- touch /etc/mine")
+    lab("dumm-guest stop alice")
+    lab("dumm-guest delete alice")
+    for part in ("host", "mount", "run"):
+        assert not (lab.directory / part / "alice").exists()
+    refused(lab, "dumm-guest delete alice", 3, "no guest 'alice'")
+    lab("dumm-guest delete --if-exists alice")
+    lab("dumm-guest create alice --start")
+    lab("dumm-guest exec alice -- test ! -e /etc/mine")
+
+
+def test_destroy_after_crashes(new_lab: Callable[..., Lab]) -> None:
+    """The fixture looks for links, mounts, processes and files."""
+    lab = new_lab()
+    lab("dumm-guest create alice bob carol dave --start")
+    lab("dumm-bridge create lan0")
+    lab("dumm-iface create alice-eth0 bob-eth0 carol-eth0 --bridge lan0")
+    os.kill(pid_of(lab, "alice"), signal.SIGKILL)
+    os.kill(pid_of(lab, "bob"), signal.SIGSTOP)
+    lab("dumm-guest exec carol -- poweroff", status=None)
+    lab("dumm-guest pause dave")
+    lab("dumm-fs destroy")
+    assert not (lab.directory / "state.json").exists()
+    refused(lab, "dumm-guest list", 3, f"no working set in '{lab.directory}'")
+
+
+def test_the_host_was_rebooted(lab: Lab) -> None:
+    """What a state says of an earlier boot of the host holds no more."""
+    lab("dumm-guest create alice --start")
+    lab("dumm-guest stop --kill alice")
+    path = lab.directory / "state.json"
+    data = json.loads(path.read_text())
+    data["guests"]["alice"]["boot"] = {
+        "nonce": "0123456789abcdef",
+        "phase": "running",
+        "host_boot": "00000000-0000-0000-0000-000000000000",
+        "kernel": "",
+    }
+    path.write_text(json.dumps(data))
+    lab("dumm-fs umount alice")
+    (lab.directory / "run/alice/pid").write_text("1 1\n")
+    assert lab("dumm-guest list -o state,pid").out == "stopped\t-\n"
+    lab("dumm-guest start alice")
+    lab("dumm-guest exec alice -- true")
