@@ -148,6 +148,7 @@ def _jail_args(root: str, guest: Guest, core: kernel.Kernel) -> list[str]:
     steps += [
         "--bind", os.path.join(root, "mount", guest.name), "/guest",
         "--bind", os.path.join(run, "uml"), "/run/uml",
+        "--symlink", "run/uml", "/uml",
         "--ro-bind", os.path.join(run, "xfer"), "/xfer",
         "--ro-bind", INITRD, "/initrd",
         "--dev", "/dev/null", "/dev/null",
@@ -423,7 +424,7 @@ def last_words(root: str, name: str) -> str:
     except OSError:
         return ""
     for line in reversed(lines):
-        if "panic" in line.lower():
+        if "Kernel panic" in line:
             return line.strip()
     return lines[-1].strip() if lines else ""
 

@@ -16,7 +16,7 @@ from dumm_tools.model import Guest
 from dumm_tools.state import load, transaction
 
 #: The least memory that a guest kernel boots in (bytes).
-MEMORY_MIN = 24 << 20
+MEMORY_MIN = 32 << 20
 
 
 # ---- records ----

@@ -111,12 +111,17 @@ def wait_ready(root: str, name: str, nonce: str, timeout: float) -> Ready:
     return ready
 
 
+def _reply(root: str, name: str) -> tuple[str, str]:
+    """Where a guest's kernel, whose working directory is the jail's root, finds us."""
+    return live.run_dir(root, name), f"uml/reply.{os.urandom(6).hex()}"
+
+
 def mconsole(root: str, name: str, command: str, timeout: float = ANSWER_TIMEOUT) -> str:
     """Send one mconsole command to the guest's kernel and return its answer; DummError with the
     kernel's text when it refuses, Conflict when nobody is there, TimedOut."""
     path = os.path.join(live.umid_dir(root, name), "mconsole")
     try:
-        failed, text = mc.request(path, command, timeout)
+        failed, text = mc.request(path, command, timeout, reply=_reply(root, name))
     except TimeoutError:
         raise TimedOut(f"guest '{name}' does not answer on its mconsole") from None
     except OSError as e:

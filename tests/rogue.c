@@ -78,7 +78,7 @@ static int refused(long result)
 
 static int list_root(void)
 {
-	static const char known[] = " . .. usr lib lib64 bin linux guest run xfer initrd dev tmp proc ";
+	static const char known[] = " . .. usr lib lib64 bin linux guest run xfer initrd dev tmp proc uml ";
 	char name[300];
 	DIR *d = opendir("/");
 

@@ -5,11 +5,16 @@ Formats: `struct mconsole_request` and `struct mconsole_reply`, arch/um/drivers/
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
 import struct
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
 
 MAGIC = 0xCAFEBABE
 VERSION = 2
@@ -31,9 +36,15 @@ def unpack_reply(datagram: bytes) -> tuple[bool, bool, bytes]:
     return bool(error), bool(more), datagram[_REPLY.size : _REPLY.size + length].rstrip(b"\0")
 
 
-def request(path: str, command: str, timeout: float) -> tuple[bool, str]:
+def request(
+    path: str, command: str, timeout: float, *, reply: tuple[str, str] | None = None
+) -> tuple[bool, str]:
     """Send `command` to the socket `path`; (failed, text). OSError when nobody listens there,
     TimeoutError after `timeout` seconds.
+
+    `reply` is where the answer goes: a directory, and a free name relative to it that means the
+    same file for the kernel, relative to its own working directory. A kernel that is confined to
+    its own sockets (landlock(7)) cannot answer to a socket without a name.
 
     The socket lies in a directory that the guest's kernel may write: what is connected to is the
     socket itself, looked up once without following links. /proc/self/fd makes long paths fit.
@@ -45,7 +56,10 @@ def request(path: str, command: str, timeout: float) -> tuple[bool, str]:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), path)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
-            client.bind("")  # autobind, unix(7): the reply needs an address
+            if reply is None:
+                client.bind("")  # autobind, unix(7): the reply needs an address
+            else:
+                _bind_below(client, *reply)
             client.connect(f"/proc/self/fd/{fd}")
             deadline = time.monotonic() + timeout
             client.settimeout(timeout)
@@ -59,3 +73,17 @@ def request(path: str, command: str, timeout: float) -> tuple[bool, str]:
                 client.settimeout(max(0.001, deadline - time.monotonic()))
     finally:
         os.close(fd)
+        if reply is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(*reply))
+
+
+def _bind_below(client: socket.socket, directory: str, name: str) -> None:
+    """The kernel hands on an address as it was given: so it must be given from there."""
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(directory)
+        client.bind(name)
+    finally:
+        os.fchdir(here)
+        os.close(here)

@@ -291,6 +291,7 @@ static void __attribute__((noreturn)) run_program(const struct order *o, int use
 	personality(ADDR_NO_RANDOMIZE);
 	if (read(go, &c, 1) != 1) /* the launcher died before it could say who we are */
 		_exit(1);
+	confine_to_own();
 	filter_system_calls();
 	execv(o->argv[0], o->argv);
 	die("cannot execute '%s'", o->argv[0]);

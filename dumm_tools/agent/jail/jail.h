@@ -39,6 +39,10 @@ void write_pid(const char *path, int pidfd);
 void send_fd(int socket, int fd);
 int receive_fd(int socket);
 
+/* From here on, this process and its children signal none but each other, and know no abstract
+ * sockets but their own: those belong to the network namespace, which is not the jail's own. */
+void confine_to_own(void);
+
 /* From here on, this process and its children may call what UML needs of the host only. */
 void filter_system_calls(void);
 

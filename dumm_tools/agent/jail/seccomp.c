@@ -1,4 +1,4 @@
-/* Which system calls the jail leaves its program (seccomp(2)).
+/* Which system calls the jail leaves its program (seccomp(2)), and whom they reach (landlock(7)).
  *
  * A list of what may be called, not of what may not: what a kernel of User Mode Linux asks of its
  * host (arch/um/os-Linux, the *_user.c of arch/um/drivers, fs/hostfs/hostfs_user.c), and the C
@@ -231,4 +231,27 @@ void filter_system_calls(void)
 	all.len = length;
 	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &all))
 		die("cannot filter system calls");
+}
+
+/* linux/landlock.h, as of Linux 6.12 */
+struct ruleset {
+	__u64 files, network, scoped;
+};
+#define SCOPE_ABSTRACT_SOCKETS 1
+#define SCOPE_SIGNALS 2
+#ifndef SYS_landlock_create_ruleset
+#define SYS_landlock_create_ruleset 444
+#define SYS_landlock_restrict_self 446
+#endif
+
+void confine_to_own(void)
+{
+	struct ruleset rules = { 0, 0, SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS };
+	long fd = syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
+
+	if (fd < 0) /* the host's kernel has no Landlock, or an older one */
+		return;
+	if (syscall(SYS_landlock_restrict_self, fd, 0))
+		die("cannot confine the program");
+	close((int)fd);
 }
