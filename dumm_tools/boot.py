@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -188,8 +189,9 @@ def start(
     pending: list[_Launch] = []
     done = 0
 
-    def settle(launch: _Launch) -> None:
+    def settle() -> None:
         nonlocal done
+        launch = pending[0]
         try:
             _settle(root, launch, wait=wait)
             done += 1
@@ -197,24 +199,28 @@ def start(
         except (DummError, OSError) as e:
             _abort(root, launch)
             on_error(launch.name, e)
+        del pending[0]
 
     try:
         for name in names:
             try:
-                pending.append(_launch(root, name, timeout))
+                _launch(root, name, timeout, pending)
             except (DummError, OSError) as e:
+                if pending and pending[-1].name == name:
+                    _abort(root, pending.pop())
                 on_error(name, e)
             if len(pending) >= WINDOW:
-                settle(pending.pop(0))
+                settle()
         while pending:
-            settle(pending.pop(0))
+            settle()
     except BaseException:
         for launch in pending:
             _abort(root, launch)
         raise
 
 
-def _launch(root: str, name: str, timeout: float) -> _Launch:
+def _launch(root: str, name: str, timeout: float, pending: list[_Launch]) -> None:
+    """Start one guest's process; it is in `pending` from before there is one."""
     nonce = os.urandom(8).hex()
     deadline = time.monotonic() + timeout
     with contextlib.ExitStack() as stack, transaction(root) as change:
@@ -223,7 +229,8 @@ def _launch(root: str, name: str, timeout: float) -> _Launch:
         now = live.guest_state(root, state, guest)
         if now == "starting" and guest.boot:
             # Its starter is still there or was killed: either way it boots by itself.
-            return _Launch(name, guest.boot.nonce, deadline, None, ours=False)
+            pending.append(_Launch(name, guest.boot.nonce, deadline, None, ours=False))
+            return
         if now not in ("stopped", "crashed"):
             raise Conflict(f"guest '{name}' is {now}")
         core, tree = resolve_kernel(root, guest), resolve_master(root, guest)
@@ -233,11 +240,13 @@ def _launch(root: str, name: str, timeout: float) -> _Launch:
         for fd in held:
             stack.callback(os.close, fd)
         fresh_run_dir(root, name)
+        _leave_master(root, state, guest, tree.path)
         guest.boot = Boot(
             nonce,
             "starting",
             live.epoch(root, state),
             kernel=core.path,
+            master=tree.path,
             group=_own_group(state),
         )
         change.save()
@@ -252,9 +261,9 @@ def _launch(root: str, name: str, timeout: float) -> _Launch:
         reach.write_boot(root, guest, iface.boot_records(state, name))
         args = _kernel_args(root, guest, core, nonce)
         launch = _Launch(name, nonce, deadline, None)
+        pending.append(launch)
         _spawn(root, guest, core, args, nics, [alive, *held], launch)
         undo.pop_all()
-    return launch
 
 
 def _need_parts() -> None:
@@ -279,11 +288,13 @@ def _take_alive_lock(root: str, name: str, stack: contextlib.ExitStack) -> int:
 def fresh_run_dir(root: str, name: str) -> None:
     """Make run/NAME as a boot needs it; nothing of an earlier boot may look like this one's."""
     run = live.run_dir(root, name)
+    # The guest's kernel may have made of its own directory what it liked, with links to elsewhere.
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(os.path.join(run, "uml"))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(run, "pid"))
     for directory in ("uml", "xfer"):
         os.makedirs(os.path.join(run, directory), mode=0o700, exist_ok=True)
-    for old in ("pid", "uml/ready", "uml/m/mconsole", "uml/m/pid"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(os.path.join(run, old))
     # The kernel takes this directory for its own; a clean halt removes it, a crash does not.
     os.makedirs(live.umid_dir(root, name), exist_ok=True)
     link = os.path.join(run, "mconsole")
@@ -369,7 +380,8 @@ def _spawn(
             launch.jail = os.posix_spawn(
                 JAIL, argv, {"PATH": "/usr/bin:/bin", "TMPDIR": "/dev/shm"}, file_actions=actions
             )
-        except BaseException:
+        except OSError:
+            launch.errors = None
             os.close(errors)
             raise
 
@@ -417,16 +429,22 @@ def await_pid(root: str, name: str, deadline: float) -> None:
 
 
 def last_words(root: str, name: str) -> str:
-    """The line of the console log that says why a kernel ended, when there is one."""
+    """The line of the console log that says why a kernel ended, when there is one. It is the
+    guest's text: neither its length nor what a terminal would do with it is to be relied on."""
     try:
         with open(os.path.join(live.run_dir(root, name), "console.log"), "rb") as file:
-            lines = file.read().decode(errors="replace").splitlines()
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
+            text = file.read().decode(errors="replace")
     except OSError:
         return ""
+    lines = [
+        "".join(c if c.isprintable() else " " for c in line).strip()[-500:]
+        for line in text.splitlines()
+    ]
     for line in reversed(lines):
         if "Kernel panic" in line:
-            return line.strip()
-    return lines[-1].strip() if lines else ""
+            return line
+    return lines[-1] if lines else ""
 
 
 def _abort(root: str, launch: _Launch) -> None:
@@ -437,7 +455,8 @@ def _abort(root: str, launch: _Launch) -> None:
     if launch.errors is not None:
         os.close(launch.errors)
         launch.errors = None
-        os.waitpid(launch.jail, 0)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(launch.jail, 0)
     with contextlib.suppress(DummError, OSError):
         kill(root, launch.name)
     with contextlib.suppress(DummError, OSError):
@@ -472,6 +491,13 @@ def wait_gone(root: str, name: str, timeout: float) -> None:
         os.close(fd)
 
 
+def _leave_master(root: str, state: State, guest: Guest, path: str) -> bool:
+    """Unmount a tree whose guest was given another master, `path`, while it ran."""
+    if guest.boot is None or guest.boot.master in ("", path):
+        return False
+    return overlay.umount(root, state, guest.name)
+
+
 def ended(root: str, name: str, nonce: str) -> None:
     """The boot `nonce` is over: remove the taps, forget the boot, unless another has begun."""
     with transaction(root) as change:
@@ -479,6 +505,10 @@ def ended(root: str, name: str, nonce: str) -> None:
         if guest is None or guest.boot is None or guest.boot.nonce != nonce:
             return
         iface.release(change.state, name)
+        with contextlib.suppress(DummError):  # it may be gone, and is looked for at the next start
+            path = resolve_master(root, guest).path
+            if _leave_master(root, change.state, guest, path):
+                overlay.mount(root, change.state, guest, path)
         guest.boot = None
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(live.run_dir(root, name), "uml", "ready"))

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import select
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -104,8 +105,32 @@ def _open(root: str, name: str, line: int, way: str) -> Iterator[int]:
         os.close(fd)
 
 
-def attach(root: str, name: str, line: int) -> None:
-    """Join our terminal to a raw terminal of the guest until Ctrl-] or the guest's end."""
+class Signalled(Exception):
+    """A signal has ended `attach`; the terminal is as it was."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Raise Signalled instead of dying with the terminal in raw mode."""
+
+    def end(number: int, _frame: object) -> None:
+        raise Signalled(number)
+
+    previous = {n: signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def attach(root: str, name: str, line: int, attached: Callable[[], object]) -> None:
+    """Join our terminal to a raw terminal of the guest until Ctrl-] or the guest's end; call
+    `attached` when it is. Signalled."""
     if not (os.isatty(0) and os.isatty(1)):
         raise DummError("attach needs a terminal", hint="log, send and dumm-guest exec do not")
     state = load(root)
@@ -129,6 +154,8 @@ def attach(root: str, name: str, line: int) -> None:
             stack.callback(os.close, wake)
         else:
             theirs = wake = stack.enter_context(_open(root, name, line, "out"))
+        attached()
+        stack.enter_context(_ended_by_signals())
         stack.enter_context(tty.raw(0))
         _relay(ours, theirs, wake, pidfd)
 

@@ -71,12 +71,12 @@ def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | No
                 _mounted(root, change, guest, stack)
         mount, own, _ = overlay.paths(root, name)
         if as_layer:
+            os.makedirs(own, exist_ok=True)  # a reset may have been killed
             target = stack.enter_context(_staged(to, own))
             left = tree.copy(own, target, marks=marks(root, state, name))
         else:
             target = stack.enter_context(cache.build("masters", to, progress=progress)) or ""
             left = tree.copy(mount, target)
-        stack.pop_all().close()
     if left:
         warn(f"left aside {left} device nodes and sockets")
 

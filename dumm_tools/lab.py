@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from dumm_tools import live
 from dumm_tools.agent import JAIL
@@ -126,12 +127,22 @@ def end(root: str) -> None:
 def run_inside(argv: Sequence[str]) -> int:
     """Run a program of the host where the lab's links and mounts are (after `enter`); its status.
 
-    It is a child: children are in the lab's pid namespace, and end with the lab.
+    It is a child: children are in the lab's pid namespace, and end with the lab. A terminal's
+    signals reach it as they reach us; those that are sent to us go on to it.
     """
-    with _ignored(signal.SIGINT, signal.SIGQUIT):
+    pid = 0
+
+    def forward(number: int, _frame: object) -> None:
+        if pid:
+            os.kill(pid, number)
+
+    ours: dict[int, Any] = {signal.SIGINT: signal.SIG_IGN, signal.SIGQUIT: signal.SIG_IGN}
+    ours |= {signal.SIGTERM: forward, signal.SIGHUP: forward}
+    previous = {number: signal.signal(number, handler) for number, handler in ours.items()}
+    try:
         pid = os.fork()
         if pid == 0:
-            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+            for number in (*ours, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
             try:
                 os.execvp(argv[0], list(argv))
@@ -141,18 +152,11 @@ def run_inside(argv: Sequence[str]) -> int:
                 os.write(2, text.encode(errors="surrogateescape"))
                 os._exit(code)
         _, status = os.waitpid(pid, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
-
-
-@contextlib.contextmanager
-def _ignored(*numbers: int) -> Iterator[None]:
-    previous = {n: signal.signal(n, signal.SIG_IGN) for n in numbers}
-    try:
-        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
 
 
 def become_root() -> None:

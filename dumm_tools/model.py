@@ -30,6 +30,7 @@ class Boot:
     phase: Phase
     host_boot: str
     kernel: str = ""
+    master: str = ""
     #: The group that this boot's process alone is in, and that its taps ask for; 0: none.
     group: int = 0
     extra: dict[str, object] = field(default_factory=dict)
@@ -56,7 +57,8 @@ class Iface:
 
     `slot` is the N of the kernel's vecN, fixed for the interface's life, so that neither name
     nor order depend on what was plugged when. `tap` is the host's device name. `up` is the
-    wanted state of the guest's device; it follows the cable.
+    wanted state of the guest's device; it follows the cable. A route has `dest` and perhaps
+    `via`; `shape` is what `dumm-iface shape` was told, in its units.
     """
 
     name: str
@@ -69,15 +71,19 @@ class Iface:
     mtu: int = 1500
     up: bool = False
     addresses: list[str] = field(default_factory=list)
+    routes: list[dict[str, str]] = field(default_factory=list)
+    shape: dict[str, float] = field(default_factory=dict)
     extra: dict[str, object] = field(default_factory=dict)
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class Bridge:
-    """A segment; its members are the interfaces that name it."""
+    """A segment; its members are the interfaces that name it. `uplink` is None, "nat", or "to:"
+    and the host device that is in the segment."""
 
     name: str
     addresses: list[str] = field(default_factory=list)
+    uplink: str | None = None
     extra: dict[str, object] = field(default_factory=dict)
 
 

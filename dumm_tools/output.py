@@ -13,6 +13,9 @@ from typing import Generic, TypeVar
 
 from dumm_tools.errors import Usage
 
+#: Bytes that are no UTF-8, as surrogateescape has them, within a JSON string.
+_NO_UTF8 = {0xDC00 + byte: f"\\\\x{byte:02x}" for byte in range(0x80, 0x100)}
+
 T = TypeVar("T")
 Scalar = str | int | float | bool | None
 Value = Scalar | list[str] | dict[str, Scalar]
@@ -70,7 +73,8 @@ def emit(
         import json
 
         rows = [{f.name: f.get(r) for f in table} for r in records]
-        text = json.dumps(rows, ensure_ascii=False) + "\n"
+        # JSON is UTF-8: what is not stands there as backslash, x and two digits.
+        text = json.dumps(rows, ensure_ascii=False).translate(_NO_UTF8) + "\n"
     elif shape.names or shape.fields:
         chosen = [by_name[n] for n in shape.fields] if shape.fields else [table[0]]
         end = "\0" if shape.nul else "\n"
@@ -97,6 +101,23 @@ def plain(value: Value) -> str:
     if isinstance(value, dict):
         return ",".join(f"{k}={plain(v)}" for k, v in value.items())
     return str(value)
+
+
+def quoted(path: bytes) -> str:
+    """A path for people, on one line: what does not print is escaped as in C or Python."""
+    text = path.decode("utf-8", "surrogateescape")
+    if text.isprintable() and "\\" not in text:
+        return text
+    return "".join(_quoted(c) for c in text)
+
+
+def _quoted(char: str) -> str:
+    if char.isprintable() and char != "\\":
+        return char
+    code = ord(char)
+    if code in _NO_UTF8:
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
 
 
 def size(number: int) -> str:

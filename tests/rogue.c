@@ -78,7 +78,8 @@ static int refused(long result)
 
 static int list_root(void)
 {
-	static const char known[] = " . .. usr lib lib64 bin linux guest run xfer initrd dev tmp proc uml ";
+	static const char known[] =
+		" . .. usr lib lib64 bin linux guest run uml xfer initrd dev tmp proc ";
 	char name[300];
 	DIR *d = opendir("/");
 
@@ -358,7 +359,7 @@ static int unmount(void) { return of(umount2("/xfer", MNT_DETACH)); }
 static int fs_open(void) { return of(syscall(SYS_fsopen, "tmpfs", 0)); }
 static int tree_open(void) { return of(syscall(SYS_open_tree, AT_FDCWD, "/", 1)); }
 static int tree_move(void) { return refused(syscall(SYS_move_mount, -1, "", AT_FDCWD, "/tmp", 4)); }
-static int tree_attributes(void) { return refused(syscall(SYS_mount_setattr, -1, "", 0x1000, NULL, 0)); }
+static int tree_change(void) { return refused(syscall(SYS_mount_setattr, -1, "", 0x1000, NULL, 0)); }
 static int pivot(void) { return refused(syscall(SYS_pivot_root, "/nowhere", "/nowhere")); }
 
 static int remount(void)
@@ -665,8 +666,16 @@ static int take_memory(unsigned long limit, int flags, int fd)
 }
 
 static unsigned long allowance(void) { return strtoul(told("memory"), NULL, 10); }
-static int memory_private(void) { return take_memory(allowance(), MAP_PRIVATE | MAP_ANONYMOUS, -1); }
-static int memory_shared(void) { return take_memory(allowance(), MAP_SHARED | MAP_ANONYMOUS, -1); }
+
+static int memory_private(void)
+{
+	return take_memory(allowance(), MAP_PRIVATE | MAP_ANONYMOUS, -1);
+}
+
+static int memory_shared(void)
+{
+	return take_memory(allowance(), MAP_SHARED | MAP_ANONYMOUS, -1);
+}
 
 static int memory_stack(void)
 {
@@ -757,7 +766,7 @@ static const struct attempt {
 	{ "fsopen", fs_open },
 	{ "open-tree", tree_open },
 	{ "move-mount", tree_move },
-	{ "mount-setattr", tree_attributes },
+	{ "mount-setattr", tree_change },
 	{ "pivot-root", pivot },
 	{ "unshare", own_namespace },
 	{ "clone", clone_namespace },
@@ -865,11 +874,15 @@ static void lay_traps(void)
 {
 	char path[4096];
 
-	snprintf(path, sizeof path, "%s/uml/m/mconsole", told("run"));
+	const char *link = !strcmp(told("trap"), "m") ? "/run/uml/m" : "/run/uml/m/mconsole";
+
+	snprintf(path, sizeof path, "%s%s", told("run"), link + 4);
 	mkdir("/run/uml/m", 0700);
 	unlink("/run/uml/m/mconsole");
 	unlink("/run/uml/ready");
-	printf("traps: %s\n", symlink(path, "/run/uml/m/mconsole") || mkfifo("/run/uml/ready", 0600) ?
+	if (!strcmp(told("trap"), "m"))
+		rmdir("/run/uml/m");
+	printf("traps: %s\n", symlink(path, link) || mkfifo("/run/uml/ready", 0600) ?
 		       strerrorname_np(errno) : "laid");
 }
 

@@ -74,8 +74,13 @@ def attach(name: str, line: int) -> None:
     """
     from dumm_tools import console
 
-    print(f"attached to {name}, line {line}; ^] detaches", file=sys.stderr)
-    console.attach(common.root(), name, line)
+    def say() -> None:
+        print(f"attached to {name}, line {line}; ^] detaches", file=sys.stderr, flush=True)
+
+    try:
+        console.attach(common.root(), name, line, say)
+    except console.Signalled as e:
+        common.die_of(e.number)
 
 
 @cli.command()

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from dumm_tools import output
-from dumm_tools.cli import common, fs_kernel, fs_layers, fs_master
+from dumm_tools.cli import common, fs_files, fs_kernel, fs_layers, fs_master
 from dumm_tools.cli.cached import Cached
 from dumm_tools.cli.common import each, output_options, run
 from dumm_tools.cli.guest import guests
@@ -19,6 +19,8 @@ cli.add_command(fs_kernel.group)
 cli.add_command(fs_master.group)
 cli.add_command(fs_layers.overlay)
 cli.add_command(fs_layers.template)
+for command in fs_files.COMMANDS:
+    cli.add_command(command)
 
 CHECK_FIELDS: list[Field[Any]] = [
     Field("name", "What is looked at.", lambda c: c.name),

@@ -46,12 +46,17 @@ def request(
     same file for the kernel, relative to its own working directory. A kernel that is confined to
     its own sockets (landlock(7)) cannot answer to a socket without a name.
 
-    The socket lies in a directory that the guest's kernel may write: what is connected to is the
+    The socket and its directory are made by the guest's kernel: what is connected to is the
     socket itself, looked up once without following links. /proc/self/fd makes long paths fit.
     """
     import socket
 
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    place = os.open(os.path.dirname(path) or ".", flags | os.O_DIRECTORY)
+    try:
+        fd = os.open(os.path.basename(path), flags, dir_fd=place)
+    finally:
+        os.close(place)
     try:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), path)
