@@ -133,17 +133,19 @@ def run_inside(argv: Sequence[str]) -> int:
     pid = 0
 
     def forward(number: int, _frame: object) -> None:
-        if pid:
-            os.kill(pid, number)
+        os.kill(pid, number)
 
     ours: dict[int, Any] = {signal.SIGINT: signal.SIG_IGN, signal.SIGQUIT: signal.SIG_IGN}
     ours |= {signal.SIGTERM: forward, signal.SIGHUP: forward}
+    # What comes before both sides are set up waits until they are.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
     previous = {number: signal.signal(number, handler) for number, handler in ours.items()}
     try:
         pid = os.fork()
         if pid == 0:
             for number in (*ours, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             try:
                 os.execvp(argv[0], list(argv))
             except OSError as e:
@@ -151,8 +153,10 @@ def run_inside(argv: Sequence[str]) -> int:
                 text = f"dumm-guest: cannot run '{argv[0]}': {e.strerror}\n"
                 os.write(2, text.encode(errors="surrogateescape"))
                 os._exit(code)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _, status = os.waitpid(pid, 0)
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in previous.items():
             signal.signal(number, handler)
     code = os.waitstatus_to_exitcode(status)

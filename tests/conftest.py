@@ -416,7 +416,7 @@ class Lab:
         for process in self._started:
             if process.poll() is None:
                 process.kill()
-            process.communicate()
+            process.communicate(timeout=TIMEOUT)
         if (self.directory / "state.json").exists():
             self("dumm-fs destroy", timeout=120)
 

@@ -1,0 +1,145 @@
+"""dumm-console: a shell, raw consoles, logs; and that our terminal is as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Lab
+from uml_helpers import on_terminal, one_line_error, pid_of, state_of, until
+
+pytestmark = pytest.mark.uml
+
+
+@pytest.fixture(scope="module")
+def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One lab for this file, with alice running and bob stopped."""
+    lab = Lab(tmp_path_factory.mktemp("console"), packs)
+    lab("dumm-fs init --kernel sid --master busybox")
+    try:
+        lab("dumm-guest create alice bob")
+        lab("dumm-guest start alice")
+        yield lab
+    finally:
+        lab.end()
+
+
+def test_shell_is_a_login_shell_on_a_terminal(lab: Lab) -> None:
+    with on_terminal(lab, ["dumm-console", "shell", "alice"], (33, 99)) as screen:
+        screen.type(b"echo $0 $HOME $PWD $TERM; stty size\n")
+        screen.expect(b"-sh /root /root xterm-test\r\n33 99\r\n")
+        screen.resize(20, 60)
+        time.sleep(0.2)
+        screen.type(b"stty size; exit 6\n")
+        screen.expect(b"20 60\r\n")
+        assert screen.wait() == 6
+        assert screen.is_restored()
+
+
+def test_shell_of_another_user_and_from_a_pipe(lab: Lab) -> None:
+    assert lab("dumm-console shell alice", stdin=b"echo $USER; id -u; exit 4\n", status=4).out == (
+        "root\n0\n"
+    )
+
+
+def test_attach_and_detach(lab: Lab) -> None:
+    with on_terminal(lab, ["dumm-console", "attach", "alice"]) as screen:
+        screen.expect(b"^] detaches\r\n")
+        until(lambda: not screen.is_restored(), "raw mode")
+        screen.type(b"\n")
+        screen.expect(b"# ")
+        screen.type(b"echo $((6*7))\n")
+        screen.expect(b"42\r\n")
+        with on_terminal(lab, ["dumm-console", "attach", "alice"]) as second:
+            assert second.wait() == 4
+            assert b"line 0 of guest 'alice' is attached already" in second.seen
+        rows = json.loads(lab("dumm-console list --format json").out)
+        assert [(r["name"], r["line"], r["attached"]) for r in rows[:2]] == [
+            ("alice", 0, True),
+            ("alice", 1, False),
+        ]
+        screen.type(b"\x1d")
+        assert screen.wait() == 0
+        assert screen.is_restored()
+    assert lab("dumm-console list -o attached").lines == ["no"] * len(rows)
+
+
+def test_attach_ends_with_the_guest_and_restores_the_terminal(lab: Lab) -> None:
+    lab("dumm-guest start bob")
+    with on_terminal(lab, ["dumm-console", "attach", "bob"]) as screen:
+        until(lambda: not screen.is_restored(), "raw mode")
+        os.kill(pid_of(lab, "bob"), signal.SIGKILL)
+        assert screen.wait() == 0
+        assert screen.is_restored()
+    until(lambda: state_of(lab, "bob") == "crashed", "crashed")
+    lab("dumm-guest stop bob")
+
+
+def test_attach_is_restored_when_it_is_ended(lab: Lab) -> None:
+    with on_terminal(lab, ["dumm-console", "attach", "alice", "--line", "1"]) as screen:
+        until(lambda: not screen.is_restored(), "raw mode")
+        screen.process.send_signal(signal.SIGTERM)
+        assert screen.wait() == -signal.SIGTERM
+        assert screen.is_restored()
+
+
+def test_attach_needs_a_terminal(lab: Lab) -> None:
+    done = lab("dumm-console attach alice", status=1)
+    assert one_line_error(done.err, "dumm-console") == "attach needs a terminal"
+
+
+def test_send_and_log(lab: Lab) -> None:
+    lab("dumm-console send alice 'echo from the' host")
+    until(lambda: "from the host\n" in lab("dumm-console log alice").out, "the log has it")
+    lab("dumm-console send alice 'seq 1 5'")
+    until(lambda: "\n5\n" in lab("dumm-console log alice").out, "the log has it")
+    log = lab("dumm-console log alice").lines
+    assert lab("dumm-console log alice -n 3").lines == log[-3:]
+    assert lab("dumm-console log alice -n 0").out == ""
+    assert "\r" not in lab("dumm-console log alice").out
+
+
+def test_log_follows_to_the_end_of_the_guest(lab: Lab) -> None:
+    lab("dumm-guest start bob")
+    following = lab.start("dumm-console log -f -n 0 bob")
+    assert following.stdout
+    time.sleep(0.4)
+    lab("dumm-guest exec bob -- sh -c 'echo first >/dev/console'")
+    assert b"first" in following.stdout.readline()
+    assert following.poll() is None
+    lab("dumm-guest exec bob -- sh -c 'echo c >/proc/sysrq-trigger'", status=None)
+    assert b"panic" in following.stdout.read()
+    assert following.wait(10) == 0
+    assert "panic" in lab("dumm-console log bob").out
+    lab("dumm-guest stop bob")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        ("log nobody", 3, "no guest 'nobody'"),
+        ("shell bob", 125, "guest 'bob' is stopped"),
+        ("send bob x", 4, "guest 'bob' is stopped"),
+        ("send alice --line 9 x", 3, "guest 'alice' has no line 9"),
+        ("shell nobody", 125, "no guest 'nobody'"),
+    ],
+)
+def test_errors(lab: Lab, command: str, status: int, message: str) -> None:
+    done = lab(f"dumm-console {command}", status=status)
+    assert one_line_error(done.err, "dumm-console") == message
+    assert done.out == ""
+
+
+def test_follow_ends_quietly_when_nobody_reads(lab: Lab) -> None:
+    following = lab.start("dumm-console log -f alice")
+    assert following.stdout
+    following.stdout.read(1)
+    following.stdout.close()
+    following.stdout = None
+    lab("dumm-guest exec alice -- sh -c 'echo more >/dev/console'")
+    assert following.wait(10) == -signal.SIGPIPE

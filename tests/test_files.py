@@ -1,0 +1,144 @@
+"""Guests' files, from inside and from the host: mount/NAME, host/NAME, and the master untouched."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SUITES, Lab
+from uml_helpers import NOISE, one_line_error
+
+pytestmark = pytest.mark.uml
+
+
+def fingerprint(tree: Path) -> str:
+    """All names, kinds, modes, owners, times and contents of a tree in one number."""
+    found = hashlib.sha256()
+    for directory, directories, files in os.walk(tree):
+        directories.sort()
+        for name in sorted(files + directories):
+            path = os.path.join(directory, name)
+            st = os.lstat(path)
+            said = [path, st.st_mode, st.st_uid, st.st_gid, st.st_mtime_ns, st.st_nlink]
+            if os.path.islink(path):
+                said.append(os.readlink(path))
+            found.update(repr(said).encode())
+            if os.path.isfile(path) and not os.path.islink(path):
+                found.update(Path(path).read_bytes())
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_both_directions_and_the_master_as_it_was(new_lab: Callable[..., Lab], suite: str) -> None:
+    lab = new_lab(kernel=suite)
+    master = (lab.directory / "master").resolve()
+    before = fingerprint(master)
+    lab("dumm-guest create alice")
+    tree = lab.directory / "mount/alice"
+    (tree / "etc/early").write_text("before the start\n")
+    lab("dumm-guest start alice")
+    assert lab("dumm-guest exec alice -- cat /etc/early").out == "before the start\n"
+    (tree / "etc/motd").write_text("edited from outside\n")
+    assert lab("dumm-guest exec alice -- cat /etc/motd").out == "edited from outside\n"
+    script = (
+        "cat >/root/noise; mkdir -p /srv/a/b; chmod 751 /srv/a; chown 12:34 /srv/a/b;"
+        " ln -s b /srv/a/l; rm -r /etc/early; mv /etc/hosts /etc/hosts2; chmod 4755 /bin/busybox; sync"
+    )
+    lab(["dumm-guest", "exec", "alice", "--", "sh", "-c", script], stdin=NOISE)
+    own = lab.directory / "host/alice"
+    for place in (tree, own):
+        assert (place / "root/noise").read_bytes() == NOISE
+        assert os.readlink(place / "srv/a/l") == "b"
+        assert (place / "srv/a").stat().st_mode & 0o7777 == 0o751
+        assert ((place / "srv/a/b").stat().st_uid, (place / "srv/a/b").stat().st_gid) == (12, 34)
+        assert (place / "etc/hosts2").exists()
+        assert not (place / "etc/early").exists()
+    assert not (tree / "etc/hosts").exists()
+    lab("dumm-guest stop alice")
+    assert (tree / "root/noise").read_bytes() == NOISE
+    assert fingerprint(master) == before
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_guest_sees_each_change_from_the_host(new_lab: Callable[..., Lab], suite: str) -> None:
+    """hostfs reads a file afresh when nobody in the guest holds it open."""
+    lab = new_lab(kernel=suite)
+    lab("dumm-guest create alice --start")
+    file = lab.directory / "mount/alice/root/changing"
+    for n in range(5):
+        file.write_text(f"{n} " * (5 - n) + "\n")
+        assert lab("dumm-guest exec alice -- cat /root/changing").out == f"{n} " * (5 - n) + "\n"
+    other = file.with_suffix(".new")
+    other.write_text("replaced\n")
+    other.rename(file)
+    assert lab("dumm-guest exec alice -- cat /root/changing").out == "replaced\n"
+    file.unlink()
+    lab("dumm-guest exec alice -- cat /root/changing", status=1)
+    file.write_text("again\n")
+    assert lab("dumm-guest exec alice -- cat /root/changing").out == "again\n"
+    lab("dumm-guest exec alice -- ls /srv", status=None)
+    (lab.directory / "mount/alice/srv/dir").mkdir(parents=True)
+    assert lab("dumm-guest exec alice -- ls /srv").out == "dir\n"
+
+
+def test_guests_do_not_see_each_others_files(lab: Lab) -> None:
+    lab("dumm-guest create alice bob --start")
+    lab("dumm-guest exec alice -- touch /root/mine /etc/mine")
+    lab("dumm-guest exec bob -- test ! -e /root/mine -a ! -e /etc/mine")
+
+
+def test_root_in_a_guest_sees_nothing_of_the_hosts(lab: Lab) -> None:
+    (lab.directory / "secret").write_text("secret")
+    lab("dumm-guest create alice --start")
+    lab("dumm-guest exec alice -- mount -t hostfs none /mnt -o /")
+    names = set(lab("dumm-guest exec alice -- ls /mnt").lines)
+    assert names <= {
+        *("bin", "dev", "guest", "initrd", "lib", "lib64", "linux", "proc", "run", "tmp", "uml"),
+        *("usr", "xfer"),
+    }
+    found = lab("dumm-guest exec alice -- find /mnt -xdev -name secret").out
+    assert found == ""
+    lab("dumm-guest exec alice -- touch /mnt/usr/x", status=1)
+    lab("dumm-guest exec alice -- touch /mnt/x", status=1)
+
+
+def test_mount_and_umount(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    lab("dumm-fs umount alice")
+    assert os.listdir(lab.directory / "mount/alice") == []
+    done = lab("dumm-fs umount alice", status=4)
+    assert one_line_error(done.err, "dumm-fs") == "'mount/alice' is not mounted"
+    lab("dumm-fs mount alice")
+    lab("dumm-fs mount alice")
+    assert (lab.directory / "mount/alice/etc/passwd").exists()
+    lab("dumm-guest start alice")
+    lab("dumm-fs umount alice")
+    lab("dumm-guest exec alice -- cat /etc/passwd")  # a running guest keeps its own
+    lab("dumm-guest stop alice")
+
+
+@pytest.mark.parametrize("name", ["a b", "a,b", "a:b", "a\nb", "a\\b", "d" * 200, "e\u0301\u20ac"])
+def test_working_sets_of_any_name(new_lab: Callable[..., Lab], name: str) -> None:
+    lab = new_lab(name)
+    lab("dumm-guest create alice --start")
+    lab("dumm-guest exec alice -- sh -c 'cat >/root/x'", stdin=NOISE)
+    assert (lab.directory / "host/alice/root/x").read_bytes() == NOISE
+    lab("dumm-guest mconsole alice -- version")
+    lab("dumm-console log alice")
+    lab("dumm-guest stop alice")
+
+
+def test_a_very_long_path(packs: Path, tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["d" * 200] * 6)
+    deep.mkdir(parents=True)
+    lab = Lab(deep, packs)
+    lab("dumm-fs init --kernel sid --master busybox")
+    try:
+        lab("dumm-guest create alice --start")
+        lab("dumm-guest exec alice -- cat", stdin=NOISE)
+        lab("dumm-guest mconsole alice -- version")
+    finally:
+        lab.end()

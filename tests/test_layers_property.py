@@ -1,0 +1,359 @@
+"""Random file operations in a guest's tree, against a model that is a plain directory.
+
+The same small program (fileops.c) does them in both, so both must give the same errors and end
+up the same; then diff, commit and reset must say and do what a look at the two trees says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pytest
+from conftest import TOP, Lab, installed
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from dumm_tools import diff, files, guest, model, stack, workset
+from dumm_tools import master as masters
+from dumm_tools.overlay import FUSE
+
+pytestmark = pytest.mark.uml
+
+NAMES = (b"a", b"b", b"d", b"new\nline", b"\xff\xfe")
+OWNERS = (0, 1, 1000)
+KINDS = ["kernel", "fuse"]
+
+
+# ---- what is done ----
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One line for fileops."""
+
+    name: str
+    arguments: tuple[bytes | int, ...]
+
+    def line(self) -> bytes:
+        words = [a.hex().encode() if isinstance(a, bytes) else b"%d" % a for a in self.arguments]
+        return b" ".join([self.name.encode(), *words]) + b"\n"
+
+
+def _path(parts: Sequence[bytes]) -> bytes:
+    return b"/".join((b"pool", *parts))
+
+
+PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(_path)
+#: What links say: names that are there or not, up and down, and away from all of it.
+TARGETS = st.one_of(st.sampled_from(NAMES), PATHS.map(lambda p: b"/" + p), st.just(b"../d"))
+SIZES = st.sampled_from((0, 1, 5, 4095, 4097, 70000))
+BYTES = st.integers(0, 255)
+
+
+def _operation(
+    name: str, *arguments: st.SearchStrategy[bytes] | st.SearchStrategy[int]
+) -> st.SearchStrategy[Operation]:
+    return st.tuples(*arguments).map(lambda a: Operation(name, a))
+
+
+OPERATIONS = st.one_of(
+    _operation("create", PATHS, SIZES, BYTES),
+    _operation("write", PATHS, SIZES, BYTES, st.sampled_from((0, 3, 5000))),
+    _operation("append", PATHS, SIZES, BYTES),
+    _operation("truncate", PATHS, SIZES),
+    _operation("chmod", PATHS, st.sampled_from((0o700, 0o755, 0o600 | 0o111, 0o777))),
+    _operation("chown", PATHS, st.sampled_from(OWNERS), st.sampled_from(OWNERS)),
+    _operation("utime", PATHS, st.sampled_from((1, 10**9)), st.sampled_from((0, 123456789))),
+    _operation("mkdir", PATHS, st.sampled_from((0o700, 0o755))),
+    _operation("mkdir", PATHS, st.sampled_from((0o700, 0o755))),
+    _operation("mkfifo", PATHS, st.just(0o644)),
+    _operation("unlink", PATHS),
+    _operation("rmdir", PATHS),
+    _operation("remove", PATHS),
+    _operation("rename", PATHS, PATHS),
+    _operation("rename", PATHS, PATHS),
+    _operation("link", PATHS, PATHS),
+    _operation("symlink", PATHS, TARGETS),
+)
+#: hostfs has no attributes: only the host sets them.
+ATTRIBUTES = _operation("setxattr", PATHS, st.sampled_from((b"1", b"22")))
+
+
+def make_pool(root: Path) -> None:
+    """What the master has: some of all the names that operations use."""
+    pool = root / "pool"
+    (pool / "a" / "b" / "d").mkdir(parents=True)
+    (pool / "a" / "a").write_bytes(b"a" * 5000)
+    (pool / "a" / "b" / "a").write_bytes(b"deep")
+    (pool / "a" / "b" / "d" / "b").write_bytes(b"deeper")
+    (pool / "b").write_bytes(b"b")
+    (pool / "d").mkdir()
+    (pool / "d" / "a").symlink_to("../b")
+    (pool / "d" / "b").write_bytes(b"")
+    os.chown(pool / "d" / "b", 1, 1)
+    (pool / "d" / "d").mkdir(mode=0o700)
+    os.mkfifo(os.fsencode(pool) + b"/d/\xff\xfe")
+    for name in (b"\xff\xfe", b"new\nline"):
+        Path(os.fsdecode(os.fsencode(pool) + b"/" + name)).write_bytes(name)
+
+
+# ---- what is compared ----
+
+Look = dict[bytes, tuple[object, ...]]
+
+
+def look(root: Path, *, times: bool) -> Look:
+    """All that is below pool/, and which names are one file."""
+    found: Look = {}
+    one: dict[tuple[int, int], list[bytes]] = {}
+    top = os.fsencode(root)
+    stack_ = [b"pool"]
+    while stack_:
+        name = stack_.pop()
+        path = top + b"/" + name
+        info = os.lstat(path)
+        what: object = None
+        if stat.S_ISDIR(info.st_mode):
+            stack_ += [name + b"/" + below for below in os.listdir(path)]
+        elif stat.S_ISLNK(info.st_mode):
+            what = os.readlink(path)
+        elif stat.S_ISREG(info.st_mode):
+            with open(path, "rb") as file:
+                what = file.read()
+        if not stat.S_ISDIR(info.st_mode) and info.st_nlink > 1:
+            one.setdefault((info.st_dev, info.st_ino), []).append(name)
+        attributes = sorted(
+            (n, os.getxattr(path, n, follow_symlinks=False))
+            for n in os.listxattr(path, follow_symlinks=False)
+            if n.startswith("user.test")
+        )
+        when = info.st_mtime_ns if times and not stat.S_ISDIR(info.st_mode) else None
+        found[b"/" + name] = (info.st_mode, info.st_uid, info.st_gid, what, attributes, when)
+    groups = sorted(tuple(sorted(names)) for names in one.values())
+    return {**found, b"links": tuple(groups)}
+
+
+def reference(before: Look, after: Look) -> list[diff.Change]:
+    """What diff should say, from a look at the two whole trees."""
+    found = []
+    for path in {*before, *after} - {b"links"}:
+        if path not in before:
+            found.append(diff.Change("A", path))
+        elif path not in after:
+            found.append(diff.Change("D", path))
+        elif before[path] != after[path]:
+            found.append(diff.Change("M", path))
+    return sorted(found, key=lambda c: c.path)
+
+
+# ---- where it is done ----
+
+
+class Doer:
+    """A fileops that runs in some tree."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin
+        assert process.stdout
+        self._process = process
+        self._to: IO[bytes] = process.stdin
+        self._from: IO[bytes] = process.stdout
+
+    def __call__(self, operation: Operation) -> int:
+        """Do it; its errno."""
+        self._to.write(operation.line())
+        self._to.flush()
+        return int(self._from.readline())
+
+    def end(self) -> None:
+        self._to.close()
+        assert self._process.wait(30) == 0
+        self._from.close()
+
+
+def doer_in(program: Path, root: Path) -> Doer:
+    """A fileops on the host, with `root` as its root."""
+    return Doer(subprocess.Popen([program, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+
+
+def both(operations: Sequence[Operation], real: Doer, model_: Doer) -> None:
+    """Do all in both places, with the same errors; a directory of the master's cannot be renamed
+    in an overlay, and mv(1) then copies it."""
+    for operation in operations:
+        got = real(operation)
+        if got == errno.EXDEV and operation.name == "rename":
+            continue
+        assert got == model_(operation), operation
+
+
+@pytest.fixture(scope="session")
+def fileops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program."""
+    target = tmp_path_factory.mktemp("fileops") / "fileops"
+    compiler = os.environ.get("CC", "gcc").split()
+    subprocess.run(
+        [*compiler, "-O1", "-Wall", "-Wextra", "-Werror", "-static", "-o", target,
+         TOP / "tests" / "fileops.c"],
+        check=True,
+        timeout=120,
+    )  # fmt: skip
+    return target
+
+
+@dataclass
+class World:
+    """A lab with a master that has the pool, and a place for models."""
+
+    lab: Lab
+    master: Path
+    place: Path
+    count: int = 0
+
+    @property
+    def root(self) -> str:
+        return str(self.lab.directory)
+
+    @contextlib.contextmanager
+    def model(self) -> Iterator[Path]:
+        """A copy of the master's pool."""
+        with contextlib.ExitStack() as undo:
+            self.count += 1
+            place = self.place / f"model{self.count}"
+            undo.callback(shutil.rmtree, place)
+            place.mkdir()
+            subprocess.run(["cp", "-a", self.master / "pool", place], check=True, timeout=30)
+            yield place
+
+    def merged(self, name: str) -> Path:
+        return self.lab.directory / "mount" / name
+
+    def check(self, name: str, model_: Path) -> None:
+        """mount/ is as the model, and diff is what a look at the trees says."""
+        after = look(self.merged(name), times=True)
+        assert look(self.merged(name), times=False) == look(model_, times=False)
+        said = [c for c in files.changes(self.root, name) if c.path.startswith(b"/pool")]
+        assert said == reference(look(self.master, times=True), after)
+
+    def check_stopped(self, name: str) -> None:
+        """A new guest on the committed layer, and a committed master, are as the guest is; and
+        reset drops it all."""
+        before = look(self.merged(name), times=True)
+        layer = self.place / "layer"
+        files.commit(self.root, name, str(layer), warn=pytest.fail)
+        files.commit(self.root, name, "committed", warn=pytest.fail)
+        try:
+            guest.create(self.root, model.Guest("other", master=str(self.master)))
+            try:
+                stack.add(self.root, ["other"], str(layer))
+                assert look(self.merged("other"), times=True) == before
+                assert look(Path(masters.resolve("committed").path), times=True) == before
+            finally:
+                guest.delete(self.root, "other")
+        finally:
+            masters.delete("committed")
+            shutil.rmtree(layer)
+        files.reset(self.root, name)
+        assert look(self.merged(name), times=True) == look(self.master, times=True)
+        assert files.changes(self.root, name) == []
+
+
+@pytest.fixture(params=KINDS)
+def make_world(
+    request: pytest.FixtureRequest,
+    new_lab: Callable[..., Lab],
+    packs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[], World]:
+    """A lab on either driver; what is called here in this process sees it as commands do."""
+    if request.param == "fuse":
+        if not installed(FUSE):
+            pytest.skip("no fuse-overlayfs")
+        monkeypatch.setenv("DUMM_OVERLAY", FUSE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(packs))
+
+    def make() -> World:
+        place = tmp_path / "place"
+        place.mkdir()
+        return World(new_lab(), tmp_path / "master", place)
+
+    return make
+
+
+def bounded(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Few, and the same ones each time."""
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def test_operations_on_the_host(make_world: Callable[[], World], fileops: Path) -> None:
+    world = make_world()
+    world.master.mkdir()
+    make_pool(world.master)
+    guest.create(world.root, model.Guest("alice", master=str(world.master)))
+
+    @bounded(60)
+    @given(st.lists(st.one_of(OPERATIONS, ATTRIBUTES), min_size=5, max_size=60))
+    def run(operations: list[Operation]) -> None:
+        # Mounted anew in between: nothing may live in the driver's memory only.
+        with world.model() as twin:
+            for part in (operations[: len(operations) // 2], operations[len(operations) // 2 :]):
+                real, model_ = doer_in(fileops, world.merged("alice")), doer_in(fileops, twin)
+                try:
+                    both(part, real, model_)
+                finally:
+                    real.end()
+                    model_.end()
+                world.check("alice", twin)
+                workset.umount(world.root, "alice")
+                workset.mount(world.root, "alice")
+            world.check("alice", twin)
+            world.check_stopped("alice")
+
+    try:
+        run()
+    finally:
+        guest.delete(world.root, "alice")
+
+
+def test_operations_in_a_guest(make_world: Callable[[], World], fileops: Path, packs: Path) -> None:
+    world = make_world()
+    lab = world.lab
+    shutil.copytree(packs / "dumm/masters/busybox", world.master, symlinks=True)
+    shutil.copy(fileops, world.master / "fileops")
+    make_pool(world.master)
+    lab(["dumm-guest", "create", "alice", "--master", world.master])
+
+    @bounded(8)
+    @given(st.lists(OPERATIONS, min_size=20, max_size=80))
+    def run(operations: list[Operation]) -> None:
+        with world.model() as twin:
+            lab("dumm-guest start alice")
+            real = Doer(lab.start("dumm-guest exec -w / alice -- /fileops"))
+            model_ = doer_in(fileops, twin)
+            try:
+                both(operations, real, model_)
+                world.check("alice", twin)
+            finally:
+                real.end()
+                model_.end()
+                lab("dumm-guest stop alice")
+            world.check("alice", twin)
+            world.check_stopped("alice")
+
+    run()

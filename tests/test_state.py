@@ -1,0 +1,324 @@
+"""state.json: damage, other versions, unknown keys, copies, moves, writers at once, full disks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Lab
+from uml_helpers import one_line_error, pid_of, state_of
+
+from dumm_tools import state as store
+from dumm_tools.errors import DummError, NotFound, TimedOut
+from dumm_tools.linux import mount
+from dumm_tools.model import Boot, Bridge, Guest, Iface, State
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    """A working set with one record of each kind."""
+    (tmp_path / ".lock").touch()
+    made = State("abcdef", os.stat(tmp_path / ".lock").st_ino)
+    made.guests["alice"] = Guest("alice", args=["a"], boot=Boot("n", "running", "h"))
+    made.ifaces["alice-eth0"] = Iface("alice-eth0", "alice", "eth0", 0, "alice-eth0", "02::1")
+    made.bridges["lan0"] = Bridge("lan0", ["10.0.0.1/24"])
+    store.create(str(tmp_path), made)
+    return str(tmp_path)
+
+
+def data_of(root: str) -> dict[str, object]:
+    data: dict[str, object] = json.loads(Path(root, store.FILE).read_text())
+    return data
+
+
+def rewrite(root: str, change: Callable[[dict[str, object]], object]) -> None:
+    data = data_of(root)
+    change(data)
+    Path(root, store.FILE).write_text(json.dumps(data))
+
+
+# ---- reading ----
+
+
+def test_what_is_written_is_read(root: str) -> None:
+    state = store.load(root)
+    assert state.guests["alice"].args == ["a"]
+    assert state.guests["alice"].boot == Boot("n", "running", "h")
+    assert state.members_of("lan0") == []
+    assert [i.name for i in state.ifaces_of("alice")] == ["alice-eth0"]
+    assert oct(Path(root, store.FILE).stat().st_mode & 0o777) == "0o600"
+
+
+def test_unknown_keys_are_kept(root: str) -> None:
+    def add(data: dict[str, object]) -> None:
+        data["new"] = {"of": "tomorrow"}
+        for table in ("guests", "ifaces", "bridges"):
+            for record in data[table].values():  # type: ignore[attr-defined]
+                record["colour"] = "blue"
+        data["guests"]["alice"]["boot"]["speed"] = 9  # type: ignore[index]
+
+    rewrite(root, add)
+    with store.transaction(root) as change:
+        change.state.guests["bob"] = Guest("bob")
+    data = data_of(root)
+    assert data["new"] == {"of": "tomorrow"}
+    for table, name in (("guests", "alice"), ("ifaces", "alice-eth0"), ("bridges", "lan0")):
+        assert data[table][name]["colour"] == "blue"  # type: ignore[index]
+    assert data["guests"]["alice"]["boot"]["speed"] == 9  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not valid JSON"),
+        ("{", "is not valid JSON"),
+        ("[]", "is not a working set's state"),
+        ("{}", "is not a working set's state"),
+        ('{"version": 1}', "key 'id'"),
+        ('{"version": 99, "id": "x"}', "newer"),
+        ('{"version": 1, "id": "x", "guests": []}', "key 'guests' is not an object"),
+        ('{"version": 1, "id": "x", "guests": {"a": 1}}', "guests.a is not an object"),
+        ('{"version": 1, "id": "x", "guests": {"a": {"memory": "x"}}}', "guests.a.memory"),
+        ('{"version": 1, "id": "x", "guests": {"a": {"memory": true}}}', "guests.a.memory"),
+        ('{"version": 1, "id": "x", "guests": {"a": {"args": [1]}}}', "guests.a.args"),
+        ('{"version": 1, "id": "x", "ifaces": {"a-b": {}}}', "ifaces.a-b lacks a key"),
+    ],
+)
+def test_a_damaged_state_is_said_to_be(root: str, text: str, message: str) -> None:
+    Path(root, store.FILE).write_text(text)
+    with pytest.raises(DummError, match=message.replace(".", r"\.")):
+        store.load(root)
+    assert Path(root, store.FILE).read_text() == text
+
+
+def test_bytes_that_are_no_text(root: str) -> None:
+    Path(root, store.FILE).write_bytes(b"\xff\xfe")
+    with pytest.raises(DummError, match="not UTF-8"):
+        store.load(root)
+
+
+def test_no_working_set(tmp_path: Path) -> None:
+    with pytest.raises(NotFound):
+        store.load(str(tmp_path))
+    with pytest.raises(NotFound):
+        store.load(str(tmp_path / "no/such"))
+
+
+def test_a_copy_owns_nothing(root: str, tmp_path: Path) -> None:
+    copy = tmp_path.parent / f"{tmp_path.name}-copy"
+    subprocess.run(["cp", "-a", root, copy], check=True)
+    assert store.load(str(copy)).id != "abcdef"
+    assert store.load(str(copy)).guests["alice"].boot is None
+    assert store.load(root).guests["alice"].boot is not None
+    moved = tmp_path.parent / f"{tmp_path.name}-moved"
+    os.rename(root, moved)
+    assert store.load(str(moved)).id == "abcdef"
+
+
+# ---- writing ----
+
+
+def test_an_error_takes_all_back(root: str) -> None:
+    before = Path(root, store.FILE).read_bytes()
+    with pytest.raises(RuntimeError), store.transaction(root) as change:
+        change.state.guests["bob"] = Guest("bob")
+        change.save()
+        assert "bob" in store.load(root).guests
+        raise RuntimeError
+    assert Path(root, store.FILE).read_bytes() == before
+    assert sorted(os.listdir(root)) == [".lock", "state.json"]
+
+
+def test_the_holder_of_the_lock_is_named(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.1)
+    with (
+        store.transaction(root),
+        pytest.raises(TimedOut, match=f"is locked by process {os.getpid()}"),
+        store.transaction(root),
+    ):
+        pass
+
+
+def test_the_lock_is_free_when_its_holder_is_killed(root: str) -> None:
+    code = (
+        "import sys, time; from dumm_tools import state\n"
+        f"with state.transaction({root!r}): print(flush=True); time.sleep(60)"
+    )
+    import sys
+
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        holder.stdout.read(1)
+        holder.kill()
+    with store.transaction(root):
+        pass
+
+
+# ---- the commands ----
+
+
+@pytest.mark.uml
+def test_no_update_is_lost(lab: Lab) -> None:
+    """Eight writers, each making guests, interfaces and bridges of its own."""
+    script = (
+        "for i in 1 2 3 4; do dumm-guest create g$0$i; dumm-iface create g$0$i-eth0;"
+        " dumm-bridge create br$0$i; dumm-bridge connect br$0$i g$0$i-eth0; done"
+    )
+    running = [lab.start(["sh", "-ec", script, str(n)]) for n in range(8)]
+    for process in running:
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, b"")
+    rows = lab("dumm-iface list -o name,bridge").lines
+    assert rows == [f"g{n}{i}-eth0\tbr{n}{i}" for n in range(8) for i in range(1, 5)]
+    assert len(lab("dumm-guest list -q").lines) == 32
+
+
+@pytest.mark.uml
+def test_a_moved_working_set(new_lab: Callable[..., Lab]) -> None:
+    lab = new_lab()
+    lab("dumm-guest create alice --start")
+    lab("dumm-iface create alice-eth0 --address 10.0.0.1/24")
+    old, new = lab.directory, lab.directory.with_name("moved")
+    old.rename(new)
+    lab.directory = new
+    lab.env["DUMM_DIR"] = str(new)
+    assert state_of(lab, "alice") == "running"
+    lab("dumm-guest exec alice -- sh -c 'echo x >/root/x'")
+    assert (new / "mount/alice/root/x").read_text() == "x\n"
+    lab("dumm-guest restart alice")
+    assert "10.0.0.1/24" in lab("dumm-guest exec alice -- ip addr show eth0").out
+
+
+@pytest.mark.uml
+@pytest.mark.parametrize("running", [False, True])
+def test_a_copied_working_set(new_lab: Callable[..., Lab], running: bool) -> None:
+    """What is done with the copy does not touch the original's guests, links and mounts."""
+    lab = new_lab()
+    lab("dumm-guest create alice bob")
+    lab("dumm-bridge create lan0")
+    lab("dumm-iface create alice-eth0 --bridge lan0 --address 10.0.0.1/24")
+    lab("dumm-guest start alice")
+    pid = pid_of(lab, "alice")
+    if not running:
+        lab("dumm-guest stop alice")
+    copy = Lab(lab.directory.with_name("copy"), Path(lab.env["XDG_CACHE_HOME"]))
+    subprocess.run(["cp", "-a", lab.directory, copy.directory], check=True)
+    assert copy("dumm-guest list -o name,state").lines == ["alice\tstopped", "bob\tstopped"]
+    copy("dumm-guest start bob")
+    if running:
+        done = copy("dumm-guest start alice", status=4)  # the tap is the original's
+        assert "alice-eth0" in one_line_error(done.err)
+    copy("dumm-guest exec bob -- touch /root/of-the-copy")
+    copy("dumm-fs destroy")
+    shutil.rmtree(copy.directory)
+    if running:
+        assert pid_of(lab, "alice") == pid
+        assert state_of(lab, "alice") == "running"
+        lab("dumm-guest exec alice -- ip addr show eth0")
+    assert "lan0" in lab("dumm-bridge list -q").lines
+    assert not (lab.directory / "host/bob/root/of-the-copy").exists()
+
+
+# ---- full and read-only disks ----
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount.mount("small", str(place), "tmpfs", 0, "size=1M")
+    yield place
+    mount.umount(str(place), detach=True)
+
+
+def fill(place: Path) -> Path:
+    filler = place / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler
+
+
+@pytest.mark.uml
+def test_a_full_disk(small: Path, packs: Path) -> None:
+    directory = small / "lab"
+    directory.mkdir()
+    filler = fill(small)
+    lab = Lab(directory, packs)
+    done = lab("dumm-fs init --kernel sid --master busybox", status=1)
+    assert "No space left on device" in one_line_error(done.err, "dumm-fs")
+    assert os.listdir(directory) == []
+    filler.unlink()
+    lab("dumm-fs init --kernel sid --master busybox")
+    try:
+        fill(small)
+        before = sorted(os.listdir(directory / "host")), (directory / "state.json").read_bytes()
+        done = lab("dumm-guest create alice", status=1)
+        assert "No space left on device" in one_line_error(done.err)
+        after = sorted(os.listdir(directory / "host")), (directory / "state.json").read_bytes()
+        assert after == before
+        filler.unlink()
+        lab("dumm-guest create alice")
+        fill(small)
+        done = lab("dumm-guest start alice", status=1)
+        assert "No space left on device" in one_line_error(done.err)
+        assert state_of(lab, "alice") == "stopped"
+        filler.unlink()
+        lab("dumm-guest start alice")
+        fill(small)
+        big = os.urandom(300_000)
+        assert lab("dumm-guest exec alice -- cat", stdin=big).stdout == big
+        lab("dumm-guest exec alice -- sh -c 'cat >/root/big'", stdin=big, status=1)
+        lab("dumm-guest list")
+        lab("dumm-guest stop alice", status=None)
+    finally:
+        filler.unlink(missing_ok=True)
+        lab.end()
+
+
+@pytest.mark.uml
+def test_a_read_only_disk(small: Path, packs: Path) -> None:
+    lab = Lab(small, packs)
+    lab("dumm-fs init --kernel sid --master busybox")
+    lab("dumm-guest create alice")
+    lab("dumm-fs umount alice")
+    subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+    try:
+        assert lab("dumm-guest list -q").out == "alice\n"
+        for command in ("dumm-guest create bob", "dumm-guest start alice", "dumm-fs destroy"):
+            done = lab(command, status=1)
+            assert "Read-only file system" in one_line_error(done.err, command.split()[0])
+    finally:
+        subprocess.run(["mount", "-o", "remount,rw", small], check=True)
+        lab.end()
+    empty = small / "empty"
+    empty.mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", small], check=True)
+    done = Lab(empty, packs)("dumm-fs init", status=1)
+    assert "Read-only file system" in one_line_error(done.err, "dumm-fs")
+
+
+@pytest.mark.uml
+def test_a_deleted_guest_that_was_not_quite_gone(lab: Lab) -> None:
+    """delete may be killed at any moment: what it left is not the next guest's of that name."""
+    lab("dumm-guest create alice")
+    for n in range(2000):
+        (lab.directory / f"host/alice/etc/junk{n}").parent.mkdir(exist_ok=True)
+        (lab.directory / f"host/alice/etc/junk{n}").touch()
+    for delay in (0.08, 0.1, 0.12, 0.14, 0.16):
+        deleting = lab.start("dumm-guest delete alice")
+        time.sleep(delay)
+        deleting.kill()
+        deleting.wait()
+    lab("dumm-guest delete --if-exists alice")
+    lab("dumm-guest create alice --start")
+    assert "junk" not in lab("dumm-guest exec alice -- ls /etc").out
