@@ -25,10 +25,13 @@ class Check:
 
 def run(root: str, *, isolated: bool) -> list[Check]:
     """Try everything for a lab in `root`, on the host's network or in namespaces of its own."""
-    found = [_agent()]
+    found = [_agent(), _namespaces()]
     if isolated:
-        found += [_namespaces(), _ids()]
-    found += [_tun(), _shm(), _overlay(root, isolated), _kernel(), _master()]
+        found.append(_ids())
+    found.append(_tun())
+    if found[1].state == "ok":  # else these cannot be tried
+        found += [_shm(), _overlay(root, isolated)]
+    found += [_kernel(), _master()]
     for name, package, why in (
         ("gcc", "gcc libc6-dev", "for building the agent"),
         ("tcpdump", "tcpdump", "for looking at segments"),
@@ -48,7 +51,7 @@ def _agent() -> Check:
 
 
 def _namespaces() -> Check:
-    error = probe.in_child(probe.make_namespaces)
+    error = probe.in_child(probe.make_namespaces).rpartition("namespaces: ")[2]
     if not error:
         return Check("namespaces", "ok", "user, mount, network, pid, ipc and uts namespaces")
     remedy = "allow user namespaces: sysctl user.max_user_namespaces=100000"

@@ -100,14 +100,27 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> bool:
         now = live.guest_state(root, state, state.guests[name])
         if now not in ("stopped", "crashed"):
             raise Conflict(f"guest '{name}' is {now}", hint=f"dumm-guest stop {name}")
+        if os.path.lexists(_deleted(root, name)):
+            tree.remove(_deleted(root, name))
         iface.delete_of_guest(state, name)
         overlay.umount(root, state, name)
         del state.guests[name]
-    for part in ("mount", "host", "run"):
-        path = os.path.join(root, part, name)
+        # Out of the way first: what a killed command leaves must not be the next guest's.
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(os.path.join(root, "host", name), _deleted(root, name))
+    for path in (
+        os.path.join(root, "mount", name),
+        os.path.join(root, "run", name),
+        _deleted(root, name),
+    ):
         if os.path.lexists(path):
             tree.remove(path)
     return True
+
+
+def _deleted(root: str, name: str) -> str:
+    """Where the files of a guest wait for their removal: no guest's name begins with a dot."""
+    return os.path.join(root, "host", f".{name}.deleted")
 
 
 # ---- life ----

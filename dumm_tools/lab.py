@@ -124,6 +124,13 @@ def end(root: str) -> None:
         os.unlink(os.path.join(root, "run", "holder"))
 
 
+def rehearse(place: str) -> None:
+    """Make namespaces as a lab's, and end them; DummError. `place` is a directory for them."""
+    os.mkdir(os.path.join(place, "run"))
+    _spawn(place)
+    end(place)
+
+
 def run_inside(argv: Sequence[str]) -> int:
     """Run a program of the host where the lab's links and mounts are (after `enter`); its status.
 

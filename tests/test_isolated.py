@@ -9,9 +9,10 @@ import json
 import os
 import re
 import signal
+import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -426,6 +427,7 @@ def test_a_shell_on_the_host(people: People, kind: str) -> None:
         terminal.expect(b"42x")
         time.sleep(0.2)
         terminal.type(b"\x03")
+        terminal.expect(b"> ")
         terminal.type(b"echo again; exit 3\n")
         terminal.expect(b"again")
         assert terminal.wait() == 3
@@ -562,3 +564,127 @@ def test_a_guests_process_is_apart_from_its_lab(people: People, kind: str) -> No
         for each in ("user", "mnt", "pid", "ipc", "uts"):
             assert spaces[each] != held[each]
     assert not (set(found[0].values()) & set(found[1].values())) - {held["net"]}
+
+
+# ---- what a host lacks ----
+
+
+def checked(lab: Lab, status: int, before: Sequence[str] = ()) -> dict[str, dict[str, str]]:
+    """What `check` says, by name; both as text and as JSON."""
+    done = lab([*before, "dumm-fs", "check", "--format", "json"], status=status)
+    found = {record["name"]: record for record in json.loads(done.out)}
+    text = lab([*before, "dumm-fs", "check"], status=status)
+    wanted = [f"{c['name']}: {c['found']}; {c['remedy']}" for c in found.values() if c["remedy"]]
+    assert (text.lines, text.err) == (wanted, "")
+    assert all((c["remedy"] is None) == (c["state"] == "ok") for c in found.values())
+    assert status == any(c["state"] == "missing" for c in found.values())
+    return found
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_a_host_that_lacks_nothing(people: People, kind: str) -> None:
+    lab = people.bare(kind, "check")
+    if kind == "root":
+        lab("dumm-fs init --isolated")
+    found = checked(lab, 0)
+    everything = "agent namespaces ids tun shm overlay kernel master gcc tcpdump mmdebstrap apt-get"
+    assert list(found) == everything.split()
+    assert found["namespaces"]["state"] == found["overlay"]["state"] == "ok"
+    if kind != "single":
+        assert found["ids"]["state"] == "ok"
+    elif ROOT:
+        assert found["ids"]["state"] == "absent"
+        assert found["ids"]["found"] == "no newuidmap: all files in guests are root's"
+        assert found["ids"]["remedy"] == "apt-get install uidmap"
+
+
+@pytest.fixture
+def poor(packs: Path) -> Iterator[Callable[..., Lab]]:
+    """Make users whose host lacks something (users.User); each with a directory."""
+    users: list[User] = []
+
+    def make(**lacks: object) -> Lab:
+        users.append(User(50 + len(users), packs, **lacks))  # type: ignore[arg-type]
+        return users[-1].lab("poor")
+
+    yield make
+    for user in users:
+        user.end()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("lacks", "name", "state", "says", "remedy"),
+    [
+        ({"tun": None}, "tun", "missing", "no /dev/net/tun", "modprobe tun"),
+        ({"tun": "600"}, "tun", "missing", "Permission denied", "chmod 0666 /dev/net/tun"),
+        ({"ids": False}, "ids", "absent", "no ids for this user", "usermod --add-subuids"),
+        ({"without": ["newgidmap"]}, "ids", "absent", "no newuidmap", "apt-get install uidmap"),
+        ({"without": ["gcc"]}, "gcc", "absent", "no gcc", "apt-get install gcc libc6-dev"),
+        ({"without": ["tcpdump"]}, "tcpdump", "absent", "no tcpdump", "apt-get install tcpdump"),
+        ({"packs": False}, "kernel", "missing", "no kernel", "dumm-fs kernel fetch"),
+        ({}, "master", "missing", "no master", "dumm-fs master build busybox"),
+    ],
+)
+def test_a_host_that_lacks_something(
+    poor: Callable[..., Lab],
+    lacks: dict[str, object],
+    name: str,
+    state: str,
+    says: str,
+    remedy: str,
+) -> None:
+    lab = poor(**lacks)
+    if name != "master":
+        lab("dumm-fs master build busybox")
+    found = checked(lab, state == "missing")
+    assert [n for n, c in found.items() if c["state"] != "ok"] == [name]
+    assert found[name]["state"] == state
+    assert says in found[name]["found"]
+    assert remedy in found[name]["remedy"]
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_no_user_namespaces(people: People, kind: str) -> None:
+    lab = people.lab(kind, "forbidden")
+    script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
+    who = "--map-root-user" if kind == "root" else "--map-current-user"
+    before = ["unshare", "--user", who, "--keep-caps", "sh", "-c", script, "sh"]
+    found = checked(lab, 1, before)["namespaces"]
+    assert (found["state"], found["found"]) == ("missing", "No space left on device")
+    assert found["remedy"] == "allow user namespaces: sysctl user.max_user_namespaces=100000"
+    done = lab([*before, "dumm-bridge", "create", "lan0"], status=1)
+    assert "cannot make the lab's namespaces" in one_line_error(done.err, "dumm-bridge")
+    assert "dumm-fs check" in done.err
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("fuse", [True, False])
+def test_a_file_system_without_overlays(
+    poor: Callable[..., Lab], tmp_path: Path, fuse: bool
+) -> None:
+    """The working set on an overlay, as in a container; there the kernel mounts no other on it."""
+    lab = poor(without=() if fuse else ["fuse-overlayfs"])
+    lab("dumm-fs master build busybox")
+    for name in "luw":
+        (tmp_path / name).mkdir(mode=0o755)
+    os.chown(tmp_path / "u", lab.directory.stat().st_uid, -1)
+    options = f"lowerdir={tmp_path}/l,upperdir={tmp_path}/u,workdir={tmp_path}/w"
+    mount = ["mount", "-t", "overlay", "none", lab.directory, "-o", options]
+    subprocess.run([*lab.prefix[:2], *mount], check=True)
+    found = checked(lab, not fuse)["overlay"]
+    assert found["state"] == ("absent" if fuse else "missing")
+    assert found["found"].startswith("overlayfs: Invalid argument")
+    assert ("fuse-overlayfs serves" in found["found"]) == fuse
+    assert "keep the working set on ext4" in found["remedy"]
+    lab("dumm-fs init")
+    if fuse:
+        lab("dumm-guest create alice --start")
+        assert sh(lab, "alice", "echo x >/root/x; cat /root/x") == "x\n"
+        assert "fuse-overlayfs" in lab.host("cat /proc/mounts").out
+    else:
+        done = lab("dumm-guest create alice", status=1)
+        assert "Invalid argument" in one_line_error(done.err)
+        assert "dumm-fs check" in done.err
+        assert lab("dumm-guest list -q").out == ""
+    lab.end()

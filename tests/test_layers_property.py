@@ -52,7 +52,12 @@ def _path(parts: Sequence[bytes]) -> bytes:
     return b"/".join((b"pool", *parts))
 
 
-PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(_path)
+#: What the master has (`make_pool`), where the layers meet, and anything.
+OLD = ((b"a",), (b"a", b"b"), (b"a", b"b", b"d"), (b"d",), (b"d", b"d"), (b"b",), (b"a", b"a"))
+PATHS = st.one_of(
+    st.sampled_from(OLD).map(_path),
+    st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(_path),
+)
 #: What links say: names that are there or not, up and down, and away from all of it.
 TARGETS = st.one_of(st.sampled_from(NAMES), PATHS.map(lambda p: b"/" + p), st.just(b"../d"))
 SIZES = st.sampled_from((0, 1, 5, 4095, 4097, 70000))
@@ -84,8 +89,30 @@ OPERATIONS = st.one_of(
     _operation("link", PATHS, PATHS),
     _operation("symlink", PATHS, TARGETS),
 )
+#: Another thing in the place of what was there: a directory then hides what is below it.
+REPLACEMENTS = PATHS.flatmap(
+    lambda path: st.sampled_from(
+        (
+            (Operation("remove", (path,)), Operation("mkdir", (path, 0o755))),
+            (Operation("remove", (path,)), Operation("create", (path, 5, 7))),
+            (
+                Operation("remove", (path,)),
+                Operation("mkdir", (path, 0o755)),
+                Operation("mkdir", (path + b"/b", 0o755)),
+                Operation("create", (path + b"/b/a", 3, 3)),
+            ),
+        )
+    )
+)
 #: hostfs has no attributes: only the host sets them.
 ATTRIBUTES = _operation("setxattr", PATHS, st.sampled_from((b"1", b"22")))
+
+
+def sequences(size: int, *more: st.SearchStrategy[Operation]) -> st.SearchStrategy[list[Operation]]:
+    """Operations one after the other."""
+    one = st.one_of(OPERATIONS, *more).map(lambda o: (o,))
+    steps = st.lists(st.one_of(one, one, one, REPLACEMENTS), min_size=size // 4, max_size=size)
+    return steps.map(lambda found: [o for step in found for o in step])
 
 
 def make_pool(root: Path) -> None:
@@ -176,8 +203,8 @@ class Doer:
 
     def end(self) -> None:
         self._to.close()
+        self._process.stdin = None  # whoever ends it once more must not flush it
         assert self._process.wait(30) == 0
-        self._from.close()
 
 
 def doer_in(program: Path, root: Path) -> Doer:
@@ -216,6 +243,7 @@ class World:
     lab: Lab
     master: Path
     place: Path
+    program: Path
     count: int = 0
 
     @property
@@ -233,6 +261,11 @@ class World:
             subprocess.run(["cp", "-a", self.master / "pool", place], check=True, timeout=30)
             yield place
 
+    def remount(self, name: str) -> None:
+        """Forget all that lives in the driver's memory only."""
+        workset.umount(self.root, name)
+        workset.mount(self.root, name)
+
     def merged(self, name: str) -> Path:
         return self.lab.directory / "mount" / name
 
@@ -243,11 +276,24 @@ class World:
         said = [c for c in files.changes(self.root, name) if c.path.startswith(b"/pool")]
         assert said == reference(look(self.master, times=True), after)
 
-    def check_stopped(self, name: str) -> None:
+    def check_over(self, name: str, before: Look, more: Sequence[Operation]) -> None:
+        """`more` done over two layers: what diff says is what is different from `before`."""
+        stack.add(self.root, [name], str(self.place / "over"))
+        doer = doer_in(self.program, self.merged(name))
+        for operation in more:
+            doer(operation)
+        doer.end()
+        after = look(self.merged(name), times=True)
+        said = [c for c in files.changes(self.root, name) if c.path.startswith(b"/pool")]
+        assert said == reference(before, after)
+
+    def check_stopped(self, name: str, more: Sequence[Operation]) -> None:
         """A new guest on the committed layer, and a committed master, are as the guest is; and
         reset drops it all."""
+        self.remount(name)
         before = look(self.merged(name), times=True)
-        layer = self.place / "layer"
+        layer, over = self.place / "layer", self.place / "over"
+        over.mkdir()
         files.commit(self.root, name, str(layer), warn=pytest.fail)
         files.commit(self.root, name, "committed", warn=pytest.fail)
         try:
@@ -255,12 +301,15 @@ class World:
             try:
                 stack.add(self.root, ["other"], str(layer))
                 assert look(self.merged("other"), times=True) == before
+                assert files.changes(self.root, "other") == []
+                self.check_over("other", before, more)
                 assert look(Path(masters.resolve("committed").path), times=True) == before
             finally:
                 guest.delete(self.root, "other")
         finally:
             masters.delete("committed")
             shutil.rmtree(layer)
+            shutil.rmtree(over)
         files.reset(self.root, name)
         assert look(self.merged(name), times=True) == look(self.master, times=True)
         assert files.changes(self.root, name) == []
@@ -272,6 +321,7 @@ def make_world(
     new_lab: Callable[..., Lab],
     packs: Path,
     tmp_path: Path,
+    fileops: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[], World]:
     """A lab on either driver; what is called here in this process sees it as commands do."""
@@ -284,7 +334,7 @@ def make_world(
     def make() -> World:
         place = tmp_path / "place"
         place.mkdir()
-        return World(new_lab(), tmp_path / "master", place)
+        return World(new_lab(), tmp_path / "master", place, fileops)
 
     return make
 
@@ -308,9 +358,9 @@ def test_operations_on_the_host(make_world: Callable[[], World], fileops: Path) 
     guest.create(world.root, model.Guest("alice", master=str(world.master)))
 
     @bounded(60)
-    @given(st.lists(st.one_of(OPERATIONS, ATTRIBUTES), min_size=5, max_size=60))
+    @given(sequences(50, ATTRIBUTES))
     def run(operations: list[Operation]) -> None:
-        # Mounted anew in between: nothing may live in the driver's memory only.
+        files.reset(world.root, "alice")  # an example that failed did not get there
         with world.model() as twin:
             for part in (operations[: len(operations) // 2], operations[len(operations) // 2 :]):
                 real, model_ = doer_in(fileops, world.merged("alice")), doer_in(fileops, twin)
@@ -320,10 +370,9 @@ def test_operations_on_the_host(make_world: Callable[[], World], fileops: Path) 
                     real.end()
                     model_.end()
                 world.check("alice", twin)
-                workset.umount(world.root, "alice")
-                workset.mount(world.root, "alice")
+                world.remount("alice")
             world.check("alice", twin)
-            world.check_stopped("alice")
+            world.check_stopped("alice", operations[::-1])
 
     try:
         run()
@@ -340,9 +389,10 @@ def test_operations_in_a_guest(make_world: Callable[[], World], fileops: Path, p
     lab(["dumm-guest", "create", "alice", "--master", world.master])
 
     @bounded(8)
-    @given(st.lists(OPERATIONS, min_size=20, max_size=80))
+    @given(sequences(80))
     def run(operations: list[Operation]) -> None:
         with world.model() as twin:
+            files.reset(world.root, "alice")
             lab("dumm-guest start alice")
             real = Doer(lab.start("dumm-guest exec -w / alice -- /fileops"))
             model_ = doer_in(fileops, twin)
@@ -354,6 +404,6 @@ def test_operations_in_a_guest(make_world: Callable[[], World], fileops: Path, p
                 model_.end()
                 lab("dumm-guest stop alice")
             world.check("alice", twin)
-            world.check_stopped("alice")
+            world.check_stopped("alice", operations[::-1])
 
     run()

@@ -49,7 +49,9 @@ def rewrite(root: str, change: Callable[[dict[str, object]], object]) -> None:
 def test_what_is_written_is_read(root: str) -> None:
     state = store.load(root)
     assert state.guests["alice"].args == ["a"]
-    assert state.guests["alice"].boot == Boot("n", "running", "h")
+    boot = state.guests["alice"].boot
+    assert boot
+    assert (boot.nonce, boot.phase, boot.host_boot) == ("n", "running", "h")
     assert state.members_of("lan0") == []
     assert [i.name for i in state.ifaces_of("alice")] == ["alice-eth0"]
     assert oct(Path(root, store.FILE).stat().st_mode & 0o777) == "0o600"
@@ -167,7 +169,7 @@ def test_the_lock_is_free_when_its_holder_is_killed(root: str) -> None:
 def test_no_update_is_lost(lab: Lab) -> None:
     """Eight writers, each making guests, interfaces and bridges of its own."""
     script = (
-        "for i in 1 2 3 4; do dumm-guest create g$0$i; dumm-iface create g$0$i-eth0;"
+        "for i in 1 2; do dumm-guest create g$0$i; dumm-iface create g$0$i-eth0;"
         " dumm-bridge create br$0$i; dumm-bridge connect br$0$i g$0$i-eth0; done"
     )
     running = [lab.start(["sh", "-ec", script, str(n)]) for n in range(8)]
@@ -175,8 +177,8 @@ def test_no_update_is_lost(lab: Lab) -> None:
         _, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, b"")
     rows = lab("dumm-iface list -o name,bridge").lines
-    assert rows == [f"g{n}{i}-eth0\tbr{n}{i}" for n in range(8) for i in range(1, 5)]
-    assert len(lab("dumm-guest list -q").lines) == 32
+    assert rows == [f"g{n}{i}-eth0\tbr{n}{i}" for n in range(8) for i in (1, 2)]
+    assert len(lab("dumm-guest list -q").lines) == 16
 
 
 @pytest.mark.uml
@@ -210,12 +212,14 @@ def test_a_copied_working_set(new_lab: Callable[..., Lab], running: bool) -> Non
     copy = Lab(lab.directory.with_name("copy"), Path(lab.env["XDG_CACHE_HOME"]))
     subprocess.run(["cp", "-a", lab.directory, copy.directory], check=True)
     assert copy("dumm-guest list -o name,state").lines == ["alice\tstopped", "bob\tstopped"]
-    copy("dumm-guest start bob")
-    if running:
-        done = copy("dumm-guest start alice", status=4)  # the tap is the original's
-        assert "alice-eth0" in one_line_error(done.err)
-    copy("dumm-guest exec bob -- touch /root/of-the-copy")
-    copy("dumm-fs destroy")
+    try:
+        copy("dumm-guest start bob")
+        if running:  # the links are the original's
+            done = copy("dumm-guest start alice", status=4)
+            assert one_line_error(done.err).endswith("exists already and is not ours")
+        copy("dumm-guest exec bob -- touch /root/of-the-copy")
+    finally:
+        copy.end()
     shutil.rmtree(copy.directory)
     if running:
         assert pid_of(lab, "alice") == pid

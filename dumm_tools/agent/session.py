@@ -277,10 +277,16 @@ class Session:
         for at in range(0, len(data), INPUT_WINDOW):
             piece = data[at : at + INPUT_WINDOW]
             while self._inline + len(piece) > INPUT_WINDOW:
-                self._line.pump(time.monotonic() + 3600)
-                self._take_frames()
+                if not self._heard():
+                    return
             self._line.send(b"I", piece)
             self._inline += len(piece)
+
+    def _heard(self) -> bool:
+        """Wait for a word of the agent's; False when the program wants no more input."""
+        self._line.pump(time.monotonic() + 3600)
+        self._take_frames()
+        return self._status is None and self._stdin is not None
 
     def _send_bulk(self, data: bytes) -> None:
         which = 1 if 0 in self._bulk else 0
@@ -292,8 +298,8 @@ class Session:
             with contextlib.suppress(OSError):
                 os.unlink(path)
             while self._bulk:
-                self._line.pump(time.monotonic() + 3600)
-                self._take_frames()
+                if not self._heard():
+                    return
             self._send_inline(data)
             return
         self._line.send(b"J", struct.pack("<BI", which, len(data)))

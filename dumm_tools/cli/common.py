@@ -13,19 +13,21 @@ import click
 
 from dumm_tools import __version__, proc
 from dumm_tools.errors import DummError, os_reason
+from dumm_tools.model import DEFAULT_MEMORY
 from dumm_tools.output import Field, Shape
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
-def run(command: click.Command, prog: str) -> NoReturn:
-    """Run `command`; the only place where an exception becomes an exit status."""
+def run(command: click.Command, prog: str, args: Sequence[str] | None = None) -> NoReturn:
+    """Run `command` with our own arguments or `args`; the only place where an exception becomes
+    an exit status."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     _fill_standard_streams()
     debug = os.environ.get("DUMM_DEBUG") == "1"
     try:
-        status = command.main(prog_name=prog, standalone_mode=False)
+        status = command.main(args, prog_name=prog, standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as e:
         e.show()
@@ -290,9 +292,11 @@ class Name(Words):
 
 
 def human_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Parse 64M, 1G, 65536K or plain bytes; click callback for --memory."""
+    """Parse 64M, 1G, 65536K, plain bytes or nothing (the default); the callback of --memory."""
     if value is None:
         return None
+    if not value:
+        return DEFAULT_MEMORY
     units = {"K": 10, "M": 20, "G": 30, "": 0}
     digits, unit = value.rstrip("KMGkmgiB"), value[len(value.rstrip("KMGkmgiB")) :]
     shift = units.get(unit.upper().removesuffix("B").removesuffix("I"))

@@ -15,6 +15,30 @@ from dumm_tools.output import Field
 
 cli = common.tool("dumm-console", "Consoles: terminals in guests, and what their kernels printed.")
 
+
+def _no_verb(context: click.Context, keep_going: bool) -> int | None:
+    """Without a verb: the interactive console, or a batch."""
+    if context.invoked_subcommand is not None:
+        return None
+    from dumm_tools.cli import batch
+
+    return batch.main(common.root(), keep_going)
+
+
+cli.invoke_without_command, cli.no_args_is_help = True, False
+cli.callback = click.pass_context(_no_verb)
+cli.params.append(
+    click.Option(
+        ["-k", "--keep-going"], is_flag=True, help="Do not end a batch at the first failure."
+    )
+)
+cli.help = """Consoles: terminals in guests, and what their kernels printed.
+
+Without a command, on a terminal, it reads commands with history and completion: the words of the
+tools without "dumm-", such as "guest start alice". From a file or a pipe it reads the same as a
+batch, one Python start for all lines, and ends at the first that fails. '#' begins a comment.
+"""
+
 FIELDS: list[Field[Any]] = [
     Field("name", "The guest.", lambda v: v.guest),
     Field("line", "Number of the line, for --line.", lambda v: v.line),

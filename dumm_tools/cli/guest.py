@@ -171,7 +171,7 @@ def create(
             name=name,
             kernel=kernel,
             master=master,
-            memory=memory or model.DEFAULT_MEMORY,
+            memory=model.DEFAULT_MEMORY if memory is None else memory,
             init=init,
             args=list(args),
         )

@@ -1,0 +1,166 @@
+"""`dumm-console` without a verb: commands read from a terminal, or as a batch.
+
+Each line runs in a child: what one command enters, closes or changes is nothing to the next, and
+they all share one start of Python.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import NoReturn
+
+import click
+
+from dumm_tools.cli import common
+from dumm_tools.errors import Usage
+
+TOOLS = ("guest", "iface", "bridge", "fs", "console")
+WORDS_OF_OURS = {"exit": "leave the console", "quit": "leave the console", "help": "this"}
+
+
+def main(directory: str, keep_going: bool) -> int:
+    """Read commands from stdin until its end; the exit status of the first that failed."""
+    os.environ["DUMM_DIR"] = directory
+    for tool in TOOLS:
+        _cli(tool)  # imported once, for all children
+    if os.isatty(0):
+        return _interactive(directory)
+    return _batch(keep_going)
+
+
+def _cli(tool: str) -> click.Group:
+    import importlib
+
+    group = importlib.import_module(f"dumm_tools.cli.{tool}").cli
+    assert isinstance(group, click.Group)
+    return group
+
+
+def split(line: str) -> list[str]:
+    """The words of a line, quoted as in a shell; Usage for a quote that does not end."""
+    import shlex
+
+    try:
+        return shlex.split(line, comments=True)
+    except ValueError as e:
+        raise Usage(f"{str(e).lower()}: {line.strip()}") from None
+
+
+def _batch(keep_going: bool) -> int:
+    first = 0
+    for number, line in enumerate(sys.stdin, 1):
+        try:
+            words = split(line)
+            code = _run(words, batch=True) if words else 0
+        except Usage as e:
+            common.report("dumm-console", str(e))
+            code = e.exit_code
+        if code:
+            common.report("dumm-console", f"line {number} failed: {line.strip()}")
+            first = first or code
+            if not keep_going:
+                break
+    return first
+
+
+def _interactive(directory: str) -> int:
+    import readline
+
+    readline.set_completer_delims(" \t\n")
+    readline.set_completer(lambda text, n: _complete(readline.get_line_buffer(), text, n))
+    readline.parse_and_bind("tab: complete")
+    history = os.path.join(directory, "run", "history")
+    if os.path.exists(history):
+        readline.read_history_file(history)
+    code = 0
+    for line in _lines():
+        try:
+            words = split(line)
+            if not words:
+                continue
+            if words[0] in ("exit", "quit"):
+                break
+            code = _help() if words[0] == "help" else _run(words, batch=False)
+        except Usage as e:
+            common.report("dumm-console", str(e), e.hint)
+            code = e.exit_code
+    if os.path.isdir(os.path.dirname(history)):
+        readline.set_history_length(1000)
+        readline.write_history_file(history)
+    return code
+
+
+def _lines() -> Iterator[str]:
+    while True:
+        try:
+            yield input("dumm> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+
+
+def _help() -> int:
+    for tool in TOOLS:
+        verbs = " ".join(sorted(_cli(tool).commands))
+        print(f"{tool:8} {verbs}")
+    for word, text in WORDS_OF_OURS.items():
+        print(f"{word:8} {text}")
+    return 0
+
+
+def _run(words: list[str], *, batch: bool) -> int:
+    """Run one command in a child; its exit status, 128 + n for a signal."""
+    name = words[0].removeprefix("dumm-")
+    if name not in TOOLS:
+        raise Usage(f"no tool '{words[0]}'", hint=f"the first word is one of: {' '.join(TOOLS)}")
+    group = _cli(name)
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        _child(group, f"dumm-{name}", words[1:], batch)
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _, status = os.waitpid(pid, 0)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def _child(group: click.Group, prog: str, args: list[str], batch: bool) -> NoReturn:
+    code = 1
+    try:
+        if batch:  # the rest of the batch is not the command's input
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)
+        common.run(group, prog, args)
+    except SystemExit as e:
+        code = e.code if isinstance(e.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _complete(buffer: str, text: str, number: int) -> str | None:
+    found = candidates(buffer[: len(buffer) - len(text)], text)
+    return found[number] if number < len(found) else None
+
+
+def candidates(before: str, text: str) -> list[str]:
+    """What may follow the words `before`, beginning with `text`."""
+    from click.shell_completion import ShellComplete
+
+    words = before.split()
+    if not words:
+        return [f"{w} " for w in (*TOOLS, *WORDS_OF_OURS) if w.startswith(text)]
+    name = words[0].removeprefix("dumm-")
+    if name not in TOOLS:
+        return []
+    complete = ShellComplete(_cli(name), {}, f"dumm-{name}", "_DUMM_COMPLETE")
+    return [f"{item.value} " for item in complete.get_completions(words[1:], text)]
