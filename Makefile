@@ -1,5 +1,5 @@
 # make demo     a lab of two guests, step by step, in a directory of its own
-# make test     lint, then all tests
+# make test     lint, then all tests; without the linters: make test LINT=setup-test
 # make lint     the linters alone
 # make docs     write the manual pages and the completions anew
 # make install  as root: the commands, their manual pages and completions, into PREFIX
@@ -10,14 +10,15 @@
 PREFIX ?= /usr/local
 LIB = $(PREFIX)/lib/dumm-tools
 BIN = .venv/bin
-SHELL_FILES = .ci/setup .ci/run $(wildcard examples/*.sh)
+LINT = lint
+SHELL_FILES = .ci/setup .ci/run tests/as-user tests/user-world.sh $(wildcard examples/*.sh)
 
 .PHONY: demo test lint docs install clean setup-run setup-test
 
 demo: setup-run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
-test: lint
+test: $(LINT)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: setup-test

@@ -40,6 +40,67 @@ def interfaces(texts: tuple[str, ...] | list[str]) -> list[str]:
     return list(dict.fromkeys(interface(t) for t in texts))
 
 
+def host(text: str) -> str:
+    """Return an address without a prefix length, as of a gateway, in its usual form; Usage."""
+    import socket
+
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    try:
+        packed = socket.inet_pton(family, text)
+    except (OSError, ValueError):
+        raise Usage(f"bad address {text!r}", hint="such as 10.0.0.1 or fd00::1") from None
+    multicast = packed[0] == 0xFF if family == socket.AF_INET6 else packed[0] >= 0xE0
+    if multicast or not any(packed):
+        raise Usage(f"'{text}' cannot be a gateway")
+    return socket.inet_ntop(family, packed)
+
+
+def _split(text: str) -> tuple[int, int, int]:
+    """(number, bits, prefix length) of an address in its usual form."""
+    import socket
+
+    part, _, prefix = text.partition("/")
+    packed = socket.inet_pton(socket.AF_INET6 if is_v6(part) else socket.AF_INET, part)
+    bits = 8 * len(packed)
+    return int.from_bytes(packed, "big"), bits, int(prefix) if prefix else bits
+
+
+def network(text: str, *, strict: bool = True) -> str:
+    """Return a destination, A/P or one address, in its usual form, A/P; Usage. With `strict` host
+    bits are none of it."""
+    import socket
+
+    part, slash, prefix = text.partition("/")
+    family = socket.AF_INET6 if ":" in part else socket.AF_INET
+    try:
+        bits = 8 * len(socket.inet_pton(family, part))
+        if slash and not (prefix.isascii() and prefix.isdecimal() and int(prefix) <= bits):
+            raise ValueError
+    except (OSError, ValueError):
+        raise Usage(
+            f"bad destination {text!r}", hint="such as 10.1.0.0/16, fd00:1::/64 or default"
+        ) from None
+    number, _, length = _split(text)
+    kept = number >> (bits - length) << (bits - length)
+    found = f"{socket.inet_ntop(family, kept.to_bytes(bits // 8, 'big'))}/{length}"
+    if strict and kept != number:
+        raise Usage(f"destination '{text}' has host bits", hint=f"the network is {found}")
+    return found
+
+
+def is_near(gateway: str, addresses: list[str]) -> bool:
+    """Is a gateway in a network that a device with these addresses is in? IPv6 has a link-local
+    one on each link."""
+    number, bits, _ = _split(gateway)
+    if bits == 128 and number >> 118 == 0xFE80 >> 6:
+        return True
+    for text in addresses:
+        other, width, length = _split(text)
+        if width == bits and number >> (bits - length) == other >> (bits - length):
+            return True
+    return False
+
+
 def is_v6(address: str) -> bool:
     """Is it IPv6? For one in its usual form."""
     return ":" in address

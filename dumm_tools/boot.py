@@ -1,8 +1,8 @@
 """Starting and stopping guests' processes: from records to a kernel that answers, and back.
 
 A start writes its intent first, then makes taps, lines and the mount, then hands the alive lock
-to the guest's process. Whatever moment it is killed at, the state it leaves is one that the
-next start can go on from: not alive, or alive and booting by itself.
+to the keeper of the guest's jail. Whatever moment it is killed at, the state it leaves is one
+that the next start can go on from: not alive, or alive and booting by itself.
 """
 
 from __future__ import annotations

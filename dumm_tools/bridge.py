@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from dumm_tools import address, iface, names, network, nic, segment, state
+from dumm_tools import address, iface, masquerade, names, network, nic, segment, state, uplink
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import netlink
 from dumm_tools.model import Bridge, State
@@ -53,6 +53,7 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> None:
                 if running[member.guest]:
                     nic.plug(root, member)
             with netlink.host() as channel:
+                uplink.remove(channel, found, found.bridges[name])
                 segment.remove(channel, found, [name])
             for member in members:
                 member.bridge = None
@@ -61,6 +62,7 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> None:
             for guest in running:
                 if running[guest]:
                     iface.refresh_boot(root, found, guest)
+    uplink.end_outside(root)
 
 
 def connect(root: str, name: str, interface: str) -> None:
@@ -115,6 +117,8 @@ def add_addresses(
             with segment.explained(f"add an address to '{name}'"):
                 segment.add_addresses(channel, name, wanted)
             bridge.addresses += new
+            if bridge.uplink == "nat":
+                masquerade.make(found)
             change.save()
             undo.pop_all()
 
@@ -134,6 +138,11 @@ def del_addresses(
         found = change.state
         bridge = network.bridge(found, name)
         left = address.without(name, bridge.addresses, unwanted, if_exists=if_exists)
+        if bridge.uplink == "nat" and all(address.is_v6(a) for a in left):
+            raise Conflict(
+                f"'{name}' needs an IPv4 address for its uplink",
+                hint=f"dumm-bridge uplink {name} --none",
+            )
         if network.ours(found, name):
             with (
                 netlink.host() as channel,
@@ -141,11 +150,16 @@ def del_addresses(
             ):
                 segment.del_addresses(channel, name, unwanted)
         bridge.addresses = left
+        if bridge.uplink == "nat" and network.ours(found, name):
+            masquerade.make(found)
 
 
 def remove_all(found: State) -> None:
-    """Remove every link that the working set has made; records stay."""
+    """Remove every link and every uplink that the working set has made; records stay."""
     present = network.our_links(found)
-    if present:
+    uplinks = any(b.uplink for b in found.bridges.values())
+    if present or uplinks:
         with netlink.host() as channel:
+            if uplinks:
+                uplink.remove_all(channel, found)
             segment.remove(channel, found, present)

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 
-from dumm_tools import address, live, names, network, nic, reach, segment, state
+from dumm_tools import address, live, names, network, nic, reach, segment, state, wire
 from dumm_tools.errors import Conflict, NotFound, TimedOut, Usage
 from dumm_tools.linux import netlink, sysfs
 from dumm_tools.linux.netlink import Channel
@@ -225,6 +225,8 @@ def add_addresses(
                 undo.callback(nic.drop_addresses, root, iface, new)
             iface.addresses += new
             change.save()
+            if running and iface.routes:  # one may have waited for this
+                nic.add_routes(root, iface, iface.routes)
             if running:
                 refresh_boot(root, found, iface.guest)
             undo.pop_all()
@@ -242,7 +244,13 @@ def del_addresses(
         left = address.without(name, iface.addresses, unwanted, if_exists=if_exists)
         running = reachable(root, found, iface.guest)
         if running:
+            after = dataclasses.replace(iface, addresses=left)
+            lost = [r for r in iface.routes if not wire.is_usable(after, r)]
+            if lost:
+                nic.del_routes(root, iface, lost)
             nic.del_addresses(root, iface, unwanted)
+            if iface.routes:  # with the last address the kernel drops them all
+                nic.add_routes(root, after, after.routes)
         iface.addresses = left
         if running:
             refresh_boot(root, found, iface.guest)

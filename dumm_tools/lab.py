@@ -28,11 +28,16 @@ HINT = "dumm-fs check says what this host lacks"
 def enter(root: str, *, make: bool) -> bool:
     """Enter the lab's namespaces; with `make`, have them first. False when there are none to
     enter: a lab on the host's network, or one that is not up."""
-    if not load(root).isolated:
+    found = load(root)
+    if not found.isolated:
         return False
     pidfd = _holder(root) if not make else _holder(root) or _made(root)
     if pidfd is None:
         return False
+    if make and any(b.uplink == "nat" for b in found.bridges.values()):
+        from dumm_tools import outside  # only from out here can it be started
+
+        outside.ensure(root)
     here = os.getcwd()
     try:
         namespaces.enter(pidfd)
@@ -58,7 +63,7 @@ def _made(root: str) -> int:
         lock(fd, MAKE_TIMEOUT, "the lab's holder")
         pidfd = _holder(root)
         if pidfd is None:
-            _spawn(root)
+            _spawn(root, fd)
             pidfd = _holder(root)
         if pidfd is None:
             raise DummError("the lab's namespaces ended at once", hint=HINT)
@@ -67,8 +72,9 @@ def _made(root: str) -> int:
         os.close(fd)
 
 
-def _spawn(root: str) -> None:
-    """With a range of ids where newuidmap grants one, else with our own id alone."""
+def _spawn(root: str, locked: int) -> None:
+    """With a range of ids where newuidmap grants one, else with our own id alone. The lock stays
+    until the holder holds, even if we are killed."""
     uids, gids = namespaces.id_map("uid"), namespaces.id_map("gid")
     ways = [("--map", uids, gids)]
     if os.geteuid() != 0:
@@ -76,14 +82,14 @@ def _spawn(root: str) -> None:
         if uids.count("\n") > 1 and gids.count("\n") > 1:
             ways.insert(0, ("--helpers", uids, gids))
     for number, way in enumerate(ways):
-        error = _hold(root, way)
+        error = _hold(root, way, locked)
         if not error:
             return
         if number == len(ways) - 1:
             raise DummError(f"cannot make the lab's namespaces: {error}", hint=HINT)
 
 
-def _hold(root: str, way: Sequence[str]) -> str:
+def _hold(root: str, way: Sequence[str], locked: int) -> str:
     """Run the holder; what it says when it fails."""
     if not os.access(JAIL, os.X_OK):
         raise DummError(
@@ -94,9 +100,10 @@ def _hold(root: str, way: Sequence[str]) -> str:
     errors, theirs = os.pipe2(os.O_CLOEXEC)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
-        target = max(errors, theirs, null) + 1
+        target = max(errors, theirs, null, locked) + 1
         actions = [(os.POSIX_SPAWN_DUP2, null, n) for n in (0, 1, 2)]
         actions.append((os.POSIX_SPAWN_DUP2, theirs, target))
+        actions.append((os.POSIX_SPAWN_DUP2, locked, target + 1))
         argv = [JAIL, "hold", "--errors", str(target), "--pid-file", path, *way]
         env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
         pid = os.posix_spawn(JAIL, argv, env, file_actions=actions)
@@ -127,29 +134,39 @@ def end(root: str) -> None:
 def rehearse(place: str) -> None:
     """Make namespaces as a lab's, and end them; DummError. `place` is a directory for them."""
     os.mkdir(os.path.join(place, "run"))
-    _spawn(place)
+    os.close(_made(place))
     end(place)
 
 
-def run_inside(argv: Sequence[str]) -> int:
+def run_inside(
+    argv: Sequence[str], *, shell: bool = False, interrupts: bool = False
+) -> int:
     """Run a program of the host where the lab's links and mounts are (after `enter`); its status.
 
     It is a child: children are in the lab's pid namespace, and end with the lab. A terminal's
-    signals reach it as they reach us; those that are sent to us go on to it.
+    signals reach it as they reach us; those that are sent to us go on to it. A `shell` that has
+    jobs needs a process group that it can see, which ours is not, and gives its terminal. With
+    `interrupts` SIGINT goes on too, for programs that it ends, at the second time as at the first.
     """
     pid = 0
+    terminal = shell and os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
 
     def forward(number: int, _frame: object) -> None:
         os.kill(pid, number)
 
     ours: dict[int, Any] = {signal.SIGINT: signal.SIG_IGN, signal.SIGQUIT: signal.SIG_IGN}
-    ours |= {signal.SIGTERM: forward, signal.SIGHUP: forward}
+    ours |= {signal.SIGTERM: forward, signal.SIGHUP: forward, signal.SIGTTOU: signal.SIG_IGN}
+    if interrupts:
+        ours[signal.SIGINT] = forward
     # What comes before both sides are set up waits until they are.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
     previous = {number: signal.signal(number, handler) for number, handler in ours.items()}
     try:
         pid = os.fork()
         if pid == 0:
+            if terminal:
+                os.setpgid(0, 0)
+                os.tcsetpgrp(0, os.getpgrp())
             for number in (*ours, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -161,9 +178,14 @@ def run_inside(argv: Sequence[str]) -> int:
                 os.write(2, text.encode(errors="surrogateescape"))
                 os._exit(code)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        _, status = os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, os.WUNTRACED if terminal else 0)
+        while os.WIFSTOPPED(status):  # nobody else could wake it
+            os.killpg(pid, signal.SIGCONT)
+            _, status = os.waitpid(pid, os.WUNTRACED)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if terminal:
+            os.tcsetpgrp(0, os.getpgrp())
         for number, handler in previous.items():
             signal.signal(number, handler)
     code = os.waitstatus_to_exitcode(status)
@@ -203,8 +225,9 @@ def become_root() -> None:
         _, status = os.waitpid(helper, 0)
         if status != 0:
             for name, text in (("setgroups", "deny"), ("uid_map", own_uid), ("gid_map", own_gid)):
-                with open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-                    file.write(text)
+                with open(f"/proc/self/{name}", "r+", encoding="ascii") as file:
+                    if name == "setgroups" or not file.read():  # one helper may have done its part
+                        file.write(text)
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)
     except OSError as e:

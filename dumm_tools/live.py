@@ -2,8 +2,9 @@
 
 Every reading command needs this: it must stay quick to import. `reach.py` talks to guests.
 
-The alive lock is held by the command that starts a guest, then by the guest's process, through
-an inherited descriptor: it is free when, and only when, both are gone.
+The alive lock is held by the command that starts a guest, then by the keeper of its jail, through
+an inherited descriptor: it is free when, and only when, both are gone. The keeper ends with the
+guest's process, which cannot reach the lock.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def host_boot() -> str:
 
 def holder(root: str) -> tuple[int, int] | None:
     """Pid and start time of the process that holds an isolated lab's namespaces."""
-    return _pid_file(os.path.join(root, "run", "holder"))
+    return pid_file(os.path.join(root, "run", "holder"))
 
 
 def epoch(root: str, state: State) -> str:
@@ -97,10 +98,11 @@ def _ready_nonce(root: str, name: str) -> str:
 
 def pid_of(root: str, name: str) -> tuple[int, int] | None:
     """Pid and start time of the guest's process, as the jail wrote them."""
-    return _pid_file(os.path.join(run_dir(root, name), "pid"))
+    return pid_file(os.path.join(run_dir(root, name), "pid"))
 
 
-def _pid_file(path: str) -> tuple[int, int] | None:
+def pid_file(path: str) -> tuple[int, int] | None:
+    """The pid and the start time in a file; None when there is none, or no such two numbers."""
     try:
         with open(path, encoding="ascii") as file:
             pid, started = file.read().split()

@@ -8,12 +8,13 @@ Writes no state.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 
-from dumm_tools import address, proc, reach
+from dumm_tools import address, proc, reach, wire
 from dumm_tools.agent.client import Control, LineLost
 from dumm_tools.errors import DummError
-from dumm_tools.linux import netlink
+from dumm_tools.linux import netlink, qdisc, route, rtattr
 from dumm_tools.linux.netlink import Channel, Link, Request
 from dumm_tools.model import Iface, State
 from dumm_tools.segment import explained
@@ -23,6 +24,8 @@ from dumm_tools.segment import explained
 MTU_BY_NETLINK = 1500
 #: What an undo may meet without hiding the failure that led to it.
 UNDO_FAILURES = (DummError, OSError, LineLost)
+#: Seconds to wait for a guest whose answer is not all that was asked for.
+ASK_TIMEOUT = 2.0
 #: Packets moved at once by one system call.
 DEPTH = 128
 
@@ -39,10 +42,17 @@ def boot_records(state: State, guest: str) -> list[tuple[str, int, bytes]]:
     agent puts in."""
     ifaces = state.ifaces_of(guest)
     records: list[tuple[str, int, bytes]] = []
-    if any(address.is_v6(a) for i in ifaces for a in i.addresses):
+    if any(map(wire.needs_ipv6, ifaces)):
         records.append(("M", 0, b"ipv6\0"))
+    modules = dict.fromkeys(m for i in ifaces for m in wire.modules(i))
+    records += [("M", 0, m.encode() + b"\0") for m in modules]
     for iface in ifaces:
-        requests = [_name(iface, 0), *_addresses(iface, 0)]
+        requests = [
+            _name(iface, 0),
+            *_addresses(iface, 0),
+            *wire.routes(iface, 0),
+            *wire.shaping(iface, 0),
+        ]
         records += [("N", iface.slot, r.data) for r in requests]
     return records
 
@@ -93,7 +103,7 @@ def plug(root: str, iface: Iface) -> bool:
         link = _find(control, iface)
         if link is not None and link.name != _born_as(iface):
             if link.up != iface.up:
-                _load_ipv6(control, iface.addresses)
+                _load_ipv6(control, iface)
                 netlink.transact(control, _turn(iface, link.ifindex))
             return False
         if link is None:
@@ -104,11 +114,13 @@ def plug(root: str, iface: Iface) -> bool:
             if link is None:
                 # vector_config says nothing when vector_eth_configure fails.
                 raise DummError(f"guest '{iface.guest}' made no device {_born_as(iface)}")
-            _load_ipv6(control, iface.addresses)
+            _load_ipv6(control, iface)
             index = link.ifindex
             # The name comes last: who finds the first name knows that this was not done.
             netlink.transact(control, _addresses(iface, index))
+            _shape(control, iface, index)
             netlink.transact(control, [_name(iface, index)])
+            netlink.transact(control, wire.routes(iface, index))
         except BaseException:
             with contextlib.suppress(*UNDO_FAILURES):
                 _unplug(root, control, iface)
@@ -122,18 +134,27 @@ def _born_as(iface: Iface) -> str:
 
 
 def _turn(iface: Iface, index: int) -> list[Request]:
-    """Bring a device up or down as recorded. Going down costs it its IPv6 addresses."""
+    """Bring a device up or down as recorded. Going down costs it its IPv6 addresses, and all its
+    routes."""
     flag = netlink.link(netlink.RTM_SETLINK, iface.name, index=index, up=iface.up)
     lost = [r for r in _addresses(iface, index) if address.is_v6(r.subject)]
-    return [flag, *lost] if iface.up else [flag]
+    return [flag, *lost, *wire.routes(iface, index)] if iface.up else [flag]
 
 
-def _load_ipv6(control: Control, addresses: list[str]) -> None:
+def _load_ipv6(control: Control, iface: Iface) -> None:
     """Where IPv6 is a module it must be there before an address; where it is built in, or is
     not to be had, the address itself tells."""
-    if any(address.is_v6(a) for a in addresses):
+    if wire.needs_ipv6(iface):
         with contextlib.suppress(OSError):
             control.load_module("ipv6")
+
+
+def _shape(control: Control, iface: Iface, index: int) -> None:
+    """Shape a device as recorded; as for IPv6, the kernel says when it cannot."""
+    for module in wire.modules(iface):
+        with contextlib.suppress(OSError):
+            control.load_module(module)
+    netlink.transact(control, wire.shaping(iface, index))
 
 
 def change(root: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
@@ -159,7 +180,7 @@ def change(root: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
                     netlink.transact(control, [_set(iface, link, IFLA_MTU=link.mtu)])
             raise
         finally:
-            _load_ipv6(control, iface.addresses)
+            _load_ipv6(control, iface)
             netlink.transact(control, _turn(iface, link.ifindex))
 
 
@@ -208,7 +229,9 @@ def add_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
         contextlib.ExitStack() as undo,
     ):
         index = _need(control, iface).ifindex
-        _load_ipv6(control, addresses)
+        if any(map(address.is_v6, addresses)):
+            with contextlib.suppress(OSError):
+                control.load_module("ipv6")
         flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
         for text in addresses:
             request = netlink.address(netlink.RTM_NEWADDR, index, text, flags=flags)
@@ -251,6 +274,82 @@ def live_addresses(root: str, iface: Iface) -> list[str]:
         explained(f"list the addresses of '{iface.name}'"),
     ):
         return [a.address for a in netlink.addresses(control, _need(control, iface).ifindex)]
+
+
+def add_routes(root: str, iface: Iface, routes: list[dict[str, str]]) -> None:
+    """Give the running guest routes out of the device, those that it can have now."""
+    with (
+        reach.control(root, iface.guest) as control,
+        explained(f"add a route to '{iface.name}'"),
+    ):
+        link = _need(control, iface)
+        if not link.up:
+            return
+        _load_ipv6(control, iface)
+        only = dataclasses.replace(iface, routes=routes)
+        netlink.transact(control, wire.routes(only, link.ifindex))
+
+
+def del_routes(root: str, iface: Iface, routes: list[dict[str, str]]) -> None:
+    """Take routes from the running guest; one that it does not have is fine."""
+    with (
+        reach.control(root, iface.guest) as control,
+        explained(f"remove a route from '{iface.name}'"),
+    ):
+        index = _need(control, iface).ifindex
+        for each in routes:
+            request = route.route(route.RTM_DELROUTE, index, each["dest"], each.get("via"))
+            _tolerant(control, request, errno.ESRCH, errno.ENODEV, errno.EAFNOSUPPORT)
+
+
+def _tolerant(control: Control, request: Request, *numbers: int) -> None:
+    """Send a request that may have been done already."""
+    try:
+        netlink.transact(control, [request])
+    except OSError as e:
+        if e.errno not in numbers:
+            raise
+
+
+def live_routes(root: str, guest: str) -> list[tuple[str, route.Route]]:
+    """The routes of the running guest, with the names of their devices."""
+    with reach.control(root, guest) as control, explained(f"list the routes of '{guest}'"):
+        by_index = {link.ifindex: link.name for link in netlink.links(control)}
+        return [(by_index.get(r.ifindex, "?"), r) for r in route.routes(control)]
+
+
+def change_shape(root: str, iface: Iface) -> None:
+    """Shape the device in the running guest as recorded, whatever it was like."""
+    with (
+        reach.control(root, iface.guest) as control,
+        explained(f"shape '{iface.name}' in its guest"),
+    ):
+        index = _need(control, iface).ifindex
+        name = iface.name
+        if not iface.shape:
+            gone = qdisc.drop_all(index, name)
+            _tolerant(control, gone, errno.ENOENT, errno.EINVAL)
+            return
+        _shape(control, iface, index)
+        if "rate" not in iface.shape:
+            gone = qdisc.drop_bucket(index, name)
+            _tolerant(control, gone, errno.ENOENT, errno.EINVAL)
+
+
+def restore_shape(root: str, iface: Iface) -> None:
+    """Undo a `change_shape`."""
+    with contextlib.suppress(*UNDO_FAILURES):
+        change_shape(root, iface)
+
+
+def live_shape(root: str, iface: Iface) -> dict[str, float]:
+    """What the device in the running guest has of shaping; quick to import."""
+    with (
+        reach.control(root, iface.guest, ASK_TIMEOUT) as control,
+        explained(f"ask for the shape of '{iface.name}'"),
+    ):
+        index = rtattr.index_of(control, iface.device)
+        return wire.shape_of(*qdisc.read(control, index))
 
 
 def _need(control: Control, iface: Iface) -> Link:

@@ -24,6 +24,9 @@ PACKAGE_OF = {
     "busybox": "busybox-static",
     "zstd": "zstd",
     "fuse-overlayfs": "fuse-overlayfs",
+    "nft": "nftables",
+    "pasta": "passt",
+    "dot": "graphviz",
 }
 
 _level = 0
@@ -49,8 +52,10 @@ def run(
     check: bool = True,
     env: Mapping[str, str] | None = None,
     quiet: bool = False,
+    text: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `argv` to its end; DummError names the program and its last words when it fails."""
+    """Run `argv` to its end, with `text` (else `stdin`) as its input; DummError names the program
+    and its last words when it fails."""
     import shlex
     import subprocess
 
@@ -58,7 +63,7 @@ def run(
     try:
         done = subprocess.run(
             argv,
-            stdin=stdin,
+            **({"stdin": stdin} if text is None else {"input": text}),
             stdout=subprocess.PIPE if capture else sys.stderr,
             stderr=subprocess.PIPE if quiet else None,
             env={**os.environ, "LC_ALL": "C", **(env or {})},

@@ -74,7 +74,7 @@ def _index(device: str) -> int:
 
 
 def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
-    """Make a bridge with its addresses, unless it is there; True when it was made.
+    """Make a bridge with its addresses and its uplink, unless it is there; True when it was made.
 
     Conflict when a link of this name is not ours. Undoes itself.
     """
@@ -94,6 +94,10 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
                 _quiet(name)
             netlink.transact(channel, [_dress(state, name)])
             add_addresses(channel, name, bridge.addresses)
+            if bridge.uplink is not None:
+                from dumm_tools import uplink
+
+                uplink.ensure(channel, state, bridge)
         undo.pop_all()
     return made
 

@@ -682,6 +682,19 @@ static int memory_stack(void)
 	return take_memory(allowance(), MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, -1);
 }
 
+static int memory_remap(void) /* the stack grows without being asked for its limit */
+{
+	char low[16 * 4096]; /* pages of it that nobody needs */
+	char *page = (char *)(((unsigned long)low + 4095) & ~4095UL);
+
+	memset(low, 1, sizeof low);
+	page = mremap(page, 4096, allowance(), MREMAP_MAYMOVE);
+	if (page == MAP_FAILED)
+		return errno;
+	memset(page, 1, allowance());
+	return 0;
+}
+
 static int memory_file(void)
 {
 	int fd = open("/dev/shm/rogue", O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -820,6 +833,7 @@ static const struct attempt {
 	{ "memory-private", memory_private },
 	{ "memory-shared", memory_shared },
 	{ "memory-stack", memory_stack },
+	{ "memory-remap", memory_remap },
 	{ "memory-file", memory_file },
 	{ "memory-memfd", memory_memfd },
 	{ "memory-limits", memory_limits },

@@ -45,7 +45,8 @@ def test_both_directions_and_the_master_as_it_was(new_lab: Callable[..., Lab], s
     assert lab("dumm-guest exec alice -- cat /etc/motd").out == "edited from outside\n"
     script = (
         "cat >/root/noise; mkdir -p /srv/a/b; chmod 751 /srv/a; chown 12:34 /srv/a/b;"
-        " ln -s b /srv/a/l; rm -r /etc/early; mv /etc/hosts /etc/hosts2; chmod 4755 /bin/busybox; sync"
+        " ln -s b /srv/a/l; rm -r /etc/early; mv /etc/hosts /etc/hosts2;"
+        " chmod 4755 /bin/busybox; sync"
     )
     lab(["dumm-guest", "exec", "alice", "--", "sh", "-c", script], stdin=NOISE)
     own = lab.directory / "host/alice"

@@ -164,8 +164,15 @@ def test_the_guest_reboots_itself(new_lab: Callable[..., Lab], suite: str) -> No
     first = boot_id(lab, "alice")
     lab("dumm-guest exec alice -- reboot", status=None)
     until(
-        lambda: (d := lab("dumm-guest exec alice -- cat /proc/sys/kernel/random/boot_id",
-                          status=None)).code == 0 and d.out.strip() != first,
+        lambda: (
+            (
+                d := lab(
+                    "dumm-guest exec alice -- cat /proc/sys/kernel/random/boot_id", status=None
+                )
+            ).code
+            == 0
+            and d.out.strip() != first
+        ),
         "it comes back",
     )
     lab("dumm-guest wait alice --timeout 10")

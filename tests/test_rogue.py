@@ -37,7 +37,8 @@ pytestmark = pytest.mark.uml
 
 def listed() -> set[str]:
     """The attempts that the manual lists."""
-    return set(re.findall(r"^\.B (\S+)$", TABLE.read_text().replace("\\-", "-"), re.MULTILINE))
+    text = TABLE.read_text().replace("\\-", "-")
+    return set(re.findall(r"^\.TP\n\.B (\S+)$", text, re.MULTILINE))
 
 
 # ---- who has the lab, and where ----

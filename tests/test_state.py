@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -128,11 +129,16 @@ def test_a_copy_owns_nothing(root: str, tmp_path: Path) -> None:
 
 def test_an_error_takes_all_back(root: str) -> None:
     before = Path(root, store.FILE).read_bytes()
-    with pytest.raises(RuntimeError), store.transaction(root) as change:
-        change.state.guests["bob"] = Guest("bob")
-        change.save()
-        assert "bob" in store.load(root).guests
-        raise RuntimeError
+
+    def fail_in_the_middle() -> None:
+        with store.transaction(root) as change:
+            change.state.guests["bob"] = Guest("bob")
+            change.save()
+            assert "bob" in store.load(root).guests
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_in_the_middle()
     assert Path(root, store.FILE).read_bytes() == before
     assert sorted(os.listdir(root)) == [".lock", "state.json"]
 
@@ -152,8 +158,6 @@ def test_the_lock_is_free_when_its_holder_is_killed(root: str) -> None:
         "import sys, time; from dumm_tools import state\n"
         f"with state.transaction({root!r}): print(flush=True); time.sleep(60)"
     )
-    import sys
-
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
         assert holder.stdout
         holder.stdout.read(1)

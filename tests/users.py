@@ -1,6 +1,5 @@
 """Ordinary users for a test, made up by root: they are in no file of this machine, but in those
-that they see. Each has a mount namespace, where /etc/passwd names them, /etc/subuid may grant
-them ids, and /dev/net/tun is as on an ordinary host; it ends with the test."""
+that they see. Each has a mount namespace for this, which ends with the test (user-world.sh)."""
 
 from __future__ import annotations
 
@@ -14,41 +13,8 @@ from pathlib import Path
 
 from conftest import BIN, TOP, Lab
 
-#: The ids that the n-th user is granted begin at n times this, from the first on.
+#: What the first user's subordinate ids begin with.
 FIRST_ID, IDS = 0x4000_0000, 65536
-
-SCRIPT = r"""
-n=0
-for path; do
-	n=$((n + 1))
-	mkdir "$STAGE/$n"
-	mount --rbind "$path" "$STAGE/$n"
-done
-for directory in $HIDDEN; do
-	mount -t tmpfs -o mode=755,size=1M none "$directory"
-done
-n=0
-for path; do
-	n=$((n + 1))
-	mkdir -p "$path"
-	mount --move "$STAGE/$n" "$path"
-done
-for file in passwd group subuid subgid; do
-	[ -e "/etc/$file" ] || : >"/etc/$file"
-	mount --bind "$STAGE/$file" "/etc/$file"
-done
-mount -t tmpfs -o mode=755,size=1M none /dev/net
-[ -z "$TUN" ] || mknod -m "$TUN" /dev/net/tun c 10 200
-for program in $WITHOUT; do
-	mount --bind /dev/null "$program"
-done
-for pack in "$PACKS"/dumm/kernels/*; do
-	mkdir "$CACHE/dumm/kernels/${pack##*/}"
-	mount --bind "$pack" "$CACHE/dumm/kernels/${pack##*/}"
-done
-echo made
-exec cat
-"""
 
 
 class User:
@@ -79,31 +45,28 @@ class User:
             self._own(f"home/cache/{part}")
         stage = self.place / "stage"
         stage.mkdir()
-        hidden = {path: _hidden(path) for path in (TOP, Path(sys.base_prefix)) if _hidden(path)}
-        account = f"{self.name}:x:{self.uid}:"
-        (stage / "passwd").write_text(
-            f"{_text('/etc/passwd')}{account}{self.uid}::{self.home}:/bin/sh\n"
-        )
-        (stage / "group").write_text(f"{_text('/etc/group')}{account}\n")
-        for kind in ("subuid", "subgid"):
-            (stage / kind).write_text(f"{self.name}:{self.first_id}:{IDS}\n" if ids else "")
-        sh = ("sh", "-eu", "-c", SCRIPT, "sh")
+        env = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "USER_NAME": self.name,
+            "USER_ID": str(self.uid),
+            "USER_HOME": str(self.home),
+            "FIRST_ID": str(self.first_id) if ids else "",
+            "TUN": tun or "",
+            "WITHOUT": " ".join(p for p in map(shutil.which, without) if p),
+            "PACKS": str(cache / "dumm/kernels") if packs else "",
+            "CACHE": str(self.cache / "dumm/kernels"),
+            "OPEN": f"{TOP} {sys.base_prefix}",
+            "STAGE": str(stage),
+        }
+        private = ("unshare", "--mount", "--propagation", "private")
         self._namespace = subprocess.Popen(
-            [*("unshare", "--mount", "--propagation", "private"), *sh, *map(str, hidden)],
-            env={
-                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                "HIDDEN": " ".join(sorted(set(hidden.values()))),
-                "STAGE": str(stage),
-                "TUN": tun or "",
-                "WITHOUT": " ".join(p for p in map(shutil.which, without) if p),
-                "PACKS": str(cache) if packs else "/nonexistent",
-                "CACHE": str(self.cache),
-            },
+            [*private, Path(__file__).with_name("user-world.sh"), "sh", "-c", "echo; exec cat"],
+            env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
         assert self._namespace.stdout
-        assert self._namespace.stdout.readline() == b"made\n"
+        assert self._namespace.stdout.readline() == b"\n"
 
     def _own(self, part: str) -> Path:
         path = self.place / part
@@ -145,15 +108,3 @@ class UserLab(Lab):
             "DUMM_DIR": str(directory),
             **env,
         }
-
-
-def _text(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
-
-
-def _hidden(path: Path) -> str:
-    """The first directory above `path` that others may not enter; empty where all may."""
-    for directory in reversed(path.parents):
-        if not directory.stat().st_mode & 0o001:
-            return str(directory)
-    return ""

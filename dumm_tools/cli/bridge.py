@@ -5,8 +5,25 @@ from __future__ import annotations
 import click
 
 from dumm_tools import network, output, state
-from dumm_tools.cli.common import Group, each, lab, output_options, run, tool
-from dumm_tools.cli.iface import BRIDGE, IFACE, address_options, addresses_argument
+from dumm_tools.cli.common import (
+    Group,
+    each,
+    lab,
+    output_options,
+    program,
+    report,
+    root,
+    run,
+    tool,
+)
+from dumm_tools.cli.iface import (
+    BRIDGE,
+    IFACE,
+    address_options,
+    addresses_argument,
+    capture_options,
+    is_isolated,
+)
 from dumm_tools.network import BridgeView
 from dumm_tools.output import Field
 
@@ -17,7 +34,7 @@ FIELDS: list[Field[BridgeView]] = [
     Field("state", "up, or down when it is not there.", lambda v: v.state),
     Field("address", "The host's own addresses on it, A/P.", lambda v: sorted(v.record.addresses)),
     Field("members", "The interfaces connected to it.", lambda v: v.members),
-    Field("uplink", "The way out of the lab.", lambda v: None),
+    Field("uplink", "The way out of the lab: nat, or to:HOSTDEV.", lambda v: v.record.uplink),
 ]
 
 several = click.argument("names", metavar="BR...", nargs=-1, required=True, type=BRIDGE)
@@ -91,6 +108,20 @@ def disconnect(ifaces: tuple[str, ...]) -> int:
     return each(ifaces, lambda interface: bridge.disconnect(lab(), interface))
 
 
+@cli.command("capture")
+@one
+@capture_options
+def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
+    """Print what passes a bridge, until Ctrl-C; by tcpdump(8).
+
+    FILTER is as in pcap-filter(7). Behind `--` options of tcpdump may stand before it.
+    """
+    from dumm_tools import capture
+
+    device = capture.of_bridge(lab(make=False), name)
+    return capture.run(device, words, file, isolated=is_isolated())
+
+
 address_group = Group(name="address", help="The host's own addresses on a bridge.")
 cli.add_command(address_group)
 
@@ -115,6 +146,34 @@ def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
     from dumm_tools import bridge
 
     bridge.del_addresses(lab(), name, addresses, if_exists=if_exists)
+
+
+@cli.command()
+@one
+@click.option("--nat", is_flag=True, help="By the host's own address (the default).")
+@click.option("--to", "device", metavar="HOSTDEV", help="Plug a device of the host's in (root).")
+@click.option("--none", "remove", is_flag=True, help="Take the uplink away.")
+def uplink(name: str, nat: bool, device: str | None, remove: bool) -> None:
+    """Give a segment a way out of the lab.
+
+    With --nat guests that send to the host's address on the bridge reach what the host reaches
+    by IPv4; nobody outside reaches them.
+    """
+    from dumm_tools import uplink as domain
+
+    if nat + remove + (device is not None) > 1:
+        raise click.UsageError("--nat, --to and --none exclude each other")
+    if remove:
+        domain.clear(lab(make=False), name)
+        return
+    before = domain.record(root(), name, f"to:{device}" if device is not None else "nat")
+    try:
+        directory = lab()
+    except BaseException:
+        domain.forget(root(), name, before)
+        raise
+    for warning in domain.make(directory, name, before):
+        report(program(), f"warning: {warning}")
 
 
 def main() -> None:

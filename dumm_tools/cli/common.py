@@ -34,7 +34,8 @@ def run(command: click.Command, prog: str, args: Sequence[str] | None = None) ->
         status = e.exit_code
     except click.UsageError as e:
         where = e.ctx.command_path if e.ctx else prog
-        report(prog, e.format_message().rstrip("."), f"see '{where} --help'")
+        said = e.format_message().rstrip(".")
+        report(prog, said[:1].lower() + said[1:], f"see '{where} --help'")
         status = e.exit_code
     except (click.Abort, KeyboardInterrupt):
         die_of(signal.SIGINT)

@@ -75,7 +75,7 @@ def shell(name: str | None, host: bool, user: str | None) -> int:
     if host:
         if name or user:
             raise click.UsageError("--host takes no guest and no user")
-        return run_on_host((os.environ.get("SHELL") or "/bin/sh",))
+        return run_on_host((os.environ.get("SHELL") or "/bin/sh",), shell=True)
     if name is None:
         raise click.UsageError("name a guest, or say --host")
     env = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}

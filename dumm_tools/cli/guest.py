@@ -399,7 +399,7 @@ def exec_(
         common.die_of(signal.SIGPIPE)
 
 
-def run_on_host(command: tuple[str, ...]) -> int:
+def run_on_host(command: tuple[str, ...], *, shell: bool = False) -> int:
     """Run a program of the host in the lab's own namespaces, if it has some."""
     import shutil
 
@@ -409,7 +409,7 @@ def run_on_host(command: tuple[str, ...]) -> int:
     state.load(common.lab())
     if shutil.which(command[0]) is None and "/" not in command[0]:
         raise ExecFailed(f"cannot run '{command[0]}': command not found", 127)
-    return lab.run_inside(command)
+    return lab.run_inside(command, shell=shell)
 
 
 @cli.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from dumm_tools import network, output, state
 from dumm_tools.cli.common import Group, Name, each, lab, output_options, run, tool
 from dumm_tools.network import InterfaceView
 from dumm_tools.output import Field
+
+if TYPE_CHECKING:
+    from dumm_tools.route import RouteView
 
 cli = tool(
     "dumm-iface",
@@ -28,15 +31,46 @@ FIELDS: list[Field[InterfaceView]] = [
     Field("mtu", "Octets in a packet at most.", lambda v: v.record.mtu),
     Field("state", "up: the device is up in the running guest; else down.", lambda v: v.state),
     Field("addresses", "Its addresses, A/P.", lambda v: sorted(v.record.addresses)),
-    Field("shape", "What the traffic that it sends suffers.", lambda v: None),
+    Field(
+        "shape",
+        "What the traffic that it sends is to suffer, KEY=VALUE: milliseconds, percent, bit/s.",
+        lambda v: dict(v.record.shape) or None,
+    ),
     Field("rx_bytes", "Octets received by the guest since its start.", lambda v: v.rx_bytes),
     Field("tx_bytes", "Octets sent by the guest since its start.", lambda v: v.tx_bytes),
+]
+
+#: Of the guest itself, which takes asking: not for `list`.
+SHOW_FIELDS: list[Field[InterfaceView]] = [
+    *FIELDS,
+    Field(
+        "actual",
+        "The shape that it has now in its running guest.",
+        lambda v: _actual(v),
+    ),
+]
+
+ROUTE_FIELDS: list[Field[RouteView]] = [
+    Field("dest", "Where to, A/P, or `default`.", lambda v: v.shown),
+    Field("via", "The gateway.", lambda v: v.via),
+    Field("iface", "The interface that it goes out of.", lambda v: v.iface),
+    Field("guest", "The guest that has it.", lambda v: v.guest, in_table=False),
+    Field("device", "The device in the guest.", lambda v: v.device, in_table=False),
+    Field("family", "inet or inet6.", lambda v: v.family),
 ]
 
 ADDRESS_FIELDS: list[Field[str]] = [
     Field("address", "The address with its prefix length, A/P.", lambda a: a),
     Field("family", "inet or inet6.", lambda a: "inet6" if ":" in a else "inet"),
 ]
+
+
+def _actual(view: InterfaceView) -> dict[str, output.Scalar] | None:
+    from dumm_tools import shape
+
+    root = lab(make=False)
+    found = shape.actual(root, state.load(root), view.record)
+    return dict(found) if found else None
 
 
 def known_ifaces(found: Any, _directory: str) -> Iterable[str]:
@@ -54,6 +88,10 @@ def _new_ifaces(found: Any, _directory: str) -> Iterable[str]:
     for guest in found.guests:
         taken = {i.device for i in found.ifaces_of(guest)}
         yield next(f"{guest}-eth{n}" for n in range(len(taken) + 1) if f"eth{n}" not in taken)
+
+
+def _known_guests(found: Any, _directory: str) -> Iterable[str]:
+    return list(found.guests)
 
 
 IFACE = Name("interface", known_ifaces)
@@ -134,13 +172,13 @@ def list_(shape: output.Shape) -> None:
 
 @cli.command()
 @several
-@output_options(FIELDS)
+@output_options(SHOW_FIELDS)
 def show(names: tuple[str, ...], shape: output.Shape) -> int:
     """Show interfaces in full."""
     stored = state.load(lab(make=False))
     found: list[InterfaceView] = []
     status = each(names, lambda name: found.append(network.interface_view(stored, name)))
-    output.emit(found, FIELDS, shape, one_by_one=True)
+    output.emit(found, SHOW_FIELDS, shape, one_by_one=True)
     return status
 
 
@@ -212,6 +250,101 @@ def address_list(name: str, live: bool, shape: output.Shape) -> None:
     from dumm_tools import iface
 
     output.emit(iface.addresses_of(lab(make=False), name, ask_guest=live), ADDRESS_FIELDS, shape)
+
+
+route_group = Group(name="route", help="The routes of guests.")
+cli.add_command(route_group)
+destination = click.argument("dest", metavar="DEST")
+
+
+@route_group.command("add")
+@one
+@destination
+@click.option("--via", metavar="GW", help="The gateway; without it DEST is on the segment itself.")
+@click.option("--may-exist", is_flag=True, help="One that it has is no error.")
+def route_add(name: str, dest: str, via: str | None, may_exist: bool) -> None:
+    """Give a guest a route out of an interface.
+
+    DEST is a network, A/P, an address, or `default`. The gateway is in a network that the
+    interface has an address of. The route is in force while the interface is up.
+    """
+    from dumm_tools import route
+
+    route.add(lab(), name, dest, via=via, may_exist=may_exist)
+
+
+@route_group.command("del")
+@one
+@destination
+@click.option("--via", metavar="GW", help="Only one by this gateway.")
+@click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
+def route_del(name: str, dest: str, via: str | None, if_exists: bool) -> None:
+    """Take a route from a guest."""
+    from dumm_tools import route
+
+    route.delete(lab(), name, dest, via=via, if_exists=if_exists)
+
+
+@route_group.command("list")
+@click.argument("guest", metavar="GUEST", type=Name("guest", _known_guests))
+@click.option("--live", is_flag=True, help="Those that its kernel has now, its own included.")
+@output_options(ROUTE_FIELDS)
+def route_list(guest: str, live: bool, shape: output.Shape) -> None:
+    """List the routes that a guest is given."""
+    from dumm_tools import route
+
+    output.emit(route.list_(lab(make=False), guest, ask_guest=live), ROUTE_FIELDS, shape)
+
+
+@cli.command("shape")
+@one
+@click.option("--delay", metavar="MS", type=float, help="Milliseconds that each packet waits.")
+@click.option("--jitter", metavar="MS", type=float, help="So much more or less, at random.")
+@click.option("--loss", metavar="%", type=float, help="Percent of the packets that get lost.")
+@click.option("--rate", metavar="BITS", help="Bits a second at most: 10mbit, 500kbit, 64000.")
+@click.option("--duplicate", metavar="%", type=float, help="Percent that arrive twice.")
+@click.option("--corrupt", metavar="%", type=float, help="Percent with one bit wrong.")
+@click.option("--reorder", metavar="%", type=float, help="Percent that do not wait.")
+@click.option("--clear", is_flag=True, help="Forget all that was set before.")
+def shape_(name: str, rate: str | None, clear: bool, **values: float | None) -> None:
+    """Spoil what a guest sends on an interface; for both directions shape both ends.
+
+    The values named change, the others stay; 0 takes one away.
+    """
+    from dumm_tools import shape
+
+    wanted = {key: value for key, value in values.items() if value is not None}
+    if rate is not None:
+        wanted["rate"] = shape.rate(rate)
+    shape.set_(lab(), name, wanted, clear=clear)
+
+
+def capture_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """-w and the filter of a `capture`."""
+    words = click.argument("words", metavar="[FILTER...]", nargs=-1, type=click.UNPROCESSED)
+    write = click.option(
+        "-w", "file", metavar="FILE", help="Write pcap to a file, or with - to standard output."
+    )
+    return words(write(function))
+
+
+def is_isolated() -> bool:
+    """Has the lab namespaces of its own, which a program must run in?"""
+    return state.load(lab(make=False)).isolated
+
+
+@cli.command("capture")
+@one
+@capture_options
+def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
+    """Print what passes an interface, until Ctrl-C; by tcpdump(8).
+
+    FILTER is as in pcap-filter(7). Behind `--` options of tcpdump may stand before it.
+    """
+    from dumm_tools import capture
+
+    device = capture.of_interface(lab(make=False), name)
+    return capture.run(device, words, file, isolated=is_isolated())
 
 
 def main() -> None:

@@ -75,3 +75,43 @@ def set_ipv6(device: str, on: bool) -> None:
     namespace. FileNotFoundError where the kernel has no IPv6, or there is no such device."""
     with open(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6", "w", encoding="ascii") as file:
         file.write("0" if on else "1")
+
+
+def forwards(device: str) -> bool:
+    """Does the kernel forward IPv4 packets that come in by the device (conf/DEVICE/forwarding in
+    Documentation/networking/ip-sysctl.rst)? False where there is no such device."""
+    try:
+        with open(_forwarding(device), encoding="ascii") as file:
+            return file.read().strip() != "0"
+    except OSError:
+        return False
+
+
+def set_forwarding(device: str, on: bool) -> None:
+    """Switch forwarding of the IPv4 packets that come in by a device on or off. OSError."""
+    with open(_forwarding(device), "w", encoding="ascii") as file:
+        file.write("1" if on else "0")
+
+
+def _forwarding(device: str) -> str:
+    return f"/proc/sys/net/ipv4/conf/{device}/forwarding"
+
+
+def ipv6_is_off(device: str) -> bool:
+    """Is IPv6 switched off for the device, or not there at all?"""
+    try:
+        with open(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6", encoding="ascii") as file:
+            return file.read().strip() != "0"
+    except OSError:
+        return True
+
+
+def routed() -> dict[str, bool]:
+    """The devices that IPv4 routes of the main table lead to, and whether a default route does
+    (/proc/net/route, proc_pid_net(5))."""
+    found: dict[str, bool] = {}
+    with open("/proc/thread-self/net/route", encoding="ascii") as file:
+        for line in file.readlines()[1:]:
+            device, destination, _, _, _, _, _, mask, *_ = line.split()
+            found[device] = found.get(device, False) or destination == mask == "00000000"
+    return found

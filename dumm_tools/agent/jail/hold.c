@@ -5,7 +5,7 @@
  * UIDS and GIDS are lines of uid_map (user_namespaces(7)); with --helpers it is newuidmap and
  * newgidmap that write them. The holder is pid 1 of the lab's pid namespace: when it ends, every
  * guest, tap, bridge and mount of the lab goes with it. Commands enter its namespaces. It reaps what
- * is left to it, and does nothing else. Descriptors that are not close-on-exec stay open with it.
+ * is left to it, and does nothing else. A lock that comes with a descriptor is held until then.
  */
 #include "jail.h"
 
@@ -82,7 +82,7 @@ static void __attribute__((noreturn)) hold(int go)
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	/* Anybody of the lab's user must be able to open our namespaces (ptrace(2), access mode). */
 	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-	close(status_fd);
+	close_range(3, ~0U, 0); /* among them status_fd: it holds */
 	for (;;) {
 		while (waitpid(-1, NULL, WNOHANG) > 0)
 			;

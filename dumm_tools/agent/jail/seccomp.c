@@ -37,8 +37,8 @@ static const unsigned short ALLOWED[] = {
 	SYS_renameat, SYS_renameat2, SYS_link, SYS_linkat, SYS_symlink, SYS_symlinkat, SYS_mknod,
 	SYS_mknodat, SYS_chmod, SYS_fchmodat, SYS_chown, SYS_lchown, SYS_fchownat, SYS_umask,
 	SYS_utime, SYS_utimes, SYS_futimesat, SYS_utimensat,
-	/* memory, all but mmap */
-	SYS_munmap, SYS_mprotect, SYS_mremap, SYS_madvise, SYS_msync, SYS_brk,
+	/* memory, all but mmap; by mremap a stack would grow beyond all limits */
+	SYS_munmap, SYS_mprotect, SYS_madvise, SYS_msync, SYS_brk,
 	/* waiting */
 	SYS_poll, SYS_ppoll, SYS_select, SYS_pselect6, SYS_epoll_create, SYS_epoll_create1,
 	SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait, SYS_eventfd, SYS_eventfd2, SYS_signalfd,

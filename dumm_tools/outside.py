@@ -1,0 +1,170 @@
+"""The way out of a lab that has namespaces of its own: pasta or slirp4netns.
+
+An ordinary program, which opens on the host the connections that come out of a device in the lab's
+network namespace. It belongs to the lab's user and pid namespaces, so that it ends with them, and
+to the host's network: it has to be started by who has not entered the lab yet. What leads from
+the device to a segment is `uplink`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+
+from dumm_tools import live, proc
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.linux import namespaces, process, sysfs
+from dumm_tools.state import lock
+
+#: The device in the lab.
+DEVICE = "uplink"
+#: A network that no lab and no host has: for the two ends of a tunnel (RFC 6333, section 5.7).
+_NETWORK, _ADDRESS, _GATEWAY = "192.0.0.0/24", "192.0.0.100", "192.0.0.2"
+#: Seconds until it must be there.
+TIMEOUT = 10.0
+_RTMGRP_LINK, _RTMGRP_IPV4_ROUTE = 0x1, 0x40  # linux/rtnetlink.h
+
+
+def _pid_file(root: str) -> str:
+    return os.path.join(root, "run", "outside")
+
+
+def ensure(root: str) -> None:
+    """Have the program run, and its device in the lab; called outside of the lab's namespaces."""
+    if _running(root):
+        return
+    fd = os.open(_pid_file(root) + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock(fd, TIMEOUT, "the lab's uplink")
+        if not _running(root):
+            _in_child(root)
+    finally:
+        os.close(fd)
+
+
+def _running(root: str) -> bool:
+    known = live.pid_file(_pid_file(root))
+    return known is not None and process.start_time(known[0]) == known[1]
+
+
+def end(root: str) -> None:
+    """End the program, and with it the device."""
+    known = live.pid_file(_pid_file(root))
+    pidfd = process.open_pidfd(*known) if known else None
+    if pidfd is not None:
+        process.send_signal(pidfd, signal.SIGKILL)
+        process.wait_exit(pidfd, TIMEOUT)
+        os.close(pidfd)
+    for name in ("", ".log", ".lock"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_pid_file(root) + name)
+
+
+def _in_child(root: str) -> None:
+    """Who enters a namespace has no way back: a child does it."""
+    argv = _command(root)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _start(root, argv)
+        except DummError as e:
+            os.write(write, str(e).encode())
+        except OSError as e:
+            os.write(write, f"cannot start {argv[0]}: {e.strerror or e}".encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, encoding="utf-8", errors="replace") as file:
+        text = file.read()
+    os.waitpid(pid, 0)
+    if text:
+        raise DummError(text, hint="'dumm-bridge uplink BR --none' does without")
+
+
+def _command(root: str) -> list[str]:
+    from shutil import which
+
+    known = live.holder(root)
+    if known is None:
+        raise Conflict("the lab's namespaces have ended")
+    namespace = f"/proc/{known[0]}/ns/net"
+    # The host's loopback is not for guests: neither program leads there.
+    if path := which("pasta"):
+        # fmt: off
+        return [
+            path, "--foreground", "--quiet", "--stderr", "--ipv4-only", "--config-net",
+            "--ns-ifname", DEVICE, "--no-map-gw", "--no-dhcp",
+            "--address", _ADDRESS, "--netmask", _NETWORK.partition("/")[2], "--gateway", _GATEWAY,
+            "--tcp-ports", "none", "--udp-ports", "none",
+            "--tcp-ns", "none", "--udp-ns", "none",
+            "--netns-only", "--netns", namespace,
+        ]
+        # fmt: on
+    if path := which("slirp4netns"):
+        # fmt: off
+        return [
+            path, "--configure", "--mtu", "65520", "--cidr", _NETWORK,
+            "--disable-host-loopback", "--disable-dns", "--netns-type", "path", namespace, DEVICE,
+        ]
+        # fmt: on
+    raise DummError(
+        "cannot find 'pasta' nor 'slirp4netns'",
+        hint="apt-get install passt, or 'dumm-bridge uplink BR --none'",
+    )
+
+
+def _start(root: str, argv: list[str]) -> None:
+    known = live.holder(root)
+    holder = process.open_pidfd(*known) if known else None
+    if holder is None:
+        raise Conflict("the lab's namespaces have ended")
+    proc.log(" ".join(argv))
+    log = os.open(
+        _pid_file(root) + ".log",
+        os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
+        0o600,
+    )
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    namespaces.enter(holder, namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
+    actions = [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate((null, log, log))]
+    pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsid=True)
+    with open(_pid_file(root), "w", encoding="ascii") as file:
+        file.write(f"{pid} {process.start_time(pid)}\n")
+    pidfd = os.pidfd_open(pid)
+    try:
+        namespaces.enter(holder, namespaces.CLONE_NEWNET)
+        _await_device(pidfd)
+        sysfs.set_forwarding(DEVICE, True)
+    except BaseException:
+        ended = process.wait_exit(pidfd, 0)
+        process.send_signal(pidfd, signal.SIGKILL)
+        os.unlink(_pid_file(root))
+        words = os.pread(log, 65536, 0).decode(errors="replace").strip().rpartition("\n")[2]
+        if ended:
+            raise DummError(f"{os.path.basename(argv[0])} failed: {words}") from None
+        raise
+
+
+def _await_device(pidfd: int) -> None:
+    """Wait until the lab's network namespace, which is ours now, has the device and a route."""
+    import socket
+
+    deadline = time.monotonic() + TIMEOUT
+    monitor = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    with monitor:
+        monitor.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_ROUTE))
+        poll = select.poll()
+        poll.register(monitor, select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
+        while not sysfs.routed().get(DEVICE):
+            events = dict(poll.poll(max(0, int((deadline - time.monotonic()) * 1000))))
+            if pidfd in events:
+                raise DummError("it ended")
+            if not events:
+                raise DummError("the lab's uplink was not there in time")
+            with contextlib.suppress(OSError):  # ENOBUFS: more than it holds has happened
+                monitor.recv(65536)

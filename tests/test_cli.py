@@ -1,0 +1,340 @@
+"""The commands as a shell sees them, without a guest: streams, status, names, usage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import BIN, Lab
+from uml_helpers import one_line_error
+
+TOOLS = ("dumm-fs", "dumm-guest", "dumm-iface", "dumm-bridge", "dumm-console")
+
+LAB = {
+    "version": 1,
+    "id": "abcdef123456",
+    "guests": {
+        "alice": {},
+        "bob": {"args": ["a=1", "b"], "memory": 96 << 20, "init": "/sbin/init"},
+    },
+    "ifaces": {},
+    "bridges": {},
+}
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """A working set with two guests that never ran; nothing of it is in the kernel."""
+    (tmp_path / ".lock").touch()
+    inode = os.stat(tmp_path / ".lock").st_ino
+    (tmp_path / "state.json").write_text(json.dumps({**LAB, "lock_inode": inode}))
+    return Lab(tmp_path, tmp_path / "cache")
+
+
+def shell(lab: Lab, line: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", line],
+        env=lab.env,
+        cwd=lab.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+# ---- the shapes of list and show ----
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("list -q", "alice\nbob\n"),
+        ("list -z -q", "alice\0bob\0"),
+        ("list -qz", "alice\0bob\0"),
+        (
+            "list -o name,state,pid,kernel,memory",
+            "alice\tstopped\t-\t-\t67108864\nbob\tstopped\t-\t-\t100663296\n",
+        ),
+        ("list -o args,ifaces,init,overlays", "-\t-\t-\t-\na=1,b\t-\t/sbin/init\t-\n"),
+        (
+            "list",
+            "NAME    STATE    PID    KERNEL    MASTER    MEMORY    INIT        IFACES\n"
+            "alice   stopped  -      -         -         64M       -           -\n"
+            "bob     stopped  -      -         -         96M       /sbin/init  -\n",
+        ),
+        ("show -o name bob alice", "bob\nalice\n"),
+        ("show alice -q", "alice\n"),
+        (
+            "show alice",
+            "name:     alice\nstate:    stopped\npid:      -\nkernel:   -\n"
+            "master:   -\nmemory:   64M\ninit:     -\nargs:     -\n"
+            "ifaces:   -\noverlays: -\n",
+        ),
+    ],
+)
+def test_shapes(lab: Lab, words: str, wanted: str) -> None:
+    done = lab(f"dumm-guest {words}")
+    assert (done.out, done.err) == (wanted, "")
+
+
+def test_json(lab: Lab) -> None:
+    done = lab("dumm-guest list --format json")
+    assert done.out.endswith("]\n")
+    assert done.out.count("\n") == 1
+    bob = {
+        "name": "bob",
+        "state": "stopped",
+        "pid": None,
+        "kernel": None,
+        "master": None,
+        "memory": 96 << 20,
+        "init": "/sbin/init",
+        "args": ["a=1", "b"],
+        "ifaces": [],
+        "overlays": [],
+    }
+    assert json.loads(done.out)[1] == bob
+    assert json.loads(lab("dumm-guest show bob --format json").out) == [bob]
+
+
+@pytest.mark.parametrize("command", ["dumm-guest list", "dumm-iface list", "dumm-bridge list"])
+def test_an_unknown_field_lists_the_fields(lab: Lab, command: str) -> None:
+    done = lab(f"{command} -o name,nope", status=2)
+    tool = command.split()[0]
+    assert one_line_error(done.err, tool) == "no field 'nope'"
+    assert done.err.splitlines()[1].startswith(f"{tool}: hint: the fields are: name,")
+    assert done.out == ""
+
+
+# ---- usage ----
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "message"),
+    [
+        ("dumm-guest bogus", 2, "no such command 'bogus'"),
+        ("dumm-guest list --bogus", 2, "no such option '--bogus'"),
+        ("dumm-guest list -q -o name", 2, "-q, -o and --format json exclude each other"),
+        ("dumm-guest list -z", 2, "-z goes with -q or -o"),
+        ("dumm-guest list --format json -z", 2, "-z goes with -q or -o"),
+        ("dumm-guest list --format xml", 2, "invalid value for '--format'"),
+        ("dumm-guest list extra", 2, "got unexpected extra argument"),
+        ("dumm-guest start", 2, "name guests, or say --all"),
+        ("dumm-guest stop --all alice", 2, "--all takes no names"),
+        ("dumm-guest set alice", 2, "nothing to set"),
+        ("dumm-guest set alice --memory x", 2, "invalid value for '--memory'"),
+        ("dumm-guest set alice --memory 0", 2, "0 bytes of memory are too few"),
+        ("dumm-guest set alice --memory 1K", 2, "1024 bytes of memory are too few"),
+        ("dumm-guest set alice --init x", 2, "--init 'x' is not an absolute path"),
+        ("dumm-guest set alice --arg 'a b'", 2, "kernel argument 'a b'"),
+        ("dumm-guest start alice --timeout -1", 2, "invalid value for '--timeout'"),
+        ("dumm-guest exec alice", 2, "no command to run"),
+        ("dumm-guest exec alice -e x -- true", 2, "invalid value"),
+        ("dumm-guest wait alice --for breakfast", 2, "invalid value for '--for'"),
+        ("dumm-console attach alice --line x", 2, "invalid value for '--line'"),
+    ],
+)
+def test_usage(lab: Lab, command: str, status: int, message: str) -> None:
+    done = lab(command, status=status)
+    assert one_line_error(done.err, command.split()[0]).startswith(message)
+    assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        ("show nobody", 3, "no guest 'nobody'"),
+        ("set nobody --memory 64M", 3, "no guest 'nobody'"),
+        ("delete nobody", 3, "no guest 'nobody'"),
+        ("wait nobody", 3, "no guest 'nobody'"),
+        ("is-running nobody", 3, "no guest 'nobody'"),
+        ("pause nobody", 3, "no guest 'nobody'"),
+        ("mconsole nobody -- version", 3, "no guest 'nobody'"),
+        ("exec nobody -- true", 125, "no guest 'nobody'"),
+        ("stop alice", 4, "guest 'alice' is not running"),
+        ("pause alice", 4, "guest 'alice' is stopped"),
+        ("resume alice", 4, "guest 'alice' is stopped, not paused"),
+        ("mconsole alice -- version", 4, "guest 'alice' is stopped"),
+        ("wait alice --timeout 1", 4, "guest 'alice' is stopped"),
+        ("create alice", 4, "guest 'alice' exists already"),
+        ("create carol --kernel none", 3, "no kernel 'none'"),
+        ("create carol --master none", 3, "no master 'none'"),
+    ],
+)
+def test_errors_about_guests(lab: Lab, words: str, status: int, message: str) -> None:
+    done = lab(f"dumm-guest {words}", status=status)
+    assert one_line_error(done.err) == message
+    assert done.out == ""
+    assert lab("dumm-guest list -q").lines == ["alice", "bob"]
+
+
+def test_an_empty_memory_is_the_default(lab: Lab) -> None:
+    assert lab("dumm-guest show bob -o memory").out == f"{96 << 20}\n"
+    lab(["dumm-guest", "set", "bob", "--memory", "", "--init", "", "--arg", ""])
+    assert lab("dumm-guest show bob -o memory,init,args").out == f"{64 << 20}\t-\t-\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "../x", "x/y", "", ".", "-x", "_x", "a" * 33, "a\nb", "a\tb", "é", "a:b", "a%b"]
+)
+def test_names_that_cannot_be(lab: Lab, name: str) -> None:
+    done = lab(["dumm-guest", "create", "--", name], status=2)
+    assert one_line_error(done.err).startswith("bad guest name ")
+    assert "hint: 1 to 32 letters" in done.err
+    assert sorted(os.listdir(lab.directory)) == [".lock", "state.json"]
+
+
+def test_help_of_everything(lab: Lab) -> None:
+    for tool in TOOLS:
+        done = lab([tool, "--help"])
+        assert done.out.startswith(f"Usage: {tool} ")
+        assert done.err == ""
+        assert lab([tool, "-h"]).out == done.out
+        assert lab([tool, "--version"]).out.startswith(f"{tool} ")
+
+
+# ---- where the working set is ----
+
+
+def test_which_directory(lab: Lab, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    outside = {"DUMM_DIR": str(other)}
+    done = lab("dumm-guest list", status=3, env=outside)
+    assert one_line_error(done.err) == f"no working set in '{other}'"
+    assert "dumm-fs init" in done.err.splitlines()[1]
+    assert lab(f"dumm-guest -C {tmp_path} list -q", env=outside).out == "alice\nbob\n"
+    assert lab(f"dumm-guest list -q -C {tmp_path}", env=outside).out == "alice\nbob\n"
+    assert lab("dumm-guest list -q", env={"DUMM_DIR": ""}).out == "alice\nbob\n"  # the current one
+    upwards = shell(lab, "cd other; unset DUMM_DIR; dumm-guest list")
+    assert upwards.returncode == 3
+    lab("dumm-guest -C state.json list", status=2)
+
+
+# ---- streams and signals ----
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "error"),
+    [
+        ("dumm-guest list -q >/dev/full", 1, "dumm-guest: No space left on device\n"),
+        ("dumm-guest list >/dev/full", 1, "dumm-guest: No space left on device\n"),
+        ("dumm-guest --help >/dev/full", 1, "dumm-guest: No space left on device\n"),
+        ("dumm-guest list -q >&-", 1, "dumm-guest: Bad file descriptor\n"),
+        ("dumm-guest list -q 2>&-", 0, ""),
+        ("dumm-guest list -q <&-", 0, ""),
+        ("dumm-guest show nobody 2>&-", 3, ""),
+        ("dumm-guest show nobody 2>/dev/full", 3, ""),
+        ("dumm-guest show nobody <&- >&- 2>&-", 3, ""),
+    ],
+)
+def test_streams_that_fail(lab: Lab, line: str, status: int, error: str) -> None:
+    done = shell(lab, line)
+    assert (done.returncode, done.stderr) == (status, error)
+
+
+def test_a_reader_that_leaves(lab: Lab) -> None:
+    done = shell(lab, "for i in 1 2 3; do dumm-guest list --format json; done | head -c 1")
+    assert (done.stdout, done.stderr) == ("[", "")
+    done = shell(lab, "{ sleep 0.5; dumm-guest list; echo $? >&2; } | true")
+    assert done.stderr == "141\n"
+
+
+def test_ctrl_c_is_death_by_sigint(lab: Lab) -> None:
+    """While it waits for the lock, for example."""
+    (lab.directory / "hold.py").write_text(
+        "import fcntl, time\nf = open('.lock')\nfcntl.flock(f, 2)\n"
+        "print(flush=True)\ntime.sleep(60)\n"
+    )
+    holder = lab.start(["python3", "hold.py"])
+    assert holder.stdout
+    holder.stdout.read(1)
+    waiting = lab.start("dumm-guest set alice --memory 80M")
+    time.sleep(0.5)
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.wait(10) == -signal.SIGINT
+    assert waiting.stderr
+    assert waiting.stderr.read().strip() == b""
+    holder.kill()
+    holder.wait()
+    assert lab("dumm-guest show alice -o memory").out == f"{64 << 20}\n"
+
+
+def test_debug(lab: Lab) -> None:
+    done = lab("dumm-guest set nobody --init /x", status=1, env={"DUMM_DEBUG": "1"})
+    assert "Traceback" in done.err
+    assert "NotFound" in done.err
+
+
+def test_completion(lab: Lab) -> None:
+    def complete(*words: str) -> list[str]:
+        env = {
+            "_DUMM_GUEST_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(words),
+            "COMP_CWORD": str(len(words) - 1),
+        }
+        found = lab([BIN / "dumm-guest"], env=env).lines
+        return [line.partition(",")[2] for line in found if line]
+
+    assert complete("dumm-guest", "show", "a") == ["alice"]
+    assert complete("dumm-guest", "stop", "") == []  # none runs
+    assert complete("dumm-guest", "list", "-o", "name,st") == ["name,state"]
+    assert "create" in complete("dumm-guest", "cr")
+
+
+def test_a_damaged_state_is_one_line(lab: Lab) -> None:
+    (lab.directory / "state.json").write_text("{")
+    for command in (
+        "dumm-guest list",
+        "dumm-guest create x",
+        "dumm-bridge list",
+        "dumm-fs destroy",
+    ):
+        done = lab(command, status=1)
+        assert "is not valid JSON" in one_line_error(done.err, command.split()[0])
+    assert (lab.directory / "state.json").read_text() == "{"
+
+
+def test_a_newer_state_is_left_alone(lab: Lab) -> None:
+    text = json.dumps({**LAB, "version": 99})
+    (lab.directory / "state.json").write_text(text)
+    for command in ("dumm-guest list", "dumm-guest delete alice", "dumm-fs destroy"):
+        done = lab(command, status=1)
+        assert "newer dumm-tools (format 99)" in one_line_error(done.err, command.split()[0])
+    assert (lab.directory / "state.json").read_text() == text
+
+
+# ---- init ----
+
+
+def test_init_says_what_is_wrong_and_leaves_nothing(tmp_path: Path) -> None:
+    make: Callable[[str], Lab] = lambda name: Lab(tmp_path / name, tmp_path / "cache")  # noqa: E731
+    lab = make("one")
+    lab.directory.mkdir()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for options, status, message in (
+        ("--kernel none", 3, "no kernel 'none'"),
+        ("--master none", 3, "no master 'none'"),
+        ("--kernel /etc/passwd", 1, "'/etc/passwd' is no x86-64 Linux program"),
+        (f"--master {empty}", 1, f"master '{empty}' is empty"),
+    ):
+        done = lab(f"dumm-fs init {options}", status=status)
+        assert one_line_error(done.err, "dumm-fs") == message
+        assert os.listdir(lab.directory) == []
+    lab("dumm-fs init")
+    done = lab("dumm-fs init", status=4)
+    assert "is a working set already" in one_line_error(done.err, "dumm-fs")
+    done = lab("dumm-guest create alice", status=3)
+    assert "hint: dumm-fs " in done.err
+    assert lab("dumm-guest list -q").out == ""
+    lab("dumm-fs destroy")
+    assert os.listdir(lab.directory) in ([], [".lock"])
+    lab("dumm-fs destroy", status=3)

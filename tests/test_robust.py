@@ -1,0 +1,226 @@
+"""Commands killed at any moment and run again; much at once; guests that mean harm."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SUITES, Lab
+from uml_helpers import NOISE, one_line_error, pid_of, processes, state_of, until
+
+pytestmark = pytest.mark.uml
+
+
+def kill_after(lab: Lab, command: str, seconds: float) -> None:
+    process = lab.start(command)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+
+
+# ---- killed and run again ----
+
+
+def test_create_and_delete(lab: Lab) -> None:
+    chance = random.Random(1)
+    for _ in range(8):
+        kill_after(lab, "dumm-guest create alice", chance.uniform(0.05, 0.2))
+        lab("dumm-guest create --may-exist alice")
+        assert (lab.directory / "mount/alice/etc/passwd").exists()
+        kill_after(lab, "dumm-guest delete alice", chance.uniform(0.05, 0.2))
+        lab("dumm-guest delete --if-exists alice")
+        assert lab("dumm-guest list -q").out == ""
+        assert not (lab.directory / "host/alice").exists()
+
+
+def test_stop(lab: Lab) -> None:
+    chance = random.Random(2)
+    lab("dumm-guest create alice")
+    lab("dumm-iface create alice-eth0 --address 10.0.0.1/24")
+    for _ in range(6):
+        lab("dumm-guest start alice")
+        kill_after(lab, "dumm-guest stop alice", chance.uniform(0.05, 0.3))
+        assert state_of(lab, "alice") in ("running", "stopping", "stopped")
+        done = lab("dumm-guest stop alice", status=None)
+        assert done.code in (0, 4), done.err
+        assert state_of(lab, "alice") == "stopped"
+
+
+def test_destroy(new_lab: Callable[..., Lab]) -> None:
+    chance = random.Random(3)
+    for n in range(5):
+        lab = new_lab(f"lab{n}")
+        lab("dumm-guest create alice bob")
+        lab("dumm-bridge create lan0")
+        lab("dumm-iface create alice-eth0 bob-eth0 --bridge lan0")
+        lab("dumm-guest start --all")
+        kill_after(lab, "dumm-fs destroy", chance.uniform(0.05, 0.4))
+        if (lab.directory / "state.json").exists():
+            lab("dumm-fs destroy")
+
+
+def test_init(packs: Path, tmp_path: Path) -> None:
+    chance = random.Random(4)
+    for n in range(5):
+        lab = Lab(tmp_path, packs)
+        kill_after(lab, "dumm-fs init --kernel sid --master busybox", chance.uniform(0.04, 0.15))
+        if not (tmp_path / "state.json").exists():
+            lab("dumm-fs init --kernel sid --master busybox")
+        lab(f"dumm-guest create g{n}")
+        lab("dumm-fs destroy")
+
+
+# ---- much at once ----
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_all_lines_in_use_and_a_nic_is_plugged_in(new_lab: Callable[..., Lab], suite: str) -> None:
+    """Lines and NICs share the interrupts of a UML kernel, of which there are 64."""
+    lab = new_lab(kernel=suite)
+    lab("dumm-guest create alice --start")
+    running = [lab.start("dumm-guest exec alice -- sleep 100") for _ in range(17)]
+    for number in range(1, 4):
+        lab(f"dumm-console send alice 'sleep 100 </dev/tty{number} &'")
+    until(lambda: len(lab("dumm-console log alice").out) > 0, "the console has been opened")
+    interfaces = [f"alice-eth{n}" for n in range(4)]
+    lab(["dumm-iface", "create", *interfaces, "--address", "10.0.0.1/24"])
+    for process in running[3:]:
+        assert process.poll() is None
+    for process in running[:3]:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 143
+    shown = lab("dumm-guest exec alice -- ip -o -4 addr").out
+    assert shown.count("10.0.0.1/24") == 4
+    log = lab("dumm-console log alice").out
+    assert "errno" not in log, log
+
+
+def test_interfaces_come_and_go_while_programs_run(lab: Lab) -> None:
+    lab("dumm-guest create alice --start")
+    busy = [lab.start(["dumm-guest", "exec", "alice", "--", "cat"]) for _ in range(3)]
+    for process in busy:
+        assert process.stdin
+        process.stdin.write(NOISE[:5000])
+        process.stdin.flush()
+    changes = [
+        lab.start(
+            [
+                "sh",
+                "-ec",
+                f"for i in 1 2 3; do dumm-iface create alice-eth{n}; "
+                f"dumm-iface delete alice-eth{n}; done",
+            ]
+        )
+        for n in range(4)
+    ]
+    for process in changes:
+        _, err = process.communicate(timeout=60)
+        assert (process.returncode, err) == (0, b"")
+    for process in busy:
+        out, _ = process.communicate(NOISE[5000:9000], 20)
+        assert out == NOISE[:9000]
+    assert lab("dumm-iface list -q").out == ""
+
+
+def test_two_labs_with_guests_of_one_name(new_lab: Callable[..., Lab]) -> None:
+    one, two = new_lab("one"), new_lab("two")
+    for lab in (one, two):
+        lab("dumm-guest create alice --start")
+        lab(["dumm-guest", "exec", "alice", "--", "sh", "-c", "echo $0 >/root/who", lab.directory])
+    for lab in (one, two):
+        assert lab("dumm-guest exec alice -- cat /root/who").out == f"{lab.directory}\n"
+    one("dumm-iface create alice-eth0")
+    done = two("dumm-iface create alice-eth0", status=4)
+    assert "alice-eth0" in one_line_error(done.err, "dumm-iface")
+    two("dumm-guest stop alice")
+    assert state_of(one, "alice") == "running"
+
+
+# ---- what a guest may do ----
+
+
+def test_a_guest_cannot_fool_the_readers(lab: Lab) -> None:
+    """Its root user may write run/uml on the host: links and FIFOs there harm nobody."""
+    lab("dumm-guest create alice --start")
+    secret = lab.directory / "secret"
+    secret.write_text("secret\n")
+    script = (
+        "mount -t hostfs none /mnt -o / && cd /mnt/run/uml && rm -f ready && ln -s $0 ready;"
+        "rm -rf m; mkdir m; ln -s $0 m/mconsole"
+    )
+    lab(["dumm-guest", "exec", "alice", "--", "sh", "-c", script, secret])
+    assert state_of(lab, "alice") in ("starting", "running")
+    done = lab("dumm-guest mconsole alice -- version", status=None, timeout=20)
+    assert done.code != 0
+    one_line_error(done.err)
+    lab("dumm-guest stop alice")
+    assert secret.read_text() == "secret\n"
+    lab("dumm-guest start alice")
+    lab("dumm-guest exec alice -- true")
+
+
+def test_out_of_memory_in_a_guest(lab: Lab) -> None:
+    lab("dumm-guest create alice --start")
+    before = processes(lab, "alice")
+    lab(
+        ["dumm-guest", "exec", "alice", "--", "sh", "-c", "x=x; while :; do x=$x$x; done"],
+        status=None,
+        timeout=60,
+    )
+    assert processes(lab, "alice") == before
+    assert lab("dumm-guest exec alice -- cat", stdin=NOISE).stdout == NOISE
+
+
+# ---- odd surroundings ----
+
+
+def test_a_removed_current_directory(lab: Lab, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    line = f"cd {gone} && rmdir {gone} && dumm-guest list -q && dumm-guest create alice --start"
+    done = subprocess.run(["sh", "-c", line], env=lab.env, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_few_descriptors_and_a_small_umask(lab: Lab) -> None:
+    done = subprocess.run(
+        ["sh", "-c", "umask 077; ulimit -n 256; dumm-guest create alice --start"],
+        env=lab.env,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    lab("dumm-guest exec -u nobody alice -- cat /etc/passwd")
+    assert lab("dumm-guest exec alice -- sh -c umask").out == "0022\n"
+
+
+def test_signals_that_our_caller_ignores(lab: Lab) -> None:
+    """As under nohup: a guest has its own ways with signals."""
+    lab("dumm-guest create alice")
+    line = "trap '' HUP INT PIPE TERM; dumm-guest start alice"
+    subprocess.run(["sh", "-c", line], env=lab.env, check=True)
+    assert "0000000000000000" in lab("dumm-guest exec alice -- grep SigIgn /proc/self/status").out
+    lab("dumm-guest stop alice")
+    assert state_of(lab, "alice") == "stopped"
+
+
+def test_a_guest_outlives_the_session_that_started_it(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    with subprocess.Popen(
+        ["sh", "-c", "dumm-guest start alice; echo up; sleep 60"],
+        env=lab.env,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    ) as session:
+        assert session.stdout
+        assert session.stdout.readline() == b"up\n"
+        os.killpg(session.pid, signal.SIGHUP)
+        os.killpg(session.pid, signal.SIGKILL)
+    pid_of(lab, "alice")
+    lab("dumm-guest exec alice -- true")
