@@ -20,7 +20,7 @@ from dumm_tools import cache, iface, kernel, live, master, overlay, proc, reach,
 from dumm_tools.agent import INITRD, JAIL
 from dumm_tools.agent.client import LINES
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut
-from dumm_tools.linux import fifo, namespaces, netlink, process
+from dumm_tools.linux import cgroup, fifo, namespaces, netlink, process
 from dumm_tools.model import Boot, Guest, State
 from dumm_tools.state import load, lock, transaction
 
@@ -30,6 +30,9 @@ CONSOLES = 4
 MEMORY_OVERHEAD = 32 << 20
 #: ... and memory of the kernel's own, in each of its processes on the host (bytes).
 PROCESS_DATA = 8 << 20
+#: ... and, where a control group can be made, all that its processes and the host's kernel use for
+#: it together beyond its memory (bytes).
+CEILING_OVERHEAD = 128 << 20
 #: How many guests of one command boot at the same time.
 WINDOW = 32
 #: The kernel's command line (COMMAND_LINE_SIZE, arch/um/include/asm/setup.h), less a margin for
@@ -248,12 +251,13 @@ def _launch(root: str, name: str, timeout: float, pending: list[_Launch]) -> Non
             kernel=core.path,
             master=tree.path,
             group=_own_group(state),
+            cgroup=_ceiling(state, guest),
         )
         change.save()
         # Until the hand-over, a failure puts everything back.
         undo = stack.enter_context(contextlib.ExitStack())
+        undo.callback(release, state, guest)
         nics = iface.prepare(state, name)
-        undo.callback(iface.release, state, name)
         if not overlay.is_mounted(root, state, name):
             overlay.drop_work_dirs(root, name)
         if overlay.mount(root, state, guest, tree.path):
@@ -370,6 +374,7 @@ def _spawn(
             "--hold", str(base + len(handed)), str(len(locks)),
             "--pid-file", os.path.join(run, "pid"),
             *(["--group", str(guest.boot.group)] if guest.boot and guest.boot.group else []),
+            *(["--cgroup", guest.boot.cgroup] if guest.boot and guest.boot.cgroup else []),
             *_jail_args(root, guest, core),
             "--", core.binary, *args, *nics,
         ]
@@ -498,13 +503,29 @@ def _leave_master(root: str, state: State, guest: Guest, path: str) -> bool:
     return overlay.umount(root, state, guest.name)
 
 
+def _ceiling(state: State, guest: Guest) -> str:
+    """A control group for the guest's memory; nothing where the host lets us have none."""
+    try:
+        return cgroup.make(f"dumm-{state.id}-{guest.name}", guest.memory + CEILING_OVERHEAD)
+    except OSError as e:
+        proc.log(f"no memory ceiling for '{guest.name}': {e}", 2)
+        return ""
+
+
+def release(state: State, guest: Guest) -> None:
+    """Remove what a boot that is over has left in the host's kernel: taps, the control group."""
+    iface.release(state, guest.name)
+    if guest.boot is not None and guest.boot.cgroup:
+        cgroup.remove(guest.boot.cgroup)
+
+
 def ended(root: str, name: str, nonce: str) -> None:
     """The boot `nonce` is over: remove the taps, forget the boot, unless another has begun."""
     with transaction(root) as change:
         guest = change.state.guests.get(name)
         if guest is None or guest.boot is None or guest.boot.nonce != nonce:
             return
-        iface.release(change.state, name)
+        release(change.state, guest)
         with contextlib.suppress(DummError):  # it may be gone, and is looked for at the next start
             path = resolve_master(root, guest).path
             if _leave_master(root, change.state, guest, path):

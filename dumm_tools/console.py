@@ -11,6 +11,7 @@ import fcntl
 import os
 import select
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,12 @@ from dumm_tools.state import load
 
 #: Ctrl-]: ends an attached console.
 DETACH = b"\x1d"
+#: What is typed goes in pieces of so many bytes, PACE seconds apart: a guest's terminal holds 4096
+#: that its program has not read; a UML kernel that has to throttle one never listens to it again
+#: (line_throttle, arch/um/drivers/line.c).
+PIECE = 128
+PACE = 0.05
+SEND_MAX = 2048
 
 Write = Callable[[bytes], object]
 
@@ -81,6 +88,11 @@ def send(root: str, name: str, line: int, text: str) -> None:
     """Type `text` and Enter at a raw terminal; Conflict when nobody takes it."""
     live.need_running(root, load(root), view.get(load(root), name))
     data = os.fsencode(text) + b"\n"
+    if len(data) > SEND_MAX:
+        raise DummError(
+            f"a console takes {SEND_MAX - 1} bytes at a time",
+            hint="dumm-guest exec takes any number on its standard input",
+        )
     with _open(root, name, line, "in") as fd:
         try:
             sent = os.write(fd, data)
@@ -164,13 +176,19 @@ def _relay(ours: int, theirs: int, wake: int, pidfd: int) -> None:
     poll = select.poll()
     for fd in (0, wake, pidfd):
         poll.register(fd, select.POLLIN)
+    keys = bytearray()
+    next_piece = 0.0
     while True:
-        events = dict(poll.poll())
-        if 0 in events:
-            typed = os.read(0, 4096)
-            keys, detached, _ = typed.partition(DETACH)
+        left = next_piece - time.monotonic()
+        if keys and left <= 0:
             with contextlib.suppress(BlockingIOError):
-                os.write(ours, keys)
+                del keys[: os.write(ours, keys[:PIECE])]
+            next_piece = time.monotonic() + PACE
+            continue
+        events = dict(poll.poll(left * 1000 + 1 if keys else None))
+        if 0 in events:
+            typed, detached, _ = os.read(0, 4096).partition(DETACH)
+            keys += typed
             if detached or not typed:
                 return
         if wake in events or pidfd in events:

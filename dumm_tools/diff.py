@@ -45,7 +45,9 @@ def changes(top: str, lower: Sequence[str], marks: layer.Marks) -> list[Change]:
         return []
     try:
         with layer.Directory.open(lower, marks) as below:
-            found = list(_inside(_Place(upper, below, marks, b"", 0)))
+            found = list(
+                _inside(_Place(upper, below, marks, b"", 0, layer.is_opaque(upper, marks)))
+            )
             if below.fds and _directory_differs(upper, below.fds[0]):
                 found.append(Change("M", b"/"))
     finally:
@@ -55,13 +57,15 @@ def changes(top: str, lower: Sequence[str], marks: layer.Marks) -> list[Change]:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A directory of the top layer, what is below it, and its path."""
+    """A directory of the top layer, what is below it, and its path. Where it hides what is below
+    it, so does each directory in it."""
 
     fd: int
     below: layer.Directory
     marks: layer.Marks
     path: bytes
     depth: int
+    hides: bool
 
 
 def _inside(here: _Place) -> Iterator[Change]:
@@ -69,7 +73,7 @@ def _inside(here: _Place) -> Iterator[Change]:
         raise DummError(f"directories are nested too deeply: '{os.fsdecode(here.path[:60])}...'")
     names = [os.fsencode(n) for n in os.listdir(here.fd)]
     gone = layer.deleted_names(names, here.marks)
-    if layer.is_opaque(here.fd, here.marks):
+    if here.hides:
         gone |= here.below.names()
     gone.difference_update(names)
     for name in gone:
@@ -102,7 +106,8 @@ def _entry(here: _Place, name: bytes) -> Iterator[Change]:
             with here.below.below(name) as below:
                 if below.fds and _directory_differs(fd, below.fds[0]):
                     yield Change("M", path)
-                yield from _inside(_Place(fd, below, here.marks, path, here.depth + 1))
+                hides = here.hides or layer.is_opaque(fd, here.marks)
+                yield from _inside(_Place(fd, below, here.marks, path, here.depth + 1, hides))
         finally:
             os.close(fd)
     elif old is None:

@@ -160,7 +160,7 @@ def _ask_to_stop(root: str, name: str, force: bool) -> tuple[str, bool]:
         now = live.guest_state(root, state, guest)
         if now == "stopped" or guest.boot is None:
             if guest.boot is not None:  # it halted by itself: only its taps are left
-                iface.release(state, name)
+                boot.release(state, guest)
                 guest.boot = None
             raise_not_running = True
         else:

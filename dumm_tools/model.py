@@ -33,6 +33,8 @@ class Boot:
     master: str = ""
     #: The group that this boot's process alone is in, and that its taps ask for; 0: none.
     group: int = 0
+    #: The control group that bounds its memory; empty where none could be made.
+    cgroup: str = ""
     extra: dict[str, object] = field(default_factory=dict)
 
 

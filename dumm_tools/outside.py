@@ -16,6 +16,7 @@ import time
 
 from dumm_tools import live, proc
 from dumm_tools.errors import Conflict, DummError
+from dumm_tools.linux import mount as mnt
 from dumm_tools.linux import namespaces, process, sysfs
 from dumm_tools.state import lock
 
@@ -58,23 +59,32 @@ def end(root: str) -> None:
         process.send_signal(pidfd, signal.SIGKILL)
         process.wait_exit(pidfd, TIMEOUT)
         os.close(pidfd)
-    for name in ("", ".log", ".lock"):
+    for name in ("", ".log", ".net", ".lock"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_pid_file(root) + name)
 
 
 def _in_child(root: str) -> None:
-    """Who enters a namespace has no way back: a child does it."""
+    """Who enters a namespace has no way back: a child does it, and for a pid namespace its child.
+    The program is left to the lab's own pid 1."""
     argv = _command(root)
     read, write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         try:
-            _start(root, argv)
+            holder = _holder(root)
+            namespaces.enter(holder, namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
+            inner = os.fork()
+            if inner:
+                os.waitpid(inner, 0)
+            else:
+                _start(root, argv, holder)
         except DummError as e:
             os.write(write, str(e).encode())
         except OSError as e:
             os.write(write, f"cannot start {argv[0]}: {e.strerror or e}".encode())
+        except Exception as e:  # it would end unseen
+            os.write(write, f"internal error: {type(e).__name__}: {e}".encode())
         finally:
             os._exit(0)
     os.close(write)
@@ -88,10 +98,7 @@ def _in_child(root: str) -> None:
 def _command(root: str) -> list[str]:
     from shutil import which
 
-    known = live.holder(root)
-    if known is None:
-        raise Conflict("the lab's namespaces have ended")
-    namespace = f"/proc/{known[0]}/ns/net"
+    namespace = _pid_file(root) + ".net"
     # The host's loopback is not for guests: neither program leads there.
     if path := which("pasta"):
         # fmt: off
@@ -101,7 +108,7 @@ def _command(root: str) -> list[str]:
             "--address", _ADDRESS, "--netmask", _NETWORK.partition("/")[2], "--gateway", _GATEWAY,
             "--tcp-ports", "none", "--udp-ports", "none",
             "--tcp-ns", "none", "--udp-ns", "none",
-            "--netns-only", "--netns", namespace,
+            "--runas", "0:0", "--netns-only", "--netns", namespace,
         ]
         # fmt: on
     if path := which("slirp4netns"):
@@ -117,24 +124,30 @@ def _command(root: str) -> list[str]:
     )
 
 
-def _start(root: str, argv: list[str]) -> None:
+def _holder(root: str) -> int:
     known = live.holder(root)
-    holder = process.open_pidfd(*known) if known else None
-    if holder is None:
+    pidfd = process.open_pidfd(*known) if known else None
+    if pidfd is None:
         raise Conflict("the lab's namespaces have ended")
+    return pidfd
+
+
+def _start(root: str, argv: list[str], holder: int) -> None:
     proc.log(" ".join(argv))
     log = os.open(
         _pid_file(root) + ".log",
         os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
         0o600,
     )
+    _name_namespace(root, _pid_file(root) + ".net")
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    namespaces.enter(holder, namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
     actions = [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate((null, log, log))]
     pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsid=True)
+    pidfd = os.pidfd_open(pid)
+    # /proc is the host's: to it the number is another.
+    pid = process.pid_of(pidfd)
     with open(_pid_file(root), "w", encoding="ascii") as file:
         file.write(f"{pid} {process.start_time(pid)}\n")
-    pidfd = os.pidfd_open(pid)
     try:
         namespaces.enter(holder, namespaces.CLONE_NEWNET)
         _await_device(pidfd)
@@ -147,6 +160,16 @@ def _start(root: str, argv: list[str]) -> None:
         if ended:
             raise DummError(f"{os.path.basename(argv[0])} failed: {words}") from None
         raise
+
+
+def _name_namespace(root: str, path: str) -> None:
+    """Give the lab's network namespace a name that only we and our children see: to open the one
+    in /proc, pasta would have to have as many capabilities as the holder (ptrace(2))."""
+    known = live.holder(root) or (0, 0)
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    mnt.mount("none", "/", "none", mnt.MS_REC | mnt.MS_PRIVATE, "")
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    mnt.mount(f"/proc/{known[0]}/ns/net", path, "none", mnt.MS_BIND, "")
 
 
 def _await_device(pidfd: int) -> None:

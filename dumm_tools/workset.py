@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from dumm_tools import boot, bridge, guest, iface, kernel, lab, live, master, overlay, tree, view
+from dumm_tools import boot, bridge, guest, kernel, lab, live, master, overlay, tree, view
 from dumm_tools import state as store
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.model import State
@@ -78,7 +78,7 @@ def destroy(root: str) -> None:
     with store.transaction(root) as change:
         state = change.state
         for name in state.guests:
-            iface.release(state, name)
+            boot.release(state, state.guests[name])
         bridge.remove_all(state)
         for name in state.guests:
             overlay.umount(root, state, name)

@@ -69,6 +69,23 @@ def test_attach_and_detach(lab: Lab) -> None:
     assert lab("dumm-console list -o attached").lines == ["no"] * len(rows)
 
 
+def test_much_that_is_pasted(lab: Lab) -> None:
+    """More than the guest's terminal holds."""
+    with on_terminal(lab, ["dumm-console", "attach", "alice"]) as screen:
+        until(lambda: not screen.is_restored(), "raw mode")
+        for n in range(60):
+            screen.type(b": %099d\n" % n)
+        screen.type(b"echo $((6*7))still here\n")
+        screen.expect(b"42still here\r\n")
+        screen.type(b"\x1d")
+        assert screen.wait() == 0
+    done = lab(["dumm-console", "send", "alice", "x" * 5000], status=1)
+    assert one_line_error(done.err, "dumm-console") == "a console takes 2047 bytes at a time"
+    lab(["dumm-console", "send", "alice", f": {'x' * 2000}"])
+    lab("dumm-console send alice 'echo $((6*7))and here'")
+    until(lambda: "42and here" in lab("dumm-console log alice").out, "the console still listens")
+
+
 def test_attach_ends_with_the_guest_and_restores_the_terminal(lab: Lab) -> None:
     lab("dumm-guest start bob")
     with on_terminal(lab, ["dumm-console", "attach", "bob"]) as screen:
@@ -101,7 +118,7 @@ def test_send_and_log(lab: Lab) -> None:
     log = lab("dumm-console log alice").lines
     assert lab("dumm-console log alice -n 3").lines == log[-3:]
     assert lab("dumm-console log alice -n 0").out == ""
-    assert "\r" not in lab("dumm-console log alice").out
+    assert "\r\n" not in lab("dumm-console log alice").out
 
 
 def test_log_follows_to_the_end_of_the_guest(lab: Lab) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 MS_RDONLY = 1  # linux/mount.h
 MS_NOSUID = 2
 MS_NODEV = 4
+MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 2  # include/linux/fs.h

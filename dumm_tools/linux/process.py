@@ -32,6 +32,14 @@ def open_pidfd(pid: int, started: int) -> int | None:
     return fd
 
 
+def pid_of(pidfd: int) -> int:
+    """The pid of a pidfd's process as /proc has it, which may be another pid namespace's than
+    ours (pidfd_open(2)); -1 when it is gone."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return int(lines["Pid"])
+
+
 def send_signal(pidfd: int, number: int) -> bool:
     """Send a signal; False when the process is gone."""
     try:

@@ -9,6 +9,7 @@
  */
 #include "jail.h"
 
+#include <linux/mount.h>
 #include <net/if.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -74,8 +75,16 @@ static void __attribute__((noreturn)) hold(int go)
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		die("cannot make mounts private");
 	/* /sys shows the network namespace that it was mounted in (sysfs(5)). */
+	int cgroups = (int)syscall(SYS_open_tree, AT_FDCWD, "/sys/fs/cgroup",
+				   OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+
 	if (mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
 		die("cannot mount /sys");
+	/* Root's guests get a memory ceiling there; a host may have none. */
+	if (cgroups >= 0) {
+		syscall(SYS_move_mount, cgroups, "", AT_FDCWD, "/sys/fs/cgroup", MOVE_MOUNT_F_EMPTY_PATH);
+		close(cgroups);
+	}
 	loopback_up();
 	setsid();
 	sigfillset(&all);

@@ -1,6 +1,7 @@
 /* jail: run a program in namespaces and a file system of its own.
  *
  *   jail --errors FD --pid-file FILE [--hold FIRST COUNT] [--group GID] [--data BYTES]
+ *        [--cgroup DIRECTORY]
  *        [--processes N] [--hostname NAME] [--bind|--ro-bind|--dev SRC DST | --tmpfs DST OPTIONS |
  *        --dir DST | --symlink TARGET DST]... -- PROGRAM ARG...
  *
@@ -254,6 +255,7 @@ struct order {
 	struct step steps[1024];
 	int n;			    /* steps */
 	unsigned hold, holds;	    /* the keeper's descriptors, and how many */
+	const char *cgroup;
 	const char *hostname;
 	gid_t group;		    /* the program's supplementary group; 0: none */
 	rlim_t data, processes;	    /* limits; 0: none */
@@ -379,6 +381,8 @@ static bool parse(int argc, char **argv, struct order *o, const char **pid_file)
 		} else if (!strcmp(what, "hold")) {
 			o->hold = (unsigned)atoi(a);
 			o->holds = (unsigned)atoi(b);
+		} else if (!strcmp(what, "cgroup")) {
+			o->cgroup = a;
 		} else if (!strcmp(what, "group")) {
 			o->group = (gid_t)strtoul(a, NULL, 10);
 		} else if (!strcmp(what, "data")) {
@@ -405,6 +409,12 @@ int run_jail(int argc, char **argv)
 	if (!parse(argc, argv, &o, &pid_file)) {
 		fprintf(stderr, "usage: jail --pid-file FILE [STEP]... -- PROGRAM ARG...\n");
 		return 2;
+	}
+	if (o.cgroup) { /* all that we start will be in it */
+		char procs[4200];
+
+		snprintf(procs, sizeof procs, "%s/cgroup.procs", o.cgroup);
+		write_file(procs, "0");
 	}
 	if (fcntl(status_fd, F_SETFD, FD_CLOEXEC) || pipe2(go, O_CLOEXEC) ||
 	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report))
