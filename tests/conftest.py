@@ -148,8 +148,11 @@ def _isolate() -> None:
     else:
         _become_root(_CLONE_NEWNET | _CLONE_NEWNS)
     _make_mounts_private()
-    # sysfs shows the network namespace that it was mounted in.
+    # sysfs shows the network namespace that it was mounted in. Control groups stay where they were.
+    groups = mount.clone_tree("/sys/fs/cgroup", recursive=True)
     mount.mount("sysfs", "/sys", "sysfs", 0, "")
+    mount.attach(groups, "/sys/fs/cgroup")
+    os.close(groups)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = struct.pack("16sh22x", b"lo", 0)
         flags = struct.unpack_from("16xh", fcntl.ioctl(control, _SIOCGIFFLAGS, request))[0]

@@ -53,12 +53,14 @@ _SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429  # asm-generic/unistd.h, the same for
 _OPEN_TREE_CLONE = 1  # linux/mount.h
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000  # linux/fcntl.h
 _libc.syscall.restype = ctypes.c_long
 
 
-def clone_tree(path: str) -> int:
-    """A mount like the one at `path`, attached nowhere (open_tree(2)); a descriptor."""
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC
+def clone_tree(path: str, *, recursive: bool = False) -> int:
+    """A mount like the one at `path`, attached nowhere (open_tree(2)); a descriptor. With what is
+    mounted below it if `recursive`."""
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     fd = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
     _check(fd < 0, path)
     return int(fd)

@@ -1,0 +1,302 @@
+"""diff, reset and commit: what a guest changed, said, dropped and kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SUITES, Done, Lab
+from uml_helpers import one_line_error
+
+from dumm_tools.linux import mount
+
+pytestmark = pytest.mark.uml
+
+#: One of each kind of change.
+CHANGES = """
+cd /etc
+echo 1.2.3.4 peer >>hosts
+rm issue
+rm -r udhcpc
+mkdir udhcpc && echo mine >udhcpc/mine
+chmod 600 services
+chown 5:6 protocols
+mv fstab fstab.old
+rm -r /var/www && echo file >/var/www
+rm shells && mkdir shells && echo below >shells/below
+ln -s nowhere /root/dangling
+ln hosts /root/hosts
+cat passwd >x && cat x >passwd && rm x
+mkdir -p /srv/deep/deeper && mkfifo /srv/deep/fifo
+"""
+
+
+def said(lab: Lab, name: str) -> set[str]:
+    """What diff says for people, but for the place where the kernel's modules are mounted."""
+    lines = lab(["dumm-fs", "diff", name]).lines
+    assert lines == sorted(lines, key=lambda line: os.fsencode(line[2:]))
+    return {line for line in lines if not line.startswith("A /usr/lib/modules")}
+
+
+def rsync(*words: str | Path) -> list[str]:
+    """What rsync says that it does."""
+    done = subprocess.run(
+        ["rsync", "-aHAX", "--itemize-changes", *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout.splitlines()
+
+
+def same(one: Path, other: Path) -> None:
+    """Two trees are the same in all that rsync knows of."""
+    found = rsync("-n", "--checksum", "--delete", "--omit-dir-times", f"{one}/", f"{other}/")
+    assert found == []
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount.mount("small", str(place), "tmpfs", 0, "size=2M")
+    yield place
+    mount.umount(str(place))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_each_kind_of_change(new_lab: Callable[..., Lab], suite: str) -> None:
+    lab = new_lab(kernel=suite)
+    lab("dumm-guest create alice --start")
+    assert said(lab, "alice") == set()
+    lab(["dumm-guest", "exec", "alice", "--", "sh", "-ec", CHANGES])
+    expected = {
+        "M /etc/hosts",
+        "D /etc/issue",
+        "D /etc/udhcpc/default.script",
+        "A /etc/udhcpc/mine",
+        "M /etc/services",
+        "M /etc/protocols",
+        "D /etc/fstab",
+        "A /etc/fstab.old",
+        "M /var/www",
+        "D /var/www/index.html",
+        "M /etc/shells",
+        "A /etc/shells/below",
+        "A /root/dangling",
+        "A /root/hosts",
+        "M /etc/passwd",  # its content is the same, its time is not
+        "A /srv/deep",
+        "A /srv/deep/deeper",
+        "A /srv/deep/fifo",
+    }
+    assert said(lab, "alice") == expected
+    lab("dumm-guest stop alice")
+    assert said(lab, "alice") == expected
+    lab("dumm-fs umount alice")
+    assert said(lab, "alice") == expected
+    lab("dumm-fs reset alice")
+    assert said(lab, "alice") == set()
+
+
+def test_what_was_only_copied_up_is_no_change(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    tree = lab.directory / "mount/alice"
+    with open(tree / "etc/hosts", "r+b"):
+        pass
+    before = os.stat(tree / "etc/passwd")
+    os.chmod(tree / "etc/passwd", 0o600)
+    os.chmod(tree / "etc/passwd", before.st_mode & 0o7777)
+    assert (lab.directory / "host/alice/etc/passwd").exists()
+    assert said(lab, "alice") == set()
+    # The same size and the same time, but not the same.
+    data = (tree / "etc/passwd").read_bytes()
+    (tree / "etc/passwd").write_bytes(data[::-1])
+    os.utime(tree / "etc/passwd", ns=(before.st_mtime_ns, before.st_mtime_ns))
+    os.setxattr(tree / "etc/group", "user.mark", b"1")
+    assert said(lab, "alice") == {"M /etc/passwd", "M /etc/group"}
+
+
+def test_four_shapes_and_names_of_any_bytes(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    tree = os.fsencode(lab.directory / "mount/alice")
+    for name in (b"new\nline", b"\xff\xfe", b"back\\slash", "ü".encode()):
+        with open(tree + b"/srv/" + name, "xb"):
+            pass
+    done = lab("dumm-fs diff alice")
+    assert done.out == "A /srv/back\\\\slash\nA /srv/new\\nline\nA /srv/ü\nA /srv/\\xff\\xfe\n"
+    raw = b"/srv/back\\slash", b"/srv/new\nline", "/srv/ü".encode(), b"/srv/\xff\xfe"
+    assert lab("dumm-fs diff -qz alice").stdout == b"".join(p + b"\0" for p in raw)
+    assert lab("dumm-fs diff alice -q").stdout == b"".join(p + b"\n" for p in raw)
+    lines = b"".join(b"A\t" + p + b"\0" for p in raw)
+    assert lab("dumm-fs diff alice -z -o kind,path").stdout == lines
+    rows = json.loads(lab("dumm-fs diff alice --format json").stdout.decode("utf-8"))
+    assert rows[3] == {"path": "/srv/\\xff\\xfe", "kind": "A"}
+    assert [r["path"] for r in rows[:3]] == [p.decode() for p in raw[:3]]
+
+
+def test_diff_is_of_the_top_layer(lab: Lab, tmp_path: Path) -> None:
+    lab("dumm-guest create alice")
+    tree = lab.directory / "mount/alice"
+    (tree / "root/first").write_text("1")
+    (tmp_path / "over").mkdir()
+    lab(["dumm-fs", "overlay", "add", "alice", tmp_path / "over"])
+    assert said(lab, "alice") == set()
+    (tree / "root/first").unlink()
+    (tree / "root/second").write_text("2")
+    assert said(lab, "alice") == {"D /root/first", "A /root/second"}
+    lab("dumm-fs overlay pop alice")
+    assert said(lab, "alice") == {"A /root/first"}
+
+
+def test_commit_agrees_with_rsync(lab: Lab, tmp_path: Path) -> None:
+    lab("dumm-guest create alice --start")
+    script = CHANGES.replace("mkfifo /srv/deep/fifo", "dd if=/dev/zero of=/srv/z bs=1k count=99")
+    lab(["dumm-guest", "exec", "alice", "--", "sh", "-ec", script])
+    lab("dumm-guest stop alice")
+    master, tree = (lab.directory / "master").resolve(), lab.directory / "mount/alice"
+    # What is new or other than in the master ...
+    reference = tmp_path / "reference"
+    rsync(f"--compare-dest={master}", "--checksum", f"{tree}/", reference)
+    new = {f"/{p.relative_to(reference)}" for p in reference.rglob("*") if not is_directory(p)}
+    kinds = {line[2:]: line[0] for line in lab("dumm-fs diff alice").lines}
+    assert new == {p for p, k in kinds.items() if k != "D" and not is_directory(tree / p[1:])}
+    # ... and what rsync would delete in a copy of it.
+    copy = tmp_path / "copy"
+    rsync(f"{master}/", copy)
+    gone = [line.split()[1].rstrip("/") for line in rsync("-n", "--delete", f"{tree}/", copy)
+            if line.startswith("*deleting")]  # fmt: skip
+    replaced = {"/var/www/index.html"}  # rsync does not speak of what gives way to a file
+    assert {f"/{p}" for p in gone} | replaced == {p for p, k in kinds.items() if k == "D"}
+    # The layer has that and nothing else, and a guest on it has it all.
+    lab("dumm-fs commit alice ./layer")
+    layer = lab.directory / "layer"
+    found = {f"/{p.relative_to(layer)}" for p in layer.rglob("*")
+             if not is_directory(p) and not p.is_char_device()}  # fmt: skip
+    assert found == new
+    lab("dumm-guest create bob")
+    lab("dumm-fs overlay add bob layer")
+    same(tree, lab.directory / "mount/bob")
+    lab("dumm-fs commit alice fromalice")
+    try:
+        lab("dumm-guest create carol --master fromalice")
+        same(tree, lab.directory / "mount/carol")
+        assert said(lab, "carol") == set()
+        assert "M /etc/hosts" in said(lab, "alice"), "the guest keeps its changes"
+        lab("dumm-guest delete carol")
+    finally:
+        lab("dumm-fs master delete fromalice")
+
+
+def is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def refused(done: Done) -> str:
+    return one_line_error(done.err, "dumm-fs")
+
+
+def test_what_is_refused(lab: Lab, tmp_path: Path) -> None:
+    lab("dumm-guest create alice --start")
+    assert refused(lab("dumm-fs reset alice", status=4)) == "guest 'alice' is running"
+    assert refused(lab("dumm-fs commit alice new", status=4)) == "guest 'alice' is running"
+    lab("dumm-guest stop alice")
+    for command, status in (
+        ("dumm-fs diff nobody", 3),
+        ("dumm-fs reset nobody alice", 3),
+        ("dumm-fs commit nobody new", 3),
+        ("dumm-fs commit alice busybox", 4),
+        ("dumm-fs commit alice .hidden", 2),
+        ("dumm-fs commit alice ./host", 4),
+        ("dumm-fs commit alice ./no/such", 3),
+        ("dumm-fs commit alice host/alice/inside", 2),
+        ("dumm-fs diff alice -o size", 2),
+    ):
+        refused(lab(command, status=status))
+    assert os.listdir(lab.directory / "host") == ["alice"]
+
+
+def test_hard_links_and_sparse_files_in_a_layer(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    tree = lab.directory / "mount/alice"
+    (tree / "root/one").write_bytes(b"x")
+    os.truncate(tree / "root/one", 1 << 30)
+    os.link(tree / "root/one", tree / "srv/two")
+    os.link(tree / "etc/hosts", tree / "etc/hosts2")  # of the master's
+    lab("dumm-fs commit alice ./layer")
+    layer = lab.directory / "layer"
+    for one, two in (("root/one", "srv/two"), ("etc/hosts", "etc/hosts2")):
+        assert os.path.samefile(layer / one, layer / two)
+    assert os.stat(layer / "root/one").st_blocks < 100
+    assert said(lab, "alice") == {"A /root/one", "A /srv/two", "A /etc/hosts2"}
+
+
+def test_a_full_disk_loses_nothing(lab: Lab, small: Path, packs: Path) -> None:
+    lab("dumm-guest create alice")
+    tree = lab.directory / "mount/alice"
+    (tree / "srv/big").write_bytes(os.urandom(3 << 20))
+    before = said(lab, "alice")
+    assert "No space left" in refused(lab(["dumm-fs", "commit", "alice", small / "x"], status=1))
+    assert os.listdir(small) == []
+    env = {"XDG_CACHE_HOME": str(small)}
+    assert "No space left" in refused(lab("dumm-fs commit alice x", status=1, env=env))
+    assert lab("dumm-fs master list -q", env=env).out == ""
+    assert not [p for p in (small / "dumm/masters").iterdir() if p.is_dir()]
+    assert said(lab, "alice") == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_at_any_moment(lab: Lab, number: signal.Signals) -> None:
+    lab("dumm-guest create alice")
+    tree = lab.directory / "mount/alice"
+
+    def fill() -> None:
+        for directory in range(20):
+            (tree / f"srv/{directory}").mkdir()
+            for file in range(50):
+                (tree / f"srv/{directory}/{file}").write_bytes(bytes(5000))
+
+    fill()
+    for pause in (0.08, 0.1, 0.12, 0.15):
+        process = lab.start("dumm-fs commit alice ./layer")
+        time.sleep(pause)
+        process.send_signal(number)
+        process.wait()
+        if (lab.directory / "layer").exists():
+            same(lab.directory / "host/alice/srv", lab.directory / "layer/srv")
+            shutil.rmtree(lab.directory / "layer")
+        process = lab.start("dumm-fs reset alice")
+        time.sleep(pause)
+        process.send_signal(number)
+        process.wait()
+        lab("dumm-fs mount alice")
+        left = len([line for line in said(lab, "alice") if line.startswith("A /srv")])
+        assert left in (0, 20 + 20 * 50)
+        if left == 0:
+            fill()
+    lab("dumm-fs commit alice ./layer")
+    lab("dumm-fs reset alice")
+    assert not [n for n in os.listdir(lab.directory) if ".tmp-" in n]
+    assert not [n for n in os.listdir(lab.directory / "run/alice") if "dropped" in n]
+
+
+def test_a_guest_does_not_start_while_it_is_committed(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    for number in range(2000):
+        (lab.directory / f"mount/alice/srv/{number}").write_bytes(bytes(5000))
+    commit = lab.start("dumm-fs commit alice ./layer")
+    while not [n for n in os.listdir(lab.directory) if ".tmp-" in n] and commit.poll() is None:
+        time.sleep(0.001)
+    lab("dumm-guest start alice")
+    assert (lab.directory / "layer").exists(), "the start waited"
+    assert commit.wait() == 0
+    assert len(os.listdir(lab.directory / "layer/srv")) == 2000
