@@ -1,8 +1,8 @@
 """Write the manual pages and the completions: `python -m dumm_tools._docs [--check]`.
 
 man/X.in is written by hand, but for its placeholders: @SYNOPSIS@ @COMMANDS@ @OPTIONS@ @FIELDS@
-@EXIT_STATUS@ come from the commands themselves, @VERSION@ and @DATE@ from constants. What is
-written is committed, and a test runs --check.
+@EXIT_STATUS@ come from the commands themselves, @VERSION@ and @DATE@ from constants,
+@JAIL_ATTEMPTS@ is man/jail-attempts.inc. What is written is committed, and a test runs --check.
 """
 
 from __future__ import annotations
@@ -237,9 +237,20 @@ def exit_status(runs_commands: bool) -> str:
 # ---- files ----
 
 
+def included(name: str) -> str:
+    """A piece of a page that something else reads too, without the comments at its top."""
+    text = (TOP / "man" / name).read_text()
+    return re.sub(r"\A(\.\\\".*\n)*", "", text).rstrip("\n")
+
+
 def page(template: str, tool: click.Group | None) -> str:
     """A manual page from its template."""
-    values = {"VERSION": escape(__version__), "DATE": DATE, "EXIT_STATUS": exit_status(False)}
+    values = {
+        "VERSION": escape(__version__),
+        "DATE": DATE,
+        "EXIT_STATUS": exit_status(False),
+        "JAIL_ATTEMPTS": included("jail-attempts.inc"),
+    }
     if tool is not None:
         found = list(leaves(tool))
         values |= {

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import select
 import shutil
+import signal
 from collections.abc import Sequence
+from typing import Any
 
-from dumm_tools import lab, network, proc, state
-from dumm_tools.errors import Conflict, DummError, os_reason
+from dumm_tools import network, proc, state
+from dumm_tools.errors import Conflict, DummError
 from dumm_tools.model import State
 
 #: Where tcpdump is, though ordinary users seldom look there.
 _ALSO = "/usr/local/sbin:/usr/sbin:/sbin"
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def of_interface(root: str, name: str) -> str:
@@ -33,9 +38,11 @@ def _present(found: State, device: str, otherwise: str) -> str:
     return device
 
 
-def run(device: str, words: Sequence[str], file: str | None, *, isolated: bool) -> int:
+def run(device: str, words: Sequence[str], file: str | None) -> int:
     """Print the packets of a device, or write them as pcap to a file ("-": stdout), until a
-    signal comes; tcpdump's exit status. `words`: options of tcpdump and a filter."""
+    signal comes; tcpdump's exit status. `words`: options of tcpdump and a filter.
+    BrokenPipeError when nobody reads on.
+    """
     program = shutil.which("tcpdump", path=f"{os.environ.get('PATH', '')}:{_ALSO}")
     if program is None:
         raise DummError("cannot find 'tcpdump'", hint="install the package tcpdump")
@@ -46,25 +53,97 @@ def run(device: str, words: Sequence[str], file: str | None, *, isolated: bool) 
     argv += ["-n", "-l"] if file is None else ["-U", "-w", "-"]
     argv += words
     proc.log(" ".join(argv))
-    with contextlib.ExitStack() as stack:
-        if file not in (None, "-"):
-            _write_to(str(file), stack)
-        if isolated:
-            return lab.run_inside(argv, interrupts=True)
+    with _Child(argv) as child:
+        return child.relay(None if file == "-" else file)
+
+
+class _Child:
+    """A tcpdump whose output goes through us: it has much to say of a reader that has gone, and
+    notices only at its next packet. Signals that come to us go on to it."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._argv = argv
+        self._pid = 0
+        self._status: int | None = None
+        self._output = -1
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _Child:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         try:
-            os.execv(program, argv)
-        except OSError as e:
-            raise DummError(f"cannot run '{program}': {e.strerror}") from None
+            for number in _FORWARDED:
+                self._previous[number] = signal.signal(number, self._forward)
+            self._previous[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+            self._output, theirs = os.pipe2(os.O_CLOEXEC)
+            with contextlib.suppress(OSError):  # an ordinary user's share may be used up
+                fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 1 << 20)
+            try:
+                # In an isolated lab this is in its pid namespace, and ends with it.
+                self._pid = os.posix_spawn(
+                    self._argv[0],
+                    self._argv,
+                    os.environ,
+                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 1)],
+                    setsigdef=[*_FORWARDED, signal.SIGPIPE],
+                    setsigmask=mask,
+                )
+            except OSError as e:
+                raise DummError(f"cannot run '{self._argv[0]}': {e.strerror}") from None
+            finally:
+                os.close(theirs)
+        except BaseException:
+            self.__exit__()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pid and self._status is None:
+            os.kill(self._pid, signal.SIGKILL)
+            self._wait()
+        if self._output >= 0:
+            os.close(self._output)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _forward(self, number: int, _frame: object) -> None:
+        if self._pid and self._status is None:
+            os.kill(self._pid, number)
+
+    def _wait(self) -> int:
+        if self._status is None:
+            # Until it is reaped nobody else has its pid.
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return self._status
+
+    def relay(self, file: str | None) -> int:
+        """Copy to stdout, or to a file that is made when the first byte comes: tcpdump has then
+        taken device and filter. The exit status."""
+        with contextlib.ExitStack() as stack:
+            target = 1 if file is None else -1
+            poll = select.poll()
+            poll.register(self._output, select.POLLIN)
+            if file is None:
+                poll.register(target, 0)
+            while True:
+                if target in dict(poll.poll()):
+                    raise BrokenPipeError
+                piece = os.read(self._output, 1 << 18)
+                if not piece:
+                    break
+                if target < 0:
+                    target = _created(str(file))
+                    stack.callback(os.close, target)
+                while piece:
+                    piece = piece[os.write(target, piece) :]
+        code = self._wait()
+        return code if code >= 0 else 128 - code
 
 
-def _write_to(path: str, stack: contextlib.ExitStack) -> None:
-    """Put a file in the place of stdout: it is the user's own, whoever tcpdump is."""
+def _created(path: str) -> int:
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY, 0o666)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY, 0o666)
     except OSError as e:
-        raise DummError(f"cannot write: {os_reason(e)}") from None
-    stdout = os.dup(1)
-    stack.callback(os.close, stdout)
-    stack.callback(os.dup2, stdout, 1)
-    os.dup2(fd, 1)
-    os.close(fd)
+        raise DummError(f"cannot write '{path}': {e.strerror}") from None

@@ -38,7 +38,10 @@ def enter(root: str, *, make: bool) -> bool:
         from dumm_tools import outside  # only from out here can it be started
 
         outside.ensure(root)
-    here = os.getcwd()
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        here = "/"
     try:
         namespaces.enter(pidfd)
     except OSError as e:
@@ -96,7 +99,7 @@ def _hold(root: str, way: Sequence[str], locked: int) -> str:
             f"'{JAIL}' is missing: the package was not built",
             hint="python3 -m dumm_tools.agent.build",
         )
-    path = os.path.join(root, "run", "holder")
+    path = live.holder_file(root)
     errors, theirs = os.pipe2(os.O_CLOEXEC)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -128,25 +131,23 @@ def end(root: str) -> None:
         process.wait_exit(pidfd, MAKE_TIMEOUT)
         os.close(pidfd)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(root, "run", "holder"))
+        os.unlink(live.holder_file(root))
 
 
 def rehearse(place: str) -> None:
     """Make namespaces as a lab's, and end them; DummError. `place` is a directory for them."""
     os.mkdir(os.path.join(place, "run"))
+    os.mknod(os.path.join(place, ".lock"))
     os.close(_made(place))
     end(place)
 
 
-def run_inside(
-    argv: Sequence[str], *, shell: bool = False, interrupts: bool = False
-) -> int:
+def run_inside(argv: Sequence[str], *, shell: bool = False, interrupts: bool = False) -> int:
     """Run a program of the host where the lab's links and mounts are (after `enter`); its status.
 
     It is a child: children are in the lab's pid namespace, and end with the lab. A terminal's
     signals reach it as they reach us; those that are sent to us go on to it. A `shell` that has
-    jobs needs a process group that it can see, which ours is not, and gives its terminal. With
-    `interrupts` SIGINT goes on too, for programs that it ends, at the second time as at the first.
+    jobs needs a process group that it can see, which ours is not, and gives its terminal.
     """
     pid = 0
     terminal = shell and os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
@@ -156,8 +157,6 @@ def run_inside(
 
     ours: dict[int, Any] = {signal.SIGINT: signal.SIG_IGN, signal.SIGQUIT: signal.SIG_IGN}
     ours |= {signal.SIGTERM: forward, signal.SIGHUP: forward, signal.SIGTTOU: signal.SIG_IGN}
-    if interrupts:
-        ours[signal.SIGINT] = forward
     # What comes before both sides are set up waits until they are.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
     previous = {number: signal.signal(number, handler) for number, handler in ours.items()}

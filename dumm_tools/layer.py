@@ -59,6 +59,18 @@ def is_opaque(fd: int, marks: Marks) -> bool:
     return marks.files and _stat(fd, _OPAQUE_FILE) is not None
 
 
+def make_opaque(fd: int, marks: Marks) -> None:
+    """Have a directory hide what is below it, for the kernel's overlayfs as well. OSError where
+    that cannot be noted: the layer would mean something else."""
+    for name in marks.opaque:
+        try:
+            os.setxattr(fd, name, b"y")
+            return
+        except PermissionError:  # trusted ones are not for a user namespace
+            if name == marks.opaque[-1]:
+                raise
+
+
 def deleted_names(names: Sequence[bytes], marks: Marks) -> set[bytes]:
     """The names that files of the kind `.wh.NAME` in a directory delete."""
     if not marks.files:

@@ -33,7 +33,13 @@ def host_boot() -> str:
 
 def holder(root: str) -> tuple[int, int] | None:
     """Pid and start time of the process that holds an isolated lab's namespaces."""
-    return pid_file(os.path.join(root, "run", "holder"))
+    return pid_file(holder_file(root))
+
+
+def holder_file(root: str) -> str:
+    """Where that is written. A copy of the working set has another lock, and so no holder: it
+    must neither enter nor end the original's."""
+    return os.path.join(root, "run", f"holder-{os.stat(os.path.join(root, '.lock')).st_ino}")
 
 
 def epoch(root: str, state: State) -> str:

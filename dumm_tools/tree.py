@@ -203,9 +203,7 @@ def _attributes(job: _Copy, old: int, new: int, info: os.stat_result) -> None:
     for name in xattrs(old):
         set_xattr(new, name, os.getxattr(old, name))
     if job.marks and stat.S_ISDIR(info.st_mode) and layer.is_opaque(old, job.marks):
-        # For overlays of root's and in user namespaces alike.
-        for name in (*layer.KERNEL.opaque, *layer.USER.opaque):
-            set_xattr(new, name, b"y")
+        layer.make_opaque(new, job.marks)
     os.fchmod(new, stat.S_IMODE(info.st_mode))
     os.utime(new, ns=(info.st_atime_ns, info.st_mtime_ns))
 

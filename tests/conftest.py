@@ -414,6 +414,13 @@ class Lab:
         """Run a program of the host where the lab's links and mounts are."""
         return self(["dumm-guest", "exec", "--host", "--", *_argv(command)], status=status)
 
+    def mounted(self, guest: str) -> Path:
+        """A guest's tree on the host: mount/NAME, seen in the lab's own mount namespace."""
+        tree = self.directory / "mount" / guest
+        for file in self.directory.glob("run/holder-*"):
+            return Path(f"/proc/{file.read_text().split()[0]}/root{tree}")
+        return tree
+
     def end(self) -> None:
         """Kill what `start` left running, and destroy the working set."""
         for process in self._started:

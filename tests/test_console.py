@@ -118,7 +118,6 @@ def test_send_and_log(lab: Lab) -> None:
     log = lab("dumm-console log alice").lines
     assert lab("dumm-console log alice -n 3").lines == log[-3:]
     assert lab("dumm-console log alice -n 0").out == ""
-    assert "\r\n" not in lab("dumm-console log alice").out
 
 
 def test_log_follows_to_the_end_of_the_guest(lab: Lab) -> None:

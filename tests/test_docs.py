@@ -16,7 +16,7 @@ from conftest import BIN, TOP
 
 from dumm_tools import _docs
 
-PAGES = sorted(path for path in (TOP / "man").iterdir() if path.suffix != ".in")
+PAGES = sorted(path for path in (TOP / "man").iterdir() if path.suffix[1:].isdigit())
 #: Where users are shown commands.
 TEXTS = [TOP / "README.md", *sorted((TOP / "man").glob("*.in")), *(TOP / "examples").glob("*.sh")]
 

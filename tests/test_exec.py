@@ -403,9 +403,9 @@ def free_memory(lab: Lab) -> int:
 
 def test_the_guests_memory_does_not_shrink(lab: Lab) -> None:
     line = "seq {} | xargs -P 4 -n 1 dumm-guest exec sid -- true"
-    assert shell(lab, line.format(20)).returncode == 0
+    assert shell(lab, line.format(10)).returncode == 0
     before = free_memory(lab)
-    assert shell(lab, line.format(80), 60).returncode == 0
+    assert shell(lab, line.format(40), 60).returncode == 0
     assert before - free_memory(lab) < 1024
 
 

@@ -275,7 +275,7 @@ def test_an_unknown_key_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.net
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.root
 def test_fetch_as_an_ordinary_user(home: Path, tmp_path: Path) -> None:
     place = Path("/tmp") / f"dumm-test-{os.getpid()}"
     place.mkdir()

@@ -276,7 +276,7 @@ def test_import_of_nothing(tmp_path: Path) -> None:
         master.import_(str(tmp_path / "text"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.root
 def test_as_an_ordinary_user(source: Path, tmp_path: Path) -> None:
     place = Path("/tmp") / f"dumm-test-{os.getpid()}"
     place.mkdir()
@@ -305,6 +305,7 @@ def test_as_an_ordinary_user(source: Path, tmp_path: Path) -> None:
         tree.remove(str(place))
 
 
+@pytest.mark.netns
 @pytest.mark.parametrize("what", ["tar", "directory", "busybox"])
 def test_a_full_disk(source: Path, tmp_path: Path, what: str) -> None:
     place = tmp_path / "small"
@@ -330,8 +331,6 @@ def test_a_full_disk(source: Path, tmp_path: Path, what: str) -> None:
         text=True,
         check=False,
     )
-    if "unshare:" in done.stderr:
-        pytest.skip("no mount namespaces here")
     status, *left = done.stdout.split()
     assert status == "1"
     assert "No space left on device" in done.stderr

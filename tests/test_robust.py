@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SUITES, Lab
+from conftest import ROOT, SUITES, Lab
 from uml_helpers import NOISE, one_line_error, pid_of, processes, state_of, until
 
 pytestmark = pytest.mark.uml
@@ -29,10 +29,10 @@ def kill_after(lab: Lab, command: str, seconds: float) -> None:
 
 def test_create_and_delete(lab: Lab) -> None:
     chance = random.Random(1)
-    for _ in range(8):
+    for _ in range(5):
         kill_after(lab, "dumm-guest create alice", chance.uniform(0.05, 0.2))
         lab("dumm-guest create --may-exist alice")
-        assert (lab.directory / "mount/alice/etc/passwd").exists()
+        assert (lab.mounted("alice") / "etc/passwd").exists()
         kill_after(lab, "dumm-guest delete alice", chance.uniform(0.05, 0.2))
         lab("dumm-guest delete --if-exists alice")
         assert lab("dumm-guest list -q").out == ""
@@ -43,7 +43,7 @@ def test_stop(lab: Lab) -> None:
     chance = random.Random(2)
     lab("dumm-guest create alice")
     lab("dumm-iface create alice-eth0 --address 10.0.0.1/24")
-    for _ in range(6):
+    for _ in range(4):
         lab("dumm-guest start alice")
         kill_after(lab, "dumm-guest stop alice", chance.uniform(0.05, 0.3))
         assert state_of(lab, "alice") in ("running", "stopping", "stopped")
@@ -54,7 +54,7 @@ def test_stop(lab: Lab) -> None:
 
 def test_destroy(new_lab: Callable[..., Lab]) -> None:
     chance = random.Random(3)
-    for n in range(5):
+    for n in range(4):
         lab = new_lab(f"lab{n}")
         lab("dumm-guest create alice bob")
         lab("dumm-bridge create lan0")
@@ -136,8 +136,11 @@ def test_two_labs_with_guests_of_one_name(new_lab: Callable[..., Lab]) -> None:
     for lab in (one, two):
         assert lab("dumm-guest exec alice -- cat /root/who").out == f"{lab.directory}\n"
     one("dumm-iface create alice-eth0")
-    done = two("dumm-iface create alice-eth0", status=4)
-    assert "alice-eth0" in one_line_error(done.err, "dumm-iface")
+    if ROOT:  # on one network; a user's labs have one each
+        done = two("dumm-iface create alice-eth0", status=4)
+        assert "alice-eth0" in one_line_error(done.err, "dumm-iface")
+    else:
+        two("dumm-iface create alice-eth0")
     two("dumm-guest stop alice")
     assert state_of(one, "alice") == "running"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import click
 
 from dumm_tools import network, output, state
@@ -22,7 +24,7 @@ from dumm_tools.cli.iface import (
     address_options,
     addresses_argument,
     capture_options,
-    is_isolated,
+    captured,
 )
 from dumm_tools.network import BridgeView
 from dumm_tools.output import Field
@@ -118,8 +120,7 @@ def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
     """
     from dumm_tools import capture
 
-    device = capture.of_bridge(lab(make=False), name)
-    return capture.run(device, words, file, isolated=is_isolated())
+    return captured(capture.of_bridge(lab(make=False), name), words, file)
 
 
 address_group = Group(name="address", help="The host's own addresses on a bridge.")
@@ -174,6 +175,26 @@ def uplink(name: str, nat: bool, device: str | None, remove: bool) -> None:
         raise
     for warning in domain.make(directory, name, before):
         report(program(), f"warning: {warning}")
+
+
+@cli.command()
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["dot", "svg", "mermaid", "json"]),
+    default="dot",
+    show_default=True,
+    help="What to print; svg is drawn by Graphviz.",
+)
+def graph(form: Literal["dot", "svg", "mermaid", "json"]) -> None:
+    """Print a picture of the lab as it is now.
+
+    Guests with their states, interfaces with addresses and impairments, bridges, the host's
+    addresses, uplinks.
+    """
+    from dumm_tools import graph as domain
+
+    click.echo(domain.draw(lab(make=False), form), nl=False)
 
 
 def main() -> None:

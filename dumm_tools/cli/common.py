@@ -85,8 +85,10 @@ def report(prog: str, message: str, hint: str | None = None) -> None:
     lines = [f"{prog}: {' '.join(message.split())}"]
     if hint:
         lines.append(f"{prog}: hint: {hint}")
-    with contextlib.suppress(OSError):  # a full disk behind stderr changes no exit status
+    try:
         print("\n".join(lines), file=sys.stderr, flush=True)
+    except OSError:  # a full disk behind stderr changes no exit status, now or at our end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def each(operands: Iterable[T], action: Callable[[T], object]) -> int:

@@ -52,11 +52,9 @@ CHECK_FIELDS: list[Field[Any]] = [
 )
 def init(kernel: str | None, master: str | None, isolated: bool | None) -> None:
     """Make a working set in the working directory."""
-    import os
-
     from dumm_tools import workset
 
-    root_user = os.geteuid() == 0
+    root_user = _is_hosts_root()
     if isolated is False and not root_user:
         raise click.UsageError("--host-net needs root")
     workset.init(
@@ -80,14 +78,20 @@ def destroy() -> None:
 
 def _isolated(root: str) -> bool:
     """What the lab in `root` is, or what one would be."""
-    import os
-
     from dumm_tools import state
 
     try:
         return state.load(root).isolated
     except DummError:
-        return os.geteuid() != 0
+        return not _is_hosts_root()
+
+
+def _is_hosts_root() -> bool:
+    import os
+
+    from dumm_tools.linux import namespaces
+
+    return os.geteuid() == 0 and namespaces.is_initial()
 
 
 @cli.command()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dumm_tools import network, output, state
-from dumm_tools.cli.common import Group, Name, each, lab, output_options, run, tool
+from dumm_tools.cli.common import Group, Name, die_of, each, lab, output_options, run, tool
 from dumm_tools.network import InterfaceView
 from dumm_tools.output import Field
 
@@ -328,9 +328,16 @@ def capture_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return words(write(function))
 
 
-def is_isolated() -> bool:
-    """Has the lab namespaces of its own, which a program must run in?"""
-    return state.load(lab(make=False)).isolated
+def captured(device: str, words: tuple[str, ...], file: str | None) -> int:
+    """Run a `capture`; its exit status."""
+    from dumm_tools import capture
+
+    try:
+        return capture.run(device, words, file)
+    except BrokenPipeError:
+        import signal
+
+        die_of(signal.SIGPIPE)
 
 
 @cli.command("capture")
@@ -343,8 +350,7 @@ def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
     """
     from dumm_tools import capture
 
-    device = capture.of_interface(lab(make=False), name)
-    return capture.run(device, words, file, isolated=is_isolated())
+    return captured(capture.of_interface(lab(make=False), name), words, file)
 
 
 def main() -> None:

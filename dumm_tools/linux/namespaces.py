@@ -52,9 +52,9 @@ def _call(name: str, *args: int) -> None:
 def id_map(kind: str) -> str:
     """The lines for uid_map or gid_map (`kind` "uid" or "gid") that give a lab the ids there are:
     0 is ourselves, and what /etc/subuid or /etc/subgid gives us follows (subuid(5))."""
+    if os.geteuid() == 0:  # all that our own user namespace has
+        return "".join(f"{first} {first} {count}\n" for first, count in _mapped(kind))
     own = os.geteuid() if kind == "uid" else os.getegid()
-    if os.geteuid() == 0:
-        return "0 0 4294967295\n"
     text, first = f"0 {own} 1\n", 1
     for start, count in _subordinate(kind):
         text += f"{first} {start} {count}\n"
@@ -65,10 +65,18 @@ def id_map(kind: str) -> str:
 def spare_groups() -> range:
     """Groups that this user namespace has and nothing else uses: the upper half of them. Empty
     where only one is mapped, and then setgroups(2) is not allowed either."""
-    with open("/proc/self/gid_map", encoding="ascii") as file:
-        top = max(int(first) + int(count) - 1 for first, _, count in map(str.split, file))
-    top = min(top, 2**31 - 1)
+    top = min(max(first + count - 1 for first, count in _mapped("gid")), 2**31 - 1)
     return range(top // 2 + 1, top + 1) if top > 1 else range(0)
+
+
+def is_initial() -> bool:
+    """Is our user namespace the host's own? In another, root has no power over the host."""
+    return _mapped("uid") == [(0, 2**32 - 1)]
+
+
+def _mapped(kind: str) -> list[tuple[int, int]]:
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        return [(int(first), int(count)) for first, _, count in map(str.split, file)]
 
 
 def _subordinate(kind: str) -> list[tuple[int, int]]:
