@@ -62,7 +62,7 @@ class _Child:
     notices only at its next packet. Signals that come to us go on to it."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        self._argv = argv
+        self._argv = list(argv)
         self._pid = 0
         self._status: int | None = None
         self._output = -1

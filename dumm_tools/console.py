@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dumm_tools import boot, live, view
+from dumm_tools import launch, live, view
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.linux import fifo, inotify, tty
 from dumm_tools.state import load
@@ -109,7 +109,7 @@ def _open(root: str, name: str, line: int, way: str) -> Iterator[int]:
         fd = fifo.open_nonblocking(path)
     except FileNotFoundError:
         raise NotFound(
-            f"guest '{name}' has no line {line}", hint=f"0 to {boot.CONSOLES - 1}"
+            f"guest '{name}' has no line {line}", hint=f"0 to {launch.CONSOLES - 1}"
         ) from None
     try:
         yield fd
@@ -210,7 +210,7 @@ def list_(root: str) -> list[ConsoleView]:
     for name, guest in sorted(state.guests.items()):
         if live.guest_state(root, state, guest) not in ("running", "paused"):
             continue
-        for line in range(boot.CONSOLES):
+        for line in range(launch.CONSOLES):
             path = os.path.join(live.run_dir(root, name), f"tty{line}.in")
             found.append(ConsoleView(name, line, path, _attached(path)))
     return found

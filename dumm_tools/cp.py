@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dumm_tools import boot, live, names, overlay, transfer, view
+from dumm_tools import live, names, origin, overlay, transfer, view
 from dumm_tools.errors import DummError, NotFound, Usage
 from dumm_tools.state import transaction
 
@@ -123,7 +123,7 @@ def _root_of(root: str, name: str) -> Iterator[int]:
                 # the same layers.
                 where = f"/proc/{known[0]}/root/guest"
             else:
-                boot.mount(root, change.state, guest)
+                origin.mount(root, change.state, guest)
         fd = os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd

@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 
-from dumm_tools import boot, cache, diff, layer, live, names, overlay, tree, view
+from dumm_tools import cache, diff, layer, live, names, origin, overlay, tree, view
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.model import Guest, State
 from dumm_tools.state import Transaction, transaction
@@ -28,7 +28,7 @@ def changes(root: str, name: str) -> list[diff.Change]:
     """What the guest's top layer changes against the layers below it, sorted by path."""
     with transaction(root) as change:
         guest = view.get(change.state, name)
-        below = boot.resolve_master(root, guest).path
+        below = origin.resolve_master(root, guest).path
         top, *lower = overlay.layers(root, change.state, guest, below)
         how = marks(root, change.state, name)
     try:
@@ -50,7 +50,7 @@ def reset(root: str, name: str) -> None:
                 os.rename(own, os.path.join(run, f"dropped-{os.urandom(4).hex()}"))
             os.makedirs(own)
             if was_mounted:
-                boot.mount(root, change.state, guest)
+                origin.mount(root, change.state, guest)
     for old in os.listdir(run):
         if old.startswith("dropped-"):
             tree.remove(os.path.join(run, old))
@@ -102,7 +102,7 @@ def _kept_stopped(root: str, state: State, guest: Guest, how: int) -> Iterator[N
 
 def _mounted(root: str, change: Transaction, guest: Guest, stack: contextlib.ExitStack) -> None:
     """Have the guest's tree mounted; taken off again at the end when it was not."""
-    if not boot.mount(root, change.state, guest):
+    if not origin.mount(root, change.state, guest):
         return
 
     def umount() -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from dumm_tools import boot, iface, kernel, live, master, names, overlay, reach, tree, view
+from dumm_tools import boot, iface, kernel, live, master, names, origin, overlay, reach, tree, view
 from dumm_tools.agent import session
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut, Usage
 from dumm_tools.linux import process
@@ -33,8 +33,8 @@ def create(root: str, guest: Guest, *, may_exist: bool = False) -> bool:
                 if may_exist:
                     return False
                 raise Conflict(f"guest '{guest.name}' exists already")
-            tree_below = boot.resolve_master(root, guest)
-            boot.resolve_kernel(root, guest)
+            tree_below = origin.resolve_master(root, guest)
+            origin.resolve_kernel(root, guest)
             state.guests[guest.name] = guest
             change.save()
             for directory in (*overlay.paths(root, guest.name), live.run_dir(root, guest.name)):
@@ -85,7 +85,7 @@ def change(root: str, name: str, **values: object) -> None:
         if moved and live.guest_state(root, state, new) in ("stopped", "crashed"):
             # The tree on the host follows at once; a running guest keeps its own until it stops.
             overlay.umount(root, state, name)
-            overlay.mount(root, state, new, boot.resolve_master(root, new).path)
+            overlay.mount(root, state, new, origin.resolve_master(root, new).path)
 
 
 def delete(root: str, name: str, *, if_exists: bool = False) -> bool:

@@ -142,7 +142,7 @@ def rehearse(place: str) -> None:
     end(place)
 
 
-def run_inside(argv: Sequence[str], *, shell: bool = False, interrupts: bool = False) -> int:
+def run_inside(argv: Sequence[str], *, shell: bool = False) -> int:
     """Run a program of the host where the lab's links and mounts are (after `enter`); its status.
 
     It is a child: children are in the lab's pid namespace, and end with the lab. A terminal's

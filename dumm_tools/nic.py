@@ -44,8 +44,8 @@ def boot_records(state: State, guest: str) -> list[tuple[str, int, bytes]]:
     records: list[tuple[str, int, bytes]] = []
     if any(map(wire.needs_ipv6, ifaces)):
         records.append(("M", 0, b"ipv6\0"))
-    modules = dict.fromkeys(m for i in ifaces for m in wire.modules(i))
-    records += [("M", 0, m.encode() + b"\0") for m in modules]
+    if any(i.shape for i in ifaces):
+        records.append(("M", 0, wire.MODULE.encode() + b"\0"))
     for iface in ifaces:
         requests = [
             _name(iface, 0),
@@ -151,10 +151,10 @@ def _load_ipv6(control: Control, iface: Iface) -> None:
 
 def _shape(control: Control, iface: Iface, index: int) -> None:
     """Shape a device as recorded; as for IPv6, the kernel says when it cannot."""
-    for module in wire.modules(iface):
+    if iface.shape:
         with contextlib.suppress(OSError):
-            control.load_module(module)
-    netlink.transact(control, wire.shaping(iface, index))
+            control.load_module(wire.MODULE)
+        netlink.transact(control, wire.shaping(iface, index))
 
 
 def change(root: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
@@ -325,15 +325,11 @@ def change_shape(root: str, iface: Iface) -> None:
         explained(f"shape '{iface.name}' in its guest"),
     ):
         index = _need(control, iface).ifindex
-        name = iface.name
-        if not iface.shape:
-            gone = qdisc.drop_all(index, name)
-            _tolerant(control, gone, errno.ENOENT, errno.EINVAL)
-            return
-        _shape(control, iface, index)
-        if "rate" not in iface.shape:
-            gone = qdisc.drop_bucket(index, name)
-            _tolerant(control, gone, errno.ENOENT, errno.EINVAL)
+        if iface.shape:
+            _shape(control, iface, index)
+        else:
+            request = qdisc.remove(index, iface.name)
+            _tolerant(control, request, errno.ENOENT, errno.EINVAL)
 
 
 def restore_shape(root: str, iface: Iface) -> None:
@@ -349,7 +345,7 @@ def live_shape(root: str, iface: Iface) -> dict[str, float]:
         explained(f"ask for the shape of '{iface.name}'"),
     ):
         index = rtattr.index_of(control, iface.device)
-        return wire.shape_of(*qdisc.read(control, index))
+        return wire.shape_of(qdisc.read(control, index))
 
 
 def _need(control: Control, iface: Iface) -> Link:

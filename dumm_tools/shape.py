@@ -1,5 +1,5 @@
-"""Shaping: what the traffic that a guest sends on an interface suffers, by netem and a token
-bucket in the guest's own kernel. The host needs neither.
+"""Shaping: what the traffic that a guest sends on an interface suffers, by netem in
+the guest's own kernel. The host needs none.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-from dumm_tools import iface, live, names, network, nic, state
+from dumm_tools import iface, live, names, network, nic, state, wire
 from dumm_tools.errors import DummError, Usage
 from dumm_tools.model import Iface, State
 
@@ -27,7 +27,7 @@ _SUFFIXES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
 
 def rate(text: str) -> float:
     """Bits a second of 10mbit, 1.5gbit, 500kbit, 64k or 64000; Usage."""
-    found = text.lower().removesuffix("/s").removesuffix("ps").removesuffix("bit")
+    found = text.lower().removesuffix("/s").removesuffix("bit")
     number = found.rstrip("kmg")
     factor = _SUFFIXES.get(found[len(number) :])
     try:
@@ -40,13 +40,11 @@ def rate(text: str) -> float:
 
 def checked(shape: Mapping[str, float]) -> dict[str, float]:
     """A shape that netem can do, without what is 0; Usage."""
-    from dumm_tools.wire import short
-
     for key, value in shape.items():
         unit, most = KEYS[key]
         if not 0 <= value <= most:  # not a number is neither
             raise Usage(f"bad {key} {short_text(value)}", hint=f"0 to {most:.0f}{unit}")
-    found = {key: short(shape[key]) for key in KEYS if shape.get(key)}
+    found = {key: wire.short(shape[key]) for key in sorted(KEYS) if shape.get(key)}
     if 0 < found.get("rate", RATE_MIN) < RATE_MIN:
         raise Usage(f"bad rate {short_text(found['rate'])}", hint=f"at least {RATE_MIN} bit/s")
     for key in ("jitter", "reorder"):

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable
 
-from dumm_tools import boot, live, overlay, reach, view
+from dumm_tools import live, origin, overlay, reach, view
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import mount as mnt
 from dumm_tools.linux import namespaces
@@ -109,7 +109,7 @@ def _swap(root: str, state: State, guest: Guest) -> None:
     target = overlay.paths(root, guest.name)[0]
     fresh = overlay.next_place(root, guest.name)
     overlay.umount_next(root, state, guest.name)  # of a command that was killed
-    overlay.mount_at(root, state, guest, boot.resolve_master(root, guest).path, fresh)
+    overlay.mount_at(root, state, guest, origin.resolve_master(root, guest).path, fresh)
     try:
         here, there = mnt.clone_tree(fresh), mnt.clone_tree(fresh)
     finally:

@@ -34,7 +34,6 @@ class Job:
     progress: Report
     own: bool = field(default_factory=lambda: os.geteuid() == 0)
     links: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
-    made: set[tuple[int, int]] = field(default_factory=set)
     count: int = 0
 
 
@@ -49,8 +48,7 @@ def copy(job: Job, src: int, name: str, as_name: str, shown: str) -> None:
 def copy_tree(job: Job, src: int, as_name: str | None, shown: str) -> None:
     """Copy an open directory into `job.top` as `as_name`, or, with None, what is in it."""
     if as_name is None:
-        info = os.fstat(job.top)
-        job.made.add((info.st_dev, info.st_ino))
+        _refuse_itself(job, src, shown)
         _entries(job, src, job.top, (), shown)
     else:
         _directory(job, src, job.top, as_name, (), shown)
@@ -62,6 +60,8 @@ def _entry(
     info = os.stat(name, dir_fd=src, follow_symlinks=False)
     kind = stat.S_IFMT(info.st_mode)
     key = (info.st_dev, info.st_ino)
+    if not where:
+        _refuse_same(dst, as_name, info)
     job.count += 1
     if job.count % 100 == 0:
         job.progress(f"{job.count} files")
@@ -87,8 +87,9 @@ def _entry(
 
 def _directory(job: Job, src: int, dst: int, name: str, where: tuple[str, ...], shown: str) -> None:
     info = os.fstat(src)
-    if (info.st_dev, info.st_ino) in job.made:
-        raise OSError(errno.EINVAL, "is copied into itself", shown)
+    if not where:
+        _refuse_itself(job, src, shown)
+        _refuse_same(dst, name, info)
     if len(where) > _DEEPEST:
         raise DummError(f"directories are nested too deeply: '{shown}'")
     with contextlib.suppress(FileExistsError):
@@ -100,13 +101,33 @@ def _directory(job: Job, src: int, dst: int, name: str, where: tuple[str, ...], 
             raise OSError(e.errno, "what has that name there is no directory", shown) from None
         raise
     try:
-        if not where:
-            made = os.fstat(fd)
-            job.made.add((made.st_dev, made.st_ino))
         _entries(job, src, fd, (*where, name), shown)
         _attributes(job, src, fd, info)
     finally:
         os.close(fd)
+
+
+def _refuse_same(dst: int, name: str, info: os.stat_result) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(name, dir_fd=dst, follow_symlinks=False), info):
+            raise OSError(errno.EINVAL, "it is the same file")
+
+
+def _refuse_itself(job: Job, src: int, shown: str) -> None:
+    """OSError when what we copy into is in the directory that we copy, which has no end."""
+    source = os.fstat(src)
+    at = os.dup(job.top)
+    try:
+        while True:
+            here = os.fstat(at)
+            if os.path.samestat(here, source):
+                raise OSError(errno.EINVAL, "it would be copied into itself", shown)
+            at, below = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=at), at
+            os.close(below)
+            if os.path.samestat(os.fstat(at), here):
+                return
+    finally:
+        os.close(at)
 
 
 def _entries(job: Job, src: int, dst: int, where: tuple[str, ...], shown: str) -> None:

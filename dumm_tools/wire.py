@@ -11,19 +11,20 @@ from dumm_tools.model import Iface
 
 #: Octets in front of a packet: an Ethernet header, with a VLAN tag.
 _ETHERNET = 18
-#: What waits for a slow link before more is dropped: so many seconds' worth, ...
+#: What waits for a slow link before more is dropped: so many seconds' worth of full packets, ...
 _QUEUE_SECONDS = 0.2
 #: ... but at least so many packets; below a congestion window's worth TCP would not get going.
 _QUEUE_PACKETS = 32
-#: What a link sends at once after a pause: so many seconds' worth, for kernels whose timers are
-#: late, and at least one packet.
-_BURST_SECONDS = 0.004
-#: Packets a second that a delay is to hold, where no rate says less; a UML sends no more.
+#: Octets of the packets that fill the time of a delay, where a rate is set: as small as many are.
+_SMALL = 128
+#: Packets that netem holds: at least, where no rate says less, ...
+_LIMIT_MIN = 1000
+#: ... in each second of a delay where no rate says less: a UML sends no more, ...
 _PACKETS = 250_000
-#: Packets that netem holds at least.
-_LIMIT = 1000
+#: ... and at most: more, a guest of 64 MiB has no memory for.
+_LIMIT_MAX = 10_000
 #: What shaping needs of a kernel.
-MODULES = ("sch_netem", "sch_tbf")
+MODULE = "sch_netem"
 
 
 def needs_ipv6(iface: Iface) -> bool:
@@ -50,56 +51,43 @@ def is_usable(iface: Iface, recorded: dict[str, str]) -> bool:
     return iface.up and (via is None or address.is_near(via, iface.addresses))
 
 
-def _bucket(iface: Iface) -> qdisc.Bucket | None:
-    rate = round(iface.shape.get("rate", 0) / 8)
-    if not rate:
-        return None
-    packet = iface.mtu + _ETHERNET
-    return qdisc.Bucket(
-        rate=rate,
-        burst=max(2 * packet, round(rate * _BURST_SECONDS)),
-        limit=min(max(_QUEUE_PACKETS * packet, round(rate * _QUEUE_SECONDS)), 1 << 30),
-    )
-
-
 def _netem(iface: Iface) -> qdisc.Netem:
     shape = iface.shape
+    rate = round(shape.get("rate", 0) / 8)
     longest = (shape.get("delay", 0) + shape.get("jitter", 0)) / 1000
+    if rate:
+        packet = iface.mtu + _ETHERNET
+        queue = max(_QUEUE_PACKETS, round(rate * _QUEUE_SECONDS / packet))
+        underway = longest * min(_PACKETS, rate / _SMALL)
+    else:
+        queue, underway = _LIMIT_MIN, longest * _PACKETS
     return qdisc.Netem(
         delay=round(shape.get("delay", 0) * 1e6),
         jitter=round(shape.get("jitter", 0) * 1e6),
         **{k: shape.get(k, 0) / 100 for k in ("loss", "duplicate", "corrupt", "reorder")},
-        limit=_LIMIT + round(min(longest, 60) * _PACKETS),
+        rate=rate,
+        limit=min(queue + round(underway), _LIMIT_MAX),
     )
 
 
 def shaping(iface: Iface, index: int) -> list[Request]:
     """What gives a device its shape; nothing for one that has none."""
-    if not iface.shape:
-        return []
-    requests = [qdisc.set_netem(index, _netem(iface), iface.name)]
-    bucket = _bucket(iface)
-    if bucket:
-        requests.append(qdisc.set_bucket(index, bucket, iface.name))
-    return requests
+    return [qdisc.netem(index, _netem(iface), iface.name)] if iface.shape else []
 
 
-def modules(iface: Iface) -> list[str]:
-    """The modules without which a kernel cannot shape so."""
-    if not iface.shape:
-        return []
-    return list(MODULES if "rate" in iface.shape else MODULES[:1])
-
-
-def shape_of(netem: qdisc.Netem | None, bucket: qdisc.Bucket | None) -> dict[str, float]:
+def shape_of(netem: qdisc.Netem | None) -> dict[str, float]:
     """What a device has, in the units of the records."""
-    found: dict[str, float] = {}
-    if netem:
-        found = {"delay": netem.delay / 1e6, "jitter": netem.jitter / 1e6}
-        for key in ("loss", "duplicate", "corrupt", "reorder"):
-            found[key] = getattr(netem, key) * 100
-    if bucket:
-        found["rate"] = bucket.rate * 8
+    if netem is None:
+        return {}
+    found = {
+        "corrupt": netem.corrupt * 100,
+        "delay": netem.delay / 1e6,
+        "duplicate": netem.duplicate * 100,
+        "jitter": netem.jitter / 1e6,
+        "loss": netem.loss * 100,
+        "rate": netem.rate * 8,
+        "reorder": netem.reorder * 100,
+    }
     return {key: short(value) for key, value in found.items() if value}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from dumm_tools import boot, bridge, guest, kernel, lab, live, master, overlay, tree, view
+from dumm_tools import boot, bridge, guest, kernel, lab, live, master, origin, overlay, tree, view
 from dumm_tools import state as store
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.model import State
@@ -104,7 +104,7 @@ def mount(root: str, name: str) -> None:
     """Mount a guest's tree at mount/NAME, as `create` and `start` do."""
     with store.transaction(root) as change:
         one = view.get(change.state, name)
-        boot.mount(root, change.state, one)
+        origin.mount(root, change.state, one)
 
 
 def umount(root: str, name: str) -> None:

@@ -88,9 +88,12 @@ def _turn(item: pytest.Item) -> int:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Fetch what guests need while there still is a network."""
-    needed = any("packs" in getattr(item, "fixturenames", ()) for item in session.items)
-    if needed and not session.config.option.collectonly:
-        _prepare_packs(session.config)
+    needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if not session.config.option.collectonly:
+        if "packs" in needed:
+            _prepare(session.config, PACKS)
+        if "example_masters" in needed:
+            _prepare(session.config, EXAMPLE_MASTERS)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -296,14 +299,22 @@ def cache_home() -> Path:
     return Path(os.environ.get("DUMM_TEST_CACHE") or TOP / ".cache-tests")
 
 
-def _prepare_packs(config: pytest.Config) -> None:
-    wanted = [
-        ["dumm-fs", "kernel", "fetch", "--suite", s, "--name", s, "--may-exist"] for s in SUITES
-    ]
-    wanted.append(["dumm-fs", "master", "build", "busybox", "--may-exist"])
+PACKS = [
+    *(f"dumm-fs kernel fetch --suite {s} --name {s} --may-exist" for s in SUITES),
+    "dumm-fs master build busybox --may-exist",
+]
+#: What examples/*.sh have themselves built where it is missing, word for word.
+EXAMPLE_MASTERS = [
+    "dumm-fs master build debian --name strongswan --may-exist"
+    " --include strongswan-swanctl,strongswan-charon",
+    "dumm-fs master build debian --name frr --may-exist --include frr",
+]
+
+
+def _prepare(config: pytest.Config, commands: Sequence[str]) -> None:
     # Tests need a kernel, not a recent one: a mirror that was frozen does.
     env = {**os.environ, "XDG_CACHE_HOME": str(cache_home()), "DUMM_ALLOW_EXPIRED": "1"}
-    for argv in wanted:
+    for argv in map(str.split, commands):
         done = subprocess.run(
             [BIN / argv[0], *argv[1:]],
             env=env,
@@ -321,6 +332,12 @@ def _prepare_packs(config: pytest.Config) -> None:
 def packs() -> Path:
     """XDG_CACHE_HOME with the kernel packs `sid`, `trixie`, `bookworm` and the master `busybox`."""
     return cache_home()
+
+
+@pytest.fixture(scope="session")
+def example_masters(packs: Path) -> Path:
+    """XDG_CACHE_HOME with the masters `strongswan` and `frr` besides."""
+    return packs
 
 
 # ---- labs ----

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import Lab
 
-from dumm_tools import boot
+from dumm_tools import launch
 from dumm_tools.linux import cgroup
 
 
@@ -58,7 +58,7 @@ def test_a_guest_has_a_ceiling(lab: Lab) -> None:
             for p in map(Path(path).joinpath, ("memory.max", "memory.limit_in_bytes"))
             if p.exists()
         )
-        assert int(limit.read_text()) == (64 << 20) + boot.CEILING_OVERHEAD
+        assert int(limit.read_text()) == (64 << 20) + launch.CEILING_OVERHEAD
         assert not cgroup.is_empty(path)
         # All of its own memory is the guest's to use.
         fill = "head -c 30000000 /dev/urandom >/dev/shm/x && sleep 0.1 && echo filled"

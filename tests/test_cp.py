@@ -52,7 +52,7 @@ def things(tmp_path: Path) -> Path:
     os.link(top / "link", top / "below/link", follow_symlinks=False)
     os.mkfifo(top / "fifo", 0o604)
     (top / "sparse").write_bytes(b"begin")
-    os.truncate(top / "sparse", 1 << 30)
+    os.truncate(top / "sparse", 64 << 20)
     with open(top / "sparse", "ab") as file:
         file.write(b"end")
     for name in (b"new\nline", b"\xff\xfe"):
@@ -176,6 +176,10 @@ def test_errors_name_the_file(lab: Lab) -> None:
     assert "'dir/sub'" in said(lab, "dumm-fs cp dir alice:/srv", 1)
     assert (tree / "srv/dir/good").read_text() == "good"
     assert "itself" in said(lab, "dumm-fs cp alice:/srv alice:/srv/dir/", 1)
+    assert "itself" in said(lab, "dumm-fs cp alice:/srv/. alice:/srv/dir", 1)
+    assert "same file" in said(lab, "dumm-fs cp alice:/srv alice:/", 1)
+    assert "same file" in said(lab, "dumm-fs cp alice:/srv/one alice:/srv", 1)
+    assert "itself" in said(lab, "dumm-fs cp . alice:/srv/new", 1)
     # A guest has no use for the host's devices and sockets.
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(here / "dir/socket"))
@@ -199,10 +203,10 @@ def test_links_in_a_guest_stay_in_the_guest(lab: Lab, tmp_path: Path) -> None:
         ("secret", outside / "secret"),
         ("new", outside / "new"),
         ("upnew", f"{up}{outside}/new"),
-        ("proc", "/proc/self/root"),
+        ("self", "/proc/self/root"),
     ):
         (tree / name).symlink_to(to)
-    for there in ("abs", "up", "proc"):
+    for there in ("abs", "up", "self"):
         said(lab, f"dumm-fs cp alice:/{there}/secret copy", 3)
         said(lab, f"dumm-fs cp alice:/{there}/. copy", 3)
         said(lab, f"dumm-fs cp one alice:/{there}/new", 3)

@@ -405,6 +405,7 @@ def test_output_shapes(lab: str) -> None:
         "shape": None,
         "rx_bytes": None,
         "tx_bytes": None,
+        "actual": None,
     }
     assert run("address", "list", "alice-eth0", "-o", "address,family", "-z") == (
         "10.0.0.1/24\tinet\0fd00::1/64\tinet6\0"

@@ -676,7 +676,7 @@ def test_a_file_system_without_overlays(
         (tmp_path / name).mkdir(mode=0o755)
     os.chown(tmp_path / "u", lab.directory.stat().st_uid, -1)
     options = f"lowerdir={tmp_path}/l,upperdir={tmp_path}/u,workdir={tmp_path}/w"
-    mount = ["mount", "-t", "overlay", "none", lab.directory, "-o", options]
+    mount = ["mount", "-t", "overlay", "none", str(lab.directory), "-o", options]
     subprocess.run([*lab.prefix[:2], *mount], check=True)
     found = checked(lab, not fuse)["overlay"]
     assert found["state"] == ("absent" if fuse else "missing")

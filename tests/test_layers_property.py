@@ -26,7 +26,7 @@ from dumm_tools import diff, files, guest, model, stack, workset
 from dumm_tools import master as masters
 from dumm_tools.overlay import FUSE
 
-pytestmark = pytest.mark.uml
+pytestmark = [pytest.mark.uml, pytest.mark.root]
 
 NAMES = (b"a", b"b", b"d", b"new\nline", b"\xff\xfe")
 OWNERS = (0, 1, 1000)
@@ -361,7 +361,7 @@ def test_operations_on_the_host(make_world: Callable[[], World], fileops: Path) 
     make_pool(world.master)
     guest.create(world.root, model.Guest("alice", master=str(world.master)))
 
-    @bounded(60)
+    @bounded(40)
     @given(sequences(50, ATTRIBUTES))
     def run(operations: list[Operation]) -> None:
         files.reset(world.root, "alice")  # an example that failed did not get there

@@ -22,15 +22,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from conftest import BIN, ROOT, cache_home
+from users import User
 
-from dumm_tools import boot
+from dumm_tools import launch
 from dumm_tools.linux import mount
 
 TOP = Path(__file__).resolve().parent.parent
 TABLE = TOP / "man" / "jail-attempts.inc"
 MEMORY = 64 << 20
-USER, UID = "dummrogue", 54321
-MS_BIND = 4096
 
 pytestmark = pytest.mark.uml
 
@@ -72,72 +72,26 @@ class Owner:
         return done.stdout
 
 
-@contextlib.contextmanager
-def _in_place_of(original: str, text: str, scratch: Path) -> Iterator[None]:
-    """A file of the host has another text for us; the mount namespace is the session's own."""
-    copy = scratch / Path(original).name
-    copy.write_text(text)
-    mount.mount(str(copy), original, "none", MS_BIND, "")
-    try:
-        yield
-    finally:
-        mount.umount(original, detach=True)
-
-
-@contextlib.contextmanager
-def _ordinary_user(scratch: Path, ranges: bool) -> Iterator[tuple[str, ...]]:
-    """A user that the host does not have, with or without subordinate ids, who may open
-    /dev/net/tun as on ordinary hosts; yields what runs a command as that user."""
-    with contextlib.ExitStack() as stack:
-        for name, line in (
-            ("passwd", f"{USER}:x:{UID}:{UID}::/nonexistent:/bin/sh\n"),
-            ("group", f"{USER}:x:{UID}:\n"),
-            ("subuid", f"{USER}:1000000:65536\n" if ranges else ""),
-            ("subgid", f"{USER}:1000000:65536\n" if ranges else ""),
-        ):
-            path = Path("/etc", name)
-            if not path.exists():
-                if ranges:
-                    pytest.skip(f"no {path} to add a user to")
-                continue
-            stack.enter_context(_in_place_of(str(path), path.read_text() + line, scratch))
-        mount.mount("tmpfs", "/dev/net", "tmpfs", 0, "mode=755")
-        stack.callback(mount.umount, "/dev/net", detach=True)
-        os.mknod("/dev/net/tun", 0o20666, os.makedev(10, 200))
-        os.chmod("/dev/net/tun", 0o666)
-        yield (
-            "setpriv",
-            f"--reuid={UID}",
-            f"--regid={UID}",
-            "--clear-groups",
-        )
-
-
 def _is_host_root() -> bool:
     return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[2] == "4294967295"
 
 
-KINDS = ("root", "root-isolated", "user-range", "user-single")
+#: Root makes its ordinary users up; another has what this host gives them.
+KINDS = ("root", "root-isolated", "user-range", "user-single") if ROOT else ("user",)
 
 
 @pytest.fixture(params=KINDS)
 def owner(request: pytest.FixtureRequest, rogue: Path) -> Iterator[Owner]:
-    from conftest import BIN
-
     kind = str(request.param)
     # pytest's own directories are closed to other users.
     place = Path(tempfile.mkdtemp(prefix="dumm-rogue-"))
     try:
         with contextlib.ExitStack() as stack:
             run_as: tuple[str, ...] = ()
-            if kind.startswith("user"):
-                if not _is_host_root():
-                    pytest.skip("only root can become another user")
-                if kind == "user-range" and not shutil.which("newuidmap"):
-                    pytest.skip("no newuidmap here")
-                scratch = place / "etc"
-                scratch.mkdir()
-                run_as = stack.enter_context(_ordinary_user(scratch, kind == "user-range"))
+            if kind.startswith("user-"):
+                user = User(90, cache_home(), ids=kind == "user-range", packs=False)
+                stack.callback(user.end)
+                run_as = tuple(user.prefix(place))
             for name in ("pack/usr/bin", "master/tmp", "home"):
                 (place / name).mkdir(parents=True)
             (place / "home" / "secret").write_text("secret")
@@ -155,11 +109,7 @@ def owner(request: pytest.FixtureRequest, rogue: Path) -> Iterator[Owner]:
             )
             if run_as:
                 for path in (place, *place.rglob("*")):
-                    os.chown(path, UID, UID)
-                if subprocess.run(
-                    made.command("dumm-fs", "--version"), env=made.env, capture_output=True
-                ).returncode:
-                    pytest.skip("the commands cannot be read by an ordinary user")
+                    os.chown(path, user.uid, user.uid)
             yield made
     finally:
         shutil.rmtree(place)
@@ -266,7 +216,7 @@ def test_a_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
         *("dumm-fs", "init", "--kernel", str(place / "pack"), "--master", str(place / "master")),
         *([isolation] if isolation else []),
     )
-    allowance = MEMORY + boot.MEMORY_OVERHEAD + boot.PROCESS_DATA
+    allowance = MEMORY + launch.MEMORY_OVERHEAD + launch.PROCESS_DATA
     told = {
         "victim": ["rogue.role=victim", "rogue.own=victim-eth0"],
         "rogue": [
@@ -280,7 +230,7 @@ def test_a_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
             # Which of the names that the host's commands go by leads astray.
             f"rogue.trap={'m' if owner.kind in ('root', 'user-range') else 'mconsole'}",
             # A pid namespace's own limit counts from 300 on.
-            f"rogue.processes={boot.processes(MEMORY) + 300}",
+            f"rogue.processes={launch.processes(MEMORY) + 300}",
             *prey.arguments,
         ],
     }
@@ -377,6 +327,7 @@ NO_CONTROL = {
 }
 
 
+@pytest.mark.root
 def test_without_a_jail_the_attempts_succeed(rogue: Path, prey: Prey, tmp_path: Path) -> None:
     """The positive control; what the host lacks, or its own container forbids, may fail."""
     if not _is_host_root():

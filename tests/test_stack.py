@@ -90,7 +90,8 @@ def test_one_template_at_a_time(pair: Lab) -> None:
 
 
 def test_template_save_keeps_what_was_changed(pair: Lab) -> None:
-    pair(["dumm-guest", "exec", "a", "--", "sh", "-c", "echo own >/root/x; rm /etc/hosts; rm -r /var/www"])
+    change = "echo own >/root/x; rm /etc/hosts; rm -r /var/www"
+    pair(["dumm-guest", "exec", "a", "--", "sh", "-c", change])
     pair("dumm-fs template save S")
     assert "exists already" in pair("dumm-fs template save S", status=4).err
     pair("dumm-guest stop a")

@@ -20,9 +20,9 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 #: What knows nothing of anything else in the package, but for one another.
-BOTTOM = {"errors", "names", "model", "address", "elf"}
+BOTTOM = {"errors", "names", "model", "address", "elf", "layer"}
 #: Tools for any purpose: no guest, no lab.
-MIDDLE = BOTTOM | {"state", "proc", "program", "tree", "untar", "output"}
+MIDDLE = BOTTOM | {"state", "proc", "program", "tree", "untar", "output", "diff", "transfer"}
 #: Imported by one module each.
 CONFINED = {"pyroute2", "sh", "tabulate"}
 #: Too heavy for a command that only reads.

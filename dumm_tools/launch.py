@@ -1,0 +1,236 @@
+"""From a guest's record to its process: arguments, files, descriptors, the jail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from dataclasses import dataclass
+
+from dumm_tools import kernel, live, proc
+from dumm_tools.agent import INITRD, JAIL
+from dumm_tools.agent.client import LINES
+from dumm_tools.errors import DummError
+from dumm_tools.linux import cgroup, fifo, namespaces
+from dumm_tools.model import Guest, State
+
+#: Consoles besides the kernel's own: tty1 to tty3 in the guest.
+CONSOLES = 4
+#: What a guest may take of the host besides its `--memory`: files in its /dev/shm (bytes), ...
+MEMORY_OVERHEAD = 32 << 20
+#: ... and memory of the kernel's own, in each of its processes on the host (bytes).
+PROCESS_DATA = 8 << 20
+#: ... and, where a control group can be made, all that its processes and the host's kernel use for
+#: it together beyond its memory (bytes).
+CEILING_OVERHEAD = 128 << 20
+#: The kernel's command line (COMMAND_LINE_SIZE, arch/um/include/asm/setup.h), less a margin for
+#: what the user adds; NICs that do not fit are plugged in once the guest runs.
+COMMAND_LINE_MAX = 3500
+
+
+@dataclass(slots=True)
+class Launch:
+    """A guest that was started and has not answered yet."""
+
+    name: str
+    nonce: str
+    deadline: float
+    errors: int | None  # descriptor: the jail's last words; None when another command started it
+    jail: int = 0
+    ours: bool = True
+    later: int = 0  # the last so many NICs did not fit on the command line
+
+
+def kernel_args(root: str, guest: Guest, core: kernel.Kernel, nonce: str) -> list[str]:
+    release = kernel.release_number(kernel.release(core) or "")
+    args = [
+        f"mem={guest.memory >> 10}K",
+        "initrd=/initrd",
+        "uml_dir=/run/uml",
+        "umid=m",
+        "quiet",
+        # 81 % of a stock boot is a speed test of RAID6; 20 % of the rest is the delay loop.
+        "initcall_blacklist=raid6_init,raid6_select_algo,calibrate_xor_blocks",
+        "lpj=20000000",
+        f"DUMM_NONCE={nonce}",
+        f"DUMM_LINES={LINES}",
+    ]
+    if release >= (6, 16):
+        args.append("seccomp=on")
+    # What the user says stands in place of ours.
+    said = {a.partition("=")[0] for a in guest.args}
+    return [a for a in args if a.partition("=")[0] not in said] + guest.args
+
+
+def processes(memory: int) -> int:
+    """How many processes a guest of so much memory may have on the host, where each of its own
+    is one: no more than it has memory for anyway."""
+    return 64 + (memory >> 20) * 8
+
+
+def own_group(state: State) -> int:
+    """A group that no other guest has; 0 where the lab has but one."""
+    groups = namespaces.spare_groups()
+    taken = {g.boot.group for g in state.guests.values() if g.boot}
+    while groups:
+        # By chance: labs of root's share the host's network, and know nothing of each other.
+        group = groups[int.from_bytes(os.urandom(8), "big") % len(groups)]
+        if group not in taken:
+            return group
+    return 0
+
+
+def jail_args(root: str, guest: Guest, core: kernel.Kernel) -> list[str]:
+    run = live.run_dir(root, guest.name)
+    steps: list[str] = []
+    if core.root is not None:
+        for entry in ("usr", "lib", "lib64", "bin", "linux"):
+            path = os.path.join(core.root, entry)
+            if os.path.islink(path) and entry != "linux":
+                steps += ["--symlink", os.readlink(path), f"/{entry}"]
+            elif os.path.exists(path):
+                steps += ["--ro-bind", path, f"/{entry}"]
+    for host, inside in core.binds:
+        steps += ["--ro-bind", host, inside]
+    # fmt: off
+    steps += [
+        "--bind", os.path.join(root, "mount", guest.name), "/guest",
+        "--bind", os.path.join(run, "uml"), "/run/uml",
+        "--symlink", "run/uml", "/uml",
+        "--ro-bind", os.path.join(run, "xfer"), "/xfer",
+        "--ro-bind", INITRD, "/initrd",
+        "--dev", "/dev/null", "/dev/null",
+        "--dev", "/dev/urandom", "/dev/urandom",
+        "--dev", "/dev/net/tun", "/dev/net/tun",
+        # UML keeps the guest's memory in a file there, and some MiB beside it.
+        "--tmpfs", "/dev/shm",
+        f"size={guest.memory + MEMORY_OVERHEAD >> 10}K,nr_inodes=1K,mode=1777",
+        "--tmpfs", "/tmp", "size=1M,nr_inodes=1K,mode=1777",
+        # The features of the processor are all that UML reads of /proc.
+        "--ro-bind", "/proc/cpuinfo", "/proc/cpuinfo",
+        "--hostname", guest.name,
+        "--data", str(PROCESS_DATA),
+        "--processes", str(processes(guest.memory)),
+    ]
+    # fmt: on
+    return steps
+
+
+def ceiling(state: State, guest: Guest) -> str:
+    """A control group for the guest's memory; nothing where the host lets us have none."""
+    try:
+        return cgroup.make(f"dumm-{state.id}-{guest.name}", guest.memory + CEILING_OVERHEAD)
+    except OSError as e:
+        proc.log(f"no memory ceiling for '{guest.name}': {e}", 2)
+        return ""
+
+
+def need_parts() -> None:
+    for part in (INITRD, JAIL):
+        if not os.path.exists(part):
+            raise DummError(
+                f"'{part}' is missing: the package was not built",
+                hint="python3 -m dumm_tools.agent.build",
+            )
+
+
+def fresh_run_dir(root: str, name: str) -> None:
+    """Make run/NAME as a boot needs it; nothing of an earlier boot may look like this one's."""
+    run = live.run_dir(root, name)
+    # The guest's kernel may have made of its own directory what it liked, with links to elsewhere.
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(os.path.join(run, "uml"))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(run, "pid"))
+    for directory in ("uml", "xfer"):
+        os.makedirs(os.path.join(run, directory), mode=0o700, exist_ok=True)
+    # The kernel takes this directory for its own; a clean halt removes it, a crash does not.
+    os.makedirs(live.umid_dir(root, name), exist_ok=True)
+    link = os.path.join(run, "mconsole")
+    if not os.path.islink(link):
+        os.symlink("uml/m/mconsole", link)
+    for number in range(LINES):
+        fifo.make(os.path.join(run, f"line{number}.in"))
+        fifo.make(os.path.join(run, f"line{number}.out"))
+    fifo.make(os.path.join(run, "tty0.in"))
+    for number in range(1, CONSOLES):
+        fifo.make(os.path.join(run, f"tty{number}.in"))
+        fifo.make(os.path.join(run, f"tty{number}.out"))
+
+
+def spawn(
+    root: str,
+    guest: Guest,
+    core: kernel.Kernel,
+    args: list[str],
+    nics: list[str],
+    locks: list[int],
+    started: Launch,
+) -> None:
+    """Start the jail, which starts the kernel; all that is open here closes again, the guest's
+    copies stay open as long as it lives."""
+    run = live.run_dir(root, guest.name)
+    with contextlib.ExitStack() as stack:
+
+        def opened(fd: int) -> int:
+            stack.callback(os.close, fd)
+            return fd
+
+        null = opened(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+        log = opened(
+            os.open(
+                os.path.join(run, "console.log"),
+                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
+                0o600,
+            )
+        )
+        handed = [opened(fifo.open_both(os.path.join(run, "tty0.in")))]
+        for number in range(1, CONSOLES):
+            for way in ("in", "out"):
+                handed.append(opened(fifo.open_both(os.path.join(run, f"tty{number}.{way}"))))
+        for number in range(LINES):
+            for way in ("in", "out"):
+                handed.append(opened(fifo.open_both(os.path.join(run, f"line{number}.{way}"))))
+        errors, theirs = os.pipe2(os.O_CLOEXEC)
+        opened(theirs)
+        # Above all that is open, so that no dup2 hits what a later one still needs.
+        base = max([errors, theirs, log, null, *locks, *handed]) + 1
+        everything = [*handed, *locks, theirs]
+        actions = [
+            (os.POSIX_SPAWN_DUP2, null, 0),
+            (os.POSIX_SPAWN_DUP2, log, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
+            *((os.POSIX_SPAWN_DUP2, fd, base + i) for i, fd in enumerate(everything)),
+        ]
+        args = [*args, "con=null", f"con0=fd:{base},fd:1"]
+        for number in range(1, CONSOLES):
+            at = base + 2 * number - 1
+            args.append(f"con{number}=fd:{at},fd:{at + 1}")
+        first = base + 2 * CONSOLES - 1
+        args += [f"ssl{n}=fd:{first + 2 * n},fd:{first + 2 * n + 1}" for n in range(LINES)]
+        room = COMMAND_LINE_MAX - len(" ".join(args))
+        while nics and len(" ".join(nics)) > room:
+            nics.pop()
+            started.later += 1
+        # fmt: off
+        argv = [
+            JAIL, "jail",
+            "--errors", str(base + len(everything) - 1),
+            "--hold", str(base + len(handed)), str(len(locks)),
+            "--pid-file", os.path.join(run, "pid"),
+            *(["--group", str(guest.boot.group)] if guest.boot and guest.boot.group else []),
+            *(["--cgroup", guest.boot.cgroup] if guest.boot and guest.boot.cgroup else []),
+            *jail_args(root, guest, core),
+            "--", core.binary, *args, *nics,
+        ]
+        # fmt: on
+        proc.log(" ".join(argv), 2)
+        started.errors = errors
+        try:
+            started.jail = os.posix_spawn(
+                JAIL, argv, {"PATH": "/usr/bin:/bin", "TMPDIR": "/dev/shm"}, file_actions=actions
+            )
+        except OSError:
+            started.errors = None
+            os.close(errors)
+            raise

@@ -1,0 +1,55 @@
+#!/bin/sh
+# A slow line between two guests, of busybox alone: what TCP gets through it, against the rate set.
+
+prepare() {
+	dumm-fs kernel fetch --may-exist
+	dumm-fs master build busybox --may-exist
+}
+# shellcheck source=examples/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+dumm-fs init --master busybox
+dumm-console <<'END'
+bridge create line
+guest create near far
+iface create near-eth0 --bridge line --address 10.0.0.1/24
+iface create far-eth0 --bridge line --address 10.0.0.2/24
+guest start --all
+END
+
+# goodput BYTES: let far fetch so much from near; bits a second, by far's clock.
+goodput() {
+	dumm-guest exec near -- truncate -s "$1" /srv/file
+	# shellcheck disable=SC2016 # it is the guest's shell that expands this
+	dumm-guest exec -e BYTES="$1" far -- sh -c '
+		read -r start _ </proc/uptime
+		wget -q -O /dev/null http://10.0.0.1/file
+		read -r end _ </proc/uptime
+		awk "BEGIN { printf \"%d\n\", $BYTES * 8 / ($end - $start) }"'
+}
+dumm-guest exec near -- sh -c 'mkdir -p /srv && httpd -h /srv'
+
+# between LEAST VALUE MOST
+between() { [ "$1" -le "$2" ] && [ "$2" -le "$3" ]; }
+
+# Three seconds' worth. A frame of 1514 octets, as the rate counts them, has 1448 of the file.
+for rate in 1 4 16; do
+	dumm-iface shape near-eth0 --rate "${rate}mbit"
+	found=$(goodput $((rate * 375000)))
+	share=$((found * 1514 / 1448 / (rate * 10000)))
+	say "$rate Mbit/s set: goodput $found bit/s, $share % of what TCP can get"
+	between 90 "$share" 110 || fail "not within 10 %"
+done
+
+say "A delay besides: what was set before is kept"
+dumm-iface shape near-eth0 --rate 4mbit --delay 10
+dumm-iface shape far-eth0 --delay 10
+dumm-iface show near-eth0 -o shape
+dumm-guest exec near -- ping -c 5 -i 0.2 -q 10.0.0.2 | tee ping.txt
+average=$(sed -n 's,.*= [0-9.]*/\([0-9]*\)\..*,\1,p' ping.txt)
+between 20 "$average" 23 || fail "a round trip of $average ms"
+
+say "And loss: 2 % of what near sends"
+dumm-iface shape near-eth0 --loss 2
+dumm-iface show near-eth0 -o shape
+say "goodput $(goodput 1000000) bit/s"

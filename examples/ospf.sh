@@ -1,0 +1,66 @@
+#!/bin/sh
+# OSPF on a ring of six routers (FRR on Debian): a segment is cut while a ping runs over it, and the
+# traffic goes round the other way.
+
+prepare() {
+	dumm-fs kernel fetch --may-exist
+	dumm-fs master build debian --name frr --may-exist --include frr
+}
+# shellcheck source=examples/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+routers='r1 r2 r3 r4 r5 r6'
+
+dumm-fs init --master frr
+{
+	echo "guest create $routers --memory 96M"
+	# Segment ringN joins rN's eth1 and the next router's eth0.
+	for n in 1 2 3 4 5 6; do
+		next=$((n % 6 + 1))
+		echo "bridge create ring$n"
+		echo "iface create r$n-eth1 --bridge ring$n --address 10.0.$n.1/24"
+		echo "iface create r$next-eth0 --bridge ring$n --address 10.0.$n.2/24"
+	done
+	echo "guest start --all"
+} | dumm-console
+
+cat >frr.conf <<'END'
+interface eth0
+ ip ospf network point-to-point
+ ip ospf hello-interval 1
+ ip ospf dead-interval 3
+interface eth1
+ ip ospf network point-to-point
+ ip ospf hello-interval 1
+ ip ospf dead-interval 3
+router ospf
+ timers throttle spf 0 50 500
+ timers throttle lsa all 100
+ timers lsa min-arrival 50
+ network 10.0.0.0/16 area 0
+END
+for router in $routers; do
+	dumm-fs cp frr.conf "$router:/etc/frr/frr.conf"
+	dumm-guest exec "$router" -- sh -c '
+		sysctl -q -w net.ipv4.ip_forward=1
+		/usr/lib/frr/zebra -d && /usr/lib/frr/ospfd -d && vtysh -b' >frr.txt 2>&1 || fail "$(cat frr.txt)"
+done
+
+way() { dumm-guest exec r1 -- ip -4 route get 10.0.2.2; }
+
+say "r1 learns the way to r3, over r2"
+until_true 60 sh -c 'dumm-guest exec r1 -- ip -4 route get 10.0.2.2 | grep "via 10.0.1.2"'
+until_true 60 dumm-guest exec r1 -- ping -c 1 -W 1 -I 10.0.6.2 10.0.2.2
+way
+
+say "The segment between r1 and r2 is cut while a ping runs"
+dumm-guest exec r1 -- ping -c 80 -i 0.1 -W 1 -q -I 10.0.6.2 10.0.2.2 >ping.txt &
+ping=$!
+sleep 2
+dumm-bridge disconnect r1-eth1 r2-eth0
+wait "$ping" || true
+cat ping.txt
+way
+way | grep -q 'via 10\.0\.6\.1' || fail "not round the other way"
+received=$(sed -n 's/.* \([0-9]*\) received.*/\1/p' ping.txt)
+[ "$received" -ge 40 ] || fail "$received of 80 came back"

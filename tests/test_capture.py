@@ -1,0 +1,156 @@
+"""Captures: packets as text and as pcap, and the ways in which they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Lab, installed
+from uml_helpers import on_terminal, one_line_error, until
+
+from dumm_tools import capture
+from dumm_tools.errors import DummError
+
+pytestmark = [
+    pytest.mark.uml,
+    pytest.mark.skipif(not installed("tcpdump"), reason="no tcpdump"),
+]
+
+#: The global header of a pcap file, microseconds or nanoseconds (pcap-savefile(5)).
+MAGIC = {bytes.fromhex("d4c3b2a1"), bytes.fromhex("4d3cb2a1")}
+
+
+def packets(pcap: bytes) -> list[bytes]:
+    """The packets of a pcap file, which must be whole."""
+    assert pcap[:4] in MAGIC
+    at, found = 24, []
+    while at < len(pcap):
+        (size,) = struct.unpack_from("=8xI", pcap, at)
+        found.append(pcap[at + 16 : at + 16 + size])
+        assert len(found[-1]) == size
+        at += 16 + size
+    return found
+
+
+@pytest.fixture(params=["--host-net", "--isolated"])
+def pair(lab: Lab, request: pytest.FixtureRequest) -> Lab:
+    """Two guests on one segment, a pinging b."""
+    lab("dumm-fs destroy")
+    (lab.directory / "state.json").unlink(missing_ok=True)
+    option = request.param
+    if os.geteuid() != 0 and option == "--host-net":
+        pytest.skip("labs on the host's network are root's")
+    lab(f"dumm-fs init --kernel sid --master busybox {option}")
+    lab("dumm-bridge create lan0")
+    lab("dumm-guest create a b")
+    for n, guest in enumerate("ab", 1):
+        lab(f"dumm-iface create {guest}-eth0 --bridge lan0 --address 10.0.0.{n}/24")
+    lab("dumm-guest start --all")
+    lab.start("dumm-guest exec a -- ping -i 0.05 10.0.0.2")
+    return lab
+
+
+def line(process: subprocess.Popen[bytes]) -> bytes:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def test_text_and_filters(pair: Lab) -> None:
+    for words in ("dumm-iface capture a-eth0", "dumm-bridge capture lan0"):
+        done = pair(f"{words} -- -c 2 icmp and host 10.0.0.2")
+        assert [" ICMP echo " in text for text in done.lines] == [True, True]
+        assert "packets captured" in done.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it(pair: Lab, number: int) -> None:
+    process = pair.start("dumm-iface capture a-eth0 icmp")
+    assert b"ICMP" in line(process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert b"packets captured" in err
+
+
+def test_ctrl_c_ends_it(pair: Lab) -> None:
+    with on_terminal(pair, ["dumm-bridge", "capture", "lan0", "icmp"]) as terminal:
+        terminal.expect(b"ICMP echo")
+        terminal.type(b"\x03")
+        terminal.expect(b"packets captured")
+        assert terminal.wait() == 0
+        assert terminal.is_restored()
+
+
+def test_pcap_on_stdout(pair: Lab) -> None:
+    done = pair("dumm-bridge capture lan0 -w - -- -c 3 icmp")
+    found = packets(done.stdout)
+    assert len(found) == 3
+    assert all(p[12:14] == b"\x08\0" and len(p) == 98 for p in found)
+
+
+def test_pcap_in_a_file(pair: Lab) -> None:
+    here = pair.directory / "here"
+    here.mkdir()
+    file = here / "x.pcap"
+    process = subprocess.Popen(
+        [*pair.prefix, "dumm-iface", "capture", "a-eth0", "-w", "x.pcap", "icmp"],
+        cwd=here,
+        env=pair.env,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    # Each packet is there at once.
+    until(lambda: file.exists() and file.stat().st_size > 500, "packets in the file")
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=10)
+    assert (process.returncode, out) == (0, b"")
+    assert len(packets(file.read_bytes())) >= 4
+    assert file.stat().st_uid == here.stat().st_uid
+
+
+def test_a_closed_pipe_ends_it_quietly(pair: Lab) -> None:
+    process = pair.start("dumm-iface capture a-eth0 icmp")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    line(process)
+    process.stdout.close()
+    assert process.wait(10) == -signal.SIGPIPE
+    text = process.stderr.read()
+    assert b"write" not in text
+    assert b"Broken" not in text
+
+
+def test_a_closed_pipe_ends_it_though_nothing_comes(pair: Lab) -> None:
+    process = pair.start("dumm-bridge capture lan0 -w - udp port 9")
+    assert process.stdout is not None
+    assert len(process.stdout.read(24)) == 24
+    process.stdout.close()
+    assert process.wait(10) == -signal.SIGPIPE
+
+
+def test_failures_leave_no_file(pair: Lab) -> None:
+    done = pair("dumm-iface capture a-eth0 -w x.pcap no such filter", status=1)
+    assert "filter" in done.err
+    done = pair("dumm-iface capture a-eth0 -w nowhere/x.pcap", status=1)
+    assert "dumm-iface: cannot write 'nowhere/x.pcap': No such file or directory" in done.err
+    assert not Path(pair.directory, "x.pcap").exists()
+
+
+def test_what_is_not_there(pair: Lab) -> None:
+    pair("dumm-guest stop b")
+    done = pair("dumm-iface capture b-eth0", status=4)
+    assert one_line_error(done.err, "dumm-iface") == "'b-eth0' is not plugged in"
+    pair("dumm-iface capture c-eth0", status=3)
+    pair("dumm-bridge capture lan9", status=3)
+
+
+def test_no_tcpdump(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(capture, "_ALSO", "")
+    with pytest.raises(DummError, match="cannot find 'tcpdump'") as caught:
+        capture.run("lo", [], None)
+    assert caught.value.hint == "install the package tcpdump"

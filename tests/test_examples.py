@@ -1,0 +1,61 @@
+"""The examples of examples/, as a user runs them: by root, and by somebody who is not."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import TOP, Lab
+from users import User
+
+pytestmark = pytest.mark.uml
+
+#: Each with the master that it has built, where it needs more than busybox.
+EXAMPLES = {"web": None, "lossy": None, "strongswan": "strongswan", "ospf": "frr"}
+
+
+@pytest.fixture(scope="module")
+def somebody(example_masters: Path) -> Iterator[User]:
+    """An ordinary user, with root's masters: there is no network to build them from."""
+    user = User(9, example_masters)
+    try:
+        lab = user.lab("making")
+        lab("dumm-fs master build busybox")
+        for name in filter(None, EXAMPLES.values()):
+            text = io.BytesIO()
+            with tarfile.open(fileobj=text, mode="w") as tar:
+                tar.add(example_masters / "dumm" / "masters" / name, ".")
+            lab(
+                f"dumm-fs master import - --name {name}",
+                stdin=text.getvalue(),
+                timeout=120,
+            )
+        yield user
+    finally:
+        user.end()
+
+
+def test_all_are_tried() -> None:
+    found = {path.stem for path in (TOP / "examples").glob("*.sh")}
+    assert found == {"demo", "lib", *EXAMPLES}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example(name: str, example_masters: Path, tmp_path: Path) -> None:
+    run(name, Lab(tmp_path, example_masters))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_without_root(name: str, somebody: User) -> None:
+    run(name, somebody.lab(name))
+
+
+def run(name: str, lab: Lab) -> None:
+    """In a directory of the lab's, which is empty then as before."""
+    lab.env["TMPDIR"] = str(lab.directory)
+    lab([TOP / "examples" / f"{name}.sh"], timeout=240)
+    assert list(lab.directory.iterdir()) == []

@@ -1,0 +1,242 @@
+"""Routes: what is recorded and refused; in guests that start, change, and lose their links."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SUITES, Lab
+from uml_helpers import until
+
+from dumm_tools import address, iface, route, state
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.model import Guest, State
+
+# ---- records ----
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    """A working set with the stopped guest alice, who has eth0 and eth1."""
+    (tmp_path / ".lock").touch()
+    inode = os.stat(tmp_path / ".lock").st_ino
+    state.create(str(tmp_path), State("t0t0", inode, guests={"alice": Guest("alice")}))
+    iface.create(str(tmp_path), "alice-eth0", addresses=["10.0.0.1/24", "fd00::1/64"])
+    iface.create(str(tmp_path), "alice-eth1", addresses=["10.1.0.1/24"])
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("10.0.0.0/24", "10.0.0.0/24"),
+        ("10.0.0.7", "10.0.0.7/32"),
+        ("FD00:0::/32", "fd00::/32"),
+        ("fd00::7", "fd00::7/128"),
+        ("::/0", "::/0"),
+        ("0.0.0.0/0", "0.0.0.0/0"),
+    ],
+)
+def test_destination_in_its_usual_form(text: str, wanted: str) -> None:
+    assert address.network(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "/", "10.0.0.0/", "10.0.0.1/24", "10.0.0.0/33", "fd00::1/64", "host", "10/8", "::/129"],
+)
+def test_bad_destination(text: str) -> None:
+    with pytest.raises(Usage):
+        address.network(text)
+
+
+REFUSED: list[tuple[type[DummError], str, str, str | None]] = [
+    (Usage, "alice-eth0", "default", None),
+    (Usage, "alice-eth0", "default", "10.9.0.1"),
+    (Usage, "alice-eth0", "default", "10.1.0.2"),
+    (Usage, "alice-eth0", "default", "10.0.0.1"),
+    (Usage, "alice-eth0", "default", "224.0.0.1"),
+    (Usage, "alice-eth0", "default", "10.0.0.2/24"),
+    (Usage, "alice-eth1", "fd01::/64", "fd00::2"),
+    (Usage, "alice-eth0", "10.5.0.0/16", "fd00::2"),
+    (Usage, "alice-eth0", "fd01::/64", "10.0.0.2"),
+    (NotFound, "alice-eth2", "default", "10.0.0.2"),
+    (NotFound, "bob-eth0", "default", "10.0.0.2"),
+    (Usage, "alice", "default", "10.0.0.2"),
+    (Conflict, "alice-eth0", "10.7.0.0/16", "10.0.0.2"),
+    (Conflict, "alice-eth1", "10.7.0.0/16", "10.1.0.2"),
+    (Conflict, "alice-eth1", "10.0.0.0/24", None),
+]
+
+
+@pytest.mark.parametrize(("error", "name", "dest", "via"), REFUSED)
+def test_refused_with_nothing_changed(
+    root: str, error: type[DummError], name: str, dest: str, via: str | None
+) -> None:
+    route.add(root, "alice-eth0", "10.7.0.0/16", via="10.0.0.2")
+    before = Path(root, state.FILE).read_text()
+    with pytest.raises(error):
+        route.add(root, name, dest, via=via)
+    assert Path(root, state.FILE).read_text() == before
+
+
+def test_recorded_and_listed(root: str) -> None:
+    route.add(root, "alice-eth0", "default", via="10.0.0.2")
+    route.add(root, "alice-eth0", "default", via="10.0.0.2", may_exist=True)
+    route.add(root, "alice-eth0", "default", via="fe80::1")
+    route.add(root, "alice-eth1", "192.168.0.0/16")
+    seen = [(v.family, v.shown, v.via, v.iface) for v in route.list_(root, "alice")]
+    assert seen == [
+        ("inet", "192.168.0.0/16", None, "alice-eth1"),
+        ("inet", "default", "10.0.0.2", "alice-eth0"),
+        ("inet6", "default", "fe80::1", "alice-eth0"),
+    ]
+    with pytest.raises(Usage, match="both families"):
+        route.delete(root, "alice-eth0", "default")
+    route.delete(root, "alice-eth0", "::/0")
+    with pytest.raises(NotFound):
+        route.delete(root, "alice-eth0", "default", via="10.0.0.3")
+    route.delete(root, "alice-eth0", "default")
+    route.delete(root, "alice-eth0", "default", if_exists=True)
+    assert [v.dest for v in route.list_(root, "alice")] == ["192.168.0.0/16"]
+    with pytest.raises(Conflict):
+        route.list_(root, "alice", ask_guest=True)
+
+
+def test_a_link_that_stays_down_has_no_routes_at_boot(root: str) -> None:
+    def kinds() -> list[int]:
+        records = iface.boot_records(state.load(root), "alice")
+        return [int.from_bytes(data[4:6], "little") for kind, _, data in records if kind == "N"]
+
+    route.add(root, "alice-eth0", "default", via="10.0.0.2")
+    route.add(root, "alice-eth0", "192.168.0.0/16")
+    assert kinds().count(24) == 0
+    iface.set_up(root, "alice-eth0", True)
+    assert kinds().count(24) == 2
+    iface.del_addresses(root, "alice-eth0", ["10.0.0.1/24"])
+    assert kinds().count(24) == 1
+
+
+# ---- guests ----
+
+
+def live(lab: Lab, guest: str) -> set[str]:
+    """The routes by a gateway that a guest's kernel has, `DEST via GW`."""
+    done = lab(f"dumm-iface route list {guest} --live -o dest,via")
+    return {" via ".join(row.split("\t")) for row in done.lines if not row.endswith("\t-")}
+
+
+def pings(lab: Lab, guest: str, host: str) -> bool:
+    return lab(f"dumm-guest exec {guest} -- ping -c1 -W1 {host}", status=None).code == 0
+
+
+ROUTES = {"default via 10.0.0.254", "fd01::/64 via fd00::fe"}
+
+
+@pytest.fixture
+def routed(new_lab: Callable[..., Lab]) -> Callable[[str], Lab]:
+    """Make a lab where a reaches b through the router r; a's routes were set before it started,
+    b's since."""
+
+    def make(suite: str) -> Lab:
+        lab = new_lab(kernel=suite)
+        lab("dumm-bridge create lan0 lan1")
+        lab("dumm-guest create a r b")
+        for name, net, host in (
+            *(("a-eth0", 0, 1), ("r-eth0", 0, 254), ("r-eth1", 1, 254), ("b-eth0", 1, 1)),
+        ):
+            both = f"--address 10.{net}.0.{host}/24 --address fd0{net}::{host:x}/64"
+            lab(f"dumm-iface create {name} --bridge lan{net} {both}")
+        lab("dumm-iface route add a-eth0 default --via 10.0.0.254")
+        lab("dumm-iface route add a-eth0 fd01::/64 --via fd00::fe")
+        lab("dumm-guest start --all")
+        lab("dumm-iface route add b-eth0 default --via 10.1.0.254")
+        lab("dumm-iface route add b-eth0 default --via fd01::fe")
+        forward = (
+            "for f in 4/ip_forward 6/conf/all/forwarding; do echo 1 >/proc/sys/net/ipv$f; done"
+        )
+        lab(["dumm-guest", "exec", "r", "--", "sh", "-c", forward])
+        return lab
+
+    return make
+
+
+@pytest.mark.uml
+@pytest.mark.parametrize("suite", SUITES)
+def test_through_a_router(routed: Callable[[str], Lab], suite: str) -> None:
+    lab = routed(suite)
+    assert pings(lab, "a", "10.1.0.1")
+    # A router's own link-local address takes a second or two to be sure of.
+    until(lambda: pings(lab, "a", "fd01::1"), "IPv6 through the router")
+    assert live(lab, "a") == ROUTES
+    assert live(lab, "b") == {"default via 10.1.0.254", "default via fd01::fe"}
+    lab("dumm-guest restart b")
+    until(lambda: pings(lab, "a", "10.1.0.1") and pings(lab, "a", "fd01::1"), "both after restart")
+    lab("dumm-iface route del b-eth0 default --via 10.1.0.254")
+    assert not pings(lab, "a", "10.1.0.1")
+    assert live(lab, "b") == {"default via fd01::fe"}
+    assert "errno" not in lab.logs()
+
+
+@pytest.mark.uml
+def test_routes_come_back_with_the_link(routed: Callable[[str], Lab]) -> None:
+    lab = routed("sid")
+    for gone, back in (
+        ("dumm-iface down a-eth0", "dumm-iface up a-eth0"),
+        ("dumm-bridge disconnect a-eth0", "dumm-bridge connect lan0 a-eth0"),
+        ("dumm-guest stop a", "dumm-guest start a"),
+    ):
+        lab(gone)
+        if "stop" not in gone:
+            assert live(lab, "a") == set()
+        lab(back)
+        assert live(lab, "a") == ROUTES, back
+        assert pings(lab, "a", "10.1.0.1")
+    for change in ("--mtu 9000", "--mac 02:00:00:00:00:77", "--mtu 1500"):
+        lab(f"dumm-iface set a-eth0 {change}")
+        assert live(lab, "a") == ROUTES, change
+    lab("dumm-iface route add a-eth0 10.9.0.0/16 --via 10.0.0.253")
+    lab("dumm-iface address del a-eth0 10.0.0.1/24")
+    assert live(lab, "a") == {"fd01::/64 via fd00::fe"}
+    lab("dumm-guest restart a")
+    assert live(lab, "a") == {"fd01::/64 via fd00::fe"}
+    lab("dumm-iface address add a-eth0 10.0.0.1/24")
+    assert live(lab, "a") == {*ROUTES, "10.9.0.0/16 via 10.0.0.253"}
+    # By its own hand a guest changes what it likes; the record stays.
+    lab("dumm-guest exec a -- ip route del default")
+    assert live(lab, "a") == {"fd01::/64 via fd00::fe", "10.9.0.0/16 via 10.0.0.253"}
+    lab("dumm-iface route add a-eth0 default --via 10.0.0.254 --may-exist")
+    assert "default via 10.0.0.254" in live(lab, "a")
+    lab("dumm-guest exec a -- ip route del default")
+    lab("dumm-iface route del a-eth0 default")
+    lab("dumm-guest pause a")
+    done = lab("dumm-iface route add a-eth0 default --via 10.0.0.254", status=4)
+    assert done.err == "dumm-iface: guest 'a' is paused\n"
+    lab("dumm-guest resume a")
+
+
+@pytest.mark.uml
+def test_links_that_are_down_boot_without_trouble(lab: Lab) -> None:
+    lab("dumm-guest create a")
+    lab("dumm-iface create a-eth0 --address 10.0.0.1/24 --address fd00::1/64")
+    lab("dumm-iface route add a-eth0 default --via 10.0.0.2")
+    lab("dumm-iface route add a-eth0 fd01::/64 --via fd00::2")
+    assert lab("dumm-guest start a").err == ""
+    assert live(lab, "a") == set()
+    lab("dumm-iface up a-eth0")
+    assert live(lab, "a") == {"default via 10.0.0.2", "fd01::/64 via fd00::2"}
+    rows = json.loads(lab("dumm-iface route list a --format json").out)
+    assert rows[0] == {
+        "dest": "default",
+        "via": "10.0.0.2",
+        "iface": "a-eth0",
+        "guest": "a",
+        "device": "eth0",
+        "family": "inet",
+    }
+    devices = lab("dumm-iface route list a --live -o device,iface").lines
+    assert "eth0\ta-eth0" in devices
+    lab("dumm-iface route list b", status=3)
