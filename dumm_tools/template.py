@@ -10,7 +10,7 @@ import contextlib
 import os
 from dataclasses import dataclass
 
-from dumm_tools import names, overlay, stack, tree
+from dumm_tools import files, names, overlay, stack, tree
 from dumm_tools.errors import Conflict, NotFound
 from dumm_tools.state import Transaction, load, transaction
 
@@ -83,7 +83,8 @@ def save(root: str, name: str) -> None:
                 )
                 os.mkdir(os.path.join(scratch, guest))
                 if os.path.isdir(source):
-                    tree.copy(source, os.path.join(scratch, guest))
+                    marks = files.marks(root, state, guest)
+                    tree.copy(source, os.path.join(scratch, guest), marks=marks)
             os.rename(scratch, final)
         except BaseException:
             with contextlib.suppress(OSError):

@@ -1,0 +1,318 @@
+"""The way out of a lab: NAT and host devices, made, remembered, and undone to the byte. "The
+Internet" is a network namespace behind a veth of the session's own."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Lab
+from uml_helpers import one_line_error, until
+from users import User
+
+from dumm_tools.linux import sysfs
+
+pytestmark = [pytest.mark.uml, pytest.mark.root]
+
+#: An address of the Internet's, and where it answers HTTP requests.
+THERE = "198.51.100.1"
+
+
+def call(*argv: str) -> str:
+    """Run a program of the host's."""
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30)
+    return done.stdout
+
+
+@pytest.fixture
+def internet(tmp_path: Path) -> Iterator[list[str]]:
+    """The prefix of a command that is to run there."""
+    with subprocess.Popen(["unshare", "-n", "sleep", "600"]) as there:
+        inside = ["nsenter", "-t", str(there.pid), "-n"]
+        own = Path("/proc/self/ns/net").readlink()
+        until(lambda: Path(f"/proc/{there.pid}/ns/net").readlink() != own, "a namespace")
+        groups = Path("/proc/sys/net/ipv4/ping_group_range")
+        before = groups.read_text()
+        call("ip", "link", "add", "wan0", "type", "veth", "peer", "name", "net0")
+        call("ip", "link", "set", "net0", "netns", str(there.pid))
+        call("ip", "address", "add", "203.0.113.2/24", "dev", "wan0")
+        call("ip", "link", "set", "wan0", "up")
+        call("ip", "route", "add", "default", "via", "203.0.113.1")
+        for words in (
+            "link set lo up",
+            "address add 203.0.113.1/24 dev net0",
+            f"address add {THERE}/32 dev lo",
+            "link set net0 up",
+        ):
+            call(*inside, "ip", *words.split())
+        groups.write_text("0 2147483647\n")  # as on the usual host: pasta pings for its guests
+        (tmp_path / "www").mkdir()
+        (tmp_path / "www/index.html").write_text("the Internet\n")
+        server = [*inside, "busybox", "httpd", "-f", "-p", "80", "-h", str(tmp_path / "www")]
+        with subprocess.Popen(server) as web:
+            yield inside
+            web.terminate()
+        call("ip", "link", "del", "wan0")
+        groups.write_text(before)
+        there.kill()
+
+
+def world() -> dict[str, str]:
+    """All of the host that an uplink could change."""
+    changing = "nf_conntrack|random|file-nr|inode|dentry|ratelimit|quota|ns_last_pid|pty|urandom"
+    sysctls = call("sh", "-c", "sysctl -a 2>/dev/null").splitlines()
+    links = json.loads(call("ip", "-j", "address"))
+    return {
+        "nftables": call("nft", "list", "ruleset"),
+        "sysctls": "\n".join(s for s in sysctls if not re.search(changing, s)),
+        "links": str([(d["ifname"], d["flags"], d["addr_info"], d.get("master")) for d in links]),
+        "routes": call("ip", "route") + call("ip", "-6", "route"),
+    }
+
+
+def guest(lab: Lab, address: str = "10.0.0.1/24", gateway: str = "10.0.0.254") -> None:
+    """A guest with a way to the host's address on lan0."""
+    lab("dumm-guest create a")
+    lab(f"dumm-iface create a-eth0 --bridge lan0 --address {address}")
+    lab(f"dumm-iface route add a-eth0 default --via {gateway}")
+    lab("dumm-guest start a")
+
+
+def reaches(lab: Lab, name: str = "a", to: str = THERE, port: int = 80) -> bool:
+    """Does a guest get a page from there?"""
+    done = lab(f"dumm-guest exec {name} -- timeout 4 wget -q -O - http://{to}:{port}/", status=None)
+    return done.out == "the Internet\n"
+
+
+def pings(lab: Lab, to: str = THERE) -> bool:
+    return lab(f"dumm-guest exec a -- ping -c 1 -W 2 {to}", status=None).code == 0
+
+
+def test_nat_and_nothing_left(internet: list[str], lab: Lab) -> None:
+    before = world()
+    lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+    guest(lab)
+    assert not reaches(lab)
+    made = world()
+    lab("dumm-bridge uplink lan0 --nat")
+    assert lab("dumm-bridge list -o name,uplink").out == "lan0\tnat\n"
+    assert reaches(lab)
+    assert pings(lab)
+    # Masqueraded, or it could not answer; and nobody there gets in.
+    call(*internet, "ip", "route", "add", "10.0.0.0/24", "via", "203.0.113.2")
+    ping = [*internet, "busybox", "ping", "-c", "1", "-W", "1"]
+    assert subprocess.run([*ping, "203.0.113.2"], capture_output=True, check=False).returncode == 0
+    assert subprocess.run([*ping, "10.0.0.1"], capture_output=True, check=False).returncode == 1
+    lab("dumm-bridge uplink lan0 --nat")  # a second time is no error
+    lab("dumm-bridge uplink lan0 --none")
+    assert world() == made
+    assert not reaches(lab)
+    lab("dumm-bridge uplink lan0")
+    assert reaches(lab)
+    lab("dumm-fs destroy")
+    assert world() == before
+
+
+def test_two_labs_and_the_last_puts_it_back(
+    internet: list[str], new_lab: Callable[..., Lab]
+) -> None:
+    before = world()
+    one, other = new_lab("one"), new_lab("other")
+    one("dumm-bridge create lan0 lan2 --address 10.0.0.254/24")
+    one("dumm-bridge address del lan2 10.0.0.254/24")
+    one("dumm-bridge address add lan2 10.0.2.254/24")
+    other("dumm-bridge create lan1 --address 10.0.1.254/24")
+    one("dumm-bridge uplink lan0")
+    one("dumm-bridge uplink lan2")
+    other("dumm-bridge uplink lan1")
+    guest(one)
+    one("dumm-bridge uplink lan2 --none")
+    assert reaches(one)
+    assert not sysfs.forwards("lan2")
+    one("dumm-bridge delete lan0")
+    assert sysfs.forwards("wan0")
+    other("dumm-guest create a")
+    other("dumm-iface create a-eth9 --bridge lan1 --address 10.0.1.1/24")
+    other("dumm-iface route add a-eth9 default --via 10.0.1.254")
+    one("dumm-guest stop a")
+    other("dumm-guest start a")
+    assert reaches(other)
+    other("dumm-fs destroy")
+    assert not sysfs.forwards("wan0")
+    one("dumm-fs destroy")
+    assert world() == before
+
+
+def test_made_again_with_the_bridge(internet: list[str], lab: Lab) -> None:
+    lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+    lab("dumm-bridge uplink lan0")
+    guest(lab)
+    lab("dumm-guest stop a")
+    # As a reboot of the host would.
+    call("ip", "link", "del", "lan0")
+    call("nft", "flush", "ruleset")
+    sysfs.set_forwarding("wan0", False)
+    lab("dumm-guest start a")
+    assert reaches(lab)
+
+
+def test_refused(lab: Lab) -> None:
+    lab("dumm-bridge create lan0 lan1")
+    before = world()
+    for command, status, reason in (
+        ("lan0", 4, "the host has no IPv4 address on 'lan0' for guests to send to"),
+        ("lan9", 3, "no bridge 'lan9'"),
+        ("lan0 --nat --none", 2, "--nat, --to and --none exclude each other"),
+        ("lan0 --to nosuch", 3, "no device 'nosuch'"),
+        ("lan0 --to lo", 4, "'lo' cannot be a bridge's port"),
+        ("lan0 --to lan1", 4, "'lan1' is a lab's own"),
+        ("lan0 --to ../x", 2, "bad bridge name '../x'"),
+    ):
+        done = lab(f"dumm-bridge uplink {command}", status=status)
+        assert one_line_error(done.err, "dumm-bridge") == reason
+    assert lab("dumm-bridge list -o uplink").out == "-\n-\n"
+    assert world() == before
+    lab("dumm-bridge address add lan0 10.0.0.254/24")
+    lab("dumm-bridge uplink lan0")
+    done = lab("dumm-bridge address del lan0 10.0.0.254/24", status=4)
+    assert "needs an IPv4 address" in done.err
+
+
+def test_a_host_device(internet: list[str], lab: Lab) -> None:
+    """A guest on the segment is the host's neighbour's neighbour."""
+    call("ip", "link", "add", "port0", "type", "veth", "peer", "name", "port1")
+    try:
+        call("ip", "address", "add", "10.7.0.9/24", "dev", "port1")
+        call("ip", "link", "set", "port1", "up")
+        before = world()
+        lab("dumm-bridge create lan0 lan1")
+        guest(lab, "10.7.0.1/24", "10.7.0.9")
+        assert not pings(lab, "10.7.0.9")
+        lab("dumm-bridge uplink lan0 --to port0")
+        assert lab("dumm-bridge show -o uplink lan0").out == "to:port0\n"
+        assert pings(lab, "10.7.0.9")
+        done = lab("dumm-bridge uplink lan1 --to port0", status=4)
+        assert "is a port of 'lan0' already" in done.err
+        lab("dumm-bridge uplink lan0 --none")
+        assert sysfs.master("port0") is None
+        assert not sysfs.is_up("port0")
+        call("ip", "address", "add", "10.8.0.1/24", "dev", "port0")
+        done = lab("dumm-bridge uplink lan0 --to port0")
+        assert "warning: 'port0' has the address 10.8.0.1/24" in done.err
+        call("ip", "address", "del", "10.8.0.1/24", "dev", "port0")
+        lab("dumm-fs destroy")
+        until(lambda: world()["links"] == before["links"], "the links as before")
+        assert world() == before
+    finally:
+        call("ip", "link", "del", "port0")
+
+
+@pytest.fixture(scope="module")
+def user(packs: Path) -> Iterator[User]:
+    """Somebody who is not root."""
+    user = User(8, packs)
+    user.lab("making")("dumm-fs master build busybox")
+    yield user
+    user.end()
+
+
+@pytest.mark.parametrize("kind", ["root", "pasta", "slirp4netns"])
+def test_isolated(
+    internet: list[str], kind: str, user: User, new_lab: Callable[..., Lab], packs: Path
+) -> None:
+    """A lab in namespaces of its own, of root's and of others'; the host's loopback is not for
+    its guests."""
+    before = world()
+    if kind == "root":
+        lab = new_lab("host")
+        lab("dumm-fs destroy")
+        lab("dumm-fs init --isolated --kernel sid --master busybox")
+    else:
+        lab = user.lab(kind)
+        if kind == "slirp4netns":
+            lab.env["PATH"] = _without(lab, "pasta")
+        lab("dumm-fs init --kernel sid --master busybox")
+    try:
+        lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+        lab("dumm-bridge uplink lan0 --nat")
+        guest(lab)
+        assert reaches(lab)
+        with socket.create_server(("127.0.0.1", 0)) as private:
+            port = private.getsockname()[1]
+            for address in ("10.0.0.254", "192.0.0.2", "192.0.0.100", "127.0.0.1"):
+                assert not reaches(lab, to=address, port=port)
+            private.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                private.accept()
+        done = lab("dumm-bridge uplink lan0 --to wan0", status=4)
+        assert one_line_error(done.err, "dumm-bridge").startswith("'lan0' has an uplink already")
+        # Ended by whomever, it is there again with the next command that changes something.
+        pid, _ = (lab.directory / "run/outside").read_text().split()
+        call("kill", "-9", pid)
+        lab("dumm-guest restart a")
+        assert reaches(lab)
+        lab("dumm-bridge uplink lan0 --none")
+        assert not reaches(lab)
+        assert not list(lab.directory.glob("run/outside*"))
+        assert lab.host("nft list ruleset").out == ""
+        lab("dumm-bridge uplink lan0 --nat")
+        holder, _ = (lab.directory / "run/holder").read_text().split()
+        pid, _ = (lab.directory / "run/outside").read_text().split()
+        call("kill", "-9", holder)
+        until(lambda: not _lives(pid), "its end with the lab")
+        lab("dumm-guest start a")
+        assert reaches(lab)
+        pid, _ = (lab.directory / "run/outside").read_text().split()
+    finally:
+        lab("dumm-fs destroy")
+    until(lambda: not _lives(pid), "its end with the lab")
+    assert world() == before
+
+
+def _lives(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] not in "ZX"
+    except OSError:
+        return False
+
+
+def _without(lab: Lab, program: str) -> str:
+    """A PATH that leads to all programs but one."""
+    place = lab.directory / "bin"
+    place.mkdir()
+    for directory in lab.env["PATH"].split(":"):
+        for path in Path(directory).glob("*"):
+            link = place / path.name
+            if path.name != program and not link.is_symlink():
+                link.symlink_to(path)
+    return str(place)
+
+
+def test_the_host_keeps_quiet_where_there_is_no_uplink(internet: list[str], lab: Lab) -> None:
+    """Nothing of the host's is on such a segment, whatever there is on the one beside it."""
+    lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+    lab("dumm-bridge create quiet")
+    lab("dumm-bridge uplink lan0")
+    guest(lab)
+    lab("dumm-iface create a-eth1 --bridge quiet --address 10.5.0.1/24")
+    mac = lab("dumm-iface show -o mac a-eth1").out.strip()
+    strangers = set()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as tap:
+        tap.bind(("a-eth1", 0))
+        tap.settimeout(0.1)
+        end = time.monotonic() + 8
+        assert reaches(lab)
+        while time.monotonic() < end:
+            try:
+                frame, (_, _, kind, *_) = tap.recvfrom(65536)
+            except TimeoutError:
+                continue
+            if frame[6:12].hex(":") != mac or kind == socket.PACKET_OUTGOING:
+                strangers.add(frame.hex())
+    assert strangers == set()
