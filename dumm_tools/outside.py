@@ -30,7 +30,9 @@ _RTMGRP_LINK, _RTMGRP_IPV4_ROUTE = 0x1, 0x40  # linux/rtnetlink.h
 
 
 def _pid_file(root: str) -> str:
-    return os.path.join(root, "run", "outside")
+    """Beside the holder's, and as that not one that a copy of the working set would go by."""
+    path = live.holder_file(root)
+    return os.path.join(os.path.dirname(path), os.path.basename(path).replace("holder", "outside"))
 
 
 def ensure(root: str) -> None:

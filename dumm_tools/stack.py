@@ -129,15 +129,43 @@ def _swap(root: str, state: State, guest: Guest) -> None:
             control.store("/proc/sys/vm/drop_caches", "3")
 
 
+def mount_from_jail(root: str, name: str) -> None:
+    """Mount at mount/NAME what a running guest has as its root."""
+    pidfd = live.pidfd_of(root, name)
+    if pidfd is None:
+        raise Conflict(f"guest '{name}' has ended")
+    target = overlay.paths(root, name)[0]
+
+    def fetch() -> None:
+        ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.enter(pidfd, namespaces.CLONE_NEWNS)
+        tree = mnt.clone_tree("/guest")
+        namespaces.enter(ours, namespaces.CLONE_NEWNS)
+        mnt.attach(tree, target)
+
+    try:
+        error = _in_child(fetch)
+    finally:
+        os.close(pidfd)
+    if error:
+        raise DummError(f"cannot mount the root of guest '{name}': {os.strerror(error)}")
+
+
 def _into_jail(root: str, name: str, tree: int) -> None:
     """Replace /guest in the jail. Between the two steps there is nothing: the kernel waits."""
     pidfd = live.pidfd_of(root, name)
     if pidfd is None:
         raise Conflict(f"guest '{name}' has ended")
+
+    def replace() -> None:
+        namespaces.enter(pidfd, namespaces.CLONE_NEWNS)
+        mnt.umount("/guest", detach=True)
+        mnt.attach(tree, "/guest")
+
     try:
         reach.mconsole(root, name, "stop")
         try:
-            error = _in_child(pidfd, tree)
+            error = _in_child(replace)
         finally:
             reach.mconsole(root, name, "go")
     finally:
@@ -146,16 +174,14 @@ def _into_jail(root: str, name: str, tree: int) -> None:
         raise DummError(f"cannot change the root of guest '{name}': {os.strerror(error)}")
 
 
-def _in_child(pidfd: int, tree: int) -> int:
-    """In a child, since a process that enters a mount namespace loses its place in ours; 0 or an
-    errno."""
+def _in_child(work: Callable[[], None]) -> int:
+    """Do `work` in a child, since a process that enters a mount namespace loses its place in ours;
+    0 or an errno."""
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
-            namespaces.enter(pidfd, namespaces.CLONE_NEWNS)
-            mnt.umount("/guest", detach=True)
-            mnt.attach(tree, "/guest")
+            work()
             code = 0
         except OSError as e:
             code = e.errno or 1

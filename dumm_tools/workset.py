@@ -5,7 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 
-from dumm_tools import boot, bridge, guest, kernel, lab, live, master, origin, overlay, tree, view
+from dumm_tools import (
+    boot,
+    bridge,
+    guest,
+    kernel,
+    lab,
+    live,
+    master,
+    origin,
+    overlay,
+    stack,
+    tree,
+    view,
+)
 from dumm_tools import state as store
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.model import State
@@ -104,7 +117,13 @@ def mount(root: str, name: str) -> None:
     """Mount a guest's tree at mount/NAME, as `create` and `start` do."""
     with store.transaction(root) as change:
         one = view.get(change.state, name)
-        origin.mount(root, change.state, one)
+        if overlay.is_mounted(root, change.state, name):
+            return
+        if live.guest_state(root, change.state, one) in ("running", "paused"):
+            stack.mount_from_jail(root, name)  # two mounts of one upper layer would not agree
+            overlay.note_fuse(root, name)
+        else:
+            origin.mount(root, change.state, one)
 
 
 def umount(root: str, name: str) -> None:

@@ -131,10 +131,13 @@ def _nothing_left(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
     """No link, no mount and no process is left of all that the session did."""
+    pids = World.now().pids
     yield
-    if _before in pytestconfig.stash:
-        left = World.now().beyond(pytestconfig.stash[_before], tmp_path_factory.getbasetemp())
-        assert not left, "the session left things behind: " + "; ".join(left)
+    now = World.now()
+    # Of the host's own network, before there is a namespace, others may make use too.
+    before = pytestconfig.stash.get(_before, now)
+    left = now.beyond(World(before.links, before.mounts, pids), tmp_path_factory.getbasetemp())
+    assert not left, "the session left things behind: " + "; ".join(left)
 
 
 # ---- the namespace ----

@@ -161,3 +161,17 @@ def test_a_layer_that_is_gone(lab: Lab) -> None:
     assert "overlay del" in done.err
     lab("dumm-fs overlay del a layer")
     lab("dumm-guest start a")
+
+
+def test_a_tree_mounted_again_is_the_running_guests(pair: Lab) -> None:
+    pair("dumm-fs umount a")
+    pair("dumm-guest exec a -- touch /root/x")
+    pair("dumm-fs mount a")
+    pair("dumm-fs mount a")
+    place = pair.directory / "mount/a/root"
+    assert pair.host(["ls", place]).lines == ["x"]
+    pair.host(["touch", place / "y"])
+    assert pair("dumm-guest exec a -- ls /root").lines == ["x", "y"]
+    # A start alone changes nothing: not even a place for the kernel's modules.
+    assert pair("dumm-fs diff b").out == ""
+    assert pair("dumm-guest exec b -- sh -c 'ls /lib/modules/*/modules.dep'").out

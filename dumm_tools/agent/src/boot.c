@@ -51,8 +51,11 @@ static void mount_modules(void)
 	long r = sys_mount("modules", here, "hostfs", RO_EXEC, pack);
 
 	if (r == -ENOENT) {
-		sys_mkdir("/lib", 0755);
-		sys_mkdir("/lib/modules", 0755);
+		/* A place for it that is not a change to the guest's files. */
+		if (sys_mount("tmpfs", "/lib/modules", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755") < 0) {
+			sys_mkdir("/lib", 0755);
+			sys_mkdir("/lib/modules", 0755);
+		}
 		if (sys_mkdir(here, 0755) == 0)
 			sys_mount("modules", here, "hostfs", RO_EXEC, pack);
 	}

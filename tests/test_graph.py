@@ -1,0 +1,120 @@
+"""Pictures of a lab: what they say, and that names come through each format."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+
+from dumm_tools import graph, state
+from dumm_tools.cli.bridge import cli
+from dumm_tools.model import Bridge, Guest, Iface, State
+
+#: A bridge's name may hold what no other name may.
+ODD = 'a"<&\\b'
+
+
+def lab_of(place: Path) -> str:
+    """Two guests on an oddly named bridge, one of them impaired; one interface on none."""
+    (place / ".lock").touch()
+    made = State("t1", os.stat(place / ".lock").st_ino)
+    made.guests = {name: Guest(name) for name in ("end", "graph")}
+    for slot, (name, bridge) in enumerate(
+        (("end-eth0", ODD), ("graph-eth0", ODD), ("end-e1", None))
+    ):
+        guest, _, device = name.partition("-")
+        made.ifaces[name] = Iface(
+            name, guest, device, slot, name, f"02:00:00:00:00:0{slot}", bridge
+        )
+    made.ifaces["end-eth0"].addresses = ["10.0.0.1/24", "fd00::1/64"]
+    made.ifaces["end-eth0"].shape = {"delay": 20, "loss": 0.5, "rate": 2e6}
+    made.bridges[ODD] = Bridge(ODD, ["10.0.0.254/24"], "nat")
+    made.bridges["lan1"] = Bridge("lan1", uplink="to:eth7")
+    state.create(str(place), made)
+    return str(place)
+
+
+@pytest.fixture
+def printed(tmp_path: Path) -> Callable[[str], str]:
+    """What `graph --format` prints."""
+    root = lab_of(tmp_path)
+
+    def run(form: str) -> str:
+        done = CliRunner().invoke(cli, ["-C", root, "graph", "--format", form])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    return run
+
+
+def test_json(printed: Callable[[str], str]) -> None:
+    found = json.loads(printed("json"))
+    assert found["guests"] == [
+        {"name": "end", "state": "stopped"},
+        {"name": "graph", "state": "stopped"},
+    ]
+    assert found["bridges"][0] == {
+        "name": ODD,
+        "state": "down",
+        "address": ["10.0.0.254/24"],
+        "uplink": "nat",
+    }
+    assert found["ifaces"][1] == {
+        "name": "end-eth0",
+        "guest": "end",
+        "device": "eth0",
+        "bridge": ODD,
+        "state": "down",
+        "addresses": ["10.0.0.1/24", "fd00::1/64"],
+        "shape": {"delay": 20, "loss": 0.5, "rate": 2000000},
+    }
+    assert found["ifaces"][0]["bridge"] is None
+
+
+def test_svg_says_it_all(printed: Callable[[str], str]) -> None:
+    tree = ElementTree.fromstring(printed("svg"))
+    said = {e.text for e in tree.iter("{http://www.w3.org/2000/svg}text")}
+    assert said >= {
+        ODD, "lan1", "host 10.0.0.254/24", "end", "graph", "stopped", "eth0", "e1", "10.0.0.1/24",
+        "fd00::1/64", "delay 20 ms", "loss 0.5 %", "rate 2 Mbit/s", "outside", "NAT", "eth7",
+    }  # fmt: skip
+
+
+def test_dot_is_one_graph(printed: Callable[[str], str]) -> None:
+    done = subprocess.run(
+        ["dot", "-Tplain"], input=printed("dot"), capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    assert done.stdout.count("\nnode ") == 2 + 2 + 2 + 3  # guests, bridges, uplinks, interfaces
+    assert done.stdout.count("\nedge ") == 2 * 2 + 1 + 2
+
+
+def test_mermaid_quotes(printed: Callable[[str], str]) -> None:
+    found = printed("mermaid").splitlines()
+    assert found[0] == "flowchart LR"
+    assert '    b0["a#quot;<#amp;\\b<br/>host 10.0.0.254/24"]:::bridge' in found
+    assert '    g1 -.-|"eth0"| b0' in found
+    assert any(
+        line.startswith('    g0 -.-|"eth0<br/>10.0.0.1/24<br/>fd00::1/64<br/>') for line in found
+    )
+
+
+def test_without_graphviz(printed: Callable[[str], str], tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        cli, ["-C", str(tmp_path), "graph", "--format", "svg"], env={"PATH": "/nonexistent"}
+    )
+    assert done.exit_code
+    assert "cannot find 'dot'" in str(done.exception)
+    assert getattr(done.exception, "hint", "") == "apt-get install graphviz"
+
+
+def test_guests_stand_on_the_far_side_of_their_bridge(tmp_path: Path) -> None:
+    root = lab_of(tmp_path)
+    picture = graph.look(root, state.load(root))
+    assert graph._behind(picture) == {"end-eth0", "graph-eth0"}
