@@ -35,6 +35,9 @@ def run(root: str, *, isolated: bool) -> list[Check]:
     for name, package, why in (
         ("gcc", "gcc libc6-dev", "for building the agent"),
         ("tcpdump", "tcpdump", "for looking at segments"),
+        ("nft", "nftables", "for uplinks"),
+        *([("pasta", "passt", "for uplinks")] if isolated else []),
+        ("dot", "graphviz", "for pictures"),
         ("mmdebstrap", "mmdebstrap", "for masters of a real Debian"),
         ("apt-get", "apt", "for fetching kernel packs"),
     ):
@@ -157,7 +160,7 @@ def _found(name: str, find: Callable[[], str | None], remedy: str) -> Check:
 def _program(name: str, package: str, why: str) -> Check:
     from shutil import which
 
-    path = which(name)
+    path = which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if path:
         return Check(name, "ok", path)
     return Check(name, "absent", f"no {name}, {why}", f"apt-get install {package}")

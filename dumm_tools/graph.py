@@ -235,13 +235,13 @@ def as_mermaid(picture: Picture) -> str:
     bridges = {b.record.name: f"b{n}" for n, b in enumerate(picture.bridges)}
     out = ["flowchart LR"]
     for seen in picture.guests:
-        kind = seen.state if seen.state in _COLOURS else "quiet"
-        out.append(f"    {guests[seen.guest.name]}({text(_guest_lines(seen))}):::{kind}")
+        colours = seen.state if seen.state in _COLOURS else "quiet"
+        out.append(f"    {guests[seen.guest.name]}({text(_guest_lines(seen))}):::{colours}")
     for one in picture.bridges:
-        number = bridges[one.record.name]
-        out.append(f"    {number}[{text(_bridge_lines(one.record))}]:::bridge")
+        node = bridges[one.record.name]
+        out.append(f"    {node}[{text(_bridge_lines(one.record))}]:::bridge")
         if lines := _uplink_lines(one.record):
-            out.append(f"    {number} === u{number}(({text(lines)}))")
+            out.append(f"    {node} === u{node}(({text(lines)}))")
     for number, cable in enumerate(picture.cables):
         guest, line = guests[cable.iface.guest], "---" if cable.up else "-.-"
         if cable.iface.bridge is None:

@@ -31,6 +31,10 @@ def enter(root: str, *, make: bool) -> bool:
     found = load(root)
     if not found.isolated:
         return False
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        here = "/"
     pidfd = _holder(root) if not make else _holder(root) or _made(root)
     if pidfd is None:
         return False
@@ -39,12 +43,10 @@ def enter(root: str, *, make: bool) -> bool:
 
         outside.ensure(root)
     try:
-        here = os.getcwd()
-    except FileNotFoundError:
-        here = "/"
-    try:
         namespaces.enter(pidfd)
     except OSError as e:
+        if process.wait_exit(pidfd, 1.0):  # it was just ending
+            return enter(root, make=make)
         raise DummError(f"cannot enter the lab's namespaces: {e.strerror}", hint=HINT) from None
     finally:
         os.close(pidfd)

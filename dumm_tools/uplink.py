@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 
 from dumm_tools import masquerade, names, network, outside, state
-from dumm_tools.errors import Conflict, DummError, NotFound
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import netlink, sysfs
 from dumm_tools.linux.netlink import Channel
 from dumm_tools.model import Bridge, State
@@ -33,12 +33,19 @@ def record(root: str, name: str, uplink: str) -> str | None:
         if uplink == "nat":
             _check_gateway(bridge)
         else:
-            device = names.bridge(uplink.removeprefix(_TO))
+            device = _checked_name(uplink.removeprefix(_TO))
             _check_device(found, bridge, device)
             if bridge.uplink is None:
                 bridge.extra["uplink_before"] = _as_it_is(device)
         before, bridge.uplink = bridge.uplink, uplink
         return before
+
+
+def _checked_name(device: str) -> str:
+    try:
+        return names.bridge(device)
+    except Usage:
+        raise Usage(f"bad device name {device!r}") from None
 
 
 def _check_gateway(bridge: Bridge) -> None:

@@ -63,7 +63,7 @@ def test_text_and_filters(pair: Lab) -> None:
     for words in ("dumm-iface capture a-eth0", "dumm-bridge capture lan0"):
         done = pair(f"{words} -- -c 2 icmp and host 10.0.0.2")
         assert [" ICMP echo " in text for text in done.lines] == [True, True]
-        assert "packets captured" in done.err
+        assert " captured" in done.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -73,14 +73,14 @@ def test_a_signal_ends_it(pair: Lab, number: int) -> None:
     process.send_signal(number)
     _, err = process.communicate(timeout=10)
     assert process.returncode == 0
-    assert b"packets captured" in err
+    assert b" captured" in err
 
 
 def test_ctrl_c_ends_it(pair: Lab) -> None:
     with on_terminal(pair, ["dumm-bridge", "capture", "lan0", "icmp"]) as terminal:
         terminal.expect(b"ICMP echo")
         terminal.type(b"\x03")
-        terminal.expect(b"packets captured")
+        terminal.expect(b" captured")
         assert terminal.wait() == 0
         assert terminal.is_restored()
 

@@ -77,13 +77,13 @@ def test_there_across_and_back(lab: Lab, things: Path, tmp_path: Path, running: 
     else:
         lab("dumm-fs umount alice bob")
     lab(["dumm-fs", "cp", things, "alice:/srv"])
-    same(things, lab.directory / "mount/alice/srv/things")
+    same(things, lab.mounted("alice") / "srv/things")
     lab("dumm-fs cp alice:/srv/things bob:/srv/other")
-    same(things, lab.directory / "mount/bob/srv/other")
+    same(things, lab.mounted("bob") / "srv/other")
     lab(["dumm-fs", "cp", "bob:/srv/other/.", tmp_path / "back"])
     same(things / "below", tmp_path / "back/below")
     assert os.stat(tmp_path / "back/sparse").st_blocks < 100
-    assert os.stat(lab.directory / "mount/bob/srv/other/sparse").st_blocks < 100
+    assert os.stat(lab.mounted("bob") / "srv/other/sparse").st_blocks < 100
     lab(["dumm-fs", "cp", "bob:/srv/other", tmp_path / "back2"])
     same(things, tmp_path / "back2")
 
@@ -115,7 +115,7 @@ def test_a_running_guest_sees_it_at_once(
 
 def test_where_it_goes(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create alice")
-    tree = lab.directory / "mount/alice"
+    tree = lab.mounted("alice")
     here = lab.directory
     for name in ("one", "two", "with:colon"):
         (here / name).write_text(name)
@@ -154,7 +154,7 @@ def test_where_it_goes(lab: Lab, tmp_path: Path) -> None:
 
 def test_errors_name_the_file(lab: Lab) -> None:
     lab("dumm-guest create alice")
-    tree, here = lab.directory / "mount/alice", lab.directory
+    tree, here = lab.mounted("alice"), lab.directory
     (here / "one").write_text("1")
     (here / "dir/sub").mkdir(parents=True)
     (here / "dir/good").write_text("good")
@@ -191,7 +191,7 @@ def test_errors_name_the_file(lab: Lab) -> None:
 
 def test_links_in_a_guest_stay_in_the_guest(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create alice")
-    tree, here = lab.directory / "mount/alice", lab.directory
+    tree, here = lab.mounted("alice"), lab.directory
     (here / "one").write_text("1")
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -235,7 +235,7 @@ def test_links_in_a_guest_stay_in_the_guest(lab: Lab, tmp_path: Path) -> None:
 
 def test_a_directory_that_turns_into_a_link_meanwhile(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create alice")
-    tree, here = lab.directory / "mount/alice", lab.directory
+    tree, here = lab.mounted("alice"), lab.directory
     outside = tmp_path / "outside"
     (outside / "d").mkdir(parents=True)
     for number in range(50):
@@ -283,7 +283,7 @@ def test_a_directory_that_turns_into_a_link_meanwhile(lab: Lab, tmp_path: Path) 
 
 def test_hard_links_between_sources_and_over_what_is_there(lab: Lab) -> None:
     lab("dumm-guest create alice")
-    tree, here = lab.directory / "mount/alice", lab.directory
+    tree, here = lab.mounted("alice"), lab.directory
     for name in ("a", "b"):
         (here / name).mkdir()
     (here / "a/one").write_text("1")
@@ -312,7 +312,7 @@ def test_thousands_of_files(lab: Lab) -> None:
     started = time.monotonic()
     lab("dumm-fs cp many alice:/srv")
     assert time.monotonic() - started < 20
-    same(lab.directory / "many", lab.directory / "mount/alice/srv/many")
+    same(lab.directory / "many", lab.mounted("alice") / "srv/many")
 
 
 def test_a_deep_tree(lab: Lab) -> None:
@@ -340,9 +340,10 @@ def small(tmp_path: Path) -> Iterator[Path]:
     mount.umount(str(place))
 
 
+@pytest.mark.netns
 def test_a_full_disk_leaves_no_half_of_a_file(lab: Lab, small: Path) -> None:
     lab("dumm-guest create alice")
-    (lab.directory / "mount/alice/srv/big").write_bytes(os.urandom(3 << 20))
+    (lab.mounted("alice") / "srv/big").write_bytes(os.urandom(3 << 20))
     (small / "big").write_text("what was there")
     error = one_line_error(lab(["dumm-fs", "cp", "alice:/srv/big", small], status=1).err, "dumm-fs")
     assert error == "cannot copy 'alice:/srv/big': No space left on device"
@@ -355,7 +356,7 @@ def test_a_full_disk_leaves_no_half_of_a_file(lab: Lab, small: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_at_any_moment(lab: Lab, number: signal.Signals) -> None:
     lab("dumm-guest create alice")
-    tree = lab.directory / "mount/alice"
+    tree = lab.mounted("alice")
     (lab.directory / "big").write_bytes(os.urandom(64 << 20))
     (tree / "srv/big").write_text("old")
     for pause in (0.09, 0.1, 0.11, 0.12, 0.14):

@@ -110,7 +110,7 @@ def test_each_kind_of_change(new_lab: Callable[..., Lab], suite: str) -> None:
 
 def test_what_was_only_copied_up_is_no_change(lab: Lab) -> None:
     lab("dumm-guest create alice")
-    tree = lab.directory / "mount/alice"
+    tree = lab.mounted("alice")
     with open(tree / "etc/hosts", "r+b"):
         pass
     before = os.stat(tree / "etc/passwd")
@@ -128,7 +128,7 @@ def test_what_was_only_copied_up_is_no_change(lab: Lab) -> None:
 
 def test_four_shapes_and_names_of_any_bytes(lab: Lab) -> None:
     lab("dumm-guest create alice")
-    tree = os.fsencode(lab.directory / "mount/alice")
+    tree = os.fsencode(lab.mounted("alice"))
     for name in (b"new\nline", b"\xff\xfe", b"back\\slash", "ü".encode()):
         with open(tree + b"/srv/" + name, "xb"):
             pass
@@ -146,7 +146,7 @@ def test_four_shapes_and_names_of_any_bytes(lab: Lab) -> None:
 
 def test_diff_is_of_the_top_layer(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create alice")
-    tree = lab.directory / "mount/alice"
+    tree = lab.mounted("alice")
     (tree / "root/first").write_text("1")
     (tmp_path / "over").mkdir()
     lab(["dumm-fs", "overlay", "add", "alice", tmp_path / "over"])
@@ -163,7 +163,7 @@ def test_commit_agrees_with_rsync(lab: Lab, tmp_path: Path) -> None:
     script = CHANGES.replace("mkfifo /srv/deep/fifo", "dd if=/dev/zero of=/srv/z bs=1k count=99")
     lab(["dumm-guest", "exec", "alice", "--", "sh", "-ec", script])
     lab("dumm-guest stop alice")
-    master, tree = (lab.directory / "master").resolve(), lab.directory / "mount/alice"
+    master, tree = (lab.directory / "master").resolve(), lab.mounted("alice")
     # What is new or other than in the master ...
     reference = tmp_path / "reference"
     rsync(f"--compare-dest={master}", "--checksum", f"{tree}/", reference)
@@ -185,11 +185,11 @@ def test_commit_agrees_with_rsync(lab: Lab, tmp_path: Path) -> None:
     assert found == new
     lab("dumm-guest create bob")
     lab("dumm-fs overlay add bob layer")
-    same(tree, lab.directory / "mount/bob")
+    same(tree, lab.mounted("bob"))
     lab("dumm-fs commit alice fromalice")
     try:
         lab("dumm-guest create carol --master fromalice")
-        same(tree, lab.directory / "mount/carol")
+        same(tree, lab.mounted("carol"))
         assert said(lab, "carol") == set()
         assert "M /etc/hosts" in said(lab, "alice"), "the guest keeps its changes"
         lab("dumm-guest delete carol")
@@ -227,7 +227,7 @@ def test_what_is_refused(lab: Lab, tmp_path: Path) -> None:
 
 def test_hard_links_and_sparse_files_in_a_layer(lab: Lab) -> None:
     lab("dumm-guest create alice")
-    tree = lab.directory / "mount/alice"
+    tree = lab.mounted("alice")
     (tree / "root/one").write_bytes(b"x")
     os.truncate(tree / "root/one", 1 << 30)
     os.link(tree / "root/one", tree / "srv/two")
@@ -240,9 +240,10 @@ def test_hard_links_and_sparse_files_in_a_layer(lab: Lab) -> None:
     assert said(lab, "alice") == {"A /root/one", "A /srv/two", "A /etc/hosts2"}
 
 
+@pytest.mark.netns
 def test_a_full_disk_loses_nothing(lab: Lab, small: Path, packs: Path) -> None:
     lab("dumm-guest create alice")
-    tree = lab.directory / "mount/alice"
+    tree = lab.mounted("alice")
     (tree / "srv/big").write_bytes(os.urandom(3 << 20))
     before = said(lab, "alice")
     assert "No space left" in refused(lab(["dumm-fs", "commit", "alice", small / "x"], status=1))
@@ -257,7 +258,7 @@ def test_a_full_disk_loses_nothing(lab: Lab, small: Path, packs: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_at_any_moment(lab: Lab, number: signal.Signals) -> None:
     lab("dumm-guest create alice")
-    tree = lab.directory / "mount/alice"
+    tree = lab.mounted("alice")
 
     def fill() -> None:
         for directory in range(20):
@@ -292,7 +293,7 @@ def test_killed_at_any_moment(lab: Lab, number: signal.Signals) -> None:
 def test_a_guest_does_not_start_while_it_is_committed(lab: Lab) -> None:
     lab("dumm-guest create alice")
     for number in range(2000):
-        (lab.directory / f"mount/alice/srv/{number}").write_bytes(bytes(5000))
+        (lab.mounted("alice") / f"srv/{number}").write_bytes(bytes(5000))
     commit = lab.start("dumm-fs commit alice ./layer")
     while not [n for n in os.listdir(lab.directory) if ".tmp-" in n] and commit.poll() is None:
         time.sleep(0.001)

@@ -175,7 +175,7 @@ def test_refused(lab: Lab) -> None:
         ("lan0 --to nosuch", 3, "no device 'nosuch'"),
         ("lan0 --to lo", 4, "'lo' cannot be a bridge's port"),
         ("lan0 --to lan1", 4, "'lan1' is a lab's own"),
-        ("lan0 --to ../x", 2, "bad bridge name '../x'"),
+        ("lan0 --to ../x", 2, "bad device name '../x'"),
     ):
         done = lab(f"dumm-bridge uplink {command}", status=status)
         assert one_line_error(done.err, "dumm-bridge") == reason

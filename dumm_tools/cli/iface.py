@@ -323,7 +323,7 @@ def capture_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """-w and the filter of a `capture`."""
     words = click.argument("words", metavar="[FILTER...]", nargs=-1, type=click.UNPROCESSED)
     write = click.option(
-        "-w", "file", metavar="FILE", help="Write pcap to a file, or with - to standard output."
+        "-w", "file", metavar="FILE|-", help="Write pcap to a file, or with - to standard output."
     )
     return words(write(function))
 
