@@ -16,7 +16,7 @@ EXIT_CODES: dict[int, str] = {
 }
 
 EXEC_EXIT_CODES: dict[int, str] = {
-    125: "dumm-guest itself failed to run the command.",
+    125: "dumm-tools itself failed to run the command.",
     126: "The command is there but cannot be run.",
     127: "The command was not found.",
 }

@@ -118,4 +118,5 @@ say "And gone without a trace"
 run dumm-fs destroy
 after=$(ls /sys/class/net)
 [ "$before" = "$after" ]
+# shellcheck disable=SC2016
 shell 'ls /sys/class/net; grep " $PWD/" /proc/mounts || echo "no mount is left"'

@@ -24,8 +24,16 @@ PATH=$PATH:/usr/sbin:/sbin
 lab=$(mktemp -d "${TMPDIR:-/tmp}/dumm-example.XXXXXX")
 finish() {
 	status=$?
+	if [ -e state.json ]; then
+		# What guests wrote would stay, and may be theirs alone: users of the lab.
+		dumm-guest list -q >guests.txt
+		if [ -s guests.txt ]; then
+			dumm-guest stop --all || status=1
+			xargs dumm-guest delete <guests.txt || status=1
+		fi
+		dumm-fs destroy || status=1
+	fi
 	cd /
-	if [ -e "$lab/state.json" ]; then dumm-fs -C "$lab" destroy || status=1; fi
 	rm -rf "$lab"
 	exit "$status"
 }

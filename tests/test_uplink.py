@@ -74,7 +74,7 @@ def world() -> dict[str, str]:
     return {
         "nftables": call("nft", "list", "ruleset"),
         "sysctls": "\n".join(s for s in sysctls if "nf_conntrack_count" not in s),
-        "links": str([(d["ifname"], d["flags"], _held(d), d.get("master")) for d in links]),
+        "links": str([(d["ifname"], "UP" in d["flags"], _held(d), d.get("master")) for d in links]),
         "routes": call("ip", "route") + call("ip", "-6", "route"),
     }
 

@@ -17,7 +17,7 @@ from dumm_tools.output import Field
 if TYPE_CHECKING:
     from dumm_tools.model import State
 
-overlay = Group(name="overlay", help="Layers of one guest: directories on top of its own files.")
+overlay = Group(name="overlay", help="Layers of guests: directories on top of their own files.")
 template = Group(name="template", help="Layers for all guests, loaded and unloaded together.")
 
 OVERLAY_FIELDS: list[Field[Any]] = [
@@ -30,7 +30,7 @@ TEMPLATE_FIELDS: list[Field[Any]] = [
     Field("guests", "Guests it has files for.", lambda v: v.guests),
 ]
 
-all_option = click.option("--all", "everyone", is_flag=True, help="All guests, or none.")
+all_option = click.option("--all", "everyone", is_flag=True, help="For all guests; where one fails, for none.")
 
 
 def _templates(state: State, root: str) -> Iterable[str]:

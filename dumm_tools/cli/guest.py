@@ -356,7 +356,7 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...])
     type=click.FloatRange(min=0, min_open=True),
     help="End it after so long (exit status 5).",
 )
-@click.argument("words", metavar="NAME -- CMD [ARG...]", nargs=-1, type=GuestThenCommand())
+@click.argument("words", metavar="NAME|--host -- CMD [ARG...]", nargs=-1, type=GuestThenCommand())
 def exec_(
     host: bool,
     terminal: bool,

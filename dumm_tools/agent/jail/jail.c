@@ -290,6 +290,7 @@ static void __attribute__((noreturn)) run_program(const struct order *o, int use
 	limit(RLIMIT_STACK, 1 << 20); /* a thread's stack is as large, and counts as data */
 	limit(RLIMIT_NPROC, o->processes);
 	setsid();
+	umask(0); /* the guest's kernel has applied that of its own process */
 	personality(ADDR_NO_RANDOMIZE);
 	if (read(go, &c, 1) != 1) /* the launcher died before it could say who we are */
 		_exit(1);
