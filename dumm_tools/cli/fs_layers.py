@@ -30,7 +30,9 @@ TEMPLATE_FIELDS: list[Field[Any]] = [
     Field("guests", "Guests it has files for.", lambda v: v.guests),
 ]
 
-all_option = click.option("--all", "everyone", is_flag=True, help="For all guests; where one fails, for none.")
+all_option = click.option(
+    "--all", "everyone", is_flag=True, help="For all guests; where one fails, for none."
+)
 
 
 def _templates(state: State, root: str) -> Iterable[str]:
