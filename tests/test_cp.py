@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SUITES, Lab
-from uml_helpers import NOISE, one_line_error
+from uml_helpers import NOISE, inside, one_line_error
 from users import User
 
 from dumm_tools.linux import mount
@@ -22,13 +21,10 @@ from dumm_tools.linux import mount
 pytestmark = pytest.mark.uml
 
 
-def same(one: Path, other: Path) -> None:
+def same(lab: Lab, one: Path, other: Path) -> None:
     """Two trees are the same in all that rsync knows of."""
     words = ["rsync", "-naHAX", "--checksum", "--delete", "--itemize-changes"]
-    done = subprocess.run(
-        [*words, f"{one}/", f"{other}/"], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout == ""
+    assert lab.host([*words, f"{inside(one)}/", f"{inside(other)}/"]).out == ""
 
 
 def said(lab: Lab, command: str, status: int) -> str:
@@ -77,15 +73,15 @@ def test_there_across_and_back(lab: Lab, things: Path, tmp_path: Path, running: 
     else:
         lab("dumm-fs umount alice bob")
     lab(["dumm-fs", "cp", things, "alice:/srv"])
-    same(things, lab.mounted("alice") / "srv/things")
+    same(lab, things, lab.mounted("alice") / "srv/things")
     lab("dumm-fs cp alice:/srv/things bob:/srv/other")
-    same(things, lab.mounted("bob") / "srv/other")
+    same(lab, things, lab.mounted("bob") / "srv/other")
     lab(["dumm-fs", "cp", "bob:/srv/other/.", tmp_path / "back"])
-    same(things / "below", tmp_path / "back/below")
+    same(lab, things / "below", tmp_path / "back/below")
     assert os.stat(tmp_path / "back/sparse").st_blocks < 100
     assert os.stat(lab.mounted("bob") / "srv/other/sparse").st_blocks < 100
     lab(["dumm-fs", "cp", "bob:/srv/other", tmp_path / "back2"])
-    same(things, tmp_path / "back2")
+    same(lab, things, tmp_path / "back2")
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -149,7 +145,7 @@ def test_where_it_goes(lab: Lab, tmp_path: Path) -> None:
     assert os.stat(tree / "srv").st_mode == before
     lab("dumm-fs cp alice:/srv/one alice:/srv/two .")
     lab("dumm-fs cp alice:/srv/dir ./out")
-    same(tree / "srv/dir", here / "out")
+    same(lab, tree / "srv/dir", here / "out")
 
 
 def test_errors_name_the_file(lab: Lab) -> None:
@@ -300,7 +296,7 @@ def test_hard_links_between_sources_and_over_what_is_there(lab: Lab) -> None:
     (here / "one").write_text("changed")
     lab("dumm-fs cp one alice:/srv/a")
     assert (tree / "srv/b/two").read_text() == "1"
-    same(tree / "root/srv/b", tree / "srv/b")
+    same(lab, tree / "root/srv/b", tree / "srv/b")
 
 
 def test_thousands_of_files(lab: Lab) -> None:
@@ -312,7 +308,7 @@ def test_thousands_of_files(lab: Lab) -> None:
     started = time.monotonic()
     lab("dumm-fs cp many alice:/srv")
     assert time.monotonic() - started < 20
-    same(lab.directory / "many", lab.mounted("alice") / "srv/many")
+    same(lab, lab.directory / "many", lab.mounted("alice") / "srv/many")
 
 
 def test_a_deep_tree(lab: Lab) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -32,6 +33,11 @@ def until(condition: Callable[[], object], what: str, seconds: float = 15.0) -> 
 def state_of(lab: Lab, name: str) -> str:
     """What `list` says of a guest."""
     return lab(f"dumm-guest show -o state {name}").out.strip()
+
+
+def inside(path: Path) -> str:
+    """What a path of `Lab.mounted` is called in the lab's own mount namespace."""
+    return re.sub(r"^/proc/\d+/root", "", str(path))
 
 
 def pid_of(lab: Lab, name: str) -> int:

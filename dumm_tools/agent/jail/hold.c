@@ -62,14 +62,13 @@ static void loopback_up(void)
 	close(s);
 }
 
-static void __attribute__((noreturn)) hold(int go)
+static void __attribute__((noreturn)) hold(int go, int ready)
 {
 	sigset_t all;
 	char c;
 
 	if (read(go, &c, 1) != 1)
 		_exit(1);
-	close(go);
 	if (setresgid(0, 0, 0) || setresuid(0, 0, 0))
 		die("cannot become root of the user namespace");
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
@@ -91,6 +90,9 @@ static void __attribute__((noreturn)) hold(int go)
 	sigprocmask(SIG_BLOCK, &all, NULL);
 	/* Anybody of the lab's user must be able to open our namespaces (ptrace(2), access mode). */
 	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+	/* Commands enter as soon as our pid is written: by then all must be there. */
+	if (write(ready, &c, 1) != 1 || read(go, &c, 1) != 1)
+		_exit(1);
 	close_range(3, ~0U, 0); /* among them status_fd: it holds */
 	for (;;) {
 		while (waitpid(-1, NULL, WNOHANG) > 0)
@@ -103,7 +105,7 @@ int run_hold(int argc, char **argv)
 {
 	const char *pid_file = NULL, *uids = NULL, *gids = NULL;
 	bool helpers = false;
-	int go[2], pidfd = -1;
+	int go[2], ready[2], pidfd = -1;
 	char c = 0;
 
 	for (int i = 1; i + 1 < argc; i++) {
@@ -121,7 +123,7 @@ int run_hold(int argc, char **argv)
 		fprintf(stderr, "usage: hold --errors FD --pid-file FILE --map UIDS GIDS\n");
 		return 2;
 	}
-	if (fcntl(status_fd, F_SETFD, FD_CLOEXEC) || pipe2(go, O_CLOEXEC))
+	if (fcntl(status_fd, F_SETFD, FD_CLOEXEC) || pipe2(go, O_CLOEXEC) || pipe2(ready, O_CLOEXEC))
 		die("cannot make a pipe");
 	pid_t pid = clone_into(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC |
 				       CLONE_NEWUTS,
@@ -131,8 +133,9 @@ int run_hold(int argc, char **argv)
 		die("cannot make namespaces");
 	if (pid == 0) {
 		close(go[1]);
-		hold(go[0]);
+		hold(go[0], ready[1]);
 	}
+	close(ready[1]);
 	pid_t seen = proc_pid(pidfd);
 
 	if (helpers) {
@@ -141,6 +144,8 @@ int run_hold(int argc, char **argv)
 	} else {
 		write_maps(seen, uids, gids);
 	}
+	if (write(go[1], &c, 1) != 1 || read(ready[0], &c, 1) != 1)
+		return 1; /* it has said why */
 	write_pid(pid_file, pidfd);
 	if (write(go[1], &c, 1) != 1)
 		die("cannot start the holder");
