@@ -267,7 +267,7 @@ def test_killed_at_any_moment(lab: Lab, number: signal.Signals) -> None:
         process.send_signal(number)
         process.wait()
         if (lab.directory / "layer").exists():
-            same(lab.directory / "host/alice/srv", lab.directory / "layer/srv")
+            same(lab, lab.directory / "host/alice/srv", lab.directory / "layer/srv")
             shutil.rmtree(lab.directory / "layer")
         process = lab.start("dumm-fs reset alice")
         time.sleep(pause)

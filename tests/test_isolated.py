@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -645,7 +646,9 @@ def test_a_host_that_lacks_something(
     if name != "master":
         lab("dumm-fs master build busybox")
     found = checked(lab, state == "missing")
-    assert [n for n, c in found.items() if c["state"] != "ok"] == [name]
+    # Programs that only some features need may be absent anyway.
+    others = {n for n, c in found.items() if c["state"] != "ok"} - {name}
+    assert not [n for n in others if found[n]["state"] == "missing" or shutil.which(n)]
     assert found[name]["state"] == state
     assert says in found[name]["found"]
     assert remedy in found[name]["remedy"]
