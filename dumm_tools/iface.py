@@ -303,14 +303,3 @@ def delete_of_guest(found: State, guest: str) -> None:
     release(found, guest)
     for iface in found.ifaces_of(guest):
         del found.ifaces[iface.name]
-
-
-def links_of(found: State) -> list[str]:
-    """The names of all links of the working set that are there."""
-    return network.our_links(found)
-
-
-def configure_live(root: str, found: State, guest: str) -> None:
-    """Set up the devices of a guest that is starting, those among them that it lacks included."""
-    for iface in found.ifaces_of(guest):
-        nic.plug(root, iface)

@@ -227,10 +227,10 @@ def test_prepare_and_release(lab: str) -> None:
     view = network.interface_view(found, "alice-eth0")
     assert view.state == "down"
     assert isinstance(view.rx_bytes, int)
-    assert iface.links_of(found) == [*sorted(["alice-eth0", "alice-eth1", short]), "lan0"]
+    assert network.our_links(found) == [*sorted(["alice-eth0", "alice-eth1", short]), "lan0"]
     iface.release(found, "alice", "bob", "averylongguestname")
     iface.release(found, "alice")
-    assert iface.links_of(found) == ["lan0"]
+    assert network.our_links(found) == ["lan0"]
 
 
 @pytest.mark.netns
@@ -319,7 +319,7 @@ def test_many_taps_go_in_one_step(lab: str) -> None:
     iface.prepare(found, "alice")
     with foreign_tap("bob-eth0"):
         iface.release(found, "alice")
-        assert iface.links_of(found) == []
+        assert network.our_links(found) == []
         assert sysfs.exists("bob-eth0")
 
 
@@ -331,7 +331,7 @@ def test_delete_of_guest(lab: str) -> None:
     iface.prepare(found, "alice")
     iface.delete_of_guest(found, "alice")
     assert list(found.ifaces) == ["bob-eth0"]
-    assert iface.links_of(found) == []
+    assert network.our_links(found) == []
 
 
 @pytest.mark.netns
