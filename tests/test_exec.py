@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -99,6 +100,30 @@ def test_input_that_drips_in(lab: Lab, suite: str) -> None:
     process.stdin = None
     assert process.stdout.read() == NOISE[30_000:60_000]
     assert process.wait(10) == 0
+
+
+def test_the_end_comes_through_a_line_that_was_full(lab: Lab) -> None:
+    """A client that stands still fills its line, and the agent's memory for it; when the line is
+    emptied at one stroke, nothing but that tells the agent of what it has to say yet."""
+    root = lab.directory / "mount/sid/root"
+    wait = "echo ready; until [ -e /root/go ]; do sleep 0.02; done"
+    for size in range(780_000, 1_120_000, 16_000):
+        script = f"{wait}; head -c {size} /dev/zero; echo >/root/done"
+        process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", script])
+        assert process.stdin
+        assert process.stdout
+        process.stdin.close()  # its end is no news for the agent later on
+        process.stdin = None
+        assert process.stdout.read(6) == b"ready\n"
+        process.send_signal(signal.SIGSTOP)
+        (root / "go").touch()
+        with contextlib.suppress(AssertionError):  # it does not fit: then the program waits
+            until((root / "done").exists, "", 1)
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=20)
+        assert (process.returncode, len(out), err) == (0, size, b""), size
+        (root / "go").unlink()
+        (root / "done").unlink()
 
 
 def test_stderr_is_apart(lab: Lab) -> None:

@@ -60,6 +60,7 @@ enum {
 #define LINE_WINDOW 3072
 #define IN_MAX (192 << 10)	/* one frame to the guest: arguments and environment */
 #define OUT_MAX (64 << 10)
+#define FEED_ROOM 64		/* for the frames that say what a program took of its stdin */
 
 struct program {
 	int pid;		/* 0: none */

@@ -239,15 +239,21 @@ void line_read(struct line *l)
 	}
 }
 
-/* Everything that can move without waiting: called after each round of poll. */
+/* Everything that can move without waiting: called after each round of poll. What could not move for
+ * want of room does once the line has taken something: no event will tell of that room. */
 void line_work(struct line *l)
 {
+	u32 waiting;
+
 	if (!l->greeted)
 		return;
-	program_feed(l);
-	program_finish(l);
-	if (l->taken - l->told >= LINE_WINDOW / 3 &&
-	    line_send(l, TAKEN_LINE, &l->taken, sizeof l->taken))
-		l->told = l->taken;
-	line_write(l);
+	do {
+		program_feed(l);
+		program_finish(l);
+		if (l->taken - l->told >= LINE_WINDOW / 3 &&
+		    line_send(l, TAKEN_LINE, &l->taken, sizeof l->taken))
+			l->told = l->taken;
+		waiting = l->out_len;
+		line_write(l);
+	} while (l->out_len < waiting);
 }

@@ -104,7 +104,8 @@ static void loop(int signals)
 			n = add(p, n, g->started, POLLIN);
 			n = add(p, n, room ? g->out : -1, POLLIN);
 			n = add(p, n, room ? g->err : -1, POLLIN);
-			n = add(p, n, l->pending_len ? g->in : -1, POLLOUT);
+			n = add(p, n, l->pending_len && line_room(l) >= FEED_ROOM ? g->in : -1,
+				POLLOUT);
 		}
 		if (sys_poll(p, n, -1) < 0)
 			continue;

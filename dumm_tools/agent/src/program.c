@@ -236,6 +236,7 @@ static void bulk_refill(struct line *l)
 	}
 }
 
+/* Only while the host can be told of what was taken: a client that is not told would wait for good. */
 void program_feed(struct line *l)
 {
 	struct program *p = &l->program;
@@ -245,11 +246,10 @@ void program_feed(struct line *l)
 	for (;;) {
 		u32 taken = 0;
 
-		if (!l->pending_len && l->bulks) {
-			if (line_room(l) < 64)
-				return;
+		if (line_room(l) < FEED_ROOM)
+			return;
+		if (!l->pending_len && l->bulks)
 			bulk_refill(l);
-		}
 		if (!l->pending_len)
 			break;
 		if (p->in < 0) { /* nobody reads: swallow it, so that the client is not stuck */
