@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -39,9 +38,11 @@ def start(
     timeout: float,
     wait: bool = True,
     on_error: OnError,
+    warn: Callable[[str], None] = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Start guests side by side; return when each is ready or has failed (`on_error`)."""
+    """Start guests side by side; return when each is ready or has failed (`on_error`). What goes
+    wrong inside one that is ready all the same is said to `warn`."""
     names = list(names)
     state = load(root)
     if state.bridges or any(state.ifaces_of(name) for name in names):
@@ -53,7 +54,7 @@ def start(
         nonlocal done
         started = pending[0]
         try:
-            _settle(root, started, wait=wait)
+            _settle(root, started, warn, wait=wait)
             done += 1
             progress(f"{done} of {len(names)} guests ready")
         except (DummError, OSError) as e:
@@ -119,6 +120,7 @@ def _launch(root: str, name: str, timeout: float, pending: list[Launch]) -> None
             overlay.drop_work_dirs(root, name)
         if overlay.mount(root, state, guest, tree.path):
             proc.log(f"mounted mount/{name}")
+        launch.need_init(root, guest)
         reach.write_boot(root, guest, iface.boot_records(state, name))
         args = launch.kernel_args(root, guest, core, nonce)
         started = Launch(name, nonce, deadline, None)
@@ -137,7 +139,7 @@ def _take_alive_lock(root: str, name: str, stack: contextlib.ExitStack) -> int:
     return fd
 
 
-def _settle(root: str, started: Launch, *, wait: bool) -> None:
+def _settle(root: str, started: Launch, warn: Callable[[str], None], *, wait: bool) -> None:
     """Wait until the jail has let the kernel go, and (`wait`) until the agent has answered."""
     name = started.name
     if started.errors is not None:
@@ -168,7 +170,7 @@ def _settle(root: str, started: Launch, *, wait: bool) -> None:
     except DummError as e:
         raise DummError(f"cannot start guest '{name}': {last_words(root, name) or e}") from None
     if ready.trouble:
-        print(f"guest '{name}': {ready.trouble}", file=sys.stderr)
+        warn(f"guest '{name}': {ready.trouble}")
 
 
 def await_pid(root: str, name: str, deadline: float) -> None:

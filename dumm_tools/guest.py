@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from dataclasses import replace
 from dumm_tools import boot, iface, kernel, live, master, names, origin, overlay, reach, tree, view
 from dumm_tools.agent import session
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut, Usage
+from dumm_tools.linux import mconsole as mc
 from dumm_tools.linux import process
 from dumm_tools.model import Guest
 from dumm_tools.state import load, transaction
@@ -219,7 +221,7 @@ def wait(root: str, name: str, what: str, timeout: float | None) -> None:
     """Wait until a guest is ready or stopped; TimedOut. One that ended will not get ready."""
     state = load(root)
     guest = view.get(state, name)
-    limit = timeout if timeout is not None else 1e9
+    limit = timeout if timeout is not None else math.inf
     deadline = time.monotonic() + limit
     if what == "ready":
         now = live.guest_state(root, state, guest)
@@ -249,9 +251,14 @@ def wait(root: str, name: str, what: str, timeout: float | None) -> None:
 
 def mconsole(root: str, name: str, words: Sequence[str]) -> str:
     """One command to the guest's kernel; its answer."""
+    command = " ".join(words)
+    if not command.strip():
+        raise Usage("no command for the guest's kernel", hint="'help' lists them")
+    if len(os.fsencode(command)) > mc.COMMAND_MAX:
+        raise Usage(f"an mconsole command has at most {mc.COMMAND_MAX} bytes")
     state = load(root)
     guest = view.get(state, name)
     now = live.guest_state(root, state, guest)
     if now in ("stopped", "crashed"):
         raise Conflict(f"guest '{name}' is {now}")
-    return reach.mconsole(root, name, " ".join(words))
+    return reach.mconsole(root, name, command)

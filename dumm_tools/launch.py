@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 
 from dumm_tools import kernel, live, proc
@@ -132,6 +134,30 @@ def need_parts() -> None:
                 f"'{part}' is missing: the package was not built",
                 hint="python3 -m dumm_tools.agent.build",
             )
+
+
+def need_init(root: str, guest: Guest) -> None:
+    """DummError unless the guest's tree, which is mounted, has the init that it is to start."""
+    if guest.init is None:
+        return
+    from dumm_tools.linux import openat2
+
+    error = 0
+    tree = os.open(os.path.join(root, "mount", guest.name), os.O_PATH | os.O_CLOEXEC)
+    try:
+        fd = openat2.open_in_root(tree, guest.init, os.O_PATH)
+        mode = os.fstat(fd).st_mode
+        os.close(fd)
+        if not (stat.S_ISREG(mode) and mode & 0o111):
+            error = errno.EACCES
+    except OSError as e:
+        error = e.errno or 0
+    finally:
+        os.close(tree)
+    if error:
+        raise DummError(
+            f"cannot start guest '{guest.name}': init '{guest.init}': {os.strerror(error)}"
+        )
 
 
 def fresh_run_dir(root: str, name: str) -> None:

@@ -65,10 +65,8 @@ def emit(
     one_by_one: bool = False,
 ) -> None:
     """Write the records to stdout; `one_by_one` gives people a list of fields for each (`show`)."""
+    check_fields(shape.fields, table)
     by_name = {f.name: f for f in table}
-    unknown = [name for name in shape.fields if name not in by_name]
-    if unknown:
-        raise Usage(f"no field '{unknown[0]}'", hint=f"the fields are: {','.join(by_name)}")
     if shape.as_json:
         import json
 
@@ -88,6 +86,14 @@ def emit(
     out = sys.stdout.buffer
     out.write(text.encode("utf-8", "surrogateescape"))
     out.flush()
+
+
+def check_fields(names: Sequence[str], table: Sequence[Field[T]]) -> None:
+    """Usage for a field that is none, with those that are."""
+    known = [f.name for f in table]
+    for name in names:
+        if name not in known:
+            raise Usage(f"no field '{name}'", hint=f"the fields are: {','.join(known)}")
 
 
 def plain(value: Value) -> str:

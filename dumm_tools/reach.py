@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import struct
@@ -60,7 +61,7 @@ def _take(root: str, name: str, numbers: range, pidfd: int, timeout: float) -> L
             poll.register(pidfd, select.POLLIN)
             left = deadline - time.monotonic()
             # The second's limit is for a host that does not tell of FIFOs.
-            ended = pidfd in dict(poll.poll(max(0, min(1000, int(left * 1000)))))
+            ended = pidfd in dict(poll.poll(max(0, int(min(1000, left * 1000)))))
             if ended:
                 raise Conflict(f"guest '{name}' is not running")
             if left <= 0:
@@ -89,7 +90,7 @@ def power_off(root: str, name: str) -> None:
 @contextlib.contextmanager
 def program_line(root: str, name: str, timeout: float = ANSWER_TIMEOUT) -> Iterator[Line]:
     """A free line for a program, synchronised. When all are in use, wait without end."""
-    with _taken(root, name, range(1, LINES), 1e6) as line:
+    with _taken(root, name, range(1, LINES), math.inf) as line:
         ready = line.hello(timeout)
         for number in ready.busy - {0}:
             _drop_orphan(root, name, number, line.pidfd, timeout)

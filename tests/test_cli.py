@@ -135,6 +135,17 @@ def test_an_unknown_field_lists_the_fields(lab: Lab, command: str) -> None:
         ("dumm-guest set alice --init x", 2, "--init 'x' is not an absolute path"),
         ("dumm-guest set alice --arg 'a b'", 2, "kernel argument 'a b'"),
         ("dumm-guest start alice --timeout -1", 2, "invalid value for '--timeout'"),
+        (
+            "dumm-guest start alice --timeout x",
+            2,
+            "invalid value for '--timeout': 'x' is no number",
+        ),
+        ("dumm-guest create c --memory 64MM", 2, "invalid value for '--memory'"),
+        ("dumm-guest create c --memory ٦٤M", 2, "invalid value for '--memory'"),
+        (f"dumm-guest create c --memory {'9' * 5000}", 2, "invalid value for '--memory'"),
+        ("dumm-guest show nobody -o nope", 2, "no field 'nope'"),
+        ("dumm-guest mconsole alice -- ''", 2, "no command for the guest's kernel"),
+        (f"dumm-guest mconsole alice -- {'x' * 512}", 2, "an mconsole command has at most 511"),
         ("dumm-guest exec alice", 2, "no command to run"),
         ("dumm-guest exec alice -e x -- true", 2, "invalid value"),
         ("dumm-guest wait alice --for breakfast", 2, "invalid value for '--for'"),
@@ -268,9 +279,12 @@ def test_ctrl_c_is_death_by_sigint(lab: Lab) -> None:
 
 
 def test_debug(lab: Lab) -> None:
-    done = lab("dumm-guest set nobody --init /x", status=1, env={"DUMM_DEBUG": "1"})
-    assert "Traceback" in done.err
-    assert "NotFound" in done.err
+    """The place of an error comes with it, be it one of many, and its status stays what it is."""
+    for words in ("set nobody --init /x", "show nobody", "start nobody"):
+        done = lab(f"dumm-guest {words}", status=3, env={"DUMM_DEBUG": "1"})
+        assert "Traceback" in done.err
+        assert "NotFound" in done.err
+        assert done.err.endswith("dumm-guest: no guest 'nobody'\n")
 
 
 def test_completion(lab: Lab) -> None:

@@ -108,7 +108,7 @@ def test_two_starts_at_once(lab: Lab) -> None:
 def test_no_wait_and_wait(lab: Lab) -> None:
     lab("dumm-guest create alice")
     lab("dumm-guest start --no-wait alice")
-    lab("dumm-guest wait alice --timeout 20")
+    lab("dumm-guest wait alice")
     lab("dumm-guest exec alice -- true")
     refused(lab, "dumm-guest wait alice --for stopped --timeout 0.3", 5, "guest 'alice' still runs")
     waiting = lab.start("dumm-guest wait alice --for stopped")
@@ -118,6 +118,20 @@ def test_no_wait_and_wait(lab: Lab) -> None:
     assert waiting.wait(10) == 0
     lab("dumm-guest wait alice --for stopped --timeout 0")
     refused(lab, "dumm-guest wait alice --timeout 1", 4, "guest 'alice' is stopped")
+
+
+def test_times_without_end(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    lab("dumm-guest start alice --timeout inf")
+    for limit in ("inf", "1e10", "1e400", "0"):
+        lab(f"dumm-guest wait alice --timeout {limit}")
+    lab("dumm-guest exec --timeout inf alice -- true")
+    waiting = lab.start("dumm-guest wait alice --for stopped --timeout inf")
+    lab("dumm-guest stop alice --timeout inf")
+    assert waiting.wait(10) == 0
+    for verb in ("start", "stop", "restart", "wait"):
+        done = lab(f"dumm-guest {verb} alice --timeout nan", status=2)
+        assert "'nan' is no number of seconds" in one_line_error(done.err)
 
 
 def test_pause_and_resume(lab: Lab) -> None:
@@ -140,7 +154,7 @@ def test_mconsole(lab: Lab) -> None:
     assert lab("dumm-guest mconsole alice -- version").out.startswith("Linux alice 7.")
     done = lab("dumm-guest mconsole alice -- nonsense", status=1)
     assert "nonsense" in one_line_error(done.err)
-    done = lab(["dumm-guest", "mconsole", "alice", "--", "x" * 600], status=1)
+    done = lab(["dumm-guest", "mconsole", "alice", "--", "x" * 600], status=2)
     assert one_line_error(done.err) == "an mconsole command has at most 511 bytes"
 
 
@@ -260,7 +274,7 @@ def test_an_interrupted_start_leaves_nothing(lab: Lab) -> None:
 
 
 def test_a_start_that_fails_says_why_and_leaves_nothing(lab: Lab) -> None:
-    lab("dumm-guest create alice --init /no/such")
+    lab("dumm-guest create alice")
     links = os.listdir("/sys/class/net")
     lab("dumm-guest create bob --arg initrd=/none")
     done = lab("dumm-guest start bob", status=1)
@@ -322,6 +336,35 @@ def test_an_init_of_the_guests_own(lab: Lab) -> None:
     assert done.code in (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("init", "reason"),
+    [
+        ("/no/such", "No such file or directory"),
+        ("/etc/passwd", "Permission denied"),
+        ("/etc", "Permission denied"),
+        ("/../../../../bin/../no", "No such file or directory"),
+    ],
+)
+def test_an_init_that_cannot_be(lab: Lab, init: str, reason: str) -> None:
+    lab("dumm-guest create alice --init " + init)
+    message = f"cannot start guest 'alice': init '{init}': {reason}"
+    refused(lab, "dumm-guest start alice", 1, message)
+    assert state_of(lab, "alice") == "stopped"
+    lab(["dumm-guest", "set", "alice", "--init", ""])
+    lab("dumm-guest start alice")
+
+
+def test_an_init_that_the_guest_cannot_run(lab: Lab) -> None:
+    """It is there, but no program: the guest is up, and can be looked at."""
+    lab("dumm-guest create alice --init /root/init")
+    program = lab.mounted("alice") / "root/init"
+    program.write_bytes(b"\1\2\3\4")
+    program.chmod(0o755)
+    done = lab("dumm-guest start alice")
+    assert one_line_error(done.err) == "guest 'alice': /root/init: Exec format error"
+    lab("dumm-guest exec alice -- true")
+
+
 # ---- the end of a guest ----
 
 
@@ -339,6 +382,8 @@ def test_delete(lab: Lab) -> None:
         assert not (lab.directory / part / "alice").exists()
     refused(lab, "dumm-guest delete alice", 3, "no guest 'alice'")
     lab("dumm-guest delete --if-exists alice")
+    lab("dumm-guest create carol carol")
+    lab("dumm-guest delete carol carol")
     lab("dumm-guest create alice --start")
     lab("dumm-guest exec alice -- test ! -e /etc/mine")
 

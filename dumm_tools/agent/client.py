@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import select
 import time
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ class Ready:
 def _ready(text: str) -> Ready:
     boot, release, busy, trouble = text.split(" ", 3)
     bits = int(busy, 16)
+    trouble = re.sub(r"errno (\d+)", lambda m: os.strerror(int(m[1])), trouble)
     return Ready(boot, release, frozenset(n for n in range(LINES) if bits >> n & 1), trouble)
 
 
@@ -180,7 +182,7 @@ class Line:
         poll = select.poll()
         self.register(poll)
         left = deadline - time.monotonic()
-        events = dict(poll.poll(max(0, int(left * 1000) + 1)))
+        events = dict(poll.poll(max(0, int(min(left * 1000, 1 << 30)) + 1)))
         if not events and left <= 0:
             raise TimeoutError
         self.write()

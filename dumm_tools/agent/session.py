@@ -143,7 +143,7 @@ class Session:
     def _wait_ms(self) -> int:
         if self._deadline is None:
             return LOOK_MS
-        return min(LOOK_MS, max(0, int((self._deadline - time.monotonic()) * 1000) + 1))
+        return max(0, int(min(LOOK_MS, (self._deadline - time.monotonic()) * 1000 + 1)))
 
     def _boot_mark(self) -> int:
         """Changes when the guest boots: its agent writes this file anew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -12,8 +13,7 @@ import click
 
 from dumm_tools import __version__, proc
 from dumm_tools.errors import DummError, os_reason
-from dumm_tools.model import DEFAULT_MEMORY
-from dumm_tools.output import Field, Shape
+from dumm_tools.output import Field, Shape, check_fields
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -24,7 +24,6 @@ def run(command: click.Command, prog: str, args: Sequence[str] | None = None) ->
     an exit status."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     _fill_standard_streams()
-    debug = os.environ.get("DUMM_DEBUG") == "1"
     try:
         status = command.main(args, prog_name=prog, standalone_mode=False)
         sys.stdout.flush()
@@ -38,24 +37,30 @@ def run(command: click.Command, prog: str, args: Sequence[str] | None = None) ->
         status = e.exit_code
     except (click.Abort, KeyboardInterrupt):
         die_of(signal.SIGINT)
-    except DummError as e:
-        if debug:
-            raise
-        report(prog, str(e), e.hint)
-        status = e.exit_code
-    except OSError as e:
-        if debug:
-            raise
-        report(prog, os_reason(e))
-        # What stdout did not take stays in its buffer, to fail again at our end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        status = 1
     except Exception as e:
-        if debug:
-            raise
-        report(prog, f"internal error: {type(e).__name__}: {e}", "DUMM_DEBUG=1 shows where")
-        status = 1
+        status = tell(prog, e)
+        if isinstance(e, OSError):
+            # What stdout did not take stays in its buffer, to fail again at our end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def tell(prog: str, error: Exception) -> int:
+    """Print what went wrong, with DUMM_DEBUG=1 where it did too; its exit status."""
+    if os.environ.get("DUMM_DEBUG") == "1":
+        import traceback
+
+        with contextlib.suppress(OSError):
+            traceback.print_exception(error)
+    if isinstance(error, DummError):
+        report(prog, str(error), error.hint)
+        return error.exit_code
+    if isinstance(error, OSError):
+        report(prog, os_reason(error))
+    else:
+        text = f"internal error: {type(error).__name__}: {error}"
+        report(prog, text, "DUMM_DEBUG=1 shows where")
+    return 1
 
 
 def _fill_standard_streams() -> None:
@@ -97,12 +102,8 @@ def each(operands: Iterable[T], action: Callable[[T], object]) -> int:
     for operand in operands:
         try:
             action(operand)
-        except DummError as e:
-            report(prog, str(e), e.hint)
-            status = status or e.exit_code
-        except OSError as e:
-            report(prog, os_reason(e))
-            status = status or 1
+        except (DummError, OSError) as e:
+            status = status or tell(prog, e)
     return status
 
 
@@ -210,7 +211,9 @@ def output_options(table: Sequence[Field[Any]]) -> Callable[[F], F]:
     names = [f.name for f in table]
 
     def split(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
-        return tuple(v.strip() for v in value.split(",")) if value is not None else ()
+        chosen = tuple(v.strip() for v in value.split(",")) if value is not None else ()
+        check_fields(chosen, table)
+        return chosen
 
     def decorate(function: F) -> F:
         import functools
@@ -291,20 +294,6 @@ class Name(Words):
         except (DummError, OSError):
             return []
         return [CompletionItem(n) for n in found if n.startswith(incomplete)]
-
-
-def human_size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Parse 64M, 1G, 65536K, plain bytes or nothing (the default); the callback of --memory."""
-    if value is None:
-        return None
-    if not value:
-        return DEFAULT_MEMORY
-    units = {"K": 10, "M": 20, "G": 30, "": 0}
-    digits, unit = value.rstrip("KMGkmgiB"), value[len(value.rstrip("KMGkmgiB")) :]
-    shift = units.get(unit.upper().removesuffix("B").removesuffix("I"))
-    if shift is None or not digits.isdecimal():
-        raise click.BadParameter(f"'{value}' is no size such as 64M", ctx, param)
-    return int(digits) << shift
 
 
 class Progress:

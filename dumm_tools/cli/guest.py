@@ -16,11 +16,10 @@ from dumm_tools.cli.common import (
     Progress,
     Words,
     each,
-    human_size,
     output_options,
     run,
 )
-from dumm_tools.errors import DummError, os_reason
+from dumm_tools.cli.values import Seconds, human_size
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ arg_option = click.option(
 timeout_option = click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     default=30.0,
     show_default=True,
     help="Give up after so long.",
@@ -114,10 +113,7 @@ class Errors:
         self._prog = common.program()
 
     def __call__(self, _name: str, error: Exception) -> None:
-        hint = error.hint if isinstance(error, DummError) else None
-        code = error.exit_code if isinstance(error, DummError) else 1
-        text = os_reason(error) if isinstance(error, OSError) else str(error)
-        common.report(self._prog, text, hint)
+        code = common.tell(self._prog, error)
         self.code = self.code or code
 
 
@@ -135,9 +131,15 @@ def chosen(root: str, names: tuple[str, ...], everyone: bool, states: tuple[str,
 def _start(root: str, names: list[str], timeout: float, wait: bool) -> int:
     from dumm_tools import boot
 
-    errors = Errors()
+    errors, prog = Errors(), common.program()
+
+    def warn(text: str) -> None:
+        common.report(prog, text)
+
     with Progress() as progress:
-        boot.start(root, names, timeout=timeout, wait=wait, on_error=errors, progress=progress)
+        boot.start(
+            root, names, timeout=timeout, wait=wait, on_error=errors, warn=warn, progress=progress
+        )
     return errors.code
 
 
@@ -193,7 +195,7 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
     from dumm_tools import guest
 
     root = common.lab()
-    return each(names, lambda n: guest.delete(root, n, if_exists=if_exists))
+    return each(dict.fromkeys(names), lambda n: guest.delete(root, n, if_exists=if_exists))
 
 
 @cli.command()
@@ -212,7 +214,7 @@ UP = ("running", "paused", "starting", "stopping", "crashed")
 stop_timeout_option = click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=Seconds(),
     default=10.0,
     show_default=True,
     help="Use force after so long.",
@@ -353,7 +355,7 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...])
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(positive=True),
     help="End it after so long (exit status 5).",
 )
 @click.argument("words", metavar="NAME|--host -- CMD [ARG...]", nargs=-1, type=GuestThenCommand())
@@ -422,9 +424,7 @@ def run_on_host(command: tuple[str, ...], *, shell: bool = False) -> int:
     show_default=True,
     help="What to wait for.",
 )
-@click.option(
-    "--timeout", metavar="SECONDS", type=click.FloatRange(min=0), help="Give up after so long."
-)
+@click.option("--timeout", metavar="SECONDS", type=Seconds(), help="Give up after so long.")
 def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
     """Wait until guests are ready, or stopped; exit status 5 when the time is up."""
     import time

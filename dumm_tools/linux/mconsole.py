@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 MAGIC = 0xCAFEBABE
 VERSION = 2
 MAX_DATA = 512
+#: Bytes of a command: a final NUL has its place there.
+COMMAND_MAX = MAX_DATA - 1
 _REQUEST = struct.Struct(f"<III{MAX_DATA}s")
 _REPLY = struct.Struct("<III")
 
 
 def pack_request(command: bytes) -> bytes:
     """A request datagram; OSError(EMSGSIZE) when the command has not its room (511 bytes)."""
-    if len(command) >= MAX_DATA:
+    if len(command) > COMMAND_MAX:
         raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), command.decode(errors="replace"))
     return _REQUEST.pack(MAGIC, VERSION, len(command), command)
 
@@ -68,7 +70,7 @@ def request(
             client.connect(f"/proc/self/fd/{fd}")
             deadline = time.monotonic() + timeout
             client.settimeout(timeout)
-            client.send(pack_request(command.encode()))
+            client.send(pack_request(os.fsencode(command)))
             text = b""
             while True:
                 failed, more, part = unpack_reply(client.recv(65536))

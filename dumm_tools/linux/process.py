@@ -56,7 +56,7 @@ def wait_exit(pidfd: int, timeout: float) -> bool:
     poll.register(pidfd, select.POLLIN)
     while True:
         left = deadline - time.monotonic()
-        if poll.poll(max(0, min(int(left * 1000), 1 << 30))):
+        if poll.poll(max(0, int(min(left * 1000, 1 << 30)))):
             return True
         if left <= 0:
             return False

@@ -66,12 +66,16 @@ static int next_fields(char **text, char **fields, int max)
 	return n;
 }
 
-static bool all_digits(const char *s)
+/* Is it the number of a user or a group? (uid_t)-1 means none (setuid(2)). */
+static bool is_id(const char *s)
 {
-	const char *p = s;
+	uint64_t n = 0;
 
-	str_number(&p);
-	return *s && !*p;
+	if (!*s)
+		return false;
+	for (; *s >= '0' && *s <= '9' && n < UINT32_MAX; s++)
+		n = n * 10 + (uint64_t)(*s - '0');
+	return !*s && n < UINT32_MAX;
 }
 
 static u32 number_of(const char *s)
@@ -82,7 +86,7 @@ static u32 number_of(const char *s)
 static bool find_account(const char *user, struct account *a)
 {
 	char *f[7], *text = read_file("/etc/passwd", 1 << 20);
-	bool numeric = all_digits(user);
+	bool numeric = is_id(user);
 
 	while (next_fields(&text, f, 7))
 		if (f[0][0] && (numeric ? f[2] && number_of(f[2]) == number_of(user)
@@ -101,7 +105,7 @@ static bool find_group(const char *group, u32 *gid)
 {
 	char *f[4], *text;
 
-	if (all_digits(group)) {
+	if (is_id(group)) {
 		*gid = number_of(group);
 		return true;
 	}

@@ -136,13 +136,20 @@ static void loop(int signals)
 	}
 }
 
-static void run_init(const char *path)
+/* Become the guest's own init. When that cannot be, tell the agent why, and stay: somebody may want
+ * to look. */
+static __attribute__((noreturn)) void run_init(const char *path, int tell)
 {
 	const char *const argv[] = { path, NULL };
 	uint64_t none = 0;
 
 	SYS4(rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
-	SYS3(execve, path, argv, INIT_ENV);
+	long error = SYS3(execve, path, argv, INIT_ENV);
+
+	sys_write(tell, &error, sizeof error);
+	sys_close(&tell);
+	for (;;)
+		SYS4(wait4, -1, NULL, 0, NULL);
 }
 
 int agent_main(char **argv, char **env);
@@ -164,14 +171,17 @@ int agent_main(char **argv, char **env)
 
 	if (init) {
 		/* The guest's own init is pid 1; the agent serves on as its child. */
-		long pid = SYS0(fork);
+		int told[2] = { -1, -1 };
+		long error;
 
-		if (pid > 0) {
-			run_init(init);
-			complain(init, -ENOENT); /* then stay, so that somebody can look */
-			for (;;)
-				SYS4(wait4, -1, NULL, 0, NULL);
-		}
+		SYS2(pipe2, told, O_CLOEXEC);
+		if (SYS0(fork) > 0)
+			run_init(init, told[1]);
+		sys_close(&told[1]);
+		/* An exec that succeeds closes the other end. */
+		if (sys_read(told[0], &error, sizeof error) == sizeof error)
+			complain(init, error);
+		sys_close(&told[0]);
 		SYS0(setsid);
 		/* systemd spares such a process at shutdown, and does not wait 10 s for its end
 		 * (systemd.io/ROOT_STORAGE_DAEMONS): the host wants to hear how it goes. */
