@@ -176,7 +176,7 @@ def _ask_to_stop(root: str, name: str, force: bool) -> tuple[str, bool]:
         return nonce, False
     try:
         if now == "paused":
-            reach.mconsole(root, name, "go")
+            _go(root, name)
         if init is None or not _poweroff(root, name):
             reach.power_off(root, name)
     except DummError:
@@ -213,8 +213,17 @@ def resume(root: str, name: str) -> None:
         now = live.guest_state(root, change_.state, guest)
         if now != "paused" or guest.boot is None:
             raise Conflict(f"guest '{name}' is {now}, not paused")
-        reach.mconsole(root, name, "go")
+        _go(root, name)
         guest.boot.phase = "running"
+
+
+def _go(root: str, name: str) -> None:
+    """Wake the guest's kernel. It may be awake: a command was killed before it could say so."""
+    try:
+        reach.mconsole(root, name, "go")
+    except DummError as e:
+        if "Not stopped" not in str(e):  # mconsole_go, arch/um/drivers/mconsole_kern.c
+            raise
 
 
 def wait(root: str, name: str, what: str, timeout: float | None) -> None:

@@ -149,6 +149,23 @@ def test_pause_and_resume(lab: Lab) -> None:
     assert state_of(lab, "alice") == "stopped"
 
 
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_resume_that_was_killed_half_way(new_lab: Callable[..., Lab], suite: str) -> None:
+    """The kernel goes on, and the state says that it is paused."""
+    lab = new_lab(kernel=suite)
+    lab("dumm-guest create alice --start")
+    lab("dumm-guest pause alice")
+    lab("dumm-guest mconsole alice -- go")
+    assert state_of(lab, "alice") == "paused"
+    lab("dumm-guest resume alice")
+    assert state_of(lab, "alice") == "running"
+    lab("dumm-guest exec alice -- true")
+    lab("dumm-guest pause alice")
+    lab("dumm-guest mconsole alice -- go")
+    lab("dumm-guest stop alice")
+    assert not (lab.directory / "run/alice/uml/m").exists(), "it was stopped by force"
+
+
 def test_mconsole(lab: Lab) -> None:
     lab("dumm-guest create alice --start")
     assert lab("dumm-guest mconsole alice -- version").out.startswith("Linux alice 7.")
