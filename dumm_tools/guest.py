@@ -167,7 +167,11 @@ def _ask_to_stop(root: str, name: str, force: bool) -> tuple[str, bool]:
             raise_not_running = True
         else:
             raise_not_running = False
-            guest.boot.phase = "stopping"
+            before, guest.boot.phase = guest.boot.phase, "stopping"
+            try:
+                change_.save()
+            except DummError:  # a full disk is no reason to let it run on
+                guest.boot.phase = before
         nonce = guest.boot.nonce if guest.boot else ""
         init = guest.init
     if raise_not_running:

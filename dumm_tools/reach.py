@@ -135,7 +135,15 @@ def mconsole(root: str, name: str, command: str, timeout: float = ANSWER_TIMEOUT
     except OSError as e:
         if e.errno == errno.EMSGSIZE:
             raise DummError("an mconsole command has at most 511 bytes") from None
-        raise Conflict(f"guest '{name}' is not running") from None
+        if e.errno in (
+            errno.ENOENT,
+            errno.ENOTDIR,
+            errno.ELOOP,
+            errno.ENOTSOCK,
+            errno.ECONNREFUSED,
+        ):
+            raise Conflict(f"guest '{name}' is not running") from None
+        raise DummError(f"cannot reach the mconsole of guest '{name}': {e.strerror}") from None
     if failed:
         raise DummError(f"guest '{name}': {command.split()[0]}: {text}")
     return text

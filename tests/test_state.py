@@ -288,7 +288,8 @@ def test_a_full_disk(small: Path, packs: Path) -> None:
         assert lab("dumm-guest exec alice -- cat", stdin=big).stdout == big
         lab("dumm-guest exec alice -- sh -c 'cat >/root/big'", stdin=big, status=1)
         lab("dumm-guest list")
-        lab("dumm-guest stop alice", status=None)
+        lab("dumm-guest stop alice", status=None)  # 1 where its end could not be written down
+        assert state_of(lab, "alice") == "stopped"
     finally:
         filler.unlink(missing_ok=True)
         lab.end()
@@ -315,6 +316,26 @@ def test_a_read_only_disk(small: Path, packs: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", small], check=True)
     done = Lab(empty, packs)("dumm-fs init", status=1)
     assert "Read-only file system" in one_line_error(done.err, "dumm-fs")
+
+
+@pytest.mark.uml
+@pytest.mark.netns
+@pytest.mark.root
+def test_a_running_lab_seen_through_a_read_only_mount(lab: Lab, tmp_path: Path) -> None:
+    lab("dumm-guest create alice --start")
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    subprocess.run(["mount", "--bind", lab.directory, seen], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", seen], check=True)
+        there = {"DUMM_DIR": str(seen)}
+        assert lab("dumm-guest exec alice -- echo hi", env=there).out == "hi\n"
+        for verb in ("pause alice", "set alice --memory 80M", "mconsole alice -- version"):
+            done = lab(f"dumm-guest {verb}", status=1, env=there)
+            assert one_line_error(done.err).endswith("Read-only file system")
+    finally:
+        subprocess.run(["umount", seen], check=True)
+    assert state_of(lab, "alice") == "running"
 
 
 @pytest.mark.uml
