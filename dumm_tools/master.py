@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -115,9 +114,9 @@ def _unpack(source: str, target: str, progress: Report | None) -> int:
     from dumm_tools import untar
 
     if source == "-":
-        if sys.stdin.isatty():
+        if os.isatty(0):
             raise Usage("standard input is a terminal, no archive")
-        with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:
+        with open(0, "rb", buffering=0, closefd=False) as stream:
             return untar.extract(stream, "standard input", target, progress)
     with open(source, "rb", buffering=0) as stream:
         return untar.extract(stream, source, target, progress)

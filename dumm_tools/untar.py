@@ -11,11 +11,12 @@ import contextlib
 import errno
 import io
 import os
+import stat
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO, Self, cast
 
 from dumm_tools import tree
 from dumm_tools.errors import DummError
@@ -27,7 +28,6 @@ Report = Callable[[str], None]
 Parts = tuple[bytes, ...]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_BLOCK = 512
 _CHUNK = 64 << 10
 _ZEROS = bytes(_CHUNK)
 _XATTR = "SCHILY.xattr."
@@ -58,18 +58,23 @@ def extract(source: BinaryIO, label: str, target: str, progress: Report | None =
     job = _Job(top, os.geteuid() == 0)
     try:
         with _plain(source, label) as stream:
-            watched = _Watched(stream)
+            headers = _headers()
             with tarfile.open(
-                fileobj=watched, mode="r|", encoding="utf-8", errors="surrogateescape"
+                fileobj=stream,
+                mode="r|",
+                encoding="utf-8",
+                errors="surrogateescape",
+                tarinfo=headers,
             ) as archive:
                 while (member := archive.next()) is not None:
                     vars(archive)["members"].clear()  # it would keep them all in memory
                     _entry(job, archive, member)
                     if progress and job.entries % 100 == 0:
                         progress(f"{job.entries} files, {job.bytes >> 20} MB")
-            watched.drain()
-            if watched.last != bytes(_BLOCK):
-                raise DummError(f"'{label}' ends too early")
+                if not headers.ended:
+                    raise DummError(f"'{label}' ends too early")
+                if not _drain(_stream(archive)):
+                    raise DummError(f"'{label}' goes on behind its end: is it several archives?")
         _finish_directories(job)
     except _DAMAGE as e:
         text = str(e) or type(e).__name__
@@ -87,24 +92,41 @@ def extract(source: BinaryIO, label: str, target: str, progress: Report | None =
     return job.left_aside
 
 
-class _Watched(io.RawIOBase):
-    """The plain tar stream; remembers its last block, which in a whole archive is zeros."""
+class _Headers(tarfile.TarInfo):
+    """A member's header. Each archive has a class of its own (`_headers`): `ended` is set by the
+    block of zeros at a whole archive's end, which tarfile itself does not tell from a cut."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.last = b""
+    ended = False
 
-    def read(self, size: int = -1) -> bytes:
-        """Read as much as is asked for, less only at the end."""
-        data = self._stream.read(size)
-        if data:
-            self.last = (self.last + data[-_BLOCK:])[-_BLOCK:]
-        return data
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        """Read the next one."""
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            cls.ended = True
+            raise
 
-    def drain(self) -> None:
-        """Read to the end: checks the checksums, and lets a writer of ours finish."""
-        while self.read(_CHUNK):
-            pass
+
+def _headers() -> type[_Headers]:
+    class Own(_Headers):
+        pass
+
+    return Own
+
+
+def _stream(archive: tarfile.TarFile) -> IO[bytes]:
+    """What is left of the archive, with what tarfile has read ahead."""
+    return cast("IO[bytes]", archive.fileobj)
+
+
+def _drain(stream: IO[bytes]) -> bool:
+    """Read to the end, which checks the checksums and lets a writer of ours finish. Was there
+    nothing but zeros?"""
+    zeros = True
+    while data := stream.read(_CHUNK):
+        zeros = zeros and data == _ZEROS[: len(data)]
+    return zeros
 
 
 class _Headed(io.RawIOBase):
@@ -271,7 +293,8 @@ def _hard_link(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
     except FileNotFoundError:
         raise missing from None
     try:
-        os.stat(first[-1], dir_fd=origin, follow_symlinks=False)
+        if stat.S_ISDIR(os.stat(first[-1], dir_fd=origin, follow_symlinks=False).st_mode):
+            raise DummError(f"refused: {member.name!r} is a hard link to a directory")
         at = _directory(job, parts[:-1])
         _clear(at, parts[-1])
         os.link(first[-1], parts[-1], src_dir_fd=origin, dst_dir_fd=at, follow_symlinks=False)
@@ -285,25 +308,39 @@ def _file(
     job: _Job, archive: tarfile.TarFile, member: tarfile.TarInfo, at: int, name: bytes
 ) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    data = archive.extractfile(member)
-    assert data is not None  # it is for links only
+    data = _stream(archive)
+    data.seek(member.offset_data)
     fd = os.open(name, flags, 0o600, dir_fd=at)
     try:
-        done = 0
-        while chunk := data.read(_CHUNK):
-            done += len(chunk)
-            if chunk == _ZEROS:
-                os.lseek(fd, len(chunk), os.SEEK_CUR)
-                continue
-            while chunk:
-                chunk = chunk[os.write(fd, chunk) :]
-        if done != member.size:
-            raise tarfile.ReadError("unexpected end of data")
-        os.ftruncate(fd, done)
-        job.bytes += done
+        for start, size in _pieces(member):
+            os.lseek(fd, start, os.SEEK_SET)
+            _data(data, size, fd)
+            job.bytes += size
+        os.ftruncate(fd, member.size)
         _attributes(job, fd, member)
     finally:
         os.close(fd)
+
+
+def _pieces(member: tarfile.TarInfo) -> list[tuple[int, int]]:
+    """Where a file has data, and how much. It is all that the archive has: a hole, which may be
+    larger than any disk, takes no time."""
+    if member.issparse():
+        return cast("list[tuple[int, int]]", member.sparse)
+    return [(0, member.size)]
+
+
+def _data(data: IO[bytes], size: int, fd: int) -> None:
+    while size:
+        chunk = data.read(min(size, _CHUNK))
+        if not chunk:
+            raise tarfile.ReadError("unexpected end of data")
+        size -= len(chunk)
+        if chunk == _ZEROS:
+            os.lseek(fd, len(chunk), os.SEEK_CUR)
+            continue
+        while chunk:
+            chunk = chunk[os.write(fd, chunk) :]
 
 
 def _attributes(job: _Job, fd: int, member: tarfile.TarInfo) -> None:
@@ -311,8 +348,9 @@ def _attributes(job: _Job, fd: int, member: tarfile.TarInfo) -> None:
     if job.own:
         tree.chown(fd, member.uid, member.gid)
     for key, value in member.pax_headers.items():
-        if key.startswith(_XATTR):
-            tree.set_xattr(fd, key.removeprefix(_XATTR), _bytes(value))
+        name = key.removeprefix(_XATTR)
+        if name != key and not tree.is_private(name):
+            tree.set_xattr(fd, name, _bytes(value))
     os.fchmod(fd, member.mode & 0o7777)
     os.utime(fd, ns=_times(member))
 

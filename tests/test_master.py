@@ -386,3 +386,76 @@ def test_the_commands(home: Path) -> None:
     assert command("delete", "busybox").returncode == 0
     assert command("delete", "busybox").returncode == 3
     assert command("delete", "busybox", "--if-exists").returncode == 0
+
+
+def member(name: str, **values: object) -> bytes:
+    """The header of a file without data, as pax(1) has it."""
+    info = tarfile.TarInfo(name)
+    for key, value in values.items():
+        setattr(info, key, value)
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+END = bytes(1024)
+
+
+def test_what_follows_the_end_of_an_archive(home: Path, tmp_path: Path) -> None:
+    one, two = member("one") + END, member("two") + END
+    tar = tmp_path / "x.tar"
+    for data in (one + two, one + b"rubbish" * 512, one + bytes(20480) + two):
+        tar.write_bytes(data)
+        with pytest.raises(DummError, match="goes on behind its end"):
+            master.import_(str(tar))
+    for data in (member("one"), member("one") + bytes(511)):
+        tar.write_bytes(data)
+        with pytest.raises(DummError, match="ends too early"):
+            master.import_(str(tar))
+    assert visible(home) == []
+    for padding in (0, 1, 512, 20480):
+        tar.write_bytes(one + bytes(padding))
+        assert master.import_(str(tar), f"padded-{padding}")
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_a_hole_larger_than_the_disk(home: Path, tmp_path: Path, form: str) -> None:
+    with open(tmp_path / "hole", "wb") as hole:
+        hole.truncate(8 << 40)
+        for at in (0, 1 << 40, (8 << 40) - 3):
+            hole.seek(at)
+            hole.write(b"end")
+    (tmp_path / "zlast").write_text("behind it")
+    tar = tmp_path / "x.tar"
+    subprocess.run(
+        ["tar", "-C", tmp_path, f"--format={form}", "-cSf", tar, "hole", "zlast"],
+        check=True,
+        timeout=60,
+    )
+    # It would take hours to read the holes.
+    assert command("import", str(tar)).returncode == 0
+    with open(home / "x/hole", "rb") as file:
+        assert os.fstat(file.fileno()).st_size == 8 << 40
+        assert os.fstat(file.fileno()).st_blocks < 1 << 10
+        for at in (0, 1 << 40, (8 << 40) - 3):
+            assert os.pread(file.fileno(), 4, at).rstrip(b"\0") == b"end"
+    assert (home / "x/zlast").read_text() == "behind it"
+
+
+@pytest.mark.root
+def test_an_archive_gives_no_orders_to_overlays(home: Path, tmp_path: Path) -> None:
+    orders = ("trusted.overlay.redirect", "user.overlay.opaque", "user.fuseoverlayfs.opaque")
+    headers = {f"SCHILY.xattr.{name}": "y" for name in (*orders, "user.mine")}
+    tar = tmp_path / "x.tar"
+    directory = member("d", type=tarfile.DIRTYPE, mode=0o755, pax_headers=headers)
+    tar.write_bytes(directory + member("f", pax_headers=headers) + END)
+    master.import_(str(tar))
+    assert [os.listxattr(home / "x" / n) for n in "df"] == [["user.mine"]] * 2
+
+
+def test_a_closed_standard_input(home: Path) -> None:
+    argv = [sys.executable, "-c", SCRIPT, "import", "-", "--name", "x"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *argv], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0].endswith("'standard input' is no tar archive")
+    assert visible(home) == []
