@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 
-from dumm_tools import cache, iface, launch, live, origin, overlay, proc, reach, view
+from dumm_tools import cache, iface, launch, live, origin, overlay, proc, reach, view, workdir
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.launch import Launch
 from dumm_tools.linux import cgroup, netlink, process
@@ -117,7 +117,7 @@ def _launch(root: str, name: str, timeout: float, pending: list[Launch]) -> None
         undo.callback(release, state, guest)
         nics = iface.prepare(state, name)
         if not overlay.is_mounted(root, state, name):
-            overlay.drop_work_dirs(root, name)
+            workdir.drop(root, name)
         if overlay.mount(root, state, guest, tree.path):
             proc.log(f"mounted mount/{name}")
         launch.need_init(root, guest)

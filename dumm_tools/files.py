@@ -72,7 +72,10 @@ def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | No
         mount, own, _ = overlay.paths(root, name)
         if as_layer:
             os.makedirs(own, exist_ok=True)  # a reset may have been killed
-            target = stack.enter_context(_staged(to, own))
+            parent = os.path.realpath(os.path.dirname(os.path.abspath(to)))
+            if f"{parent}/".startswith(f"{os.path.realpath(own)}/"):
+                raise Usage(f"'{to}' is in the layer itself")
+            target = stack.enter_context(staged(to))
             left = tree.copy(own, target, marks=marks(root, state, name))
         else:
             target = stack.enter_context(cache.build("masters", to, progress=progress)) or ""
@@ -113,35 +116,44 @@ def _mounted(root: str, change: Transaction, guest: Guest, stack: contextlib.Exi
 
 
 @contextlib.contextmanager
-def _staged(to: str, source: str) -> Iterator[str]:
+def staged(to: str) -> Iterator[str]:
     """An empty directory that gets the name `to` when the block ends well, and goes away else.
 
     It grows beside its final place, locked: what killed commands left there is swept up.
     """
     final = os.path.abspath(to)
-    parent, name = os.path.split(final)
+    parent = os.path.dirname(final)
     if os.path.lexists(final):
         raise Conflict(f"'{to}' exists already")
     if not os.path.isdir(parent):
         raise NotFound(f"no directory '{parent}'")
-    if f"{os.path.realpath(parent)}/".startswith(f"{os.path.realpath(source)}/"):
-        raise Usage(f"'{to}' is in the layer itself")
-    start = f".{name}{_TEMP}"
-    for old in os.listdir(parent):
-        if old.startswith(start):
-            with contextlib.suppress(OSError, DummError), _locked(os.path.join(parent, old)):
-                tree.remove(os.path.join(parent, old))
-    temporary = os.path.join(parent, start + os.urandom(4).hex())
-    os.mkdir(temporary, 0o700)
-    with _locked(temporary):
+    sweep(final)
+    place = temporary(final)
+    os.mkdir(place, 0o700)
+    with _locked(place):
         try:
-            yield temporary
+            yield place
             if os.path.lexists(final):
                 raise Conflict(f"'{to}' exists already")
-            os.rename(temporary, final)
+            os.rename(place, final)
         except BaseException:
-            tree.remove(temporary)
+            tree.remove(place)
             raise
+
+
+def temporary(final: str) -> str:
+    """A name beside `final` for what is not there yet, or no more."""
+    parent, name = os.path.split(final)
+    return os.path.join(parent, f".{name}{_TEMP}{os.urandom(4).hex()}")
+
+
+def sweep(final: str) -> None:
+    """Remove what lies at names that `temporary` gave for `final`, and nobody works on."""
+    parent, name = os.path.split(final)
+    for old in os.listdir(parent):
+        if old.startswith(f".{name}{_TEMP}"):
+            with contextlib.suppress(OSError, DummError), _locked(os.path.join(parent, old)):
+                tree.remove(os.path.join(parent, old))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,20 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from dumm_tools import boot, iface, kernel, live, master, names, origin, overlay, reach, tree, view
+from dumm_tools import (
+    boot,
+    iface,
+    kernel,
+    live,
+    master,
+    names,
+    origin,
+    overlay,
+    reach,
+    tree,
+    view,
+    workdir,
+)
 from dumm_tools.agent import session
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut, Usage
 from dumm_tools.linux import mconsole as mc
@@ -106,6 +119,7 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> bool:
             tree.remove(_deleted(root, name))
         iface.delete_of_guest(state, name)
         overlay.umount(root, state, name)
+        workdir.drop(root, name)  # some may not be in run/NAME
         del state.guests[name]
         # Out of the way first: what a killed command leaves must not be the next guest's.
         with contextlib.suppress(FileNotFoundError):

@@ -99,7 +99,8 @@ def import_(
             from dumm_tools import tree
 
             resolve(os.path.abspath(source))  # an empty one is refused here already
-            left = tree.copy(source, target, skip=(os.path.dirname(cache.directory("masters")),))
+            ours = os.path.dirname(cache.directory("masters"))
+            left = tree.copy(source, target, skip=(ours,), live=True)
         else:
             left = _unpack(source, target, progress)
         # Whoever collected the tree in a private directory did not mean to shut out everyone.

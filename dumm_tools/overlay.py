@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 
-from dumm_tools import proc, tree
+from dumm_tools import proc, workdir
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.linux import mount as mnt
 from dumm_tools.model import Guest, State
@@ -30,7 +30,7 @@ def paths(root: str, name: str) -> tuple[str, str, str]:
     return (
         os.path.join(root, "mount", name),
         os.path.join(root, "host", name),
-        os.path.join(root, "run", name, "work"),
+        workdir.place(root, name),
     )
 
 
@@ -59,23 +59,54 @@ def is_mounted(root: str, state: State, name: str) -> bool:
 
 
 def mount(root: str, state: State, guest: Guest, master: str) -> bool:
-    """Mount the guest's tree over `master`; False when it is mounted already."""
-    if is_mounted(root, state, guest.name):
-        return False
-    target = paths(root, guest.name)[0]
-    mount_at(root, state, guest, master, target)
-    note_fuse(root, guest.name)
+    """Mount the tree of a guest that does not run over `master`; False when it is mounted
+    already."""
+    name = guest.name
+    if is_mounted(root, state, name):
+        if not is_unsettled(root, name):
+            return False
+        umount(root, state, name)
+    mount_at(root, state, guest, master, paths(root, name)[0])
+    note_fuse(root, name)
+    settled(root, name)
     return True
 
 
-def mount_at(root: str, state: State, guest: Guest, master: str, target: str) -> None:
-    """Mount the guest's stack of layers at `target`, a directory that is made if need be."""
+def _unsettled(root: str, name: str) -> str:
+    return os.path.join(root, "run", name, "unsettled")
+
+
+def unsettle(root: str, name: str) -> None:
+    """Note that what is mounted may be other than what is recorded, until `settled`: of a command
+    that is killed in between, this stays."""
+    os.makedirs(os.path.join(root, "run", name), mode=0o700, exist_ok=True)
+    with open(_unsettled(root, name), "w", encoding="ascii"):
+        pass
+
+
+def is_unsettled(root: str, name: str) -> bool:
+    """May what is mounted be other than what is recorded?"""
+    return os.path.exists(_unsettled(root, name))
+
+
+def settled(root: str, name: str) -> None:
+    """What is mounted is what is recorded."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_unsettled(root, name))
+
+
+def mount_at(root: str, state: State, guest: Guest, master: str, target: str) -> workdir.WorkDir:
+    """Mount the guest's stack of layers at `target`, a directory that is made if need be; returns
+    its work directory."""
     stack = layers(root, state, guest, master)
-    upper, lower = stack[0], stack[1:]
+    upper = stack[0]
     own = paths(root, guest.name)[1]
     ours = [own] if state.template is None else [own, upper]
     for directory in (target, *ours):
-        os.makedirs(directory, exist_ok=True)
+        try:
+            os.makedirs(directory, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise DummError(f"'{directory}' is no directory") from None
     for layer in guest.overlays:
         if not os.path.isdir(layer):
             raise NotFound(
@@ -84,7 +115,17 @@ def mount_at(root: str, state: State, guest: Guest, master: str, target: str) ->
             )
     for directory in ours:
         _match_top(master, directory)
-    work = _work_dir(root, guest.name, upper)
+    work = workdir.make(root, guest.name, upper)
+    try:
+        _mount_stack(state, guest, target, stack, work.path)
+    except BaseException:
+        workdir.remove(work.entry)
+        raise
+    return work
+
+
+def _mount_stack(state: State, guest: Guest, target: str, stack: list[str], work: str) -> None:
+    upper, lower = stack[0], stack[1:]
     forced = os.environ.get("DUMM_OVERLAY") == FUSE
     try:
         if forced:
@@ -104,32 +145,14 @@ def mount_at(root: str, state: State, guest: Guest, master: str, target: str) ->
         if not forced and state.isolated and e.errno in _REFUSALS and shutil.which(FUSE):
             _mount_fuse(target, lower, upper, work)
             return
+        if e.errno == errno.ELOOP:
+            raise DummError(
+                f"layers of guest '{guest.name}' are inside each other: {', '.join(stack)}"
+            ) from None
         hint = "overlayfs is needed, on a file system that can carry it: dumm-fs check"
         raise DummError(
             f"cannot mount '{target}': {e.strerror}", hint=hint if e.errno in _REFUSALS else None
         ) from None
-
-
-def _work_dir(root: str, name: str, upper: str) -> str:
-    """A fresh work directory: it must be on the upper layer's file system, and no other mount's,
-    be it one that is on its way out."""
-    place = paths(root, name)[2]
-    os.makedirs(place, exist_ok=True)
-    if os.stat(place).st_dev != os.stat(upper).st_dev:
-        place = f"{upper.rstrip('/')}.dumm-work"
-        if os.stat(os.path.dirname(place)).st_dev != os.stat(upper).st_dev:
-            raise DummError(f"layer '{upper}' is the root of a file system: use a directory in it")
-    work = os.path.join(place, os.urandom(6).hex())
-    os.makedirs(work)
-    return work
-
-
-def drop_work_dirs(root: str, name: str) -> None:
-    """Remove the work directories of mounts that are no more."""
-    place = paths(root, name)[2]
-    for old in os.listdir(place) if os.path.isdir(place) else ():
-        with contextlib.suppress(OSError, DummError):
-            tree.remove(os.path.join(place, old))
 
 
 def _mount_kernel(state: State, target: str, lower: list[str], upper: str, work: str) -> None:
@@ -184,7 +207,7 @@ def by_fuse(root: str, name: str) -> bool:
 
 def umount(root: str, state: State, name: str) -> bool:
     """Unmount the guest's tree, even if it is in use; False when it was not mounted. What the
-    overlays leave of work directories stays until `drop_work_dirs`."""
+    overlays leave of work directories stays until `workdir.drop`."""
     umount_next(root, state, name)
     gone = False
     while is_mounted(root, state, name):

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable
 
-from dumm_tools import live, origin, overlay, reach, view
+from dumm_tools import cache, live, origin, overlay, reach, view, workdir
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import mount as mnt
 from dumm_tools.linux import namespaces
@@ -31,27 +31,56 @@ def _directory(path: str) -> str:
     return real
 
 
+def _refuse_overlap(root: str, state: State, guest: Guest, said: str, layer: str) -> None:
+    """Usage where the guest would write into what is no layer of its own: into other layers, the
+    working set, the cache."""
+    taken = [os.path.join(root, name) for name in ("run", "mount")]
+    taken += [cache.directory("masters"), cache.directory("kernels")]
+    with contextlib.suppress(NotFound):  # it may be there when it is needed
+        below = origin.resolve_master(root, guest).path
+        taken += [each for each in overlay.layers(root, state, guest, below)]
+    for other in taken:
+        real = os.path.realpath(other)
+        if real == layer and other in guest.overlays:
+            continue  # it moves to the top
+        if f"{real}/".startswith(f"{layer}/") or f"{layer}/".startswith(f"{real}/"):
+            raise Usage(
+                f"'{said}' cannot be a layer of guest '{guest.name}': it overlaps '{other}'"
+            )
+
+
 def add(root: str, names: Iterable[str], directory: str) -> None:
     """Put a directory on top of guests' stacks; one that is there moves to the top. All or none."""
     layer = _directory(directory)
-    _edit(root, names, lambda old: [layer, *(d for d in old if d != layer)])
+
+    def check(state: State, guests: list[Guest]) -> None:
+        for guest in guests:
+            _refuse_overlap(root, state, guest, directory, layer)
+
+    _edit(root, names, check, lambda old: [layer, *(d for d in old if d != layer)])
 
 
 def delete(root: str, names: Iterable[str], directory: str) -> None:
     """Take a directory from guests' stacks. NotFound where it is in none. All or none."""
-    layer = os.path.realpath(directory)
-    state, names = load(root), list(names)
-    if not any(layer in view.get(state, n).overlays for n in names):
-        raise NotFound(f"'{directory}' is no layer of guest '{', '.join(names)}'")
-    _edit(root, names, lambda old: [d for d in old if d != layer])
+    # It need not be there any more, nor need what was a directory once be one still.
+    layers = {os.path.realpath(directory), os.path.abspath(directory)}
+
+    def check(_state: State, guests: list[Guest]) -> None:
+        if not any(layers.intersection(g.overlays) for g in guests):
+            named = ", ".join(g.name for g in guests)
+            raise NotFound(f"'{directory}' is no layer of guest '{named}'")
+
+    _edit(root, names, check, lambda old: [d for d in old if d not in layers], lenient=True)
 
 
 def pop(root: str, names: Iterable[str]) -> None:
     """Take the newest directory from guests' stacks. NotFound where there is none. All or none."""
-    state, names = load(root), list(names)
-    if not any(view.get(state, n).overlays for n in names):
-        raise NotFound(f"guest '{', '.join(names)}' has no overlays")
-    _edit(root, names, lambda old: old[1:])
+
+    def check(_state: State, guests: list[Guest]) -> None:
+        if not any(g.overlays for g in guests):
+            raise NotFound(f"guest '{', '.join(g.name for g in guests)}' has no overlays")
+
+    _edit(root, names, check, lambda old: old[1:], lenient=True)
 
 
 def list_(root: str, name: str) -> Layers:
@@ -59,24 +88,58 @@ def list_(root: str, name: str) -> Layers:
     return list(view.get(load(root), name).overlays)
 
 
-def _edit(root: str, names: Iterable[str], how: Callable[[Layers], Layers]) -> None:
+def _edit(
+    root: str,
+    names: Iterable[str],
+    check: Callable[[State, list[Guest]], None],
+    how: Callable[[Layers], Layers],
+    *,
+    lenient: bool = False,
+) -> None:
     with transaction(root) as change:
-        state = change.state
-        guests = [view.get(state, name) for name in dict.fromkeys(names)]
+        settle(root, change.state)
+        guests = [view.get(change.state, name) for name in dict.fromkeys(names)]
+        check(change.state, guests)
 
         def apply() -> None:
             for guest in guests:
                 guest.overlays = how(guest.overlays)
 
-        restack(root, change, guests, apply)
+        restack(root, change, guests, apply, lenient=lenient)
+
+
+def settle(root: str, state: State) -> None:
+    """Give guests the stacks that are recorded, where a command was killed in between. Called
+    inside a transaction."""
+    for guest in state.guests.values():
+        if not overlay.is_unsettled(root, guest.name):
+            continue
+        now = live.guest_state(root, state, guest)
+        if now in ("starting", "stopping", "paused"):
+            continue
+        with contextlib.suppress(DummError, OSError):
+            if now == "running":
+                with contextlib.suppress(DummError):  # it may have been left standing still
+                    reach.mconsole(root, guest.name, "go")
+            _swap(root, state, guest)
+            overlay.settled(root, guest.name)
 
 
 def restack(
-    root: str, change: Transaction, guests: list[Guest], edit: Callable[[], object]
+    root: str,
+    change: Transaction,
+    guests: list[Guest],
+    edit: Callable[[], object],
+    *,
+    lenient: bool = False,
 ) -> None:
     """Do `edit` on the records, then give `guests` the stacks that follow from them; a failure
     gives all of them their old stacks back. Conflict for a guest that is just starting, stopping
-    or paused, before anything is done."""
+    or paused, before anything is done.
+
+    With `lenient` a stack that still lacks a directory is recorded all the same: else, of two
+    that are gone, neither could be taken away.
+    """
     state = change.state
     for guest in guests:
         now = live.guest_state(root, state, guest)
@@ -86,10 +149,19 @@ def restack(
     template = state.template
     edit()
     done: list[Guest] = []
+    waiting: list[Guest] = []
     try:
         for guest in guests:
             done.append(guest)
-            _swap(root, state, guest)
+            overlay.unsettle(root, guest.name)
+            try:
+                _swap(root, state, guest)
+            except NotFound:
+                if not lenient:
+                    raise
+                waiting.append(guest)
+                if live.guest_state(root, state, guest) != "running":
+                    overlay.umount(root, state, guest.name)
         change.save()
     except BaseException:
         state.template = template
@@ -98,18 +170,24 @@ def restack(
         for guest in done:
             with contextlib.suppress(DummError, OSError):
                 _swap(root, state, guest)
+                overlay.settled(root, guest.name)
         raise
+    for guest in done:
+        if guest not in waiting:
+            overlay.settled(root, guest.name)
 
 
 def _swap(root: str, state: State, guest: Guest) -> None:
     """Mount the guest's stack anew in the place of the old one, here and in its jail."""
+    name = guest.name
     running = live.guest_state(root, state, guest) == "running"
-    if not overlay.is_mounted(root, state, guest.name) and not running:
+    if not overlay.is_mounted(root, state, name) and not running:
+        workdir.drop(root, name)
         return  # the next mount takes the new stack
-    target = overlay.paths(root, guest.name)[0]
-    fresh = overlay.next_place(root, guest.name)
-    overlay.umount_next(root, state, guest.name)  # of a command that was killed
-    overlay.mount_at(root, state, guest, origin.resolve_master(root, guest).path, fresh)
+    target = overlay.paths(root, name)[0]
+    fresh = overlay.next_place(root, name)
+    overlay.umount_next(root, state, name)  # of a command that was killed
+    work = overlay.mount_at(root, state, guest, origin.resolve_master(root, guest).path, fresh)
     try:
         here, there = mnt.clone_tree(fresh), mnt.clone_tree(fresh)
     finally:
@@ -117,15 +195,16 @@ def _swap(root: str, state: State, guest: Guest) -> None:
         os.rmdir(fresh)
     try:
         if running:
-            _into_jail(root, guest.name, there)
-        overlay.umount(root, state, guest.name)
+            _into_jail(root, name, there)
+        overlay.umount(root, state, name)
         mnt.attach(here, target)
-        overlay.note_fuse(root, guest.name)
+        overlay.note_fuse(root, name)
     finally:
         os.close(here)
         os.close(there)
+    workdir.drop(root, name, keep=work)
     if running:
-        with reach.control(root, guest.name) as control:
+        with reach.control(root, name) as control:
             control.store("/proc/sys/vm/drop_caches", "3")
 
 

@@ -28,23 +28,25 @@ def _place(root: str, name: str = "") -> str:
     return os.path.join(root, "templates", name)
 
 
-def _known(root: str, name: str) -> str:
+def _known(root: str, name: str, hint: str | None = None) -> str:
     names.pack(name, "template name")
     if not os.path.isdir(_place(root, name)):
-        raise NotFound(f"no template '{name}'", hint=f"dumm-fs template save {name}")
+        raise NotFound(f"no template '{name}'", hint=hint)
     return name
 
 
 def load_(root: str, name: str) -> None:
     """Put a template on top of all guests' stacks, in the place of the one that is loaded."""
-    _known(root, name)
     with transaction(root) as change:
+        _known(root, name, f"dumm-fs template save {name}")
+        stack.settle(root, change.state)
         _set(root, change, name)
 
 
 def unload(root: str) -> None:
     """Take the loaded template away; Conflict when none is."""
     with transaction(root) as change:
+        stack.settle(root, change.state)
         if change.state.template is None:
             raise Conflict("no template is loaded")
         _set(root, change, None)
@@ -63,33 +65,24 @@ def _set(root: str, change: Transaction, name: str | None) -> None:
 
 def save(root: str, name: str) -> None:
     """Keep what guests changed as a template: of the loaded template, else of host/NAME. Conflict
-    when there is one of that name."""
+    when there is one of that name. Guests may run, and change their files meanwhile."""
     names.pack(name, "template name")
-    with transaction(root) as change:
-        state = change.state
-        final = _place(root, name)
-        if os.path.lexists(final):
-            raise Conflict(f"template '{name}' exists already")
-        scratch = _place(root, f".{name}.new")
-        with contextlib.suppress(FileNotFoundError):
-            tree.remove(scratch)
-        os.makedirs(scratch, 0o700)
-        try:
-            for guest in state.guests:
-                source = (
-                    overlay.template_layer(root, state.template, guest)
-                    if state.template
-                    else overlay.paths(root, guest)[1]
-                )
-                os.mkdir(os.path.join(scratch, guest))
-                if os.path.isdir(source):
-                    marks = files.marks(root, state, guest)
-                    tree.copy(source, os.path.join(scratch, guest), marks=marks)
-            os.rename(scratch, final)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                tree.remove(scratch)
-            raise
+    state = load(root)
+    final = _place(root, name)
+    if os.path.lexists(final):
+        raise Conflict(f"template '{name}' exists already")
+    os.makedirs(_place(root), 0o700, exist_ok=True)
+    with files.staged(final) as scratch:
+        for guest in state.guests:
+            source = (
+                overlay.template_layer(root, state.template, guest)
+                if state.template
+                else overlay.paths(root, guest)[1]
+            )
+            os.mkdir(os.path.join(scratch, guest))
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                marks = files.marks(root, state, guest)
+                tree.copy(source, os.path.join(scratch, guest), marks=marks, live=True)
 
 
 def list_(root: str) -> list[TemplateView]:
@@ -106,8 +99,13 @@ def list_(root: str) -> list[TemplateView]:
 
 def delete(root: str, name: str) -> None:
     """Delete a template; Conflict while it is loaded."""
-    _known(root, name)
     with transaction(root) as change:
+        place = _known(root, name) and _place(root, name)
+        stack.settle(root, change.state)
         if change.state.template == name:
             raise Conflict(f"template '{name}' is loaded", hint="dumm-fs template unload")
-        tree.remove(_place(root, name))
+        tree.refuse_mounts(place)
+        # Gone at once, and as a whole, however long the rest takes, or if we are killed.
+        gone = files.temporary(place)
+        os.rename(place, gone)
+    files.sweep(place)

@@ -20,6 +20,7 @@ _PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.")
 #: What setting an attribute or an owner says where it is not possible; anything else is a failure.
 NOT_POSSIBLE = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL, errno.ENODATA})
 _NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF})
+_GONE = frozenset({errno.ENOENT, errno.ESTALE})
 _SMALL = 128 << 10
 _DEEP = 100
 _DEEPEST_COPY = 300
@@ -31,12 +32,18 @@ class _Copy:
     own: bool
     skip: frozenset[tuple[int, int]]
     marks: layer.Marks | None
+    live: bool
     links: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
     left_aside: int = 0
 
 
 def copy(
-    source: str, target: str, *, skip: tuple[str, ...] = (), marks: layer.Marks | None = None
+    source: str,
+    target: str,
+    *,
+    skip: tuple[str, ...] = (),
+    marks: layer.Marks | None = None,
+    live: bool = False,
 ) -> int:
     """Copy what is in the directory `source` into the empty directory `target`.
 
@@ -46,13 +53,15 @@ def copy(
 
     With `marks` the source is a layer: what it deletes and hides of other layers is copied too,
     and so are sockets and, where we may make them, devices.
+
+    A `live` source changes meanwhile: what is deleted before its turn comes is no error.
     """
     src = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     dst = os.open(target, _DIRECTORY)
     try:
         info = os.fstat(src)
         inodes = frozenset((s.st_dev, s.st_ino) for s in map(os.stat, skip))
-        job = _Copy(info.st_dev, os.geteuid() == 0, inodes, marks)
+        job = _Copy(info.st_dev, os.geteuid() == 0, inodes, marks, live)
         _copy_entries(job, src, dst, dst, ())
         _attributes(job, src, dst, info)
     finally:
@@ -68,9 +77,19 @@ def _copy_entries(job: _Copy, src: int, dst: int, top: int, where: tuple[str, ..
         try:
             _copy_entry(job, src, dst, top, where, name)
         except OSError as e:
+            if job.live and e.errno in _GONE and not _exists(src, name):
+                continue
             if e.filename in (None, name):
                 e.filename = "/".join((*where, name))
             raise
+
+
+def _exists(at: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=at, follow_symlinks=False)
+    except OSError as e:
+        return e.errno not in _GONE
+    return True
 
 
 def _copy_entry(

@@ -18,6 +18,7 @@ from dumm_tools import (
     stack,
     tree,
     view,
+    workdir,
 )
 from dumm_tools import state as store
 from dumm_tools.errors import Conflict, DummError
@@ -95,6 +96,7 @@ def destroy(root: str) -> None:
         bridge.remove_all(state)
         for name in state.guests:
             overlay.umount(root, state, name)
+            workdir.drop(root, name)
     if state.isolated:
         lab.end(root)
     for name in DIRECTORIES:
@@ -117,6 +119,7 @@ def mount(root: str, name: str) -> None:
     """Mount a guest's tree at mount/NAME, as `create` and `start` do."""
     with store.transaction(root) as change:
         one = view.get(change.state, name)
+        stack.settle(root, change.state)
         if overlay.is_mounted(root, change.state, name):
             return
         if live.guest_state(root, change.state, one) in ("running", "paused"):

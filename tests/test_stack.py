@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import SUITES, Lab
+
+from dumm_tools.linux import mount
 
 pytestmark = pytest.mark.uml
 
@@ -175,3 +184,174 @@ def test_a_tree_mounted_again_is_the_running_guests(pair: Lab) -> None:
     # A start alone changes nothing: not even a place for the kernel's modules.
     assert pair("dumm-fs diff b").out == ""
     assert pair("dumm-guest exec b -- sh -c 'ls /lib/modules/*/modules.dep'").out
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_two_layers_that_are_gone(lab: Lab, running: bool) -> None:
+    lab("dumm-guest create a" + (" --start" if running else ""))
+    for name in ("one", "two"):
+        (lab.directory / name).mkdir()
+        lab(f"dumm-fs overlay add a {name}")
+    for name in ("one", "two"):
+        (lab.directory / name).rmdir()
+    lab("dumm-fs overlay del a one")
+    assert lab("dumm-fs overlay list a -q").out == f"{lab.directory}/two\n"
+    lab("dumm-fs overlay pop a")
+    assert lab("dumm-fs overlay list a -q").out == ""
+    lab("dumm-guest start a", status=4 if running else 0)
+    lab(["dumm-guest", "exec", "a", "--", "sh", "-c", "echo x >/root/x"])
+    assert (lab.directory / "host/a/root/x").read_text() == "x\n"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount.mount("small", str(place), "tmpfs", 0, "size=2M")
+    yield place
+    mount.umount(str(place))
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("end", ["overlay del --all small/layer", "delete", "destroy"])
+def test_a_layer_elsewhere_is_alone_in_the_end(lab: Lab, small: Path, end: str) -> None:
+    (small / "layer").mkdir()
+    lab("dumm-guest create a b --start")
+    for _ in range(3):
+        lab(["dumm-fs", "overlay", "add", "--all", small / "layer"])
+    lab(["dumm-guest", "exec", "a", "--", "sh", "-c", "rm /etc/issue; echo x >/root/x"])
+    if end == "delete":
+        lab("dumm-guest stop --all")
+        lab("dumm-guest delete a b")
+    elif end == "destroy":
+        lab("dumm-fs destroy")
+    else:
+        lab(["dumm-fs", "overlay", "del", "--all", small / "layer"])
+        assert len(os.listdir(lab.directory / "run/a/work")) == 1
+    assert os.listdir(small) == ["layer"]
+    assert (small / "layer/root/x").read_text() == "x\n"
+
+
+def test_what_cannot_be_a_layer(lab: Lab, packs: Path) -> None:
+    lab("dumm-guest create a --start")
+    masters = packs / "dumm/masters"
+    for path in ("outer/inner/deepest", "templates/T/a"):
+        (lab.directory / path).mkdir(parents=True)
+    lab("dumm-fs overlay add a outer/inner")
+    before = sorted(os.listdir(masters / "busybox/etc"))
+    for path in (
+        "/", ".", "..", "host/a", "host", "mount/a", "mount", "run/a", "outer",
+        "outer/inner/deepest", "master", "master/etc", str(masters), str(masters / "busybox/etc"),
+    ):  # fmt: skip
+        done = lab(["dumm-fs", "overlay", "add", "a", path], status=2)
+        assert f"'{path}' cannot be a layer" in done.err
+        assert len(done.err.splitlines()) == 1
+    assert lab("dumm-fs overlay list a -q").out == f"{lab.directory}/outer/inner\n"
+    assert sorted(os.listdir(masters / "busybox/etc")) == before
+    lab("dumm-fs overlay add a templates/T/a")
+    assert "are inside each other" in lab("dumm-fs template load T", status=1).err
+    lab(["dumm-guest", "exec", "a", "--", "touch", "/root/x"])
+    assert (lab.directory / "templates/T/a/root/x").exists()
+
+
+def test_a_template_that_is_no_directory(lab: Lab) -> None:
+    lab("dumm-guest create a b --start")
+    write(lab.directory / "templates/T/b", "no directory")
+    assert f"{lab.directory}/templates/T/b' is no" in lab("dumm-fs template load T", status=1).err
+    assert lab("dumm-fs template list -o loaded").out == "no\n"
+    lab(["dumm-guest", "exec", "a", "--", "touch", "/root/x"])
+    assert (lab.directory / "host/a/root/x").exists()
+    done = lab("dumm-fs template delete U", status=3)
+    assert done.err == "dumm-fs: no template 'U'\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_while_layers_change(pair: Lab, number: signal.Signals) -> None:
+    """The next command goes on, and what guests write goes where the records say."""
+    template(pair, "T", "a", "etc/motd", "T\n")
+    write(pair.directory / "one/etc/motd", "one\n")
+    chance = random.Random(1)
+    changes = ("overlay add --all one", "template load T", "template unload", "overlay pop --all")
+    count = 0
+    for change in changes * 4:
+        process = pair.start(["dumm-fs", *change.split()])
+        mark = pair.directory / "run" / chance.choice("ab") / "unsettled"
+        while not mark.exists() and process.poll() is None:
+            time.sleep(0.0005)
+        time.sleep(chance.random() * 0.02)
+        process.send_signal(number)
+        process.wait()
+        pair("dumm-fs mount a")
+        for guest in "ab":
+            assert not (pair.directory / "run" / guest / "unsettled").exists()
+            count += 1
+            script = f"echo {count} >/root/{count}; cat /etc/motd"
+            said = pair(["dumm-guest", "exec", guest, "--", "sh", "-c", script], status=None)
+            over = pair(f"dumm-fs overlay list {guest} -q").lines
+            loaded = pair("dumm-fs template list -o loaded").out == "yes\n"
+            top = f"templates/T/{guest}" if loaded else "one" if over else f"host/{guest}"
+            assert (pair.directory / top / f"root/{count}").read_text() == f"{count}\n"
+            motd = "T\n" if loaded and guest == "a" else "one\n" if over else ""
+            assert said.out == motd
+        # Whatever became of it, the same again.
+        again = pair(["dumm-fs", *change.split()], status=None)
+        assert again.code in (0, 3, 4)
+        assert not [p for p in (pair.directory / "run").glob("*/unsettled")]
+
+
+def test_save_of_a_busy_guest(pair: Lab) -> None:
+    busy = "cd /root; while :; do for i in 1 2 3 4 5 6 7 8; do echo x >$i; done; rm -f *; done"
+    process = pair.start(["dumm-guest", "exec", "a", "--", "sh", "-c", busy])
+    pair(["dumm-guest", "exec", "b", "--", "touch", "/root/of-b"])
+    for number in range(30):
+        pair(f"dumm-fs template save S{number}")
+    process.kill()
+    process.wait()
+    assert (pair.directory / "templates/S29/b/root/of-b").exists()
+
+
+def stopped_in(process: subprocess.Popen[bytes], place: Path, start: str) -> bool:
+    """Stop a command as soon as it has made something at a place; False when it was quicker."""
+    while process.poll() is None:
+        if any(n.startswith(start) for n in os.listdir(place)):
+            process.send_signal(signal.SIGSTOP)
+            return True
+    return False
+
+
+def test_others_go_on_while_a_template_is_saved(lab: Lab) -> None:
+    lab("dumm-guest create a")
+    for number in range(3000):
+        write(lab.directory / f"host/a/srv/{number}", "x")
+    (lab.directory / "templates").mkdir(exist_ok=True)
+    process = lab.start("dumm-fs template save S")
+    assert stopped_in(process, lab.directory / "templates", ".S.tmp-")
+    lab("dumm-guest create b")
+    assert lab("dumm-fs template list -q").out == ""
+    process.send_signal(signal.SIGCONT)
+    assert process.wait() == 0
+    assert len(os.listdir(lab.directory / "templates/S/a/srv")) == 3000
+    # One that is killed leaves nothing for ever, and no half of a template.
+    process = lab.start("dumm-fs template save U")
+    assert stopped_in(process, lab.directory / "templates", ".U.tmp-")
+    process.kill()
+    process.wait()
+    assert lab("dumm-fs template list -q").out == "S\n"
+    lab("dumm-fs template save U")
+    lab("dumm-fs template delete S U")
+    assert os.listdir(lab.directory / "templates") == []
+
+
+def test_a_killed_delete_leaves_no_half_of_a_template(lab: Lab) -> None:
+    lab("dumm-guest create a")
+    for number in range(3000):
+        write(lab.directory / f"templates/T/a/srv/{number}", "x")
+    process = lab.start("dumm-fs template delete T")
+    assert stopped_in(process, lab.directory / "templates", ".T.tmp-")
+    process.kill()
+    process.wait()
+    assert lab("dumm-fs template list -q").out == ""
+    lab("dumm-fs template save T")
+    assert os.listdir(lab.directory / "templates") == ["T"]
+    shutil.rmtree(lab.directory / "templates/T")
