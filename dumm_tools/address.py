@@ -29,10 +29,27 @@ def interface(text: str) -> str:
     bits = 8 * len(packed)
     if not (prefix.isascii() and prefix.isdecimal() and len(prefix) <= 3 and int(prefix) <= bits):
         raise Usage(f"bad prefix length in {text!r}", hint=f"0 to {bits}")
-    multicast = packed[0] == 0xFF if bits == 128 else packed[0] & 0xF0 == 0xE0
-    if multicast or not any(packed) or packed == b"\xff" * 4:
+    if bits == 32:
+        unfit = packed[0] & 0xF0 == 0xE0 or packed[0] == 127 or packed == b"\xff" * 4
+    else:
+        unfit = packed[0] == 0xFF or packed == bytes(15) + b"\1"
+    if unfit or not any(packed):
         raise Usage(f"'{address}' cannot be an interface's address")
-    return f"{socket.inet_ntop(family, packed)}/{int(prefix)}"
+    found = f"{socket.inet_ntop(family, packed)}/{int(prefix)}"
+    if is_reserved(address, found):
+        raise Usage(f"'{address}' is no host in {network(found, strict=False)}")
+    return found
+
+
+def is_reserved(text: str, of: str) -> bool:
+    """Is an IPv4 address the network itself, or its broadcast address, where it is in the network
+    of A/P? One with two addresses or one has neither (RFC 3021)."""
+    number, bits, _ = _split(text)
+    other, width, length = _split(of)
+    host = (1 << width - length) - 1
+    if bits != 32 or width != 32 or length > 30 or number & ~host != other & ~host:
+        return False
+    return number & host in (0, host)
 
 
 def interfaces(texts: tuple[str, ...] | list[str]) -> list[str]:

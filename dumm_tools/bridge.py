@@ -66,18 +66,18 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> None:
 
 
 def connect(root: str, name: str, interface: str) -> None:
-    """Plug an interface into a bridge; one on another bridge moves, with nothing else touched.
-    One that was on none comes up. Usage, NotFound, Conflict."""
+    """Plug an interface into a bridge; one on another bridge moves. One that is down comes up; of
+    one that is up nothing else is touched. Usage, NotFound, Conflict."""
     guest, _ = names.interface(interface)
     with iface.transaction(root, guest) as change:
         found = change.state
         bridge = network.bridge(found, name)
         member = network.interface(found, interface)
-        moves = member.bridge is not None
         # The guest sees nothing of a move: it may be paused.
+        moves = member.bridge is not None and member.up and network.ours(found, member.tap)
         running = not moves and iface.reachable(root, found, member.guest)
         with iface.changing(root, found, member, running):
-            member.up = member.up or not moves
+            member.up = True
             member.bridge = name
             change.save()
             with netlink.host() as channel:

@@ -109,9 +109,12 @@ def create(
 def realize(root: str, found: State, iface: Iface) -> None:
     """Make tap and device of a running guest, whatever of it there is already; up or down as
     recorded. What was made here is removed again when the guest cannot have the device."""
+    # Somebody removed the tap or took it down: the guest's device may hold one that is no more,
+    # or be stuck with a packet that was not taken (vector_send, arch/um/drivers/vector_kern.c).
+    reopen = not sysfs.has_carrier(iface.tap)
     with netlink.host() as channel, contextlib.ExitStack() as undo:
         _plug_host(channel, undo, found, iface)
-        if nic.plug(root, iface):
+        if nic.plug(root, iface, reopen=reopen):
             undo.callback(nic.withdraw, root, iface)
         refresh_boot(root, found, iface.guest)
         undo.pop_all()

@@ -90,11 +90,12 @@ def _find(channel: Channel, iface: Iface) -> Link | None:
     return None
 
 
-def plug(root: str, iface: Iface) -> bool:
+def plug(root: str, iface: Iface, *, reopen: bool = False) -> bool:
     """Give the running guest the device, set up as recorded, if it lacks it; True when it did.
 
     One that is there is only brought up or down: name, MTU, MAC and addresses are the guest's
-    to change. The tap is there. A device that cannot be set up is taken away again.
+    to change. The tap is there; with `reopen` a device that is up opens it anew. A device that
+    cannot be set up is taken away again.
     """
     with (
         reach.control(root, iface.guest) as control,
@@ -102,6 +103,10 @@ def plug(root: str, iface: Iface) -> bool:
     ):
         link = _find(control, iface)
         if link is not None and link.name != _born_as(iface):
+            if link.up and reopen:
+                down = netlink.link(netlink.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
+                netlink.transact(control, [down])
+                link = link._replace(up=False)
             if link.up != iface.up:
                 _load_ipv6(control, iface)
                 netlink.transact(control, _turn(iface, link.ifindex))

@@ -84,6 +84,8 @@ def _check_gateway(record: Iface, wanted: dict[str, str]) -> None:
         return
     if any(a.partition("/")[0] == via for a in record.addresses):
         raise Usage(f"the gateway '{via}' is an address of '{record.name}' itself")
+    if any(address.is_reserved(via, a) for a in record.addresses):
+        raise Usage(f"the gateway '{via}' is no host's address on '{record.name}'")
     if not address.is_near(via, record.addresses):
         raise Usage(
             f"the gateway '{via}' is in no network that '{record.name}' has an address of",
@@ -100,9 +102,8 @@ def _check_free(found: State, record: Iface, wanted: dict[str, str]) -> None:
                     f"'{record.guest}' has a route to there already: '{_text(route)}'"
                     f" by '{other.name}'"
                 )
-        if "via" not in wanted and any(
-            address.network(a, strict=False) == wanted["dest"] for a in other.addresses
-        ):
+        # The kernel would take its own route away for this one (fib_table_insert, NLM_F_REPLACE).
+        if any(address.network(a, strict=False) == wanted["dest"] for a in other.addresses):
             raise Conflict(f"'{wanted['dest']}' is on '{other.name}' by its address already")
 
 

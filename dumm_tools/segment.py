@@ -58,10 +58,10 @@ def _quiet(device: str) -> None:
 
 
 def _dress(state: State, device: str, **attributes: object) -> Request:
-    """Tag a link, keep it quiet, bring it up. A kernel without IPv6 knows no address generation."""
+    """Tag a link, keep it quiet, bring it up. Without IPv6 it knows no address generation."""
     wanted: list[tuple[str, object]] = [("IFLA_IFNAME", device), ("IFLA_IFALIAS", state.tag)]
     wanted += attributes.items()
-    if os.path.exists("/proc/sys/net/ipv6"):
+    if os.path.exists(f"/proc/sys/net/ipv6/conf/{device}"):
         wanted.append(netlink.no_address_generation())
     return netlink.link(netlink.RTM_SETLINK, device, wanted, up=True)
 
@@ -98,8 +98,19 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
                 from dumm_tools import uplink
 
                 uplink.ensure(channel, state, bridge)
+        if made:
+            _plug_members(channel, state, name)
         undo.pop_all()
     return made
+
+
+def _plug_members(channel: Channel, state: State, bridge: str) -> None:
+    """Plug in what there is of the members of a bridge that somebody removed and that is new."""
+    index = _index(bridge)
+    for member in state.members_of(bridge):
+        if ours(state, member.tap):
+            wanted = [("IFLA_IFNAME", member.tap), ("IFLA_MASTER", index)]
+            netlink.transact(channel, [netlink.link(netlink.RTM_SETLINK, member.tap, wanted)])
 
 
 def add_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
@@ -158,9 +169,16 @@ def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
 
 def _dress_tap(channel: Channel, state: State, iface: Iface) -> None:
     tap = iface.tap
+    # With less the kernel has no IPv6 on a tap, nor on the bridge that follows it; and begins anew
+    # with a link-local address when one that is up gets room again (addrconf_notify, net/ipv6).
+    mtu = max(iface.mtu, address.MTU_MIN_IPV6)
+    if (sysfs.number(tap, "mtu") or 0) < address.MTU_MIN_IPV6:
+        wanted = [("IFLA_IFNAME", tap), ("IFLA_MTU", mtu)]
+        down = netlink.link(netlink.RTM_SETLINK, tap, wanted[:1], up=False)
+        netlink.transact(channel, [down, netlink.link(netlink.RTM_SETLINK, tap, wanted)])
     _quiet(tap)
     master = _index(iface.bridge) if iface.bridge else 0
-    request = _dress(state, tap, IFLA_MTU=iface.mtu, IFLA_MASTER=master)
+    request = _dress(state, tap, IFLA_MTU=mtu, IFLA_MASTER=master)
     netlink.transact(channel, [request])
     if iface.name != tap and not _has_altname(channel, tap, iface.name):
         try:

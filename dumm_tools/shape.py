@@ -44,7 +44,7 @@ def checked(shape: Mapping[str, float]) -> dict[str, float]:
         unit, most = KEYS[key]
         if not 0 <= value <= most:  # not a number is neither
             raise Usage(f"bad {key} {short_text(value)}", hint=f"0 to {most:.0f}{unit}")
-    found = {key: wire.short(shape[key]) for key in sorted(KEYS) if shape.get(key)}
+    found = {key: wire.short(shape[key]) for key in sorted(KEYS) if wire.short(shape.get(key, 0))}
     if 0 < found.get("rate", RATE_MIN) < RATE_MIN:
         raise Usage(f"bad rate {short_text(found['rate'])}", hint=f"at least {RATE_MIN} bit/s")
     for key in ("jitter", "reorder"):

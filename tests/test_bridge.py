@@ -169,8 +169,8 @@ def test_the_cable_is_recorded(lab: str) -> None:
     bridge.connect(lab, "lan0", "alice-eth0")
     assert cable("alice-eth0") == ("lan0", True)
     iface.set_up(lab, "alice-eth0", False)
-    bridge.connect(lab, "lan1", "alice-eth0")  # a move changes nothing else
-    assert cable("alice-eth0") == ("lan1", False)
+    bridge.connect(lab, "lan1", "alice-eth0")
+    assert cable("alice-eth0") == ("lan1", True)
     bridge.disconnect(lab, "bob-eth0")
     assert cable("bob-eth0") == (None, False)
     bridge.connect(lab, "lan1", "bob-eth0")
@@ -191,6 +191,47 @@ def test_mtu_follows_the_members(lab: str) -> None:
     bridge.connect(lab, "lan0", "bob-eth0")
     iface.set_(lab, "bob-eth0", mtu=1400)
     assert sysfs.number("lan0", "mtu") == 1400
+
+
+def test_a_small_mtu_takes_nothing_from_the_bridge(lab: str) -> None:
+    """Below 1280 octets the kernel has no IPv6 on a link: not on the tap, nor on the bridge that
+    follows it; and above again it would begin anew, with an address of its own choice."""
+    bridge.create(lab, "lan0", addresses=["fd00::fe/64"])
+    bridge.create(lab, "lan1")
+    for name in ("lan0", "lan1"):
+        iface.create(lab, "alice-eth0", bridge=name, mtu=68)
+        iface.prepare(state.load(lab), "alice")
+        iface.set_(lab, "alice-eth0", mtu=600)
+        assert sysfs.number(name, "mtu") == sysfs.number("alice-eth0", "mtu") == 1280
+        iface.set_(lab, "alice-eth0", mtu=1400)
+        iface.delete(lab, "alice-eth0")
+    assert host_addresses("lan0") == {"fd00::fe/64"}
+    assert host_addresses("lan1") == set()
+
+
+def test_the_way_out_of_a_small_mtu_that_somebody_set(lab: str) -> None:
+    iface.create(lab, "alice-eth0")
+    iface.prepare(state.load(lab), "alice")
+    subprocess.run(["ip", "link", "set", "alice-eth0", "mtu", "500"], check=True)
+    iface.set_(lab, "alice-eth0", mtu=1400)
+    assert sysfs.number("alice-eth0", "mtu") == 1400
+    assert sysfs.is_up("alice-eth0")
+    assert sysfs.ipv6_is_off("alice-eth0")
+    assert host_addresses("alice-eth0") == set()
+
+
+def test_made_anew_with_its_members(lab: str) -> None:
+    for name in ("lan0", "lan1"):
+        bridge.create(lab, name)
+    iface.create(lab, "alice-eth0", bridge="lan0")
+    iface.create(lab, "alice-eth1", bridge="lan1")
+    iface.create(lab, "bob-eth0", bridge="lan0")
+    iface.prepare(state.load(lab), "alice")
+    subprocess.run(["ip", "link", "del", "lan0"], check=True)
+    assert sysfs.master("alice-eth0") is None
+    bridge.create(lab, "lan0", may_exist=True)
+    assert sysfs.ports("lan0") == ["alice-eth0"]
+    assert sysfs.ports("lan1") == ["alice-eth1"]
 
 
 def test_a_failure_makes_nothing(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,6 +69,11 @@ REFUSED: list[tuple[type[DummError], str, str, str | None]] = [
     (Conflict, "alice-eth0", "10.7.0.0/16", "10.0.0.2"),
     (Conflict, "alice-eth1", "10.7.0.0/16", "10.1.0.2"),
     (Conflict, "alice-eth1", "10.0.0.0/24", None),
+    # The kernel would put it in the place of the route to the gateway itself.
+    (Conflict, "alice-eth0", "10.0.0.0/24", "10.0.0.2"),
+    (Conflict, "alice-eth0", "fd00::/64", "fd00::2"),
+    (Usage, "alice-eth0", "10.8.0.0/16", "10.0.0.0"),
+    (Usage, "alice-eth0", "10.8.0.0/16", "10.0.0.255"),
 ]
 
 

@@ -62,6 +62,7 @@ def test_bad_rates(text: str) -> None:
         {"loss": -1},
         {"loss": math.nan},
         {"delay": -1},
+        {"delay": math.nan},
         {"delay": math.inf},
         {"delay": 600001},
         {"rate": 999},

@@ -93,8 +93,8 @@ def show(names: tuple[str, ...], shape: output.Shape) -> int:
 def connect(name: str, ifaces: tuple[str, ...]) -> int:
     """Plug interfaces into a bridge.
 
-    One that is on another bridge moves, and its traffic with it. One that was on none comes up
-    in its guest.
+    One that is on another bridge moves, and its traffic with it. One that is down comes up in
+    its guest.
     """
     from dumm_tools import bridge
 

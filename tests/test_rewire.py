@@ -1,0 +1,115 @@
+"""Links that somebody changed behind the lab's back while their guests run; MTUs of all sizes."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from conftest import Lab
+
+from dumm_tools.linux import sysfs
+
+pytestmark = [
+    pytest.mark.uml,
+    pytest.mark.skipif(os.geteuid() != 0, reason="the lab's links are on the host's network"),
+]
+
+
+@pytest.fixture
+def pair(lab: Lab) -> Lab:
+    """Guests a and b on lan0, who know each other's MAC addresses."""
+    lab("dumm-bridge create lan0 lan1")
+    lab("dumm-guest create a b")
+    lab("dumm-iface create a-eth0 --bridge lan0 --address 10.0.0.1/24 --address fd00::1/64")
+    lab("dumm-iface create b-eth0 --bridge lan0 --address 10.0.0.2/24 --address fd00::2/64")
+    lab("dumm-iface route add b-eth0 10.9.0.0/16 --via 10.0.0.1")
+    lab("dumm-guest start --all")
+    reach(lab)
+    return lab
+
+
+def reach(lab: Lab, size: int = 56, status: int = 0) -> None:
+    for address in ("10.0.0.2", "fd00::2"):
+        lab(f"dumm-guest exec a -- ping -q -c 2 -i 0.2 -W 2 -s {size} {address}", status=status)
+
+
+def state_of(lab: Lab, name: str) -> str:
+    return lab(f"dumm-iface show {name} -o state").out.strip()
+
+
+@pytest.mark.parametrize(
+    "remedy",
+    [
+        "dumm-iface up b-eth0",
+        "dumm-bridge connect lan0 b-eth0",
+        "dumm-iface set b-eth0 --mtu 1400",
+        "dumm-iface create b-eth0 --may-exist",
+    ],
+)
+def test_a_tap_that_was_removed(pair: Lab, remedy: str) -> None:
+    pair("ip link del b-eth0")
+    assert state_of(pair, "b-eth0") == "down"
+    pair(remedy)
+    assert state_of(pair, "b-eth0") == "up"
+    reach(pair)
+    routes = pair("dumm-iface route list b --live -o dest,via").lines
+    assert "10.9.0.0/16\t10.0.0.1" in routes
+
+
+def test_a_tap_that_was_down_when_its_guest_sent(pair: Lab) -> None:
+    pair("ip link set b-eth0 down")
+    pair("dumm-guest exec b -- ping -q -c 1 -W 1 10.0.0.1", status=1)
+    pair("dumm-iface up b-eth0")
+    reach(pair)
+
+
+@pytest.mark.parametrize(
+    "remedy", ["dumm-bridge create lan0 --may-exist", "dumm-bridge connect lan0 a-eth0"]
+)
+def test_a_bridge_that_was_removed(pair: Lab, remedy: str) -> None:
+    pair("ip link del lan0")
+    assert pair("dumm-bridge show lan0 -o state").out == "down\n"
+    pair(remedy)
+    reach(pair)
+
+
+def test_a_bridge_that_was_removed_comes_back_with_the_next_start(pair: Lab) -> None:
+    pair("dumm-guest create c")
+    pair("ip link del lan0")
+    pair("dumm-guest start c")
+    reach(pair)
+
+
+def test_a_strangers_link_in_a_bridge_stays_what_it_is(pair: Lab) -> None:
+    pair("ip link add stranger type veth peer name stranger1")
+    try:
+        pair("ip link set stranger master lan0 up")
+        assert pair("dumm-bridge show lan0 -o members").out == "a-eth0,b-eth0\n"
+        pair("dumm-bridge delete lan0")
+        assert sysfs.is_up("stranger")
+    finally:
+        pair("ip link del stranger")
+
+
+def test_connecting_brings_a_device_up(pair: Lab) -> None:
+    pair("dumm-iface down b-eth0")
+    assert state_of(pair, "b-eth0") == "down"
+    pair("dumm-bridge connect lan1 b-eth0 a-eth0")
+    assert state_of(pair, "b-eth0") == "up"
+    reach(pair)
+
+
+def test_mtus_of_all_sizes(pair: Lab) -> None:
+    """In a running guest, and at its start; without IPv6 addresses, which need 1280."""
+    for guest, n in ("a", 1), ("b", 2):
+        pair(f"dumm-iface address del {guest}-eth0 fd00::{n}/64")
+    for mtu in (68, 576, 1279, 1280, 1501, 9000, 65521, 1500, 600):
+        for guest in "ab":
+            pair(f"dumm-iface set {guest}-eth0 --mtu {mtu}")
+            found = pair(f"dumm-guest exec {guest} -- cat /sys/class/net/eth0/mtu").out
+            assert found == f"{mtu}\n"
+        size = min(mtu - 28, 60000)
+        pair(f"dumm-guest exec a -- ping -q -c 1 -W 2 -s {size} 10.0.0.2")
+    pair("dumm-guest restart --all")
+    assert pair("dumm-guest exec a -- cat /sys/class/net/eth0/mtu").out == "600\n"
+    pair("dumm-guest exec a -- ping -q -c 1 -W 2 10.0.0.2")
