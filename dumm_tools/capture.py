@@ -53,6 +53,9 @@ def run(device: str, words: Sequence[str], file: str | None) -> int:
     argv += ["-n", "-l"] if file is None else ["-U", "-w", "-"]
     argv += words
     proc.log(" ".join(argv))
+    if setpriv := shutil.which("setpriv"):
+        # It notices that we were killed only when it has something to say.
+        argv = [setpriv, "--pdeathsig", "KILL", *argv]
     with _Child(argv) as child:
         return child.relay(None if file == "-" else file)
 
@@ -137,9 +140,18 @@ class _Child:
                     target = _created(str(file))
                     stack.callback(os.close, target)
                 while piece:
-                    piece = piece[os.write(target, piece) :]
+                    piece = piece[_written(target, piece, file) :]
         code = self._wait()
         return code if code >= 0 else 128 - code
+
+
+def _written(fd: int, piece: bytes, path: str | None) -> int:
+    try:
+        return os.write(fd, piece)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise DummError(f"cannot write '{path or 'standard output'}': {e.strerror}") from None
 
 
 def _created(path: str) -> int:

@@ -2,7 +2,8 @@
 
 A table named after the lab holds the rules, and in its set `opened` the devices by which the
 host forwarded nothing before: so what is to be put back lives as long as what was changed, and
-no longer. Where labs share a network the last of them puts it back; the others hand it on.
+no longer. The lab's state says it too: a firewall that is loaded anew takes all tables away.
+Where labs share a network the last of them puts it back; the others hand it on.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 
-from dumm_tools import address, proc
+from dumm_tools import address, live, proc
 from dumm_tools.errors import DummError
 from dumm_tools.linux import sysfs
 from dumm_tools.model import Bridge, State
 
 _PREFIX = "dumm_"
+#: What state.json calls the devices that were opened.
+_EXTRA = "opened"
 
 
 def bridges_of(state: State) -> list[Bridge]:
@@ -35,13 +38,14 @@ def networks(bridge: Bridge) -> list[str]:
 
 
 def make(state: State) -> None:
-    """Have rules and forwarding be for the lab's bridges as they are recorded. DummError."""
+    """Have rules and forwarding be for the lab's bridges as they are recorded. DummError; the
+    caller saves the state."""
     bridges = bridges_of(state)
     with _locked():
         before = _opened()
         inside = [b.name for b in bridges]
         outside = [d for d in sysfs.routed() if d != "lo" and not _of_a_lab(d)]
-        mine = before.get(_table(state), set())
+        mine = before.get(_table(state), set()) | _remembered(state)
         kept = {d for d in mine if sysfs.exists(d) and (d in inside or not _of_a_lab(d))}
         new = [d for d in (*inside, *outside) if sysfs.exists(d) and not sysfs.forwards(d)]
         _nft(_replaced(state, _rules(bridges, kept | set(new))))
@@ -52,19 +56,22 @@ def make(state: State) -> None:
                 _forward(new, False)
             _nft(_replaced(state, _rules(bridges, kept) if mine else ""))
             raise
+        _remember(state, kept | set(new))
 
 
 def unmake(state: State, bridge: Bridge | None) -> None:
-    """Take a bridge from the rules, with None all of them, and put back what is needed no more."""
+    """Take a bridge from the rules, with None all of them, and put back what is needed no more.
+    The caller saves the state."""
     with _locked():
         before = _opened()
-        if _table(state) not in before:
+        if _table(state) not in before and not _remembered(state):
             return
-        mine = before.pop(_table(state))
+        mine = before.pop(_table(state), set()) | _remembered(state)
         left = [b for b in bridges_of(state) if bridge is not None and b is not bridge]
         if left and bridge is not None:
             _forward(mine & {bridge.name}, False)
             _nft(_replaced(state, _rules(left, mine - {bridge.name})))
+            _remember(state, mine - {bridge.name})
             return
         ours = {d for d in mine if _of_a_lab(d)}
         heir = min(before, default=None)
@@ -72,6 +79,25 @@ def unmake(state: State, bridge: Bridge | None) -> None:
             _nft(f"add element ip {heir} opened {_set(mine - ours)}\n")
         _forward(ours if heir else mine, False)
         _nft(_replaced(state, ""))
+        _remember(state, set())
+
+
+def _here() -> str:
+    """This network namespace, until the host's next boot."""
+    return f"{live.host_boot()} {os.stat('/proc/thread-self/ns/net').st_ino}"
+
+
+def _remembered(state: State) -> set[str]:
+    match state.extra.get(_EXTRA):
+        case {"here": here, "devices": list(devices)} if here == _here():
+            return {str(d) for d in devices}
+    return set()
+
+
+def _remember(state: State, opened: set[str]) -> None:
+    state.extra.pop(_EXTRA, None)
+    if opened:
+        state.extra[_EXTRA] = {"here": _here(), "devices": sorted(opened)}
 
 
 def _of_a_lab(device: str) -> bool:

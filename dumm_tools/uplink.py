@@ -63,7 +63,10 @@ def _check_device(found: State, bridge: Bridge, device: str) -> None:
             hint="--nat; or a lab of root's on the host's network",
         )
     if not sysfs.exists(device):
-        raise NotFound(f"no device '{device}'")
+        # Where it has gone, guests on the bridge wait for it.
+        recorded = _device(bridge) == device
+        hint = f"dumm-bridge uplink {bridge.name} --none does without it" if recorded else None
+        raise NotFound(f"no device '{device}'", hint=hint)
     if (sysfs.read(device, "ifalias") or "").startswith("dumm:") or device in found.bridges:
         raise Conflict(f"'{device}' is a lab's own")
     if device == "lo" or sysfs.exists(f"{device}/bridge"):

@@ -128,12 +128,25 @@ def test_a_closed_pipe_ends_it_though_nothing_comes(pair: Lab) -> None:
     assert process.wait(10) == -signal.SIGPIPE
 
 
+def test_killed_leaves_no_tcpdump(pair: Lab) -> None:
+    """Though it has nothing to write, and so would not notice."""
+    process = pair.start("dumm-iface capture a-eth0 port 9")
+    assert process.stderr is not None
+    while b"listening" not in process.stderr.readline():
+        pass
+    process.kill()
+    # The pipe ends with the last who could write to it.
+    assert process.communicate(timeout=10)[0] == b""
+
+
 def test_failures_leave_no_file(pair: Lab) -> None:
     done = pair("dumm-iface capture a-eth0 -w x.pcap no such filter", status=1)
     assert "filter" in done.err
     done = pair("dumm-iface capture a-eth0 -w nowhere/x.pcap", status=1)
     assert "dumm-iface: cannot write 'nowhere/x.pcap': No such file or directory" in done.err
     assert not Path(pair.directory, "x.pcap").exists()
+    done = pair("dumm-iface capture a-eth0 -w /dev/full", status=1)
+    assert "dumm-iface: cannot write '/dev/full': No space left on device" in done.err
 
 
 def test_what_is_not_there(pair: Lab) -> None:

@@ -165,6 +165,43 @@ def test_made_again_with_the_bridge(internet: list[str], lab: Lab) -> None:
     assert reaches(lab)
 
 
+def test_a_firewall_that_is_loaded_anew_makes_nothing_stay(internet: list[str], lab: Lab) -> None:
+    before = world()
+    lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+    lab("dumm-bridge uplink lan0")
+    guest(lab)
+    call("nft", "flush", "ruleset")
+    lab("dumm-bridge uplink lan0")
+    assert reaches(lab)
+    # The host forwards for the lab alone, as before.
+    assert '"wan0"' in call("nft", "list", "ruleset")
+    call("nft", "flush", "ruleset")
+    lab("dumm-bridge uplink lan0 --none")
+    assert not sysfs.forwards("wan0")
+    assert not sysfs.forwards("lan0")
+    lab("dumm-bridge uplink lan0")
+    call("nft", "flush", "ruleset")
+    lab("dumm-fs destroy")
+    assert world() == before
+
+
+def test_a_device_that_has_gone(internet: list[str], lab: Lab) -> None:
+    lab("dumm-bridge create lan0")
+    call("ip", "link", "add", "port0", "type", "veth", "peer", "name", "port1")
+    lab("dumm-bridge uplink lan0 --to port0")
+    lab("dumm-guest create a")
+    lab("dumm-iface create a-eth0 --bridge lan0")
+    call("ip", "link", "del", "port0")
+    call("ip", "link", "del", "lan0")
+    done = lab("dumm-guest start a", status=3)
+    assert done.err.splitlines() == [
+        "dumm-guest: no device 'port0'",
+        "dumm-guest: hint: dumm-bridge uplink lan0 --none does without it",
+    ]
+    lab("dumm-bridge uplink lan0 --none")
+    lab("dumm-guest start a")
+
+
 def test_refused(lab: Lab) -> None:
     lab("dumm-bridge create lan0 lan1")
     before = world()
