@@ -79,7 +79,7 @@ def _rate(bits: float) -> str:
 
 
 def _guest_lines(seen: view.GuestView) -> list[str]:
-    return [seen.guest.name] + ([] if seen.state == "running" else [seen.state])
+    return [seen.guest.name, seen.state]
 
 
 def _bridge_lines(bridge: Bridge) -> list[str]:

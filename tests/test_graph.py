@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
+from conftest import Lab
 
 from dumm_tools import graph, state
 from dumm_tools.cli.bridge import cli
@@ -103,6 +105,36 @@ def test_mermaid_quotes(printed: Callable[[str], str]) -> None:
     assert any(
         line.startswith('    g0 -.-|"eth0<br/>10.0.0.1/24<br/>fd00::1/64<br/>') for line in found
     )
+
+
+@pytest.mark.uml
+def test_what_guests_are_doing_now(lab: Lab) -> None:
+    lab("dumm-guest create r s t u --start")
+    lab("dumm-bridge create lan0")
+    lab("dumm-iface create r-eth0 s-eth0 --bridge lan0")
+    lab("dumm-guest pause s")
+    os.kill(int(lab("dumm-guest show t -o pid").out), signal.SIGKILL)
+    lab("dumm-guest wait t --for stopped", status=None)
+    lab("dumm-guest stop u")
+    svg = ElementTree.fromstring(lab("dumm-bridge graph --format svg").out)
+    nodes = {
+        tuple(e.text for e in group.iter("{http://www.w3.org/2000/svg}text"))
+        for group in svg.iter("{http://www.w3.org/2000/svg}g")
+        if group.get("class") == "node"
+    }
+    wanted = [("r", "running"), ("s", "paused"), ("t", "crashed"), ("u", "stopped")]
+    assert nodes >= set(wanted)
+    dot = lab("dumm-bridge graph").out
+    mermaid = lab("dumm-bridge graph --format mermaid").out
+    for name, state_now in wanted:
+        assert f'"guest {name}" [label="{name}\\n{state_now}",' in dot
+        assert f'("{name}<br/>{state_now}")' in mermaid
+    found = json.loads(lab("dumm-bridge graph --format json").out)
+    assert found["guests"] == [{"name": n, "state": s} for n, s in wanted]
+    assert [i["state"] for i in found["ifaces"]] == ["up", "up"]
+    # A guest's link that was only just taken down is drawn so.
+    lab("dumm-iface down r-eth0")
+    assert "g0 -.-|" in lab("dumm-bridge graph --format mermaid").out
 
 
 def test_without_graphviz(printed: Callable[[str], str], tmp_path: Path) -> None:
