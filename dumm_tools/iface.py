@@ -197,13 +197,15 @@ def set_(root: str, name: str, *, mtu: int | None = None, mac: str | None = None
         if mtu is not None:
             address.fits(mtu, iface.addresses)
         running = reachable(root, change.state, iface.guest)
+        # A vector device is born with an MTU as large as that; it cannot be given one. The record
+        # does not say what it has: an earlier command may have been killed.
+        large = running and mtu is not None and mtu > nic.MTU_BY_NETLINK
+        reborn = large and nic.live_mtu(root, iface) != mtu
         with changing(root, change.state, iface, running):
-            # A vector device is born with an MTU as large as that; it cannot be given one.
-            reborn = mtu is not None and nic.MTU_BY_NETLINK < mtu != iface.mtu
             iface.mtu = mtu or iface.mtu
             iface.mac = mac or iface.mac
             change.save()
-            if running and reborn:
+            if reborn:
                 nic.unplug(root, iface)
             apply(root, change.state, iface, running)
             if running and not reborn:

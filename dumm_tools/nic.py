@@ -189,6 +189,16 @@ def change(root: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
             netlink.transact(control, _turn(iface, link.ifindex))
 
 
+def live_mtu(root: str, iface: Iface) -> int | None:
+    """The MTU that the device has in the running guest; None where there is no device."""
+    with (
+        reach.control(root, iface.guest) as control,
+        explained(f"ask for the MTU of '{iface.name}'"),
+    ):
+        link = _find(control, iface)
+        return link.mtu if link is not None else None
+
+
 def _set(iface: Iface, link: Link, **attributes: object) -> Request:
     wanted = list(attributes.items())
     return netlink.link(netlink.RTM_SETLINK, iface.name, wanted, index=link.ifindex)
