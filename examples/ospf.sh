@@ -28,11 +28,11 @@ cat >frr.conf <<'END'
 interface eth0
  ip ospf network point-to-point
  ip ospf hello-interval 1
- ip ospf dead-interval 3
+ ip ospf dead-interval 10
 interface eth1
  ip ospf network point-to-point
  ip ospf hello-interval 1
- ip ospf dead-interval 3
+ ip ospf dead-interval 10
 router ospf
  timers throttle spf 0 50 500
  timers throttle lsa all 100
@@ -47,6 +47,13 @@ for router in $routers; do
 done
 
 way() { dumm-guest exec r1 -- ip -4 route get 10.0.2.2; }
+
+# Each is to know the whole ring: where a part of it is missing, there is no other way round yet.
+neighbours() {
+	[ "$(dumm-guest exec "$1" -- vtysh -c 'show ip ospf neighbor' | grep -c ' Full')" = 2 ]
+}
+say "The ring closes"
+for router in $routers; do until_true 60 neighbours "$router"; done
 
 say "r1 learns the way to r3, over r2"
 until_true 60 sh -c 'dumm-guest exec r1 -- ip -4 route get 10.0.2.2 | grep "via 10.0.1.2"'
