@@ -43,6 +43,7 @@ class People:
         self._place = place
         self._users: dict[str, User] = {}
         self._labs: list[Lab] = []
+        self._made = 0
 
     def user(self, who: str) -> User:
         """The user of that kind, with a master."""
@@ -57,7 +58,8 @@ class People:
         """A directory, and the commands as they run for that kind of user."""
         env = {"DUMM_OVERLAY": "fuse-overlayfs"} if kind == "fuse" else {}
         # A test that is tried again has made its directory before.
-        name = f"{name}{len(self._labs)}"
+        self._made += 1
+        name = f"{name}{self._made}"
         if ROOT and kind != "root":
             who = "range" if kind == "fuse" else kind
             made: Lab = self.user(who).lab(f"{name}-{kind}", env)
