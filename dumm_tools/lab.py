@@ -21,6 +21,8 @@ from dumm_tools.state import load, lock
 
 #: Seconds to wait for another command that makes the namespaces.
 MAKE_TIMEOUT = 10.0
+#: Seconds to wait for the end of namespaces whose holder was killed.
+END_TIMEOUT = 1.0
 
 HINT = "dumm-fs check says what this host lacks"
 
@@ -45,7 +47,7 @@ def enter(root: str, *, make: bool) -> bool:
     try:
         namespaces.enter(pidfd)
     except OSError as e:
-        if process.wait_exit(pidfd, 1.0):  # it was just ending
+        if live.holder_ended(root):  # just now
             return enter(root, make=make)
         raise DummError(f"cannot enter the lab's namespaces: {e.strerror}", hint=HINT) from None
     finally:
@@ -55,9 +57,9 @@ def enter(root: str, *, make: bool) -> bool:
     return True
 
 
-def _holder(root: str) -> int | None:
+def _holder(root: str, *, ending: bool = False) -> int | None:
     known = live.holder(root)
-    return process.open_pidfd(*known) if known else None
+    return process.open_pidfd(*known, ending=ending) if known else None
 
 
 def _made(root: str) -> int:
@@ -68,6 +70,7 @@ def _made(root: str) -> int:
         lock(fd, MAKE_TIMEOUT, "the lab's holder")
         pidfd = _holder(root)
         if pidfd is None:
+            _await_end(root)
             _spawn(root, fd)
             pidfd = _holder(root)
         if pidfd is None:
@@ -75,6 +78,15 @@ def _made(root: str) -> int:
         return pidfd
     finally:
         os.close(fd)
+
+
+def _await_end(root: str) -> None:
+    """Let what an earlier holder leaves in the kernel go first. Not for long: it is there until
+    its last process is reaped, and whose parent was killed is left to a pid 1 that may not care."""
+    pidfd = _holder(root, ending=True)
+    if pidfd is not None:
+        process.wait_exit(pidfd, END_TIMEOUT)
+        os.close(pidfd)
 
 
 def _spawn(root: str, locked: int) -> None:
@@ -127,10 +139,11 @@ def _hold(root: str, way: Sequence[str], locked: int) -> str:
 
 def end(root: str) -> None:
     """End the holder, and with it what of the lab is in the kernel."""
-    pidfd = _holder(root)
+    pidfd = _holder(root, ending=True)
     if pidfd is not None:
         process.send_signal(pidfd, signal.SIGKILL)
-        process.wait_exit(pidfd, MAKE_TIMEOUT)
+        if not process.wait_exit(pidfd, END_TIMEOUT) and not live.holder_ended(root):
+            process.wait_exit(pidfd, MAKE_TIMEOUT)
         os.close(pidfd)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(live.holder_file(root))

@@ -36,6 +36,15 @@ def holder(root: str) -> tuple[int, int] | None:
     return pid_file(holder_file(root))
 
 
+def holder_ended(root: str) -> bool:
+    """Has that process ended, or is there none?"""
+    return not _lives(holder(root))
+
+
+def _lives(known: tuple[int, int] | None) -> bool:
+    return known is not None and process.start_time(known[0]) == known[1]
+
+
 def holder_file(root: str) -> str:
     """Where that is written. A copy of the working set has another lock, and so no holder: it
     must neither enter nor end the original's."""
@@ -48,7 +57,7 @@ def epoch(root: str, state: State) -> str:
     if not state.isolated:
         return host_boot()
     known = holder(root)
-    if known is None or process.start_time(known[0]) != known[1]:
+    if known is None or not _lives(known):
         return ""
     return f"{host_boot()} {known[0]} {known[1]}"
 

@@ -7,26 +7,35 @@ import select
 import signal
 import time
 
+_PF_EXITING = 0x4  # include/linux/sched.h
 
-def start_time(pid: int) -> int | None:
+
+def start_time(pid: int, *, ending: bool = False) -> int | None:
     """Field 22 of /proc/PID/stat (proc_pid_stat(5)), clock ticks since the host's boot; None for
-    a process that is gone, be it that nobody has reaped it."""
+    a process that is gone, be it that nobody has reaped it.
+
+    One that is ending counts as gone, unless `ending`: it has given up its namespaces, but pid 1
+    of a pid namespace is there until all others of that are reaped, by parents outside as well.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-        return None if fields[0] in (b"Z", b"X") else int(fields[19])
+        if fields[0] in (b"Z", b"X") or (not ending and int(fields[6]) & _PF_EXITING):
+            return None
+        return int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
 
 
-def open_pidfd(pid: int, started: int) -> int | None:
-    """A pidfd of the process that has this pid and this start time; None when it is gone."""
+def open_pidfd(pid: int, started: int, *, ending: bool = False) -> int | None:
+    """A pidfd of the process that has this pid and this start time; None when it is gone, or
+    (but for `ending`) is just ending."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:
         return None
     # The pid may have been given to another before pidfd_open; not after.
-    if start_time(pid) != started:
+    if start_time(pid, ending=ending) != started:
         os.close(fd)
         return None
     return fd
