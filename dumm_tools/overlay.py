@@ -142,16 +142,20 @@ def _mount_stack(state: State, guest: Guest, target: str, stack: list[str], work
                 f"file systems are mounted inside a layer of guest '{guest.name}': '{lower[-1]}'",
                 hint="root's labs on the host's network can have it; else import it as a master",
             ) from None
+        reason = e.strerror
         if not forced and state.isolated and e.errno in _REFUSALS and shutil.which(FUSE):
-            _mount_fuse(target, lower, upper, work)
-            return
+            try:
+                _mount_fuse(target, lower, upper, work)
+                return
+            except DummError as other:
+                reason = f"{e.strerror}; {other}"
         if e.errno == errno.ELOOP:
             raise DummError(
                 f"layers of guest '{guest.name}' are inside each other: {', '.join(stack)}"
             ) from None
         hint = "overlayfs is needed, on a file system that can carry it: dumm-fs check"
         raise DummError(
-            f"cannot mount '{target}': {e.strerror}", hint=hint if e.errno in _REFUSALS else None
+            f"cannot mount '{target}': {reason}", hint=hint if e.errno in _REFUSALS else None
         ) from None
 
 

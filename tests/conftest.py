@@ -15,6 +15,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -46,6 +47,12 @@ ROOT = os.geteuid() == 0
 _before = pytest.StashKey["World"]()
 _failed = pytest.StashKey[bool]()
 _no_namespace = pytest.StashKey[str]()
+
+
+def pytest_configure() -> None:
+    """A shell starts what is to run in the background with Ctrl-C ignored, and so would be all
+    that we start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

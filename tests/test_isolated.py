@@ -4,6 +4,8 @@ one is tried, and what needs a second user or a host of its own is left to root'
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import io
 import json
 import os
@@ -31,6 +33,7 @@ pytestmark = pytest.mark.uml
 KINDS = ("root", "range", "single", "fuse") if ROOT else ("range", "single", "fuse")
 #: The same without the slow one.
 USERS = KINDS[:-1]
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 #: What is done by hand in both guests of the session's lab.
 PING = "ping -c1 -W2"
 
@@ -140,7 +143,7 @@ def holder_file(lab: Lab) -> Path:
 def namespaces(pid: int | str) -> dict[str, str]:
     """The namespaces of a process; none when it is gone, be it that nobody has reaped it."""
     found: dict[str, str] = {}
-    if process.start_time(int(pid) if pid != "self" else os.getpid()) is None:
+    if process.start_time(int(pid) if pid != "self" else os.getpid(), ending=True) is None:
         return found
     for kind in ("user", "mnt", "net", "pid", "ipc", "uts"):
         try:
@@ -324,6 +327,37 @@ def test_a_command_killed_while_it_makes_the_holder(people: People) -> None:
         assert holders(lab) == [holder_of(lab)]
         os.kill(holder_of(lab), signal.SIGKILL)
         until(lambda: not holders(lab), "the holder is there")
+
+
+@pytest.fixture
+def careless() -> Iterator[None]:
+    """Orphans come to us, who do not reap them until the end: as to many a container's pid 1."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    yield
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def test_a_killed_holder_whose_orphans_nobody_reaps(careless: None, people: People) -> None:
+    lab = people.lab(KINDS[-2], "unreaped")
+    pair(lab, "alice")
+    client = lab.start("dumm-guest exec --host -- sleep 1000")
+    until(lambda: _child_of(client.pid), "sleep runs")
+    client.kill()
+    client.wait()
+    old = holder_of(lab)
+    os.kill(old, signal.SIGKILL)
+    until(lambda: "mnt" not in namespaces(old), "the holder has its namespaces")
+    # Pid 1 of a pid namespace is there as long as any other process of that is.
+    assert process.start_time(old, ending=True) is not None
+    assert lab("dumm-guest list -o name,state").lines == ["alice\tstopped"]
+    lab("dumm-guest start alice")
+    assert holder_of(lab) != old
+    assert links(lab) == {"lan0", "alice-eth0"}
+    assert process.start_time(old, ending=True) is not None
 
 
 # ---- several labs ----
@@ -673,12 +707,16 @@ def test_no_user_namespaces(people: People, kind: str) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize(
+    ("lacks", "fuse"),
+    [({}, True), ({"without": ["fuse-overlayfs"]}, False), ({"fuse": "600"}, False)],
+    ids=["fuse", "no-program", "no-device"],
+)
 def test_a_file_system_without_overlays(
-    poor: Callable[..., Lab], tmp_path: Path, fuse: bool
+    poor: Callable[..., Lab], tmp_path: Path, lacks: dict[str, object], fuse: bool
 ) -> None:
     """The working set on an overlay, as in a container; there the kernel mounts no other on it."""
-    lab = poor(without=() if fuse else ["fuse-overlayfs"])
+    lab = poor(**lacks)
     lab("dumm-fs master build busybox")
     for name in "luw":
         (tmp_path / name).mkdir(mode=0o755)

@@ -3,9 +3,10 @@
 # ordinary user. Nobody else sees any of it, and it ends with the command.
 #
 # By environment variables: USER_NAME, USER_ID, USER_HOME; FIRST_ID, the first of the 65536
-# subordinate ids (none: no ids); TUN, the mode of /dev/net/tun (none: no such device); WITHOUT,
-# programs that the host is to lack; PACKS, a directory whose entries the directory CACHE is to
-# have; OPEN, directories that the user must be able to reach; STAGE, an empty directory.
+# subordinate ids (none: no ids); TUN, the mode of /dev/net/tun (none: no such device); FUSE, the
+# mode of /dev/fuse, if there is one (none: 666, as udev has it); WITHOUT, programs that the host is
+# to lack; PACKS, a directory whose entries the directory CACHE is to have; OPEN, directories that
+# the user must be able to reach; STAGE, an empty directory.
 set -eu
 
 # Directories below one that others may not enter, such as root's home, are put below another.
@@ -52,6 +53,11 @@ for file in passwd group subuid subgid; do
 done
 mount -t tmpfs -o mode=755,size=1M none /dev/net
 [ -z "$TUN" ] || mknod -m "$TUN" /dev/net/tun c 10 200
+if [ -e /dev/fuse ]; then # where no udev ran it is for root alone
+	mknod -m "${FUSE:-666}" /dev/net/fuse c 10 229
+	mount --bind /dev/net/fuse /dev/fuse
+	rm /dev/net/fuse
+fi
 for program in $WITHOUT; do
 	instead "$program" /dev/null
 done

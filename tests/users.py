@@ -21,7 +21,8 @@ class User:
     """User number `number`, with a home and an empty cache but for the session's kernel packs.
 
     `ids`: /etc/subuid and /etc/subgid grant 65536 of them; `tun`: the mode of /dev/net/tun, None
-    for a host without; `without`: programs that this host is to lack; `packs`: False for none.
+    for a host without; `fuse`: that of /dev/fuse; `without`: programs that this host is to lack;
+    `packs`: False for none.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class User:
         *,
         ids: bool = True,
         tun: str | None = "666",
+        fuse: str = "666",
         without: Sequence[str] = (),
         packs: bool = True,
     ) -> None:
@@ -52,6 +54,7 @@ class User:
             "USER_HOME": str(self.home),
             "FIRST_ID": str(self.first_id) if ids else "",
             "TUN": tun or "",
+            "FUSE": fuse,
             "WITHOUT": " ".join(p for p in map(shutil.which, without) if p),
             "PACKS": str(cache / "dumm/kernels") if packs else "",
             "CACHE": str(self.cache / "dumm/kernels"),
