@@ -143,10 +143,10 @@ def _ended_by_signals() -> Iterator[None]:
 def attach(root: str, name: str, line: int, attached: Callable[[], object]) -> None:
     """Join our terminal to a raw terminal of the guest until Ctrl-] or the guest's end; call
     `attached` when it is. Signalled."""
-    if not (os.isatty(0) and os.isatty(1)):
-        raise DummError("attach needs a terminal", hint="log, send and dumm-guest exec do not")
     state = load(root)
     live.need_running(root, state, view.get(state, name))
+    if not (os.isatty(0) and os.isatty(1)):
+        raise DummError("attach needs a terminal", hint="log, send and dumm-guest exec do not")
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(_open(root, name, line, "in"))
         try:

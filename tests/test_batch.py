@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from conftest import Lab
-from uml_helpers import Terminal
+from uml_helpers import Terminal, until
 
 from dumm_tools.cli import batch
 
@@ -40,9 +44,67 @@ def test_batch_ends_at_the_first_failure(lab: Lab) -> None:
     assert lab("dumm-guest list -q").lines == ["a", "c"]
 
 
+def test_a_batch_is_read_as_bytes(lab: Lab) -> None:
+    """Whatever the locale takes for text."""
+    lab("dumm-guest create alice --start")
+    script = b"guest exec alice -- printf %s '\xff\xc3\xa9'\r\n"
+    for locale in ("C", "C.UTF-8"):
+        env = {"LC_ALL": locale, "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "utf-8:strict"}
+        assert lab("dumm-console", stdin=script, env=env).stdout == b"\xff\xc3\xa9"
+
+
+def test_words_of_the_console_in_a_batch(lab: Lab) -> None:
+    done = lab("dumm-console", stdin=b"help\nexit\nguest create alice\n")
+    assert any(line.startswith("guest ") and " mconsole " in line for line in done.lines)
+    assert lab("dumm-guest list -q").out == ""
+
+
+def test_a_reader_that_leaves_ends_a_batch_quietly(lab: Lab) -> None:
+    lab("dumm-guest create alice --start")
+    running = lab.start("dumm-console -k")
+    assert running.stdin
+    assert running.stdout
+    assert running.stderr
+    running.stdin.write(b"guest exec alice -- yes\nguest create bob\n")
+    running.stdin.close()
+    running.stdin = None
+    running.stdout.read(10)
+    running.stdout.close()
+    running.stdout = None
+    assert running.wait(20) == -signal.SIGPIPE
+    assert running.stderr.read() == b""
+    assert lab("dumm-guest list -q").out == "alice\n"
+
+
+def test_ctrl_c_ends_all_of_a_batch(lab: Lab) -> None:
+    lab("dumm-guest create alice --start")
+    running = subprocess.Popen(
+        ["dumm-console", "-k"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=lab.env,
+        start_new_session=True,
+    )
+    assert running.stdin
+    assert running.stderr
+    running.stdin.write(b"guest wait alice --for stopped\nguest create bob\n")
+    running.stdin.close()
+    children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+    until(lambda: children.read_text(), "the command runs")
+    time.sleep(0.3)
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(20) == -signal.SIGINT
+    assert running.stderr.read().strip() == b""
+    running.stderr.close()
+    assert lab("dumm-guest list -q").out == "alice\n"
+
+
 def test_words_that_are_no_tool(lab: Lab) -> None:
     done = lab("dumm-console", stdin=b"reboot now\n", status=2)
-    assert done.err.startswith("dumm-console: no tool 'reboot'")
+    assert done.err.splitlines()[:2] == [
+        "dumm-console: no tool 'reboot'",
+        "dumm-console: hint: the first word is one of: guest iface bridge fs console",
+    ]
 
 
 def test_completion_knows_tools_verbs_and_guests(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,3 +128,22 @@ def test_on_a_terminal(lab: Lab, tmp_path: Path) -> None:
         terminal.type(b"exit\n")
         assert terminal.wait() == 3
     assert "guest list -q" in (lab.directory / "run/history").read_text()
+
+
+def test_a_terminal_is_restored_after_a_killed_command(lab: Lab) -> None:
+    lab("dumm-guest create alice --start")
+    with Terminal(lab, ["dumm-console"], (24, 80)) as terminal:
+        terminal.expect(b"dumm> ")
+        terminal.type(b"console shell alice\n")
+        terminal.expect(b"alice:")
+        me = terminal.process.pid
+        child = int(Path(f"/proc/{me}/task/{me}/children").read_text())
+        os.kill(child, signal.SIGKILL)
+        terminal.expect(b"dumm> ")
+        terminal.type(b"guest exec alice -- sleep 60\n")
+        until(lambda: Path(f"/proc/{me}/task/{me}/children").read_text(), "the command runs")
+        time.sleep(0.5)
+        terminal.type(b"\x03")  # a signal only where the terminal is no longer raw
+        terminal.expect(b"dumm> ")
+        terminal.type(b"\x04")
+        assert terminal.wait() == 130

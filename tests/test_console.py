@@ -143,6 +143,8 @@ def test_log_follows_to_the_end_of_the_guest(lab: Lab) -> None:
         ("send bob x", 4, "guest 'bob' is stopped"),
         ("send alice --line 9 x", 3, "guest 'alice' has no line 9"),
         ("shell nobody", 125, "no guest 'nobody'"),
+        ("attach nobody", 3, "no guest 'nobody'"),
+        ("attach bob", 4, "guest 'bob' is stopped"),
     ],
 )
 def test_errors(lab: Lab, command: str, status: int, message: str) -> None:

@@ -6,6 +6,7 @@ they all share one start of Python.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,8 +17,10 @@ import click
 
 from dumm_tools.cli import common
 from dumm_tools.errors import Usage
+from dumm_tools.linux import tty
 
 TOOLS = ("guest", "iface", "bridge", "fs", "console")
+LEAVE = ("exit", "quit")
 WORDS_OF_OURS = {"exit": "leave the console", "quit": "leave the console", "help": "this"}
 
 
@@ -51,13 +54,20 @@ def split(line: str) -> list[str]:
 
 def _batch(keep_going: bool) -> int:
     first = 0
-    for number, line in enumerate(sys.stdin, 1):
+    # As bytes: what is no UTF-8 goes to the commands as it is, as from a shell.
+    for number, raw in enumerate(sys.stdin.buffer, 1):
+        line = os.fsdecode(raw)
         try:
             words = split(line)
+            if words and words[0] in LEAVE:
+                break
             code = _run(words, batch=True) if words else 0
         except Usage as e:
-            common.report("dumm-console", str(e))
+            common.report("dumm-console", str(e), e.hint)
             code = e.exit_code
+        if code in (-signal.SIGINT, -signal.SIGPIPE):
+            common.die_of(-code)  # Ctrl-C is for all of it, and so is a reader that left
+        code = code if code >= 0 else 128 - code
         if code:
             common.report("dumm-console", f"line {number} failed: {line.strip()}")
             first = first or code
@@ -81,9 +91,10 @@ def _interactive(directory: str) -> int:
             words = split(line)
             if not words:
                 continue
-            if words[0] in ("exit", "quit"):
+            if words[0] in LEAVE:
                 break
-            code = _help() if words[0] == "help" else _run(words, batch=False)
+            code = _run(words, batch=False)
+            code = code if code >= 0 else 128 - code
         except Usage as e:
             common.report("dumm-console", str(e), e.hint)
             code = e.exit_code
@@ -114,22 +125,29 @@ def _help() -> int:
 
 
 def _run(words: list[str], *, batch: bool) -> int:
-    """Run one command in a child; its exit status, 128 + n for a signal."""
+    """Run one command in a child; its exit status, -n when signal n ended it."""
+    if words == ["help"]:
+        return _help()
     name = words[0].removeprefix("dumm-")
     if name not in TOOLS:
         raise Usage(f"no tool '{words[0]}'", hint=f"the first word is one of: {' '.join(TOOLS)}")
     group = _cli(name)
     sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        _child(group, f"dumm-{name}", words[1:], batch)
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        _, status = os.waitpid(pid, 0)
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
+    with tty.kept(0) if not batch else contextlib.nullcontext():
+        # Ctrl-C is the command's; one that comes before both sides are ready waits until they are.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        previous = signal.getsignal(signal.SIGINT)
+        pid = os.fork()
+        if pid == 0:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            _child(group, f"dumm-{name}", words[1:], batch)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        try:
+            _, status = os.waitpid(pid, 0)
+        finally:
+            signal.signal(signal.SIGINT, previous)
+    return os.waitstatus_to_exitcode(status)
 
 
 def _child(group: click.Group, prog: str, args: list[str], batch: bool) -> NoReturn:

@@ -33,3 +33,16 @@ def raw(fd: int, wanted: bool = True) -> Iterator[None]:
     finally:
         # Drain: what the program wrote last is shown in the mode it was written for.
         termios.tcsetattr(fd, termios.TCSADRAIN, saved)
+
+
+@contextlib.contextmanager
+def kept(fd: int) -> Iterator[None]:
+    """Put a terminal's mode back after the block, whatever a program that was killed in it left."""
+    import termios
+
+    saved = termios.tcgetattr(fd)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(termios.error):  # the terminal may have gone
+            termios.tcsetattr(fd, termios.TCSADRAIN, saved)
