@@ -211,6 +211,20 @@ def test_help_of_everything(lab: Lab) -> None:
         assert lab([tool, "--version"]).out.startswith(f"{tool} ")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "dumm-guest exec alice ls -l",
+        "dumm-guest mconsole alice config -x",
+        "dumm-console send alice ls -l",
+    ],
+)
+def test_options_of_another_command_want_two_dashes(lab: Lab, command: str) -> None:
+    done = lab(command, status=2)
+    assert one_line_error(done.err, command.split()[0]).startswith("no such option ")
+    assert ": hint: '--' before the command " in done.err.splitlines()[1]
+
+
 # ---- where the working set is ----
 
 

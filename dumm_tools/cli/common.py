@@ -33,7 +33,10 @@ def run(command: click.Command, prog: str, args: Sequence[str] | None = None) ->
     except click.UsageError as e:
         where = e.ctx.command_path if e.ctx else prog
         said = e.format_message().rstrip(".")
-        report(prog, said[:1].lower() + said[1:], f"see '{where} --help'")
+        hint = f"see '{where} --help'"
+        if isinstance(e, click.NoSuchOption) and _passes_words_on(e.ctx):
+            hint = f"'--' before the command lets it have its own options; {hint}"
+        report(prog, said[:1].lower() + said[1:], hint)
         status = e.exit_code
     except (click.Abort, KeyboardInterrupt):
         die_of(signal.SIGINT)
@@ -43,6 +46,12 @@ def run(command: click.Command, prog: str, args: Sequence[str] | None = None) ->
             # What stdout did not take stays in its buffer, to fail again at our end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _passes_words_on(context: click.Context | None) -> bool:
+    """Does the verb take the words of another command, for which `--` makes room?"""
+    params = context.command.params if context else []
+    return any(isinstance(p, click.Argument) and "--" in (p.metavar or "") for p in params)
 
 
 def tell(prog: str, error: Exception) -> int:

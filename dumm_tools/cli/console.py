@@ -126,7 +126,7 @@ def log(name: str, follow: bool, lines: int | None) -> None:
 
 @cli.command()
 @click.argument("name", type=guests("running"))
-@click.argument("text", metavar="TEXT...", nargs=-1, required=True)
+@click.argument("text", metavar="[--] TEXT...", nargs=-1, required=True)
 @line_option
 def send(name: str, text: tuple[str, ...], line: int) -> None:
     """Type TEXT and Enter at a raw console of a guest."""

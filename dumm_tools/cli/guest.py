@@ -188,7 +188,9 @@ def create(
 
 
 @cli.command()
-@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
+@click.argument(
+    "names", metavar="NAME...", nargs=-1, required=True, type=guests("stopped", "crashed")
+)
 @click.option("--if-exists", is_flag=True, help="Do not mind a guest that does not exist.")
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete stopped guests with their interfaces and files."""
@@ -199,7 +201,7 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
 
 
 @cli.command()
-@click.argument("names", metavar="NAME...", nargs=-1, type=guests("stopped", "crashed"))
+@click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests("stopped", "crashed"))
 @click.option("--all", "everyone", is_flag=True, help="All guests that do not run.")
 @timeout_option
 @click.option("--no-wait", is_flag=True, help="Return once their kernels run; see wait.")
@@ -222,7 +224,7 @@ stop_timeout_option = click.option(
 
 
 @cli.command()
-@click.argument("names", metavar="NAME...", nargs=-1, type=guests(*UP))
+@click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests(*UP))
 @click.option("--all", "everyone", is_flag=True, help="All guests that run.")
 @stop_timeout_option
 @click.option("--kill", "force", is_flag=True, help="Use force at once.")
@@ -237,7 +239,7 @@ def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) ->
 
 
 @cli.command()
-@click.argument("names", metavar="NAME...", nargs=-1, type=guests(*UP))
+@click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests(*UP))
 @click.option("--all", "everyone", is_flag=True, help="All guests that run.")
 @timeout_option
 def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
@@ -257,7 +259,7 @@ def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
 
 
 @cli.command()
-@click.argument("names", metavar="NAME...", nargs=-1, type=guests("running"))
+@click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests("running"))
 @click.option("--all", "everyone", is_flag=True, help="All guests that run.")
 def pause(names: tuple[str, ...], everyone: bool) -> int:
     """Stop the kernels of guests where they are."""
@@ -268,7 +270,7 @@ def pause(names: tuple[str, ...], everyone: bool) -> int:
 
 
 @cli.command()
-@click.argument("names", metavar="NAME...", nargs=-1, type=guests("paused"))
+@click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests("paused"))
 @click.option("--all", "everyone", is_flag=True, help="All paused guests.")
 def resume(names: tuple[str, ...], everyone: bool) -> int:
     """Let paused guests go on."""
