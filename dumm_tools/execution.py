@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 from dumm_tools import live, reach, view
 from dumm_tools.agent import session
 from dumm_tools.errors import DummError, ExecFailed, TimedOut
@@ -11,13 +14,16 @@ from dumm_tools.state import load
 def execute(root: str, name: str, program: session.Program) -> int:
     """Run a program in a guest with our stdin, stdout and stderr; its exit status.
 
-    ExecFailed (125, 126, 127) when it could not be run, TimedOut after its time.
+    ExecFailed (125, 126, 127) when it could not be run, TimedOut after its time, be it that it
+    went by before a line was free.
     """
+    patience = math.inf if program.timeout is None else program.timeout
+    deadline = time.monotonic() + patience
     try:
         state = load(root)
         live.need_running(root, state, view.get(state, name))
-        with reach.program_line(root, name) as line:
-            running = session.Session(line, live.run_dir(root, name), program)
+        with reach.program_line(root, name, patience=patience) as line:
+            running = session.Session(line, live.run_dir(root, name), program, deadline)
             try:
                 return running.run()
             finally:
@@ -25,7 +31,7 @@ def execute(root: str, name: str, program: session.Program) -> int:
     except (ExecFailed, BrokenPipeError):
         raise
     except TimedOut as e:
-        if "longer than" in str(e):
+        if time.monotonic() >= deadline:
             raise
         raise ExecFailed(str(e), hint=e.hint) from None
     except DummError as e:

@@ -13,6 +13,7 @@ from dumm_tools import (
     boot,
     iface,
     kernel,
+    launch,
     live,
     master,
     names,
@@ -77,6 +78,11 @@ def _check(root: str, guest: Guest) -> None:
     for arg in guest.args:
         if not arg or any(c.isspace() or c == "\0" for c in arg):
             raise Usage(f"kernel argument {arg!r} is empty or has white space in it")
+        if '"' in arg:
+            raise Usage(f"kernel argument {arg!r} has a quote in it")
+        if launch.is_ours(arg):
+            hint = "--memory sets it" if arg.startswith("mem=") else None
+            raise Usage(f"kernel argument '{arg}' is given by dumm-guest itself", hint=hint)
     if guest.kernel is not None:
         guest.kernel = _spec(guest.kernel, kernel.resolve(guest.kernel).path)
     if guest.master is not None:

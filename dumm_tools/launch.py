@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import stat
 from dataclasses import dataclass
@@ -28,6 +29,17 @@ CEILING_OVERHEAD = 128 << 20
 #: The kernel's command line (COMMAND_LINE_SIZE, arch/um/include/asm/setup.h), less a margin for
 #: what the user adds; NICs that do not fit are plugged in once the guest runs.
 COMMAND_LINE_MAX = 3500
+
+
+#: Arguments that are ours alone: another value, or words behind `--`, cut a guest off from us.
+_OURS = re.compile(
+    r"--.*|(mem|umid|uml_dir|initrd|rdinit|DUMM_\w+|(con|ssl|vec)\d*)(=.*)?", re.DOTALL
+)
+
+
+def is_ours(argument: str) -> bool:
+    """Is a kernel argument one that only we give?"""
+    return _OURS.fullmatch(argument) is not None
 
 
 @dataclass(slots=True)

@@ -88,9 +88,11 @@ def power_off(root: str, name: str) -> None:
 
 
 @contextlib.contextmanager
-def program_line(root: str, name: str, timeout: float = ANSWER_TIMEOUT) -> Iterator[Line]:
-    """A free line for a program, synchronised. When all are in use, wait without end."""
-    with _taken(root, name, range(1, LINES), math.inf) as line:
+def program_line(
+    root: str, name: str, timeout: float = ANSWER_TIMEOUT, *, patience: float = math.inf
+) -> Iterator[Line]:
+    """A free line for a program, synchronised. When all are in use, wait for one."""
+    with _taken(root, name, range(1, LINES), patience) as line:
         ready = line.hello(timeout)
         for number in ready.busy - {0}:
             _drop_orphan(root, name, number, line.pidfd, timeout)

@@ -134,6 +134,13 @@ def test_an_unknown_field_lists_the_fields(lab: Lab, command: str) -> None:
         ("dumm-guest set alice --memory 1K", 2, "1024 bytes of memory are too few"),
         ("dumm-guest set alice --init x", 2, "--init 'x' is not an absolute path"),
         ("dumm-guest set alice --arg 'a b'", 2, "kernel argument 'a b'"),
+        ("dumm-guest set alice --arg mem=1G", 2, "kernel argument 'mem=1G' is given by dumm-guest"),
+        ("dumm-guest set alice --arg umid=x", 2, "kernel argument 'umid=x' is given by"),
+        ("dumm-guest create c --arg con0=null", 2, "kernel argument 'con0=null' is given by"),
+        ("dumm-guest create c --arg DUMM_NONCE=x", 2, "kernel argument 'DUMM_NONCE=x' is"),
+        ("dumm-guest create c --arg=--", 2, "kernel argument '--' is given by dumm-guest"),
+        ("dumm-guest create c --arg=--version", 2, "kernel argument '--version' is given by"),
+        ("dumm-guest create c --arg 'a\"b'", 2, "kernel argument 'a\"b' has a quote in it"),
         ("dumm-guest start alice --timeout -1", 2, "invalid value for '--timeout'"),
         (
             "dumm-guest start alice --timeout x",

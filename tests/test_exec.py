@@ -259,6 +259,20 @@ def test_timeout_ends_what_does_not_listen(lab: Lab) -> None:
     until(lambda: not any(p.startswith("sh -c trap") for p in processes(lab, "sid")), "it runs on")
 
 
+def test_timeout_holds_while_no_line_is_free(lab: Lab) -> None:
+    up = ["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 60"]
+    busy = [lab.start(up) for _ in range(17)]
+    for process in busy:
+        assert process.stdout
+        assert process.stdout.readline() == b"up\n"
+    done = lab("dumm-guest exec --timeout 0.5 sid -- true", status=5)
+    assert one_line_error(done.err) == "guest 'sid' is busy: all its lines are in use"
+    for process in busy:
+        process.terminate()
+        assert process.wait(20) == 143
+    idle(lab)
+
+
 def test_a_script_without_a_first_line_is_the_shells(lab: Lab) -> None:
     sh(lab, "printf 'echo I am $0 $1\\n' >/tmp/plain; chmod +x /tmp/plain")
     assert run(lab, "/tmp/plain", "here")[0] == b"I am /tmp/plain here\n"

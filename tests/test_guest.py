@@ -293,7 +293,7 @@ def test_an_interrupted_start_leaves_nothing(lab: Lab) -> None:
 def test_a_start_that_fails_says_why_and_leaves_nothing(lab: Lab) -> None:
     lab("dumm-guest create alice")
     links = os.listdir("/sys/class/net")
-    lab("dumm-guest create bob --arg initrd=/none")
+    lab(f"dumm-guest create bob --arg {'x' * 3700}")  # more than the kernel takes
     done = lab("dumm-guest start bob", status=1)
     assert "cannot start guest 'bob': " in one_line_error(done.err)
     assert state_of(lab, "bob") == "stopped"

@@ -73,7 +73,7 @@ class _Sink:
 class Session:
     """Runs one program on one line, to its end."""
 
-    def __init__(self, line: Line, directory: str, program: Program) -> None:
+    def __init__(self, line: Line, directory: str, program: Program, deadline: float) -> None:
         self._line = line
         self._directory = directory
         self._program = program
@@ -83,7 +83,7 @@ class Session:
         self._out, self._err = _Sink(1), _Sink(2)
         self._signals: list[int] = []
         self._status: int | None = None
-        self._deadline = time.monotonic() + program.timeout if program.timeout else None
+        self._deadline = deadline
         self._overdue = 0
         self._boot = self._boot_mark()
 
@@ -141,8 +141,6 @@ class Session:
     # ---- time and signals ----
 
     def _wait_ms(self) -> int:
-        if self._deadline is None:
-            return LOOK_MS
         return max(0, int(min(LOOK_MS, (self._deadline - time.monotonic()) * 1000 + 1)))
 
     def _boot_mark(self) -> int:
@@ -153,7 +151,7 @@ class Session:
             return 0
 
     def _check_deadline(self) -> None:
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._status is None and time.monotonic() >= self._deadline:
             if self._overdue > 1:
                 raise self._too_long()  # not even the guest's kernel answers
             number = signal.SIGKILL if self._overdue else signal.SIGTERM
