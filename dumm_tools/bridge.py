@@ -149,6 +149,8 @@ def del_addresses(
                 segment.explained(f"remove an address from '{name}'"),
             ):
                 segment.del_addresses(channel, name, unwanted)
+                # Of a network the kernel drops all with the first (promote_secondaries).
+                segment.add_addresses(channel, name, [a for a in left if not address.is_v6(a)])
         bridge.addresses = left
         if bridge.uplink == "nat" and network.ours(found, name):
             masquerade.make(found)

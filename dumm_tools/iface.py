@@ -253,7 +253,7 @@ def del_addresses(
             lost = [r for r in iface.routes if not wire.is_usable(after, r)]
             if lost:
                 nic.del_routes(root, iface, lost)
-            nic.del_addresses(root, iface, unwanted)
+            nic.del_addresses(root, iface, unwanted, left)
             if iface.routes:  # with the last address the kernel drops them all
                 nic.add_routes(root, after, after.routes)
         iface.addresses = left

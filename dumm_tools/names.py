@@ -16,6 +16,8 @@ DEVICE_NAME_MAX = 15
 
 _GUEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _DEVICE = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,14}")
+#: Devices that a guest's kernel has or makes itself, and directories of its sysctls.
+_TAKEN = re.compile(r"lo|all|default|vec[0-9]+")
 _BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _PACK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 
@@ -37,6 +39,8 @@ def device(name: str) -> str:
             f"bad device name {name!r}",
             hint="1 to 15 letters, digits, '_' and '.', beginning with a letter",
         )
+    if _TAKEN.fullmatch(name):
+        raise Usage(f"a device may not be called '{name}'", hint="such as eth0")
     return name
 
 

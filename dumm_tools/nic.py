@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+from collections.abc import Sequence
 
 from dumm_tools import address, proc, reach, wire
 from dumm_tools.agent.client import Control, LineLost
@@ -261,8 +262,10 @@ def _drop_address(control: Control, index: int, text: str) -> None:
         netlink.transact(control, [netlink.address(netlink.RTM_DELADDR, index, text)])
 
 
-def del_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
-    """Take addresses from the device in the running guest; one it does not have is fine."""
+def del_addresses(root: str, iface: Iface, addresses: list[str], left: Sequence[str] = ()) -> None:
+    """Take addresses from the device in the running guest; one it does not have is fine. `left`
+    are to stay: of a network the kernel drops all with the first (promote_secondaries in
+    Documentation/networking/ip-sysctl.rst)."""
     with (
         reach.control(root, iface.guest) as control,
         explained(f"remove an address from '{iface.name}'"),
@@ -274,6 +277,8 @@ def del_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
             except OSError as e:
                 if e.errno != errno.EADDRNOTAVAIL:
                     raise
+        stay = dataclasses.replace(iface, addresses=[a for a in left if not address.is_v6(a)])
+        netlink.transact(control, _addresses(stay, index))
 
 
 def drop_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
@@ -359,7 +364,12 @@ def live_shape(root: str, iface: Iface) -> dict[str, float]:
         reach.control(root, iface.guest, ASK_TIMEOUT) as control,
         explained(f"ask for the shape of '{iface.name}'"),
     ):
-        index = rtattr.index_of(control, iface.device)
+        try:
+            index = rtattr.index_of(control, iface.device)
+        except OSError as e:
+            if e.errno != errno.ENODEV:
+                raise
+            index = _need(control, iface).ifindex  # renamed by its guest
         return wire.shape_of(qdisc.read(control, index))
 
 

@@ -78,6 +78,10 @@ def test_the_hosts_addresses(lab: str) -> None:
     bridge.del_addresses(lab, "lan0", ["10.0.0.254/24"])
     bridge.del_addresses(lab, "lan0", ["10.0.0.254/24"], if_exists=True)
     assert host_addresses("lan0") == {"10.0.1.254/24", "fd00::fe/64"}
+    # The first of a network goes, the others stay.
+    bridge.add_addresses(lab, "lan0", ["10.0.1.253/24", "10.0.1.252/24"])
+    bridge.del_addresses(lab, "lan0", ["10.0.1.254/24"])
+    assert host_addresses("lan0") == {"10.0.1.253/24", "10.0.1.252/24", "fd00::fe/64"}
 
 
 REFUSED: list[tuple[type[DummError], Callable[[str], object]]] = [

@@ -99,6 +99,26 @@ def test_connecting_brings_a_device_up(pair: Lab) -> None:
     reach(pair)
 
 
+def test_the_first_address_of_a_network_goes_and_the_others_stay(pair: Lab) -> None:
+    pair("dumm-iface address add b-eth0 10.0.0.3/24 10.0.0.4/24")
+    pair("dumm-iface address del b-eth0 10.0.0.2/24")
+    live = pair("dumm-iface address list b-eth0 --live -q").lines
+    assert [a for a in live if a.startswith("10.")] == ["10.0.0.3/24", "10.0.0.4/24"]
+    assert "10.9.0.0/16\t10.0.0.1" in pair("dumm-iface route list b --live -o dest,via").lines
+    pair("dumm-iface address del b-eth0 10.0.0.3/24 10.0.0.4/24")
+    live = pair("dumm-iface address list b-eth0 --live -q").lines
+    assert [a for a in live if a.startswith("10.")] == []
+
+
+def test_a_device_that_its_guest_renamed(pair: Lab) -> None:
+    script = "ip link set eth0 down; ip link set eth0 name lan; ip link set lan up"
+    pair(["dumm-guest", "exec", "b", "--", "sh", "-c", script])
+    pair("dumm-iface shape b-eth0 --delay 3")
+    assert pair("dumm-iface show b-eth0 -o actual").out == "delay=3\n"
+    pair("dumm-iface delete b-eth0")
+    assert pair("dumm-guest exec b -- ls /sys/class/net").out == "lo\n"
+
+
 def test_mtus_of_all_sizes(pair: Lab) -> None:
     """In a running guest, and at its start; without IPv6 addresses, which need 1280."""
     for guest, n in ("a", 1), ("b", 2):
