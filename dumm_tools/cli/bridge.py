@@ -6,26 +6,16 @@ from typing import Literal
 
 import click
 
-from dumm_tools import network, output, state
-from dumm_tools.cli.common import (
-    Group,
-    each,
-    lab,
-    output_options,
-    program,
-    report,
-    root,
-    run,
-    tool,
-)
+from dumm_tools import network
+from dumm_tools.cli.common import each, lab, program, report, root, run, tool
 from dumm_tools.cli.iface import (
     BRIDGE,
     IFACE,
     address_options,
-    addresses_argument,
     capture_options,
     captured,
 )
+from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_verb
 from dumm_tools.network import BridgeView
 from dumm_tools.output import Field
 
@@ -58,33 +48,9 @@ def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) 
     )
 
 
-@cli.command()
-@several
-@click.option("--if-exists", is_flag=True, help="One that is not there is no error.")
-def delete(names: tuple[str, ...], if_exists: bool) -> int:
-    """Unplug the members of bridges, then remove the bridges."""
-    from dumm_tools import bridge
-
-    return each(names, lambda name: bridge.delete(lab(), name, if_exists=if_exists))
-
-
-@cli.command("list")
-@output_options(FIELDS)
-def list_(shape: output.Shape) -> None:
-    """List the bridges."""
-    output.emit(network.bridges(state.load(lab(make=False))), FIELDS, shape)
-
-
-@cli.command()
-@several
-@output_options(FIELDS)
-def show(names: tuple[str, ...], shape: output.Shape) -> int:
-    """Show bridges in full."""
-    stored = state.load(lab(make=False))
-    found: list[BridgeView] = []
-    status = each(names, lambda name: found.append(network.bridge_view(stored, name)))
-    output.emit(found, FIELDS, shape, one_by_one=True)
-    return status
+delete_verb(cli, "bridge", several, "Unplug the members of bridges, then remove the bridges.")
+list_verb(cli, FIELDS, network.bridges, "List the bridges.")
+show_verb(cli, FIELDS, several, network.bridge_view, "Show bridges in full.")
 
 
 @cli.command()
@@ -123,30 +89,14 @@ def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
     return captured(capture.of_bridge(lab(make=False), name), words, file)
 
 
-address_group = Group(name="address", help="The host's own addresses on a bridge.")
-cli.add_command(address_group)
-
-
-@address_group.command("add")
-@one
-@addresses_argument
-@click.option("--may-exist", is_flag=True, help="One that it has is no error.")
-def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
-    """Give the host addresses on a bridge."""
-    from dumm_tools import bridge
-
-    bridge.add_addresses(lab(), name, addresses, may_exist=may_exist)
-
-
-@address_group.command("del")
-@one
-@addresses_argument
-@click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
-def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
-    """Take addresses from the host on a bridge."""
-    from dumm_tools import bridge
-
-    bridge.del_addresses(lab(), name, addresses, if_exists=if_exists)
+address_verbs(
+    cli,
+    "bridge",
+    one,
+    group_help="The host's own addresses on a bridge.",
+    add_help="Give the host addresses on a bridge.",
+    del_help="Take addresses from the host on a bridge.",
+)
 
 
 @cli.command()

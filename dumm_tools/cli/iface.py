@@ -9,6 +9,7 @@ import click
 
 from dumm_tools import network, output, state
 from dumm_tools.cli.common import Group, Name, die_of, each, lab, output_options, run, tool
+from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_verb
 from dumm_tools.network import InterfaceView
 from dumm_tools.output import Field
 
@@ -99,7 +100,6 @@ BRIDGE = Name("bridge", known_bridges)
 
 several = click.argument("names", metavar="IFACE...", nargs=-1, required=True, type=IFACE)
 one = click.argument("name", metavar="IFACE", type=IFACE)
-addresses_argument = click.argument("addresses", metavar="A/P...", nargs=-1, required=True)
 
 
 def address_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,33 +153,9 @@ def create(
     return each(names, action)
 
 
-@cli.command()
-@several
-@click.option("--if-exists", is_flag=True, help="One that is not there is no error.")
-def delete(names: tuple[str, ...], if_exists: bool) -> int:
-    """Remove interfaces, from running guests too."""
-    from dumm_tools import iface
-
-    return each(names, lambda name: iface.delete(lab(), name, if_exists=if_exists))
-
-
-@cli.command("list")
-@output_options(FIELDS)
-def list_(shape: output.Shape) -> None:
-    """List the interfaces."""
-    output.emit(network.interfaces(state.load(lab(make=False))), FIELDS, shape)
-
-
-@cli.command()
-@several
-@output_options(SHOW_FIELDS)
-def show(names: tuple[str, ...], shape: output.Shape) -> int:
-    """Show interfaces in full."""
-    stored = state.load(lab(make=False))
-    found: list[InterfaceView] = []
-    status = each(names, lambda name: found.append(network.interface_view(stored, name)))
-    output.emit(found, SHOW_FIELDS, shape, one_by_one=True)
-    return status
+delete_verb(cli, "iface", several, "Remove interfaces, from running guests too.")
+list_verb(cli, FIELDS, network.interfaces, "List the interfaces.")
+show_verb(cli, SHOW_FIELDS, several, network.interface_view, "Show interfaces in full.")
 
 
 @cli.command()
@@ -215,30 +191,14 @@ def set_(name: str, mtu: int | None, mac: str | None) -> None:
     iface.set_(lab(), name, mtu=mtu, mac=mac)
 
 
-address_group = Group(name="address", help="The addresses of an interface.")
-cli.add_command(address_group)
-
-
-@address_group.command("add")
-@one
-@addresses_argument
-@click.option("--may-exist", is_flag=True, help="One that it has is no error.")
-def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
-    """Give an interface addresses."""
-    from dumm_tools import iface
-
-    iface.add_addresses(lab(), name, addresses, may_exist=may_exist)
-
-
-@address_group.command("del")
-@one
-@addresses_argument
-@click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
-def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
-    """Take addresses from an interface."""
-    from dumm_tools import iface
-
-    iface.del_addresses(lab(), name, addresses, if_exists=if_exists)
+address_group = address_verbs(
+    cli,
+    "iface",
+    one,
+    group_help="The addresses of an interface.",
+    add_help="Give an interface addresses.",
+    del_help="Take addresses from an interface.",
+)
 
 
 @address_group.command("list")

@@ -1,0 +1,92 @@
+"""Verbs that interfaces and bridges have alike: delete, list, show, address add and del."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from dumm_tools import output, state
+from dumm_tools.cli.common import Group, each, lab, output_options
+from dumm_tools.model import State
+from dumm_tools.output import Field
+
+V = TypeVar("V")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+addresses_argument = click.argument("addresses", metavar="A/P...", nargs=-1, required=True)
+
+
+def _domain(name: str) -> Any:
+    """A module of the domain, when it is needed: it imports much."""
+    import importlib
+
+    return importlib.import_module(f"dumm_tools.{name}")
+
+
+def delete_verb(tool: Group, domain: str, operands: Decorator, help_text: str) -> None:
+    """Give a tool `delete NAME... [--if-exists]`, by the module's `delete`."""
+
+    @tool.command(help=help_text)
+    @operands
+    @click.option("--if-exists", is_flag=True, help="One that is not there is no error.")
+    def delete(names: tuple[str, ...], if_exists: bool) -> int:
+        module = _domain(domain)
+        return each(names, lambda name: module.delete(lab(), name, if_exists=if_exists))
+
+
+def list_verb(
+    tool: Group, fields: Sequence[Field[V]], all_: Callable[[State], list[V]], help_text: str
+) -> None:
+    """Give a tool `list`, of what `all_` finds in the state."""
+
+    @tool.command("list", help=help_text)
+    @output_options(fields)
+    def list_(shape: output.Shape) -> None:
+        output.emit(all_(state.load(lab(make=False))), fields, shape)
+
+
+def show_verb(
+    tool: Group,
+    fields: Sequence[Field[V]],
+    operands: Decorator,
+    one: Callable[[State, str], V],
+    help_text: str,
+) -> None:
+    """Give a tool `show NAME...`, of what `one` finds in the state under a name."""
+
+    @tool.command(help=help_text)
+    @operands
+    @output_options(fields)
+    def show(names: tuple[str, ...], shape: output.Shape) -> int:
+        stored = state.load(lab(make=False))
+        found: list[V] = []
+        status = each(names, lambda name: found.append(one(stored, name)))
+        output.emit(found, fields, shape, one_by_one=True)
+        return status
+
+
+def address_verbs(
+    tool: Group, domain: str, operand: Decorator, *, group_help: str, add_help: str, del_help: str
+) -> Group:
+    """Give a tool `address add` and `address del`, by the module's `add_addresses` and
+    `del_addresses`; the group, for more verbs."""
+    group = Group(name="address", help=group_help)
+    tool.add_command(group)
+
+    @group.command("add", help=add_help)
+    @operand
+    @addresses_argument
+    @click.option("--may-exist", is_flag=True, help="One that it has is no error.")
+    def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
+        _domain(domain).add_addresses(lab(), name, addresses, may_exist=may_exist)
+
+    @group.command("del", help=del_help)
+    @operand
+    @addresses_argument
+    @click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
+    def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
+        _domain(domain).del_addresses(lab(), name, addresses, if_exists=if_exists)
+
+    return group
