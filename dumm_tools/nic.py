@@ -306,8 +306,7 @@ def add_routes(root: str, iface: Iface, routes: list[dict[str, str]]) -> None:
         if not link.up:
             return
         _load_ipv6(control, iface)
-        only = dataclasses.replace(iface, routes=routes)
-        netlink.transact(control, wire.routes(only, link.ifindex))
+        netlink.transact(control, wire.routes(iface, link.ifindex, routes))
 
 
 def del_routes(root: str, iface: Iface, routes: list[dict[str, str]]) -> None:

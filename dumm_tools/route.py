@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
-from dumm_tools import address, iface, live, names, network, nic, state
+from dumm_tools import address, iface, live, names, network, nic, state, wire
 from dumm_tools.errors import Conflict, NotFound, Usage
 from dumm_tools.model import Iface, State
 
@@ -73,8 +74,15 @@ def add(
             record.routes = [*record.routes, wanted]
             change.save()
         if running:
-            # What was killed in between is done now.
-            nic.add_routes(root, record, [wanted])
+            # What was killed in between is done now; and some may have waited for this one.
+            waiting = [
+                r
+                for r in record.routes
+                if "via" not in wanted
+                and "via" in r
+                and address.is_near(r["via"], [wanted["dest"]])
+            ]
+            nic.add_routes(root, record, [wanted, *waiting])
             iface.refresh_boot(root, found, guest)
 
 
@@ -86,7 +94,7 @@ def _check_gateway(record: Iface, wanted: dict[str, str]) -> None:
         raise Usage(f"the gateway '{via}' is an address of '{record.name}' itself")
     if any(address.is_reserved(via, a) for a in record.addresses):
         raise Usage(f"the gateway '{via}' is no host's address on '{record.name}'")
-    if not address.is_near(via, record.addresses):
+    if not address.is_near(via, wire.near(record)):
         raise Usage(
             f"the gateway '{via}' is in no network that '{record.name}' has an address of",
             hint=f"dumm-iface address add {record.name} A/P",
@@ -134,9 +142,12 @@ def delete(
                 f"'{name}' has default routes of both families",
                 hint=" or ".join(_EVERYWHERE.values()),
             )
+        left = [r for r in record.routes if r not in meant]
         if running:
-            nic.del_routes(root, record, meant)
-        record.routes = [r for r in record.routes if r not in meant]
+            after = dataclasses.replace(record, routes=left)
+            lost = [r for r in left if not wire.is_usable(after, r)]
+            nic.del_routes(root, record, lost + meant)
+        record.routes = left
         if running:
             iface.refresh_boot(root, found, guest)
 

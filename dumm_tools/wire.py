@@ -4,6 +4,8 @@ and as values for people. Looks at records only.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dumm_tools import address
 from dumm_tools.linux import netlink, qdisc, route
 from dumm_tools.linux.netlink import Request
@@ -34,21 +36,30 @@ def needs_ipv6(iface: Iface) -> bool:
     )
 
 
-def routes(iface: Iface, index: int, *, v6_only: bool = False) -> list[Request]:
-    """The routes of a device that is up. One whose gateway it cannot reach by its addresses
-    sleeps until it can."""
+def routes(
+    iface: Iface, index: int, chosen: Sequence[dict[str, str]] | None = None
+) -> list[Request]:
+    """The routes of a device that is up, or those chosen of them. One whose gateway it cannot
+    reach by its addresses sleeps until it can."""
+    wanted = iface.routes if chosen is None else chosen
     flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
     return [
         route.route(route.RTM_NEWROUTE, index, r["dest"], r.get("via"), flags=flags)
-        for r in iface.routes
-        if is_usable(iface, r) and (not v6_only or address.is_v6(r["dest"]))
+        for r in sorted(wanted, key=lambda r: "via" in r)  # what leads to a gateway first
+        if is_usable(iface, r)
     ]
 
 
 def is_usable(iface: Iface, recorded: dict[str, str]) -> bool:
     """Can the kernel take this route?"""
     via = recorded.get("via")
-    return iface.up and (via is None or address.is_near(via, iface.addresses))
+    return iface.up and (via is None or address.is_near(via, near(iface)))
+
+
+def near(iface: Iface) -> list[str]:
+    """The networks that are on the interface's own segment: by its addresses, and by routes that
+    have no gateway."""
+    return iface.addresses + [r["dest"] for r in iface.routes if "via" not in r]
 
 
 def _netem(iface: Iface) -> qdisc.Netem:

@@ -224,6 +224,32 @@ def test_routes_come_back_with_the_link(routed: Callable[[str], Lab]) -> None:
 
 
 @pytest.mark.uml
+def test_a_gateway_that_a_route_leads_to(lab: Lab) -> None:
+    """As where a machine has a single address: the gateway is on the segment, and in no network
+    of its own."""
+    lab("dumm-guest create a")
+    lab("dumm-bridge create lan0")
+    lab("dumm-iface create a-eth0 --bridge lan0 --address 10.0.0.1/32")
+    lab("dumm-iface route add a-eth0 default --via 10.9.0.254", status=2)
+    lab("dumm-iface route add a-eth0 10.9.0.254")
+    lab("dumm-iface route add a-eth0 default --via 10.9.0.254")
+    both = {"default via 10.9.0.254"}
+    assert lab("dumm-guest start a").err == ""
+    assert live(lab, "a") == both
+    lab("dumm-iface route add a-eth0 10.4.0.0/16 --via 10.9.0.254")
+    lab("dumm-iface route del a-eth0 10.4.0.0/16")
+    lab("dumm-iface route del a-eth0 10.9.0.254")
+    assert live(lab, "a") == set()
+    assert lab("dumm-guest restart a").err == ""
+    assert live(lab, "a") == set()
+    lab("dumm-iface route add a-eth0 10.9.0.254")
+    assert live(lab, "a") == both
+    # It is recorded behind the one that needs it.
+    assert lab("dumm-guest restart a").err == ""
+    assert live(lab, "a") == both
+
+
+@pytest.mark.uml
 def test_links_that_are_down_boot_without_trouble(lab: Lab) -> None:
     lab("dumm-guest create a")
     lab("dumm-iface create a-eth0 --address 10.0.0.1/24 --address fd00::1/64")

@@ -226,7 +226,8 @@ def route_add(name: str, dest: str, via: str | None, may_exist: bool) -> None:
     """Give a guest a route out of an interface.
 
     DEST is a network, A/P, an address, or `default`. The gateway is in a network that the
-    interface has an address of. The route is in force while the interface is up.
+    interface has an address of, or that a route without gateway leads to. The route is in force
+    while the interface is up.
     """
     from dumm_tools import route
 
