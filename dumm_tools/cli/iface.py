@@ -184,7 +184,8 @@ def set_(name: str, mtu: int | None, mac: str | None) -> None:
     """Change an interface.
 
     In a running guest a new MAC address, or an MTU above 1500, takes the device down and up
-    again, which costs it the routes that were set by hand.
+    again, which costs it the routes that were set by hand. Its neighbours may send to the old
+    address for some seconds more, until they ask again.
     """
     from dumm_tools import iface
 
