@@ -141,15 +141,19 @@ _COLOURS = {
     "paused": ("#ef6c00", "#fff3e0", "solid"),
     "crashed": ("#c62828", "#ffebee", "solid"),
 }
+#: Guests and bridges in a row, from which on a picture is too long for a page.
+_LONG = 8
 _QUIET = ("#757575", "#fafafa", "dashed")
 
 
 def as_dot(picture: Picture) -> str:
     """For Graphviz. Each cable's text stands on the cable, in a node of its own: so none lies on
     another."""
+    rank = _ranks(picture)
+    layout = "layout=neato, overlap=false" if _is_long(rank) else "rankdir=LR, ranksep=0.25"
     out = [
         "graph lab {",
-        "\tgraph [rankdir=LR, ranksep=0.25, nodesep=0.08, splines=line, outputorder=edgesfirst];",
+        f"\tgraph [{layout}, nodesep=0.08, splines=line, outputorder=edgesfirst];",
         '\tnode [fontname="Helvetica", fontsize=11, margin="0.12,0.06", height=0.3];',
         '\tedge [color="#546e7a"];',
     ]
@@ -173,7 +177,7 @@ def as_dot(picture: Picture) -> str:
                 'color="#6a1b9a", fillcolor="#f3e5f5"];'
             )
             out.append(f'\t{outside} -- {name} [color="#6a1b9a", penwidth=2];')
-    behind = _behind(picture)
+    behind = _behind(picture, rank)
     for cable in picture.cables:
         iface = cable.iface
         guest, plug = _quoted(["guest " + iface.guest]), _quoted(["iface " + iface.name])
@@ -192,9 +196,9 @@ def as_dot(picture: Picture) -> str:
     return "\n".join([*out, "}", ""])
 
 
-def _behind(picture: Picture) -> set[str]:
-    """The interfaces whose guest is drawn behind the bridge: seen from the way out, else from
-    where most routers are, each bridge stands between the guests before it and those behind."""
+def _ranks(picture: Picture) -> dict[tuple[str, str], int]:
+    """How far each bridge and each guest with a cable is from the way out, else from where most
+    routers are."""
     guests_on: dict[str, set[str]] = {b.record.name: set() for b in picture.bridges}
     bridges_of: dict[str, set[str]] = {s.guest.name: set() for s in picture.guests}
     for iface, _ in picture.cables:
@@ -216,6 +220,18 @@ def _behind(picture: Picture) -> set[str]:
             level = {b for g in guests for b in bridges_of[g]}
             level = {b for b in level if ("bridge", b) not in rank}
             number += 2
+    return rank
+
+
+def _is_long(rank: dict[tuple[str, str], int]) -> bool:
+    """Would the lab, drawn from left to right, be a strip: a long chain, or a ring?"""
+    depth = max(rank.values(), default=0) + 1
+    return depth > _LONG and len(rank) < 4 * depth
+
+
+def _behind(picture: Picture, rank: dict[tuple[str, str], int]) -> set[str]:
+    """The interfaces whose guest is drawn behind the bridge: each bridge stands between the guests
+    before it and those behind."""
     return {
         i.name
         for i, _ in picture.cables

@@ -107,6 +107,28 @@ def test_mermaid_quotes(printed: Callable[[str], str]) -> None:
     )
 
 
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_ring_and_a_chain_are_no_strips(tmp_path: Path, closed: bool) -> None:
+    """Of 20 routers: drawn from left to right they would be 3500 points by 78."""
+    (tmp_path / ".lock").touch()
+    made = State("t1", os.stat(tmp_path / ".lock").st_ino)
+    for n in range(20):
+        made.guests[f"r{n}"] = Guest(f"r{n}")
+        made.bridges[f"lan{n}"] = Bridge(f"lan{n}")
+        for slot, to in enumerate((f"lan{n}", f"lan{(n + 1) % 20}")):
+            if closed or (n, slot) != (19, 1):
+                name = f"r{n}-eth{slot}"
+                mac = f"02:00:00:00:0{slot}:{n:02x}"
+                made.ifaces[name] = Iface(name, f"r{n}", f"eth{slot}", slot, name, mac, to)
+    state.create(str(tmp_path), made)
+    svg = ElementTree.fromstring(graph.draw(str(tmp_path), "svg"))
+    _, _, width, height = (float(n) for n in str(svg.get("viewBox")).split())
+    assert width < 3000
+    assert height > 200
+    if closed:
+        assert 1 / 3 < width / height < 3
+
+
 @pytest.mark.uml
 def test_what_guests_are_doing_now(lab: Lab) -> None:
     lab("dumm-guest create r s t u --start")
@@ -149,4 +171,4 @@ def test_without_graphviz(printed: Callable[[str], str], tmp_path: Path) -> None
 def test_guests_stand_on_the_far_side_of_their_bridge(tmp_path: Path) -> None:
     root = lab_of(tmp_path)
     picture = graph.look(root, state.load(root))
-    assert graph._behind(picture) == {"end-eth0", "graph-eth0"}
+    assert graph._behind(picture, graph._ranks(picture)) == {"end-eth0", "graph-eth0"}
