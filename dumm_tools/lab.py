@@ -30,9 +30,12 @@ HINT = "dumm-fs check says what this host lacks"
 def enter(root: str, *, make: bool) -> bool:
     """Enter the lab's namespaces; with `make`, have them first. False when there are none to
     enter: a lab on the host's network, or one that is not up."""
-    found = load(root)
-    if not found.isolated:
-        return False
+    uplink = False
+    if make:  # else there is nothing to be made for a state that is damaged, and it is read once
+        found = load(root)
+        if not found.isolated:
+            return False
+        uplink = any(b.uplink == "nat" for b in found.bridges.values())
     try:
         here = os.getcwd()
     except FileNotFoundError:
@@ -40,7 +43,7 @@ def enter(root: str, *, make: bool) -> bool:
     pidfd = _holder(root) if not make else _holder(root) or _made(root)
     if pidfd is None:
         return False
-    if make and any(b.uplink == "nat" for b in found.bridges.values()):
+    if uplink:
         from dumm_tools import outside  # only from out here can it be started
 
         outside.ensure(root)

@@ -119,7 +119,7 @@ def pid_of(root: str, name: str) -> tuple[int, int] | None:
 def pid_file(path: str) -> tuple[int, int] | None:
     """The pid and the start time in a file; None when there is none, or no such two numbers."""
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, "rb") as file:
             pid, started = file.read().split()
         return int(pid), int(started)
     except (OSError, ValueError):

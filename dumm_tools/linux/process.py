@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 
@@ -60,6 +59,8 @@ def send_signal(pidfd: int, number: int) -> bool:
 
 def wait_exit(pidfd: int, timeout: float) -> bool:
     """Wait until the process has ended; False after `timeout` seconds."""
+    import select  # readers do not wait
+
     deadline = time.monotonic() + timeout
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
