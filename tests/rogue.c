@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/fs.h>
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
 #include <linux/netlink.h>
@@ -33,6 +34,7 @@
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -40,6 +42,7 @@
 #include <sys/uio.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 static int arg_count;
@@ -350,6 +353,80 @@ static int setuid_program(void)
 	return WIFEXITED(status) && WEXITSTATUS(status) == 1 ? 0 : EPERM;
 }
 
+/* To the very mode that it has: outside of a jail that harms nobody. */
+static int device_mode(void)
+{
+	static const char *const paths[] = { "/dev/null", "/dev/urandom", "/dev/net/tun", NULL };
+	struct stat st;
+	int failure = EBADF;
+
+	for (int fd = 0; fd < 1024; fd++)
+		if (!fstat(fd, &st) && S_ISCHR(st.st_mode)) {
+			if (!fchmod(fd, st.st_mode & 07777) || !fchown(fd, st.st_uid, st.st_gid)) {
+				snprintf(how, sizeof how, "descriptor %d", fd);
+				return 0;
+			}
+			failure = errno;
+		}
+	for (int i = 0; paths[i]; i++) {
+		if (stat(paths[i], &st))
+			continue;
+		if (!chmod(paths[i], st.st_mode & 07777) || !chown(paths[i], st.st_uid, st.st_gid) ||
+		    !utimensat(AT_FDCWD, paths[i], NULL, 0)) {
+			snprintf(how, sizeof how, "%s", paths[i]);
+			return 0;
+		}
+		failure = errno;
+	}
+	return failure;
+}
+
+static int own_file(void)
+{
+	return open(control() ? "own" : "/guest/own", O_RDWR | O_CREAT, 0600);
+}
+
+static int file_capability(void)
+{
+	struct vfs_ns_cap_data data = { .magic_etc = VFS_CAP_REVISION_2 };
+	int fd = own_file();
+
+	data.data[0].permitted = 1 << CAP_CHOWN;
+	return fd < 0 ? errno : of(fsetxattr(fd, "security.capability", &data, XATTR_CAPS_SZ_2, 0));
+}
+
+static int file_flags(void)
+{
+	int fd = own_file(), flags = FS_NODUMP_FL;
+
+	return fd < 0 ? errno : of(ioctl(fd, FS_IOC_SETFLAGS, &flags));
+}
+
+static int memory_execute(void)
+{
+	char buf[65536];
+	ssize_t n;
+	int from = open(control() ? args[0] : "/usr/bin/linux.uml", O_RDONLY);
+	int to = (int)syscall(SYS_memfd_create, "rogue", 1 /* MFD_CLOEXEC */);
+	int status;
+
+	if (from < 0 || to < 0)
+		return errno;
+	while ((n = read(from, buf, sizeof buf)) > 0)
+		if (write(to, buf, (size_t)n) != n)
+			return errno;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		char *words[] = { args[0], "rogue.role=who", NULL }, *none[] = { NULL };
+
+		syscall(SYS_execveat, to, "", words, none, AT_EMPTY_PATH);
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	return WIFEXITED(status) && WEXITSTATUS(status) == 2 ? 0 : EPERM;
+}
+
 /* ---- mounts and namespaces ---- */
 
 static int mount_tmpfs(void) { return of(mount("t", "/tmp", "tmpfs", 0, NULL)); }
@@ -360,6 +437,17 @@ static int fs_open(void) { return of(syscall(SYS_fsopen, "tmpfs", 0)); }
 static int tree_open(void) { return of(syscall(SYS_open_tree, AT_FDCWD, "/", 1)); }
 static int tree_move(void) { return refused(syscall(SYS_move_mount, -1, "", AT_FDCWD, "/tmp", 4)); }
 static int tree_change(void) { return refused(syscall(SYS_mount_setattr, -1, "", 0x1000, NULL, 0)); }
+static int list_mounts(void)
+{
+	struct {
+		unsigned size, spare;
+		unsigned long long id, parameter, space;
+	} all = { .size = 24, .id = ~0ULL /* LSMT_ROOT */ };
+	unsigned long long found[16];
+
+	return of(syscall(458 /* listmount(2), Linux 6.8 */, &all, found, 16UL, 0));
+}
+
 static int pivot(void) { return refused(syscall(SYS_pivot_root, "/nowhere", "/nowhere")); }
 
 static int remount(void)
@@ -371,7 +459,8 @@ static int remount(void)
 static int own_namespace(void)
 {
 	static const int flags[] = { CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWPID,
-				     CLONE_NEWIPC,  CLONE_NEWUTS, CLONE_NEWCGROUP };
+				     CLONE_NEWIPC,  CLONE_NEWUTS, CLONE_NEWCGROUP,
+				     CLONE_NEWTIME };
 	int failure = 0;
 
 	for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
@@ -502,6 +591,45 @@ static int read_keeper(void)
 	return of(syscall(SYS_process_vm_readv, control() ? getpid() : 1, &here, 1, &there, 1, 0));
 }
 
+static int write_keeper(void)
+{
+	char byte = 0, target = 0;
+	struct iovec here = { &byte, 1 }, there = { (void *)0x400000, 1 };
+
+	if (control())
+		there.iov_base = &target;
+	return of(syscall(SYS_process_vm_writev, control() ? getpid() : 1, &here, 1, &there, 1, 0));
+}
+
+static int compare_keeper(void)
+{
+	return of(syscall(SYS_kcmp, control() ? getppid() : 1, getpid(), 2 /* KCMP_FILES */, 0, 0));
+}
+
+/* A pipe has its readers' owner signalled: of what we can name, none is outside. */
+static int signal_owner(void)
+{
+	int ends[2];
+
+	if (pipe(ends))
+		return errno;
+	for (pid_t pid = 1; pid < 1 << 16; pid++)
+		if (!of_ours(pid) && !fcntl(ends[0], F_SETOWN, pid)) {
+			snprintf(how, sizeof how, "process %d", pid);
+			return 0;
+		}
+	return errno;
+}
+
+static int take_precedence(void)
+{
+	struct sched_param most = { 1 };
+
+	return of(setpriority(PRIO_PROCESS, 0, -1)) &&
+	       of(syscall(SYS_sched_setscheduler, 0, SCHED_FIFO, &most)) &&
+	       of(syscall(SYS_ioprio_set, 1, 0, 1 << 13 | 4)) ? errno : 0;
+}
+
 static int take_descriptor(void)
 {
 	long fd = syscall(SYS_pidfd_open, control() ? getppid() : 1, 0);
@@ -534,6 +662,7 @@ static int tap(const char *name, int flags)
 }
 
 static int tap_busy(void) { return tap(told("tap"), 0); }
+static int tap_queue(void) { return tap(told("tap"), IFF_MULTI_QUEUE); }
 static int tap_idle(void) { return tap(told("idle"), 0); }
 static int tap_new(void) { return tap("rogue%d", 0); }
 
@@ -574,10 +703,17 @@ static int net_netlink(void) { return of(socket(AF_NETLINK, SOCK_RAW, NETLINK_RO
 
 static int net_other(void)
 {
-	for (int family = AF_UNIX + 1; family < 50; family++)
-		if (family != AF_INET && family != AF_INET6 && socket(family, SOCK_STREAM, 0) >= 0) {
-			snprintf(how, sizeof how, "family %d", family);
-			return 0;
+	static const int types[] = { SOCK_STREAM, SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET };
+
+	for (int family = AF_UNIX; family < 50; family++)
+		for (int i = 0; i < 4; i++) {
+			if (family == AF_INET || family == AF_INET6 || family == AF_PACKET ||
+			    family == AF_NETLINK || (family == AF_UNIX && types[i] != SOCK_SEQPACKET))
+				continue; /* tried on their own */
+			if (socket(family, types[i], 0) >= 0) {
+				snprintf(how, sizeof how, "family %d, type %d", family, types[i]);
+				return 0;
+			}
 		}
 	return errno;
 }
@@ -606,6 +742,24 @@ static int do_perf(void) { return refused(syscall(SYS_perf_event_open, NULL, 0, 
 static int do_bpf(void) { return refused(syscall(SYS_bpf, 0, NULL, 0)); }
 static int do_userfault(void) { return of(syscall(SYS_userfaultfd, 1)); }
 static int do_uring(void) { return refused(syscall(SYS_io_uring_setup, 1, NULL)); }
+static int do_aio(void)
+{
+	unsigned long context = 0;
+
+	return of(syscall(SYS_io_setup, 1, &context));
+}
+
+static int do_splice(void)
+{
+	char byte = 0;
+	struct iovec page = { &byte, 1 };
+	int ends[2];
+
+	return pipe(ends) ? errno : of(syscall(SYS_vmsplice, ends[1], &page, 1UL, 0)) &&
+	       of(syscall(SYS_splice, ends[0], NULL, 1, NULL, 1UL, 0)) &&
+	       of(syscall(SYS_sendfile, 1, 0, NULL, 1UL)) ? errno : 0;
+}
+
 static int do_fanotify(void) { return of(syscall(SYS_fanotify_init, 0, 0)); }
 static int do_quota(void) { return refused(syscall(SYS_quotactl, 0, "/nowhere", 0, NULL)); }
 
@@ -770,7 +924,11 @@ static const struct attempt {
 	{ "device-block", device_block },
 	{ "device-char", device_char },
 	{ "device-open", device_open },
+	{ "device-mode", device_mode },
 	{ "setuid", setuid_program },
+	{ "file-capability", file_capability },
+	{ "file-flags", file_flags },
+	{ "memfd-execute", memory_execute },
 	{ "mount-tmpfs", mount_tmpfs },
 	{ "mount-proc", mount_proc },
 	{ "mount-bind", mount_bind },
@@ -780,6 +938,7 @@ static const struct attempt {
 	{ "open-tree", tree_open },
 	{ "move-mount", tree_move },
 	{ "mount-setattr", tree_change },
+	{ "list-mounts", list_mounts },
 	{ "pivot-root", pivot },
 	{ "unshare", own_namespace },
 	{ "clone", clone_namespace },
@@ -793,11 +952,16 @@ static const struct attempt {
 	{ "signal-others", signal_others },
 	{ "signal-keeper", signal_keeper },
 	{ "signal-all", signal_all },
+	{ "signal-owner", signal_owner },
 	{ "ptrace", trace_others },
 	{ "process-memory", read_keeper },
+	{ "process-write", write_keeper },
+	{ "kcmp", compare_keeper },
 	{ "pidfd-getfd", take_descriptor },
 	{ "prlimit", limit_keeper },
+	{ "precedence", take_precedence },
 	{ "tap-busy", tap_busy },
+	{ "tap-queue", tap_queue },
 	{ "tap-idle", tap_idle },
 	{ "tap-new", tap_new },
 	{ "tap-give", tap_give },
@@ -823,6 +987,8 @@ static const struct attempt {
 	{ "bpf", do_bpf },
 	{ "userfaultfd", do_userfault },
 	{ "io-uring", do_uring },
+	{ "aio", do_aio },
+	{ "splice", do_splice },
 	{ "fanotify", do_fanotify },
 	{ "quotactl", do_quota },
 	{ "keyrings", do_keys },

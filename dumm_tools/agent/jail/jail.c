@@ -201,8 +201,10 @@ static void build_root(struct step *steps, int n)
 			attach(s->tree, dst, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
 			       (s->what[0] == 'r' ? MOUNT_ATTR_RDONLY : 0));
 		} else if (!strcmp(s->what, "dev")) {
+			/* Devices can be written to on a read-only mount; their modes and owners can't
+			 * be changed there, which root of a lab of root's could else do. */
 			make_place(s->tree, dst);
-			attach(s->tree, dst, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC);
+			attach(s->tree, dst, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY);
 		} else if (!strcmp(s->what, "tmpfs")) {
 			dst = s->a + 1;
 			make_parents(dst);
@@ -277,6 +279,11 @@ static void __attribute__((noreturn)) run_program(const struct order *o, int use
 
 	for (unsigned i = 0; i < o->holds; i++)
 		close((int)(o->hold + i));
+	/* A descriptor from outside would be of the host's mount, which is writable (see "dev"). */
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null < 0 || dup2(null, 0) < 0)
+		die("cannot open '/dev/null'");
 	if (setns(userns, CLONE_NEWUSER))
 		die("cannot enter the user namespace");
 	/* In a namespace that maps one id only, the kernel forbids setgroups: then there is none. */
