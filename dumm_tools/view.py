@@ -12,7 +12,7 @@ from dumm_tools.model import Guest, GuestState, State
 from dumm_tools.state import load
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class GuestView:
     """A guest as `list` and `show` say it: intent and kernel truth in one."""
 

@@ -38,7 +38,7 @@ class LineLost(Exception):
     """The guest's kernel ended while we waited for its agent."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Ready:
     """What the agent says of itself: the boot it belongs to, its kernel, the other lines that run
     a program, what failed at boot."""

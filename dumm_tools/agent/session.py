@@ -33,7 +33,7 @@ LOOK_MS = 1000
 GRACE = 2.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Program:
     """What to run. An argv of ["~"] is the user's login shell, a cwd of "~" the home directory."""
 

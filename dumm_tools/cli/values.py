@@ -6,8 +6,6 @@ import math
 
 import click
 
-from dumm_tools.model import DEFAULT_MEMORY
-
 _SHIFTS = {"": 0, "K": 10, "M": 20, "G": 30}
 
 
@@ -16,6 +14,8 @@ def human_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
     if value is None:
         return None
     if not value:
+        from dumm_tools.model import DEFAULT_MEMORY  # slow to import, and seldom needed here
+
         return DEFAULT_MEMORY
     digits = value.rstrip("KMGIBkmgib")
     unit = value[len(digits) :].upper().removesuffix("B").removesuffix("I")
