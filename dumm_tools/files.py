@@ -42,7 +42,7 @@ def reset(root: str, name: str) -> None:
     run = live.run_dir(root, name)
     with transaction(root) as change:
         guest = view.get(change.state, name)
-        with _kept_stopped(root, change.state, guest, fcntl.LOCK_EX):
+        with kept_stopped(root, change.state, guest, fcntl.LOCK_EX):
             was_mounted = overlay.umount(root, change.state, name)
             own = overlay.paths(root, name)[1]
             if os.path.lexists(own):
@@ -66,7 +66,7 @@ def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | No
         with transaction(root) as change:
             state = change.state
             guest = view.get(state, name)
-            stack.enter_context(_kept_stopped(root, state, guest, fcntl.LOCK_SH))
+            stack.enter_context(kept_stopped(root, state, guest, fcntl.LOCK_SH))
             if not as_layer:
                 _mounted(root, change, guest, stack)
         mount, own, _ = overlay.paths(root, name)
@@ -85,7 +85,7 @@ def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | No
 
 
 @contextlib.contextmanager
-def _kept_stopped(root: str, state: State, guest: Guest, how: int) -> Iterator[None]:
+def kept_stopped(root: str, state: State, guest: Guest, how: int) -> Iterator[None]:
     """See to it that the guest is stopped and not started: `start` needs this lock for itself."""
     now = live.guest_state(root, state, guest)
     if now not in ("stopped", "crashed"):

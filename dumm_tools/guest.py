@@ -111,6 +111,10 @@ def change(root: str, name: str, **values: object) -> None:
 
 def delete(root: str, name: str, *, if_exists: bool = False) -> bool:
     """Forget a guest, its interfaces and its files; Conflict while it runs."""
+    import fcntl
+
+    from dumm_tools import files
+
     names.guest(name)
     with transaction(root) as change_:
         state = change_.state
@@ -118,18 +122,17 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> bool:
             if if_exists:
                 return False
             raise NotFound(f"no guest '{name}'")
-        now = live.guest_state(root, state, state.guests[name])
-        if now not in ("stopped", "crashed"):
-            raise Conflict(f"guest '{name}' is {now}", hint=f"dumm-guest stop {name}")
-        if os.path.lexists(_deleted(root, name)):
-            tree.remove(_deleted(root, name))
-        iface.delete_of_guest(state, name)
-        overlay.umount(root, state, name)
-        workdir.drop(root, name)  # some may not be in run/NAME
-        del state.guests[name]
-        # Out of the way first: what a killed command leaves must not be the next guest's.
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(os.path.join(root, "host", name), _deleted(root, name))
+        # Nor may a commit be at it.
+        with files.kept_stopped(root, state, state.guests[name], fcntl.LOCK_EX):
+            if os.path.lexists(_deleted(root, name)):
+                tree.remove(_deleted(root, name))
+            iface.delete_of_guest(state, name)
+            overlay.umount(root, state, name)
+            workdir.drop(root, name)  # some may not be in run/NAME
+            del state.guests[name]
+            # Out of the way first: what a killed command leaves must not be the next guest's.
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(os.path.join(root, "host", name), _deleted(root, name))
     for path in (
         os.path.join(root, "mount", name),
         os.path.join(root, "run", name),

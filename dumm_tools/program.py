@@ -86,6 +86,21 @@ def run(
     return "".join(out)
 
 
+def end_threads() -> None:
+    """Wait until the threads that `sh` has started have ended: a process that makes a user
+    namespace may have none (unshare(2))."""
+    import threading
+    import time
+
+    deadline = time.monotonic() + 10
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread():
+            thread.join(max(0.0, deadline - time.monotonic()))
+    # Python is done with a thread a moment before the kernel is, and nothing tells of that.
+    while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
 def _before_exec(no_aslr: bool) -> Callable[[], None]:
     """What the child does before its exec; the library is loaded here, on the safe side of fork."""
     import ctypes

@@ -7,8 +7,8 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 
-from dumm_tools import apt, cache, elf, names, program
-from dumm_tools.errors import DummError, Usage
+from dumm_tools import apt, cache, elf, names, program, tree
+from dumm_tools.errors import DummError, NotFound, Usage
 
 Report = Callable[[str], None]
 
@@ -30,6 +30,7 @@ DEBIAN_PACKAGES = (
 )
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_UNKNOWN = re.compile(r"^E: Unable to locate package (\S+)", re.MULTILINE)
 _HOST_BUSYBOX = ("/usr/bin/busybox", "/bin/busybox")
 _DIRECTORIES = (
     "dev etc etc/init.d etc/network etc/udhcpc home mnt opt proc run srv sys usr usr/bin usr/lib "
@@ -147,7 +148,10 @@ def build_busybox(
 
     With a suite named it is that one's. Returns the name of the master.
     """
+    from dumm_tools import lab
+
     names.pack(name, "master name")
+    lab.become_root()  # for the owners of what is in it
     with cache.build("masters", name, may_exist=may_exist, progress=progress) as target:
         if target is None:
             return name
@@ -185,10 +189,10 @@ def build_debian(
 ) -> str:
     """Make a master of a minimal Debian with the network tools of a lab; needs mmdebstrap.
 
-    Works without root where /etc/subuid gives the user ids; the files are then all the
-    user's own. Returns the master's name, by default that of the suite.
+    Works without root where /etc/subuid gives the user ids, which then own the files as in a
+    lab of that user's. Returns the master's name, by default that of the suite.
     """
-    from dumm_tools import untar
+    from dumm_tools import lab, untar
 
     suite = suite or DEFAULT_SUITE
     name = names.pack(name or f"debian-{suite}", "master name")
@@ -226,10 +230,18 @@ def build_debian(
                     raise apt.Expired(
                         f"the release file of '{suite}' has expired", hint=apt.EXPIRED_HINT
                     ) from None
+                if "does not have a Release file" in e.stderr:
+                    raise NotFound(f"no suite '{suite}' at {source}") from None
+                if missing := _UNKNOWN.search(e.stderr):
+                    raise NotFound(f"suite '{suite}' has no package '{missing[1]}'") from None
                 raise
+            program.end_threads()
+            lab.become_root()  # only now: mmdebstrap makes a user namespace of its own
             with open(tar, "rb", buffering=0) as stream:
                 untar.extract(stream, "mmdebstrap's archive", target, progress)
             os.chmod(target, 0o755)
+            # Where the agent mounts the kernel's modules: else each start would make it.
+            os.makedirs(os.path.join(target, "usr/lib/modules"), exist_ok=True)
     return name
 
 
@@ -306,8 +318,7 @@ def _fill(target: str, binary: str) -> None:
     for path, text in _FILES.items():
         mode = 0o755 if path in _EXECUTABLE else 0o600 if path == "etc/shadow" else 0o644
         _file(target, path, text, mode)
-    if os.geteuid() == 0:
-        os.chown(os.path.join(target, "home/user"), 1000, 1000)
+    tree.chown(os.path.join(target, "home/user"), 1000, 1000)
 
 
 def _linuxrc(target: str) -> None:

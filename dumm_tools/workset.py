@@ -40,6 +40,7 @@ def init(root: str, *, kernel_spec: str | None, master_spec: str | None, isolate
         path = os.path.join(root, store.FILE)
         if os.path.lexists(path):
             raise Conflict(f"'{root}' is a working set already")
+        _refuse_taken(root)
         lock = os.path.join(root, store.LOCK)
         fresh = not os.path.lexists(lock)
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -57,6 +58,16 @@ def init(root: str, *, kernel_spec: str | None, master_spec: str | None, isolate
                 _link(undo, os.path.join(root, name), target)
         store.create(root, State(id=os.urandom(6).hex(), lock_inode=inode, isolated=isolated))
         undo.pop_all()
+
+
+def _refuse_taken(root: str) -> None:
+    """Conflict where there is what destroy would remove although it is not ours."""
+    for name in DIRECTORIES:
+        path = os.path.join(root, name)
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise Conflict(f"'{path}' is no directory", hint="move it away")
+        if name == "run" and os.path.isdir(path) and os.listdir(path):
+            raise Conflict(f"'{path}' exists already, and is not empty", hint="move it away")
 
 
 def _link(undo: contextlib.ExitStack, path: str, target: str) -> None:

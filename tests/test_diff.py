@@ -295,3 +295,20 @@ def test_a_guest_does_not_start_while_it_is_committed(lab: Lab) -> None:
     assert (lab.directory / "layer").exists(), "the start waited"
     assert commit.wait() == 0
     assert len(os.listdir(lab.directory / "layer/srv")) == 2000
+
+
+def test_a_guest_is_not_deleted_while_it_is_committed(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    for number in range(2000):
+        (lab.mounted("alice") / f"srv/{number}").write_bytes(b"x")
+    commit = lab.start("dumm-fs commit alice ./layer")
+    while commit.poll() is None:
+        if [n for n in os.listdir(lab.directory) if ".tmp-" in n]:
+            commit.send_signal(signal.SIGSTOP)
+            break
+    for command in ("dumm-guest delete alice", "dumm-fs reset alice"):
+        assert "in use" in lab(command, status=4).err
+    commit.send_signal(signal.SIGCONT)
+    assert commit.wait() == 0
+    assert len(os.listdir(lab.directory / "layer/srv")) == 2000
+    lab("dumm-guest delete alice")

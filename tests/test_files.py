@@ -143,3 +143,32 @@ def test_a_very_long_path(packs: Path, tmp_path: Path) -> None:
         lab("dumm-guest mconsole alice -- version")
     finally:
         lab.end()
+
+
+def test_the_users_own_files_are_there_before_and_behind(packs: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "lab"
+    for path in ("run/mine", "mount/mine", "host/mine", "templates/mine", "mine"):
+        (directory / path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / path).write_text("mine")
+    lab = Lab(directory, packs)
+    init = "dumm-fs init --kernel sid --master busybox"
+    before = fingerprint(directory)
+    # destroy removes run/: so it must not be taken over.
+    assert "run' exists already" in one_line_error(lab(init, status=4).err, "dumm-fs")
+    assert fingerprint(directory) == before
+    (directory / "run/mine").rename(directory / "other")
+    (directory / "host").rename(directory / "away")
+    (directory / "host").write_text("no directory")
+    assert "host' is no directory" in one_line_error(lab(init, status=4).err, "dumm-fs")
+    assert not (directory / ".lock").exists()
+    (directory / "host").unlink()
+    (directory / "away").rename(directory / "host")
+    lab(init)
+    lab("dumm-guest create a --start")
+    lab("dumm-fs template save T")
+    lab(["dumm-guest", "exec", "a", "--", "touch", "/root/x"])
+    lab("dumm-fs destroy")
+    mine = ("mount/mine", "host/mine", "templates/mine", "mine", "other")
+    assert all((directory / path).read_text() == "mine" for path in mine)
+    assert (directory / "host/a/root/x").exists()
+    assert sorted(os.listdir(directory)) == [".lock", "host", "mine", "mount", "other", "templates"]
