@@ -355,3 +355,46 @@ def test_a_killed_delete_leaves_no_half_of_a_template(lab: Lab) -> None:
     lab("dumm-fs template save T")
     assert os.listdir(lab.directory / "templates") == ["T"]
     shutil.rmtree(lab.directory / "templates/T")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("driver", ["kernel", "fuse"])
+def test_in_namespaces_of_its_own(lab: Lab, driver: str) -> None:
+    """The same where the kernel's overlays note things elsewhere, and by fuse-overlayfs."""
+    if driver == "fuse":
+        lab.env["DUMM_OVERLAY"] = "fuse-overlayfs"
+    lab("dumm-fs destroy")
+    lab("dumm-fs init --isolated --kernel sid --master busybox")
+    lab("dumm-guest create a b --start")
+    before = read(lab, "a", "/etc/hosts")
+    for guest in "ab":
+        template(lab, "T", guest, "etc/hosts", f"for {guest}\n")
+    lab("dumm-fs template load T")
+    assert [read(lab, g, "/etc/hosts") for g in "ab"] == ["for a\n", "for b\n"]
+    change = "echo x >/root/x; rm /etc/passwd; rm -r /var/www; mkdir /var/www; chown 1000:7 /root/x"
+    lab(["dumm-guest", "exec", "a", "--", "sh", "-c", change])
+    lab("dumm-fs template save S")
+    lab("dumm-fs template unload")
+    assert [read(lab, g, "/etc/hosts") for g in "ab"] == [before, before]
+    assert read(lab, "a", "/root/x") is None
+    said = {"D /etc/passwd", "M /etc/hosts", "A /root/x", "D /var/www/index.html"}
+    for name in "TS":
+        lab(f"dumm-fs template load {name}")
+        assert set(lab("dumm-fs diff a").lines) == said
+        assert read(lab, "a", "/root/x") == "x\n"
+        assert read(lab, "a", "/etc/passwd") is None
+        owner = lab("dumm-guest exec a -- stat -c %u:%g /root/x").out
+        assert owner == "1000:7\n"
+        assert lab("dumm-guest exec a -- ls /var/www").out == ""
+    lab("dumm-fs template unload")
+    for directory in ("one", "two"):
+        write(lab.directory / directory / "etc/motd", f"{directory}\n")
+        lab(f"dumm-fs overlay add --all {directory}")
+        assert [read(lab, g, "/etc/motd") for g in "ab"] == [f"{directory}\n"] * 2
+    lab("dumm-fs overlay add a one")
+    assert read(lab, "a", "/etc/motd") == "one\n"
+    lab("dumm-fs overlay del --all one")
+    lab("dumm-fs overlay pop --all")
+    assert [read(lab, g, "/etc/motd") for g in "ab"] == [None, None]
+    lab("dumm-fs cp a:/etc/hosts b:/root")
+    assert read(lab, "b", "/root/hosts") == before
