@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from dumm_tools import (
     boot,
@@ -98,7 +97,7 @@ def change(root: str, name: str, **values: object) -> None:
     """Set fields of a guest; they hold from its next start on."""
     with transaction(root) as tx:
         guest = view.get(tx.state, name)
-        new = replace(guest, **values)  # type: ignore[arg-type]
+        new = guest.but(**values)
         _check(root, new)
         tx.state.guests[name] = new
         moved = new.master != guest.master

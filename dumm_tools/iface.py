@@ -8,7 +8,6 @@ command that was killed can be run again.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 
 from dumm_tools import address, live, names, network, nic, reach, segment, state, wire
@@ -134,7 +133,7 @@ def apply(root: str, found: State, iface: Iface, running: bool) -> None:
 @contextlib.contextmanager
 def changing(root: str, found: State, iface: Iface, running: bool) -> Iterator[None]:
     """Change the record inside, and `apply` it; where that fails the kernels get back what was."""
-    before = dataclasses.replace(iface)
+    before = iface.but()
     try:
         yield
     except TimedOut:
@@ -249,7 +248,7 @@ def del_addresses(
         left = address.without(name, iface.addresses, unwanted, if_exists=if_exists)
         running = reachable(root, found, iface.guest)
         if running:
-            after = dataclasses.replace(iface, addresses=left)
+            after = iface.but(addresses=left)
             lost = [r for r in iface.routes if not wire.is_usable(after, r)]
             if lost:
                 nic.del_routes(root, iface, lost)

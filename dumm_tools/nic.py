@@ -8,7 +8,6 @@ Writes no state.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 from collections.abc import Sequence
 
@@ -277,7 +276,7 @@ def del_addresses(root: str, iface: Iface, addresses: list[str], left: Sequence[
             except OSError as e:
                 if e.errno != errno.EADDRNOTAVAIL:
                     raise
-        stay = dataclasses.replace(iface, addresses=[a for a in left if not address.is_v6(a)])
+        stay = iface.but(addresses=[a for a in left if not address.is_v6(a)])
         netlink.transact(control, _addresses(stay, index))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 from dumm_tools import address, iface, live, names, network, nic, state, wire
@@ -144,7 +143,7 @@ def delete(
             )
         left = [r for r in record.routes if r not in meant]
         if running:
-            after = dataclasses.replace(record, routes=left)
+            after = record.but(routes=left)
             lost = [r for r in left if not wire.is_usable(after, r)]
             nic.del_routes(root, record, lost + meant)
         record.routes = left

@@ -8,7 +8,6 @@ held for milliseconds and is never inherited by a child.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import json
@@ -27,7 +26,7 @@ VERSION = 1
 #: Seconds to wait for another command's transaction.
 LOCK_TIMEOUT = 10.0
 
-Record = TypeVar("Record", Boot, Guest, Iface, Bridge)
+R = TypeVar("R", Boot, Guest, Iface, Bridge)
 
 
 def load(root: str) -> State:
@@ -164,11 +163,10 @@ def _encode(state: State) -> str:
 
 def _plain(record: Boot | Guest | Iface | Bridge) -> dict[str, object]:
     out: dict[str, object] = dict(record.extra)
-    for f in dataclasses.fields(record):
-        if f.name in ("extra", "name"):
-            continue
-        value = getattr(record, f.name)
-        out[f.name] = _plain(value) if isinstance(value, Boot) else value
+    for name in record.fields():
+        if name not in ("extra", "name"):
+            value = getattr(record, name)
+            out[name] = _plain(value) if isinstance(value, Boot) else value
     return out
 
 
@@ -209,7 +207,7 @@ def _decode(root: str, text: str) -> State:
     return state
 
 
-def _records(path: str, data: dict[str, Any], key: str, cls: type[Record]) -> dict[str, Record]:
+def _records(path: str, data: dict[str, Any], key: str, cls: type[R]) -> dict[str, R]:
     table = data.get(key, {})
     if not isinstance(table, dict):
         raise DummError(f"'{path}': key '{key}' is not an object")
@@ -228,7 +226,7 @@ def _bad(message: str) -> Any:
 _hints: dict[type, dict[str, Any]] = {}
 
 
-def _record(where: str, row: dict[str, Any], cls: type[Record]) -> Record:
+def _record(where: str, row: dict[str, Any], cls: type[R]) -> R:
     if cls not in _hints:
         _hints[cls] = {k: v for k, v in get_type_hints(cls).items() if k != "extra"}
     hints = _hints[cls]

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from dumm_tools import live
 from dumm_tools.errors import NotFound
-from dumm_tools.model import Guest, GuestState, State
+from dumm_tools.model import Guest, GuestState, Record, State
 from dumm_tools.state import load
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class GuestView:
+class GuestView(Record):
     """A guest as `list` and `show` say it: intent and kernel truth in one."""
 
     guest: Guest

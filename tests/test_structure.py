@@ -13,6 +13,7 @@ import click
 import pytest
 
 from dumm_tools import _docs, errors
+from dumm_tools.cli import common
 
 PACKAGE = Path(errors.__file__).parent
 MODULES = {
@@ -147,7 +148,8 @@ def test_each_command_and_each_option_has_help(words: str) -> None:
     command = COMMANDS[words]
     assert command.help
     assert command.get_short_help_str(200).strip()
-    with click.Context(command, info_name=words) as ctx:
+    # A command keeps the help option that it makes first: it must be the one that it has in use.
+    with click.Context(command, info_name=words, **common.CONTEXT) as ctx:
         for parameter in command.get_params(ctx):
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{words} {parameter.opts[0]}"

@@ -14,9 +14,9 @@ import re
 import select
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from dumm_tools.linux import fifo
+from dumm_tools.model import Record
 
 END, ESC = b"\xc0", b"\xdb"
 ESC_END, ESC_ESC = b"\xdb\xdc", b"\xdb\xdd"
@@ -38,8 +38,7 @@ class LineLost(Exception):
     """The guest's kernel ended while we waited for its agent."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class Ready:
+class Ready(Record):
     """What the agent says of itself: the boot it belongs to, its kernel, the other lines that run
     a program, what failed at boot."""
 

@@ -15,11 +15,11 @@ import stat
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from dumm_tools.agent.client import INPUT_WINDOW, Line, LineLost
 from dumm_tools.errors import ExecFailed, TimedOut
 from dumm_tools.linux import tty
+from dumm_tools.model import Record
 
 #: Pieces of stdin up to this size go over the line (bytes).
 INLINE_MAX = 8192
@@ -33,12 +33,11 @@ LOOK_MS = 1000
 GRACE = 2.0
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class Program:
+class Program(Record):
     """What to run. An argv of ["~"] is the user's login shell, a cwd of "~" the home directory."""
 
     argv: Sequence[str]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}
     cwd: str = "/"
     user: str = "root"
     terminal: bool = False

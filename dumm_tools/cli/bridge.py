@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from dumm_tools import network
 from dumm_tools.cli.common import each, lab, program, report, root, run, tool
 from dumm_tools.cli.iface import (
     BRIDGE,
@@ -16,8 +15,10 @@ from dumm_tools.cli.iface import (
     captured,
 )
 from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_verb
-from dumm_tools.network import BridgeView
 from dumm_tools.output import Field
+
+if TYPE_CHECKING:
+    from dumm_tools.network import BridgeView
 
 cli = tool("dumm-bridge", "Segments: bridges on the host that join the interfaces of guests.")
 
@@ -49,8 +50,8 @@ def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) 
 
 
 delete_verb(cli, "bridge", several, "Unplug the members of bridges, then remove the bridges.")
-list_verb(cli, FIELDS, network.bridges, "List the bridges.")
-show_verb(cli, FIELDS, several, network.bridge_view, "Show bridges in full.")
+list_verb(cli, FIELDS, "bridges", "List the bridges.")
+show_verb(cli, FIELDS, several, "bridge_view", "Show bridges in full.")
 
 
 @cli.command()

@@ -215,7 +215,7 @@ class Group(_Parsed, click.Group):
     group_class = type  # a group inside a group is of the same class
 
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
 def tool(name: str, help_text: str) -> Group:

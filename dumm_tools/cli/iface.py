@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dumm_tools import network, output, state
+from dumm_tools import output
 from dumm_tools.cli.common import Group, Name, die_of, each, lab, output_options, run, tool
 from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_verb
-from dumm_tools.network import InterfaceView
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
+    from dumm_tools.network import InterfaceView
     from dumm_tools.route import RouteView
 
 cli = tool(
@@ -67,7 +67,7 @@ ADDRESS_FIELDS: list[Field[str]] = [
 
 
 def _actual(view: InterfaceView) -> dict[str, output.Scalar] | None:
-    from dumm_tools import shape
+    from dumm_tools import shape, state
 
     root = lab(make=False)
     found = shape.actual(root, state.load(root), view.record)
@@ -154,8 +154,8 @@ def create(
 
 
 delete_verb(cli, "iface", several, "Remove interfaces, from running guests too.")
-list_verb(cli, FIELDS, network.interfaces, "List the interfaces.")
-show_verb(cli, SHOW_FIELDS, several, network.interface_view, "Show interfaces in full.")
+list_verb(cli, FIELDS, "interfaces", "List the interfaces.")
+show_verb(cli, SHOW_FIELDS, several, "interface_view", "Show interfaces in full.")
 
 
 @cli.command()

@@ -7,9 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from dumm_tools import output, state
+from dumm_tools import output
 from dumm_tools.cli.common import Group, each, lab, output_options
-from dumm_tools.model import State
 from dumm_tools.output import Field
 
 V = TypeVar("V")
@@ -36,33 +35,37 @@ def delete_verb(tool: Group, domain: str, operands: Decorator, help_text: str) -
         return each(names, lambda name: module.delete(lab(), name, if_exists=if_exists))
 
 
-def list_verb(
-    tool: Group, fields: Sequence[Field[V]], all_: Callable[[State], list[V]], help_text: str
-) -> None:
-    """Give a tool `list`, of what `all_` finds in the state."""
+def list_verb(tool: Group, fields: Sequence[Field[V]], all_: str, help_text: str) -> None:
+    """Give a tool `list`, of what the function `all_` of network.py finds in the state."""
 
     @tool.command("list", help=help_text)
     @output_options(fields)
     def list_(shape: output.Shape) -> None:
-        output.emit(all_(state.load(lab(make=False))), fields, shape)
+        from dumm_tools import state
+
+        found = getattr(_domain("network"), all_)(state.load(lab(make=False)))
+        output.emit(found, fields, shape)
 
 
 def show_verb(
     tool: Group,
     fields: Sequence[Field[V]],
     operands: Decorator,
-    one: Callable[[State, str], V],
+    one: str,
     help_text: str,
 ) -> None:
-    """Give a tool `show NAME...`, of what `one` finds in the state under a name."""
+    """Give a tool `show NAME...`, of what the function `one` of network.py finds in the state under
+    a name."""
 
     @tool.command(help=help_text)
     @operands
     @output_options(fields)
     def show(names: tuple[str, ...], shape: output.Shape) -> int:
-        stored = state.load(lab(make=False))
+        from dumm_tools import state
+
+        stored, view = state.load(lab(make=False)), getattr(_domain("network"), one)
         found: list[V] = []
-        status = each(names, lambda name: found.append(one(stored, name)))
+        status = each(names, lambda name: found.append(view(stored, name)))
         output.emit(found, fields, shape, one_by_one=True)
         return status
 
