@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dumm_tools import cache, names
-from dumm_tools.errors import DummError, NotFound, Usage
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 
 Report = Callable[[str], None]
 
@@ -70,8 +70,24 @@ def list_() -> list[Stored]:
     return [Stored(name, os.path.join(place, name)) for name in cache.names("masters")]
 
 
-def delete(name: str) -> None:
-    """Delete a master: NotFound when there is none, Conflict while guests use it."""
+def mounted_over() -> dict[str, str]:
+    """Directories over which trees of guests are mounted, and where. Only the user who made a lab
+    sees its mounts: not who became root of another user namespace."""
+    from dumm_tools.linux import mount
+
+    return mount.overlays()
+
+
+def delete(name: str, over: Mapping[str, str]) -> None:
+    """Delete a master: NotFound when there is none, Conflict while guests use it, be it that they
+    are stopped and their trees mounted (`over`): these would be empty from then on."""
+    path = cache.find("masters", name)
+    at = over.get(os.path.realpath(path)) if path else None
+    if at is not None:
+        raise Conflict(
+            f"master '{name}' is in use: '{at}' is mounted over it",
+            hint="dumm-guest delete, or dumm-fs umount",
+        )
     cache.delete("masters", name)
 
 

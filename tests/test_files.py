@@ -172,3 +172,26 @@ def test_the_users_own_files_are_there_before_and_behind(packs: Path, tmp_path: 
     assert all((directory / path).read_text() == "mine" for path in mine)
     assert (directory / "host/a/root/x").exists()
     assert sorted(os.listdir(directory)) == [".lock", "host", "mine", "mount", "other", "templates"]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("option", ["--host-net", "--isolated"])
+def test_a_master_below_a_mounted_tree_is_kept(packs: Path, tmp_path: Path, option: str) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "cache/dumm/masters").mkdir(parents=True)
+    lab = Lab(tmp_path / "lab", tmp_path / "cache")
+    lab(["dumm-fs", "master", "import", packs / "dumm/masters/busybox", "--name", "m"])
+    lab(["dumm-fs", "init", option, "--kernel", packs / "dumm/kernels/sid", "--master", "m"])
+    try:
+        lab("dumm-guest create a b")
+        done = lab("dumm-fs master delete m", status=4)
+        assert "master 'm' is in use" in done.err
+        assert "hint" in done.err
+        assert lab.host("ls mount/a/etc").out
+        lab("dumm-guest start a")
+        lab("dumm-guest stop a")
+        lab("dumm-fs umount a b")
+        lab("dumm-fs master delete m")
+        assert "no master" in lab("dumm-guest start a", status=3).err
+    finally:
+        lab.end()

@@ -310,7 +310,7 @@ class World:
             finally:
                 guest.delete(self.root, "other")
         finally:
-            masters.delete("committed")
+            masters.delete("committed", {})
             shutil.rmtree(layer)
             shutil.rmtree(over)
         files.reset(self.root, name)

@@ -176,7 +176,7 @@ def test_import_a_directory(home: Path, source: Path) -> None:
     assert master.import_(str(source.parent), "all") == "all"
     assert (home / "all/xdg").is_dir()
     assert not (home / "all/xdg/dumm").exists()
-    master.delete("source")
+    master.delete("source", {})
     assert visible(home) == ["all"]
 
 
@@ -363,7 +363,7 @@ def test_a_build_killed_at_any_moment(home: Path, source: Path) -> None:
             child.wait()
         if cache.names("masters"):
             check(home / "source")
-            master.delete("source")
+            master.delete("source", {})
     assert command("import", str(source)).returncode == 0
     assert visible(home) == ["source"]
 

@@ -122,5 +122,6 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete masters; not one that a guest uses."""
     from dumm_tools import lab
 
+    over = master.mounted_over()
     lab.become_root()
-    return delete_each(master.delete, names, if_exists)
+    return delete_each(lambda name: master.delete(name, over), names, if_exists)

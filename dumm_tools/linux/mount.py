@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from dataclasses import dataclass
@@ -96,6 +97,34 @@ def mounted_at(target: str) -> Mounted | None:
                 name = os.fsdecode(_unescape(source))
                 found = Mounted(target, kind.decode(), name, int(fields[0]))
     return found
+
+
+def overlays() -> dict[str, str]:
+    """The lower layers of all overlays in the mount namespaces of processes that we may look at,
+    and where one is mounted that has it."""
+    found: dict[str, str] = {}
+    seen: set[str] = set()
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it has ended, or is not for us to look at
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace in seen:
+                continue
+            seen.add(namespace)
+            with open(f"/proc/{pid}/mountinfo", "rb") as file:
+                for line in file:
+                    before, _, after = line.partition(b" - ")
+                    if after.startswith(b"overlay "):
+                        at = os.fsdecode(_unescape(before.split(b" ")[4]))
+                        found.update((os.fsdecode(layer), at) for layer in _lower(after))
+    return found
+
+
+def _lower(fields: bytes) -> list[bytes]:
+    """The lower layers in the options of an overlay; names with colons or commas are not told
+    from others."""
+    options = fields.rstrip().rpartition(b" ")[2].split(b",")
+    found = [o.partition(b"=")[2] for o in options if o.startswith((b"lowerdir=", b"lowerdir+="))]
+    return [_unescape(path) for each in found for path in each.split(b":")]
 
 
 def any_below(directory: str) -> bool:
