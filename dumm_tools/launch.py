@@ -78,8 +78,8 @@ def kernel_args(root: str, guest: Guest, core: kernel.Kernel, nonce: str) -> lis
 
 def processes(memory: int) -> int:
     """How many processes a guest of so much memory may have on the host, where each of its own
-    is one: no more than it has memory for anyway."""
-    return 64 + (memory >> 20) * 8
+    is one: no more than it has memory for anyway, or than a kernel counts."""
+    return min(64 + (memory >> 20) * 8, 1 << 20)
 
 
 def own_group(state: State) -> int:

@@ -14,6 +14,8 @@ import pytest
 from conftest import ROOT, SUITES, Lab
 from uml_helpers import NOISE, one_line_error, pid_of, processes, state_of, until
 
+from dumm_tools import launch
+
 pytestmark = pytest.mark.uml
 
 
@@ -201,6 +203,16 @@ def test_few_descriptors_and_a_small_umask(lab: Lab) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     lab("dumm-guest exec -u nobody alice -- cat /etc/passwd")
     assert lab("dumm-guest exec alice -- sh -c umask").out == "0022\n"
+
+
+def test_hard_limits_below_what_a_guest_may_have(lab: Lab) -> None:
+    """A guest may have more processes than its user, whose limit then holds for it."""
+    lab("dumm-guest create alice")
+    line = "ulimit -u 500; ulimit -s 512; dumm-guest start alice && dumm-guest exec alice -- true"
+    done = subprocess.run(["bash", "-c", line], env=lab.env, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    # What a kernel takes for a pid namespace's own limit (PID_MAX_LIMIT, linux/threads.h).
+    assert launch.processes(1 << 40) + 300 <= 1 << 22
 
 
 def test_signals_that_our_caller_ignores(lab: Lab) -> None:

@@ -266,9 +266,16 @@ struct order {
 
 static void limit(int which, rlim_t value)
 {
-	struct rlimit r = { value, value };
+	struct rlimit r;
 
-	if (value && setrlimit(which, &r))
+	if (!value)
+		return;
+	if (getrlimit(which, &r))
+		die("cannot get a limit");
+	if (value < r.rlim_max) /* we may be granted less ourselves, and can raise nothing */
+		r.rlim_max = value;
+	r.rlim_cur = r.rlim_max;
+	if (setrlimit(which, &r))
 		die("cannot set a limit");
 }
 
