@@ -6,11 +6,10 @@ import contextlib
 import errno
 import os
 import re
-import shutil
 import stat
 from dataclasses import dataclass
 
-from dumm_tools import kernel, live, proc
+from dumm_tools import kernel, live, proc, tree
 from dumm_tools.agent import INITRD, JAIL
 from dumm_tools.agent.client import LINES
 from dumm_tools.errors import DummError
@@ -175,9 +174,9 @@ def need_init(root: str, guest: Guest) -> None:
 def fresh_run_dir(root: str, name: str) -> None:
     """Make run/NAME as a boot needs it; nothing of an earlier boot may look like this one's."""
     run = live.run_dir(root, name)
-    # The guest's kernel may have made of its own directory what it liked, with links to elsewhere.
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(os.path.join(run, "uml"))
+    # The guest's kernel may have made of its own directory what it liked: with links to elsewhere,
+    # deeper than recursion goes.
+    tree.remove(os.path.join(run, "uml"), look=False)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(run, "pid"))
     for directory in ("uml", "xfer"):

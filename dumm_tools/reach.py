@@ -137,6 +137,8 @@ def mconsole(root: str, name: str, command: str, timeout: float = ANSWER_TIMEOUT
     except OSError as e:
         if e.errno == errno.EMSGSIZE:
             raise DummError("an mconsole command has at most 511 bytes") from None
+        if e.errno == errno.EBADMSG:
+            raise DummError(f"guest '{name}' gives no proper answer on its mconsole") from None
         if e.errno in (
             errno.ENOENT,
             errno.ENOTDIR,

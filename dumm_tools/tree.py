@@ -298,13 +298,15 @@ def refuse_mounts(path: str) -> None:
                 raise Conflict(f"something is mounted on '{at}'")
 
 
-def remove(path: str) -> None:
+def remove(path: str, *, look: bool = True) -> None:
     """Remove a tree, or a file, whatever the modes of its directories say.
 
-    Refuses, before it removes anything, a tree in which something is mounted. A tree that is
-    gone already is no error.
+    Refuses, before it removes anything, a tree in which something is mounted; without `look`,
+    where that cannot be, it stops only where it meets such a thing. A tree that is gone already
+    is no error.
     """
-    refuse_mounts(path)
+    if look:
+        refuse_mounts(path)
     parent, name = os.path.split(os.path.abspath(path))
     at = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

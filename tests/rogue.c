@@ -1062,6 +1062,9 @@ static void lay_traps(void)
 	unlink("/run/uml/ready");
 	if (!strcmp(told("trap"), "m"))
 		rmdir("/run/uml/m");
+	/* Deeper than a program that goes down by recursion has stack or descriptors for. */
+	for (int n = 0; n < 3000 && !chdir(n ? "d" : "/run/uml"); n++)
+		mkdir("d", 0700);
 	printf("traps: %s\n", symlink(path, link) || mkfifo("/run/uml/ready", 0600) ?
 		       strerrorname_np(errno) : "laid");
 }

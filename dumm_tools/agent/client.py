@@ -30,6 +30,8 @@ LINE_WINDOW = 3072
 LINES = 18
 #: Seconds for an answer from an agent that is up.
 ANSWER_TIMEOUT = 10.0
+#: Seconds beyond a deadline in which what is there is still read: we may have been kept waiting.
+LATE = 1.0
 #: Bytes in one frame to the guest (agent.h: IN_MAX), less a margin.
 FRAME_MAX = (192 << 10) - 16
 
@@ -103,7 +105,8 @@ class Line:
                 for kind, payload in self.frames():
                     if kind == b"r":
                         self._sent = 0
-                        return _ready(payload[16:].decode(errors="replace"))
+                        with contextlib.suppress(ValueError):  # that was no agent
+                            return _ready(payload[16:].decode(errors="replace"))
             elif (up := self._inbox.find(OPENED)) >= 0:
                 # The agent has just opened the line: what we said before may be lost.
                 del self._inbox[: up + len(OPENED)]
@@ -182,7 +185,8 @@ class Line:
         self.register(poll)
         left = deadline - time.monotonic()
         events = dict(poll.poll(max(0, int(min(left * 1000, 1 << 30)) + 1)))
-        if not events and left <= 0:
+        # Whoever never stops talking has not answered either.
+        if left <= 0 and (not events or left < -LATE):
             raise TimeoutError
         self.write()
         if self._out in events:

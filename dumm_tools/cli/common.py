@@ -94,14 +94,24 @@ def die_of(number: int) -> NoReturn:
 
 
 def report(prog: str, message: str, hint: str | None = None) -> None:
-    """Print an error, one line, and its hint on stderr."""
-    lines = [f"{prog}: {' '.join(message.split())}"]
+    """Print an error, one line, and its hint on stderr. What a guest said may be part of it, and
+    is not for the terminal to obey."""
+    lines = [f"{prog}: {printable(' '.join(message.split()))}"]
     if hint:
         lines.append(f"{prog}: hint: {hint}")
     try:
         print("\n".join(lines), file=sys.stderr, flush=True)
     except OSError:  # a full disk behind stderr changes no exit status, now or at our end
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def printable(text: str) -> str:
+    """`text` with its control characters spelt out; bytes that are no text stay what they are."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or "\ud800" <= c <= "\udfff" else ascii(c)[1:-1] for c in text
+    )
 
 
 def each(operands: Iterable[T], action: Callable[[T], object]) -> int:

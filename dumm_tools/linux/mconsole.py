@@ -33,7 +33,9 @@ def pack_request(command: bytes) -> bytes:
 
 
 def unpack_reply(datagram: bytes) -> tuple[bool, bool, bytes]:
-    """(error, more follows, text) of a reply datagram."""
+    """(error, more follows, text) of a reply datagram; OSError(EBADMSG)."""
+    if len(datagram) < _REPLY.size:
+        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG), "mconsole")
     error, more, length = _REPLY.unpack_from(datagram)
     return bool(error), bool(more), datagram[_REPLY.size : _REPLY.size + length].rstrip(b"\0")
 
@@ -77,7 +79,10 @@ def request(
                 text += part
                 if not more:
                     return failed, text.decode(errors="replace").rstrip("\n")
-                client.settimeout(max(0.001, deadline - time.monotonic()))
+                left = deadline - time.monotonic()
+                if left <= 0:  # it may never stop
+                    raise TimeoutError
+                client.settimeout(left)
     finally:
         os.close(fd)
         if reply is not None:

@@ -15,6 +15,7 @@ import importlib.util
 import os
 import struct
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -142,12 +143,14 @@ def transact(channel: Channel, requests: Sequence[Request], timeout: float = TIM
         for number, request in enumerate(requests[start : start + _WINDOW], start + 1):
             channel.send(_numbered(request.data, number, NLM_F_ACK))
             waiting[number] = request.subject
+        deadline = time.monotonic() + timeout
         while waiting:
-            for kind, flags, number, message in _split(channel.receive(timeout)):
+            for kind, flags, number, message in _split(_receive(channel, deadline)):
                 if kind != _NLMSG_ERROR or number not in waiting:
                     continue
                 failure = failure or _failure(message, flags, waiting[number])
                 del waiting[number]
+                deadline = time.monotonic() + timeout
     if failure:
         raise failure
 
@@ -159,9 +162,10 @@ def query(channel: Channel, request: Request, timeout: float = TIMEOUT) -> list[
     """
     number = int.from_bytes(os.urandom(4), "little") | 1 << 16
     channel.send(_numbered(request.data, number, 0))
+    deadline = time.monotonic() + timeout
     found: list[bytes] = []
     while True:
-        for kind, flags, answered, message in _split(channel.receive(timeout)):
+        for kind, flags, answered, message in _split(_receive(channel, deadline)):
             if answered != number:
                 continue
             if kind == _NLMSG_ERROR:
@@ -174,6 +178,13 @@ def query(channel: Channel, request: Request, timeout: float = TIMEOUT) -> list[
             found.append(message)
             if not flags & NLM_F_MULTI:
                 return found
+
+
+def _receive(channel: Channel, deadline: float) -> bytes:
+    left = deadline - time.monotonic()
+    if left <= 0:  # a guest's kernel may go on without ever answering
+        raise TimeoutError
+    return channel.receive(left)
 
 
 def _numbered(message: bytes, number: int, flags: int) -> bytes:
