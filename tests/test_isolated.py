@@ -706,6 +706,33 @@ def test_no_user_namespaces(people: People, kind: str) -> None:
     assert "dumm-fs check" in done.err
 
 
+@pytest.mark.parametrize(
+    ("file", "value", "remedy"),
+    [
+        ("unprivileged_userns_clone", 0, "sysctl kernel.unprivileged_userns_clone=1"),
+        ("unprivileged_userns_clone", 1, "sysctl user.max_user_namespaces=100000"),
+        (
+            "apparmor_restrict_unprivileged_userns",
+            1,
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile",
+        ),
+        ("apparmor_restrict_unprivileged_userns", 0, "sysctl user.max_user_namespaces=100000"),
+    ],
+)
+def test_who_forbids_user_namespaces(people: People, file: str, value: int, remedy: str) -> None:
+    """Files that Debian's or Ubuntu's kernel has, and this one perhaps not, lie over /proc."""
+    lab = people.bare(USERS[-1], "forbidding")
+    script = (
+        "mount -t tmpfs none /proc/sys/kernel && "
+        f"echo {value} >/proc/sys/kernel/{file} && "
+        'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
+    )
+    who = ["--mount", "--map-current-user", "--keep-caps"]
+    found = checked(lab, 1, ["unshare", "--user", *who, "sh", "-c", script, "sh"])["namespaces"]
+    assert found["state"] == "missing"
+    assert remedy in found["remedy"]
+
+
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("lacks", "fuse"),
