@@ -1,6 +1,7 @@
 # make demo     a lab of two guests, step by step, in a directory of its own
 # make test     lint, then all tests; without the linters: make test LINT=setup-test
 # make lint     the linters alone
+# make bench    as root: the suite against its targets, as ratios in one run (BENCH=start: only that)
 # make docs     write the manual pages and the completions anew
 # make install  as root: the commands, their manual pages and completions, into PREFIX
 # make clean    remove what these made
@@ -13,7 +14,7 @@ BIN = .venv/bin
 LINT = lint
 SHELL_FILES = .ci/setup .ci/run tests/as-user tests/user-world.sh $(wildcard examples/*.sh)
 
-.PHONY: demo test lint docs install clean setup-run setup-test
+.PHONY: demo test lint bench docs install clean setup-run setup-test setup-bench
 
 demo: setup-run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
@@ -29,6 +30,9 @@ lint: setup-test
 	@shellcheck $(SHELL_FILES)
 	@groff -man -Tutf8 -ww -z man/*.1 man/*.5 man/*.7
 
+bench: setup-bench
+	@$(BIN)/python tests/bench.py $(BENCH)
+
 docs: setup-test
 	@$(BIN)/python -m dumm_tools._docs
 
@@ -43,6 +47,9 @@ install: setup-run
 
 setup-run:
 	@.ci/setup run
+
+setup-bench:
+	@.ci/setup bench
 
 setup-test:
 	@.ci/setup test
