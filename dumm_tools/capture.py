@@ -13,6 +13,7 @@ from typing import Any
 
 from dumm_tools import network, proc, state
 from dumm_tools.errors import Conflict, DummError
+from dumm_tools.linux import namespaces
 from dumm_tools.model import State
 
 #: Where tcpdump is, though ordinary users seldom look there.
@@ -50,6 +51,7 @@ def run(device: str, words: Sequence[str], file: str | None) -> int:
     if os.geteuid() == 0:
         # It would become another user, who may not exist in the lab's namespaces.
         argv += ["-Z", "root"]
+        namespaces.ease_setgroups()
     argv += ["-n", "-l"] if file is None else ["-U", "-w", "-"]
     argv += words
     proc.log(" ".join(argv))

@@ -187,6 +187,8 @@ def run_inside(argv: Sequence[str], *, shell: bool = False) -> int:
             for number in (*ours, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            with contextlib.suppress(OSError):  # only few programs mind
+                namespaces.ease_setgroups()
             try:
                 os.execvp(argv[0], list(argv))
             except OSError as e:

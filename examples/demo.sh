@@ -88,7 +88,11 @@ say "The host sees every NIC: look at one with tcpdump"
 printf '$ %s\n' 'dumm-guest exec --host -- tcpdump -n -c 2 -i alice-eth0 icmp &'
 dumm-guest exec --host -- tcpdump -Z root -n -c 2 -i alice-eth0 icmp 2>tcpdump.txt &
 dump=$!
-until grep -q listening tcpdump.txt; do sleep 0.1; done
+until grep -q listening tcpdump.txt; do
+	kill -0 "$dump" || cat tcpdump.txt >&2
+	kill -0 "$dump"
+	sleep 0.1
+done
 run dumm-guest exec alice -- ping -c 1 -q 10.0.0.2
 wait "$dump"
 

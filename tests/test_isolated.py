@@ -479,6 +479,20 @@ def test_a_shell_on_the_host(people: People, kind: str) -> None:
         assert terminal.is_restored()
 
 
+@pytest.mark.parametrize("kind", USERS)
+def test_tcpdump_on_the_host(people: People, kind: str) -> None:
+    """It drops root's groups, which a user with one id alone is not allowed to."""
+    lab = people.lab(kind, "capture")
+    pair(lab, "alice", "bob")
+    lab.start("dumm-guest exec alice -- ping -i 0.05 10.0.0.2")
+    for command in (
+        "dumm-iface capture alice-eth0 -- -c 1 icmp",
+        "dumm-bridge capture lan0 -- -c 1 icmp",
+        "dumm-guest exec --host -- tcpdump -Z root -n -c 1 -i lan0 icmp",
+    ):
+        assert [" ICMP echo " in line for line in lab(command).lines] == [True]
+
+
 # ---- whose files ----
 
 
