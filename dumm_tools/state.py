@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -147,6 +147,8 @@ def _read(root: str) -> str:
 
 
 def _encode(state: State) -> str:
+    """One line for each object, for readers and for diff: and since only text without line breaks
+    is written by json's quick encoder, which a lab of a thousand guests needs."""
     top: dict[str, object] = {
         **state.extra,
         "version": VERSION,
@@ -154,19 +156,28 @@ def _encode(state: State) -> str:
         "lock_inode": state.lock_inode,
         "isolated": state.isolated,
         "template": state.template,
-        "guests": {name: _plain(guest) for name, guest in state.guests.items()},
-        "ifaces": {name: _plain(iface) for name, iface in state.ifaces.items()},
-        "bridges": {name: _plain(bridge) for name, bridge in state.bridges.items()},
+        "guests": state.guests,
+        "ifaces": state.ifaces,
+        "bridges": state.bridges,
     }
-    return json.dumps(top, indent=1, sort_keys=True) + "\n"
+    encode = json.JSONEncoder(sort_keys=True).encode
+    parts = []
+    for key, value in sorted(top.items()):
+        if key in ("guests", "ifaces", "bridges") and isinstance(value, dict):
+            lines = [f"  {encode(n)}: {encode(_plain(r))}" for n, r in sorted(value.items())]
+            text = "{\n" + ",\n".join(lines) + "\n }" if lines else "{}"
+        else:
+            text = encode(value)
+        parts.append(f" {encode(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _plain(record: Boot | Guest | Iface | Bridge) -> dict[str, object]:
-    out: dict[str, object] = dict(record.extra)
-    for name in record.fields():
-        if name not in ("extra", "name"):
-            value = getattr(record, name)
-            out[name] = _plain(value) if isinstance(value, Boot) else value
+    out = {**record.extra, **vars(record)}
+    del out["extra"]
+    out.pop("name", None)
+    if out.get("boot") is not None:
+        out["boot"] = _plain(out["boot"])
     return out
 
 
@@ -223,38 +234,42 @@ def _bad(message: str) -> Any:
     raise DummError(message)
 
 
-_hints: dict[type, dict[str, Any]] = {}
+Check = Callable[[Any], bool]
+_checks: dict[type, dict[str, Check]] = {}
 
 
 def _record(where: str, row: dict[str, Any], cls: type[R]) -> R:
-    if cls not in _hints:
-        _hints[cls] = {k: v for k, v in get_type_hints(cls).items() if k != "extra"}
-    hints = _hints[cls]
-    values: dict[str, Any] = {}
-    for key, hint in hints.items():
-        if key not in row:
-            continue
-        value = row[key]
-        if key == "boot" and isinstance(value, dict):
-            value = _record(f"{where}.boot", value, Boot)
-        elif not _fits(value, hint):
-            raise DummError(f"{where}.{key} has a wrong value: {json.dumps(value)}")
-        values[key] = value
-    extra = {k: v for k, v in row.items() if k not in hints and k != "name"}
+    checks = _checks.get(cls)
+    if checks is None:
+        hints = get_type_hints(cls)
+        checks = _checks[cls] = {k: _check(hints[k]) for k in cls.fields() if k != "extra"}
+    values = dict(row)
+    extra = {key: values.pop(key) for key in row.keys() - checks.keys()}
+    boot = values.get("boot")
+    if isinstance(boot, dict):
+        values["boot"] = _record(f"{where}.boot", boot, Boot)
+    for key, value in values.items():
+        if not checks[key](value):
+            raise DummError(f"{where}.{key} has a wrong value: {json.dumps(value, default=vars)}")
     try:
         return cls(**values, extra=extra)
     except TypeError:
         raise DummError(f"{where} lacks a key") from None
 
 
-def _fits(value: object, hint: Any) -> bool:
+def _check(hint: Any) -> Check:
+    """What tells whether a value is of a type; made once for each key of a record."""
     if isinstance(hint, UnionType):
-        return any(_fits(value, arm) for arm in get_args(hint))
+        arms = [_check(arm) for arm in get_args(hint)]
+        return lambda value: any(arm(value) for arm in arms)
     origin = get_origin(hint)
     if origin is list:
-        return isinstance(value, list) and all(_fits(v, get_args(hint)[0]) for v in value)
+        item = _check(get_args(hint)[0])
+        return lambda value: isinstance(value, list) and all(map(item, value))
     if origin is dict:
-        return isinstance(value, dict)
+        return lambda value: isinstance(value, dict)
     if origin is not None:  # Literal
-        return value in get_args(hint)
-    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+        return get_args(hint).__contains__
+    if hint is int:
+        return lambda value: type(value) is int  # and no bool
+    return lambda value: isinstance(value, hint)
