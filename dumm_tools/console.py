@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from dumm_tools import launch, live, view
 from dumm_tools.errors import Conflict, DummError, NotFound
@@ -28,6 +29,10 @@ DETACH = b"\x1d"
 PIECE = 128
 PACE = 0.05
 SEND_MAX = 2048
+
+#: Bytes of a log that are read at a time, and that `last` lines may have at most.
+PIECE_OF_LOG = 1 << 16
+LOOK_BACK = 64 << 20
 
 Write = Callable[[bytes], object]
 
@@ -53,13 +58,43 @@ def _log(root: str, name: str) -> str:
 def log(root: str, name: str, write: Write, *, last: int | None, follow: bool) -> None:
     """Write the console's log, or its `last` lines; with `follow`, go on until the guest ends."""
     path = _log(root, name)
-    with open(path, "rb") as file:
-        text = file.read()
-        if last is not None:
-            text = b"".join(text.splitlines(keepends=True)[-last:] if last else [])
+
+    def put(text: bytes) -> None:
         write(text.replace(b"\r\n", b"\n"))
+
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if last is not None:
+            file.seek(_start_of_last(file, size, last))
+        # By pieces: it is as long as the guest likes.
+        while (left := size - file.tell()) > 0 and (
+            piece := file.readline(min(left, PIECE_OF_LOG))
+        ):
+            put(piece)
         if follow:
-            _follow(root, name, path, file.fileno(), lambda b: write(b.replace(b"\r\n", b"\n")))
+            os.lseek(file.fileno(), file.tell(), os.SEEK_SET)
+            _follow(root, name, path, file.fileno(), put)
+
+
+def _start_of_last(file: BinaryIO, size: int, lines: int) -> int:
+    """Where the last so many lines of a file of `size` bytes begin, LOOK_BACK bytes before its end
+    at most."""
+    if not lines:
+        return size
+    at = size
+    while at > max(0, size - LOOK_BACK):
+        step = min(PIECE_OF_LOG, at)
+        file.seek(at - step)
+        block = file.read(step)
+        end = len(block)
+        if at == size and block.endswith(b"\n"):
+            end -= 1  # it ends the last line
+        while (end := block.rfind(b"\n", 0, end)) >= 0:
+            lines -= 1
+            if not lines:
+                return at - step + end + 1
+        at -= step
+    return at
 
 
 def _follow(root: str, name: str, path: str, fd: int, write: Write) -> None:

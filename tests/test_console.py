@@ -118,6 +118,28 @@ def test_send_and_log(lab: Lab) -> None:
     log = lab("dumm-console log alice").lines
     assert lab("dumm-console log alice -n 3").lines == log[-3:]
     assert lab("dumm-console log alice -n 0").out == ""
+    assert lab("dumm-console log alice -n 100000").lines == log
+
+
+def test_a_log_as_long_as_the_guest_likes(lab: Lab) -> None:
+    """It need not fit into memory; holes cost a guest nothing."""
+    lab("dumm-guest create long")
+    log = lab.directory / "run/long/console.log"
+    text = b"".join(b"%d\r\n" % number for number in range(30_000))
+    log.write_bytes(text)
+    assert lab("dumm-console log long").stdout == text.replace(b"\r\n", b"\n")
+    for count in (1, 2, 9_000, 29_999, 30_000, 40_000):
+        assert lab(f"dumm-console log long -n {count}").lines == [
+            str(number) for number in range(max(0, 30_000 - count), 30_000)
+        ]
+    with log.open("r+b") as file:
+        file.truncate(1 << 40)
+    process = lab.start(["sh", "-c", "ulimit -v 500000; exec dumm-console log long -n 3"])
+    assert process.stdout
+    assert process.stdout.read(100) == bytes(100)
+    process.stdout.close()
+    assert process.wait(10) != 0  # SIGPIPE: there is more
+    lab("dumm-guest delete long")
 
 
 def test_log_follows_to_the_end_of_the_guest(lab: Lab) -> None:

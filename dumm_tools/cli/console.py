@@ -10,7 +10,8 @@ import click
 from dumm_tools import output
 from dumm_tools.cli import common
 from dumm_tools.cli.common import output_options, run
-from dumm_tools.cli.guest import guests, run_on_host
+from dumm_tools.cli.execute import run_on_host
+from dumm_tools.cli.operands import guests
 from dumm_tools.output import Field
 
 cli = common.tool("dumm-console", "Consoles: terminals in guests, and what their kernels printed.")

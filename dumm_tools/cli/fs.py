@@ -10,7 +10,7 @@ from dumm_tools import output
 from dumm_tools.cli import common, fs_files, fs_kernel, fs_layers, fs_master
 from dumm_tools.cli.cached import Cached
 from dumm_tools.cli.common import each, output_options, run
-from dumm_tools.cli.guest import guests
+from dumm_tools.cli.operands import guests
 from dumm_tools.errors import DummError
 from dumm_tools.output import Field
 

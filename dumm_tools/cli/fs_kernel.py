@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from dumm_tools import kernel, output
+from dumm_tools import output
 from dumm_tools.cli.cached import (
     Cached,
     delete_each,
@@ -16,6 +18,9 @@ from dumm_tools.cli.cached import (
 )
 from dumm_tools.cli.common import Group, Progress, output_options
 from dumm_tools.output import Field
+
+if TYPE_CHECKING:
+    from dumm_tools import kernel
 
 
 def _size(pack: kernel.Pack) -> int:
@@ -89,6 +94,8 @@ def import_(path: str, name: str | None, may_exist: bool) -> None:
 @output_options(FIELDS)
 def list_(shape: output.Shape) -> None:
     """List the kernel packs."""
+    from dumm_tools import kernel
+
     output.emit(kernel.list_(), FIELDS, shape)
 
 
@@ -97,4 +104,6 @@ def list_(shape: output.Shape) -> None:
 @if_exists_option
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete kernel packs; not one that a guest runs."""
+    from dumm_tools import kernel
+
     return delete_each(kernel.delete, names, if_exists)

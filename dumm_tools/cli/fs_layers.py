@@ -11,7 +11,7 @@ import click
 from dumm_tools import output
 from dumm_tools.cli import common
 from dumm_tools.cli.common import Group, Name, each, output_options
-from dumm_tools.cli.guest import guests
+from dumm_tools.cli.operands import guests
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from dumm_tools import master, output
+from dumm_tools import output
 from dumm_tools.cli.cached import (
     Cached,
     delete_each,
@@ -16,6 +18,9 @@ from dumm_tools.cli.cached import (
 )
 from dumm_tools.cli.common import Group, Progress, output_options
 from dumm_tools.output import Field
+
+if TYPE_CHECKING:
+    from dumm_tools import master
 
 
 def _size(stored: master.Stored) -> int:
@@ -59,7 +64,7 @@ def build(
     is given; its root user has no password. Prints the name of the master unless --name gives
     it.
     """
-    from dumm_tools import rootfs
+    from dumm_tools import master, rootfs
 
     packages = [p for each in include for p in each.split(",") if p]
     if packages and what != "debian":
@@ -99,7 +104,7 @@ def import_(source: str, name: str | None, may_exist: bool) -> None:
     guest makes its own. An archive that would write outside of the master is refused. Prints
     the name of the master unless --name gives it.
     """
-    from dumm_tools import lab
+    from dumm_tools import lab, master
 
     lab.become_root()
     with Progress() as progress:
@@ -112,6 +117,8 @@ def import_(source: str, name: str | None, may_exist: bool) -> None:
 @output_options(FIELDS)
 def list_(shape: output.Shape) -> None:
     """List the masters."""
+    from dumm_tools import master
+
     output.emit(master.list_(), FIELDS, shape)
 
 
@@ -120,7 +127,7 @@ def list_(shape: output.Shape) -> None:
 @if_exists_option
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete masters; not one that a guest uses."""
-    from dumm_tools import lab
+    from dumm_tools import lab, master
 
     over = master.mounted_over()
     lab.become_root()

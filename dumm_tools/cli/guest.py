@@ -3,53 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dumm_tools import output
 from dumm_tools.cli import common
 from dumm_tools.cli.cached import Cached
-from dumm_tools.cli.common import (
-    Name,
-    Progress,
-    Words,
-    each,
-    output_options,
-    run,
-)
+from dumm_tools.cli.common import Progress, each, output_options, run
+from dumm_tools.cli.execute import exec_
+from dumm_tools.cli.operands import guests
 from dumm_tools.cli.values import Seconds, human_size
 from dumm_tools.output import Field
 
-if TYPE_CHECKING:
-    from dumm_tools.model import State
-
 cli = common.tool("dumm-guest", "Guests: User Mode Linux kernels, each one a process.")
-
-
-def guests(*states: str) -> Name:
-    """An operand that names a guest; completion offers those in one of `states`."""
-
-    def choices(state: State, root: str) -> Iterable[str]:
-        from dumm_tools import live
-
-        for name, guest in state.guests.items():
-            if not states or live.guest_state(root, state, guest) in states:
-                yield name
-
-    return Name("guest", choices)
-
-
-class GuestThenCommand(Words):
-    """NAME, then a command that is passed on as it is; completes the name."""
-
-    name = "words"
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
-        if ctx.params.get("words"):
-            return []
-        return guests("running").shell_complete(ctx, param, incomplete)
 
 
 def _fields() -> list[Field[Any]]:
@@ -338,82 +305,7 @@ def show(names: tuple[str, ...], shape: output.Shape) -> int:
     return code
 
 
-def _pairs(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
-    pairs = {}
-    for one in value:
-        key, equals, rest = one.partition("=")
-        if not key or not equals:
-            raise click.BadParameter(f"'{one}' is not K=V")
-        pairs[key] = rest
-    return pairs
-
-
-@cli.command("exec")
-@click.option("--host", is_flag=True, help="On the host, where the lab's links and mounts are.")
-@click.option("-t", "--tty", "terminal", is_flag=True, help="Give the command a terminal.")
-@click.option("-e", "--env", metavar="K=V", multiple=True, callback=_pairs, help="Set a variable.")
-@click.option("-w", "--workdir", metavar="DIR", help="Run it in this directory (default: /).")
-@click.option("-u", "--user", metavar="USER[:GROUP]", help="Run it as this user (default: root).")
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=Seconds(positive=True),
-    help="End it after so long (exit status 5).",
-)
-@click.argument("words", metavar="NAME|--host -- CMD [ARG...]", nargs=-1, type=GuestThenCommand())
-def exec_(
-    host: bool,
-    terminal: bool,
-    env: dict[str, str],
-    workdir: str | None,
-    user: str | None,
-    timeout: float | None,
-    words: tuple[str, ...],
-) -> int:
-    """Run a command in a guest, with its stdin, stdout, stderr and exit status.
-
-    No network and no program in the guest is needed but the command itself. Status 125: we
-    failed; 126 and 127: it could not be run, or not be found; 128 + n: ended by signal n.
-
-    With --host and no NAME the command runs on the host, in the lab's own namespaces: tcpdump,
-    ip and bridge see the lab's links there.
-    """
-    import os
-
-    from dumm_tools import execution
-    from dumm_tools.agent import session
-
-    if host:
-        if terminal or workdir or user or timeout or env:
-            raise click.UsageError("--host takes no other option")
-        if not words:
-            raise click.UsageError("no command to run")
-        return run_on_host(words)
-    if len(words) < 2:
-        raise click.UsageError("no command to run" if words else "no guest named")
-    name, *command = words
-    if terminal and "TERM" in os.environ:
-        env = {"TERM": os.environ["TERM"], **env}
-    program = session.Program(command, env, workdir or "/", user or "root", terminal, timeout)
-    try:
-        return execution.execute(common.root(), name, program)
-    except BrokenPipeError:
-        import signal
-
-        common.die_of(signal.SIGPIPE)
-
-
-def run_on_host(command: tuple[str, ...], *, shell: bool = False) -> int:
-    """Run a program of the host in the lab's own namespaces, if it has some."""
-    import shutil
-
-    from dumm_tools import lab, state
-    from dumm_tools.errors import ExecFailed
-
-    state.load(common.lab())
-    if shutil.which(command[0]) is None and "/" not in command[0]:
-        raise ExecFailed(f"cannot run '{command[0]}': command not found", 127)
-    return lab.run_inside(command, shell=shell)
+cli.add_command(exec_)
 
 
 @cli.command()

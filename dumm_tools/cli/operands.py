@@ -1,0 +1,24 @@
+"""Operands that several tools have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from dumm_tools.cli.common import Name
+
+if TYPE_CHECKING:
+    from dumm_tools.model import State
+
+
+def guests(*states: str) -> Name:
+    """An operand that names a guest; completion offers those in one of `states`."""
+
+    def choices(state: State, root: str) -> Iterable[str]:
+        from dumm_tools import live
+
+        for name, guest in state.guests.items():
+            if not states or live.guest_state(root, state, guest) in states:
+                yield name
+
+    return Name("guest", choices)
