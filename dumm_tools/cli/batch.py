@@ -20,6 +20,12 @@ from dumm_tools.errors import Usage
 from dumm_tools.linux import tty
 
 TOOLS = ("guest", "iface", "bridge", "fs", "console")
+#: What most verbs of a tool import when they run: once here, or else in each child anew.
+DOMAIN = {
+    "guest": ("boot", "execution", "guest", "view"),
+    "iface": ("iface", "network", "route", "shape"),
+    "bridge": ("bridge", "network"),
+}
 LEAVE = ("exit", "quit")
 WORDS_OF_OURS = {"exit": "leave the console", "quit": "leave the console", "help": "this"}
 
@@ -42,6 +48,19 @@ def _cli(tool: str) -> click.Group:
     return group
 
 
+def _import_domain(tool: str) -> None:
+    """Import what a tool's lines need, for all children to come; the messages of netlink, which
+    take the longest, too."""
+    import importlib
+
+    for name in DOMAIN.get(tool, ()):
+        importlib.import_module(f"dumm_tools.{name}")
+    if tool in ("iface", "bridge"):
+        from dumm_tools.linux import netlink
+
+        netlink.load()
+
+
 def split(line: str) -> list[str]:
     """The words of a line, quoted as in a shell; Usage for a quote that does not end."""
     import shlex
@@ -54,6 +73,7 @@ def split(line: str) -> list[str]:
 
 def _batch(keep_going: bool) -> int:
     first = 0
+    seen = set()
     # As bytes: what is no UTF-8 goes to the commands as it is, as from a shell.
     for number, raw in enumerate(sys.stdin.buffer, 1):
         line = os.fsdecode(raw)
@@ -61,6 +81,11 @@ def _batch(keep_going: bool) -> int:
             words = split(line)
             if words and words[0] in LEAVE:
                 break
+            if words:
+                tool = words[0].removeprefix("dumm-")
+                if tool in seen:  # not for a single line
+                    _import_domain(tool)
+                seen.add(tool)
             code = _run(words, batch=True) if words else 0
         except Usage as e:
             common.report("dumm-console", str(e), e.hint)
