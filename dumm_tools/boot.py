@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from dumm_tools import cache, iface, launch, live, origin, overlay, proc, reach, view, workdir
 from dumm_tools.errors import Conflict, DummError, TimedOut
@@ -213,7 +213,7 @@ def _abort(root: str, started: Launch) -> None:
     with contextlib.suppress(DummError, OSError):
         kill(root, started.name)
     with contextlib.suppress(DummError, OSError):
-        ended(root, started.name, started.nonce)
+        ended(root, {started.name: started.nonce})
 
 
 # ---- the end ----
@@ -244,24 +244,35 @@ def wait_gone(root: str, name: str, timeout: float) -> None:
         os.close(fd)
 
 
-def release(state: State, guest: Guest) -> None:
-    """Remove what a boot that is over has left in the host's kernel: taps, the control group."""
-    iface.release(state, guest.name)
-    if guest.boot is not None and guest.boot.cgroup:
-        cgroup.remove(guest.boot.cgroup)
+def release(state: State, *guests: Guest) -> None:
+    """Remove what boots that are over have left in the host's kernel: taps, control groups."""
+    iface.release(state, *(guest.name for guest in guests))
+    for guest in guests:
+        if guest.boot is not None and guest.boot.cgroup:
+            cgroup.remove(guest.boot.cgroup)
 
 
-def ended(root: str, name: str, nonce: str) -> None:
-    """The boot `nonce` is over: remove the taps, forget the boot, unless another has begun."""
+def ended(root: str, nonces: Mapping[str, str]) -> None:
+    """The boots of these guests are over: remove the taps, all in one step, and forget the boots,
+    but for those guests that have begun another."""
+    if not nonces:
+        return
+    if any(load(root).ifaces_of(name) for name in nonces):
+        netlink.load()
     with transaction(root) as change:
-        guest = change.state.guests.get(name)
-        if guest is None or guest.boot is None or guest.boot.nonce != nonce:
-            return
-        release(change.state, guest)
-        with contextlib.suppress(DummError):  # it may be gone, and is looked for at the next start
-            path = origin.resolve_master(root, guest).path
-            if origin.leave_master(root, change.state, guest, path):
-                overlay.mount(root, change.state, guest, path)
-        guest.boot = None
-    with contextlib.suppress(OSError):
-        os.unlink(os.path.join(live.run_dir(root, name), "uml", "ready"))
+        known = change.state.guests
+        over = [
+            guest
+            for guest in (known[name] for name in nonces if name in known)
+            if guest.boot is not None and guest.boot.nonce == nonces[guest.name]
+        ]
+        release(change.state, *over)
+        for guest in over:
+            with contextlib.suppress(DummError):  # it may be gone; the next start looks for it
+                path = origin.resolve_master(root, guest).path
+                if origin.leave_master(root, change.state, guest, path):
+                    overlay.mount(root, change.state, guest, path)
+            guest.boot = None
+    for guest in over:
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(live.run_dir(root, guest.name), "uml", "ready"))

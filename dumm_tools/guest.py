@@ -161,6 +161,7 @@ def stop(
         except (DummError, OSError) as e:
             on_error(name, e)
     deadline = time.monotonic() + timeout
+    gone: dict[str, str] = {}
     for name, nonce, asked in stopping:
         try:
             pidfd = live.pidfd_of(root, name)
@@ -171,8 +172,13 @@ def stop(
                 finally:
                     os.close(pidfd)
             boot.kill(root, name)
-            boot.ended(root, name, nonce)
+            gone[name] = nonce
         except (DummError, OSError) as e:
+            on_error(name, e)
+    try:
+        boot.ended(root, gone)
+    except (DummError, OSError) as e:
+        for name in gone:
             on_error(name, e)
 
 

@@ -102,8 +102,7 @@ def destroy(root: str) -> None:
         raise DummError(f"guest '{still[0]}' does not stop: {dict(failures)[still[0]]}")
     with store.transaction(root) as change:
         state = change.state
-        for name in state.guests:
-            boot.release(state, state.guests[name])
+        boot.release(state, *state.guests.values())
         bridge.remove_all(state)
         for name in state.guests:
             overlay.umount(root, state, name)
