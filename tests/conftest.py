@@ -7,6 +7,7 @@ and vanish at the end: nothing has to be run under unshare(1), and one pytest do
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -73,6 +74,15 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         f"tools: {first_line('unshare', '--version')}, {first_line('tcpdump', '--version')}",
         f"strict: {'yes, a skip is a failure' if STRICT else 'no'}; cache: {cache_home()}",
     ]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Leave a chroot, where the kernel makes no user namespaces, before the first lab with one:
+    tests of the host's network have such labs, too."""
+    if ROOT and not session.config.option.collectonly:
+        with contextlib.suppress(OSError):  # the tests that need it say so themselves
+            _call("unshare", _CLONE_NEWNS)
+            _make_mounts_private()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -174,12 +184,22 @@ def _isolate() -> None:
 
 def _make_mounts_private() -> None:
     """Keep our mounts from the namespace that we came from."""
-    try:
-        mount.mount("none", "/", "none", _MS_REC | _MS_PRIVATE, "")
-    except OSError as e:
-        if e.errno != errno.EINVAL:
-            raise
+    if ROOT and _chrooted():
         _leave_chroot()
+    else:
+        mount.mount("none", "/", "none", _MS_REC | _MS_PRIVATE, "")
+
+
+def _chrooted() -> bool:
+    """Are we in a chroot(2)? There the kernel makes no user namespace, for root either."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            _call("unshare", _CLONE_NEWUSER)
+        except OSError as e:
+            os._exit(e.errno == errno.EPERM)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0
 
 
 def _leave_chroot() -> None:
