@@ -531,6 +531,16 @@ def lab(new_lab: Callable[..., Lab]) -> Lab:
     return new_lab()
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount.mount("small", str(place), "tmpfs", 0, "size=2M")
+    yield place
+    mount.umount(str(place), detach=True)
+
+
 @pytest.fixture(scope="session")
 def python() -> str:
     """The interpreter that has the package."""

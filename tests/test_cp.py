@@ -8,15 +8,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, SUITES, Lab
 from uml_helpers import NOISE, inside, one_line_error
 from users import User
-
-from dumm_tools.linux import mount
 
 pytestmark = pytest.mark.uml
 
@@ -324,16 +322,6 @@ def test_a_deep_tree(lab: Lab) -> None:
     lab("dumm-fs cp alice:/srv/a-rather-long-name alice:/root")
     found = lab("dumm-fs diff alice -q").lines
     assert sum(line.endswith("/bottom") for line in found) == 2
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount.mount("small", str(place), "tmpfs", 0, "size=2M")
-    yield place
-    mount.umount(str(place))
 
 
 @pytest.mark.netns

@@ -7,14 +7,12 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import SUITES, Done, Lab
 from uml_helpers import inside, one_line_error
-
-from dumm_tools.linux import mount
 
 pytestmark = pytest.mark.uml
 
@@ -55,16 +53,6 @@ def same(lab: Lab, one: Path, other: Path) -> None:
     """Two trees are the same in all that rsync knows of."""
     options = ("-n", "--checksum", "--delete", "--omit-dir-times")
     assert rsync(lab, *options, f"{inside(one)}/", f"{inside(other)}/") == []
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount.mount("small", str(place), "tmpfs", 0, "size=2M")
-    yield place
-    mount.umount(str(place))
 
 
 @pytest.mark.parametrize("suite", SUITES)

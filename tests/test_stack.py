@@ -9,13 +9,10 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import SUITES, Lab
-
-from dumm_tools.linux import mount
 
 pytestmark = pytest.mark.uml
 
@@ -201,16 +198,6 @@ def test_two_layers_that_are_gone(lab: Lab, running: bool) -> None:
     lab("dumm-guest start a", status=4 if running else 0)
     lab(["dumm-guest", "exec", "a", "--", "sh", "-c", "echo x >/root/x"])
     assert (lab.directory / "host/a/root/x").read_text() == "x\n"
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount.mount("small", str(place), "tmpfs", 0, "size=2M")
-    yield place
-    mount.umount(str(place))
 
 
 @pytest.mark.root

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from uml_helpers import one_line_error, pid_of, state_of
 
 from dumm_tools import state as store
 from dumm_tools.errors import DummError, NotFound, TimedOut
-from dumm_tools.linux import mount
 from dumm_tools.model import Boot, Bridge, Guest, Iface, State
 
 
@@ -234,16 +233,6 @@ def test_a_copied_working_set(new_lab: Callable[..., Lab], running: bool) -> Non
 
 
 # ---- full and read-only disks ----
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    place = tmp_path / "small"
-    place.mkdir()
-    mount.mount("small", str(place), "tmpfs", 0, "size=1M")
-    yield place
-    mount.umount(str(place), detach=True)
 
 
 def fill(place: Path) -> Path:
