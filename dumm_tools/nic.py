@@ -90,6 +90,16 @@ def _find(channel: Channel, iface: Iface) -> Link | None:
     return None
 
 
+def _newborn(channel: Channel, iface: Iface) -> Link | None:
+    """The device that was just made, unless the guest has been as quick as to rename it."""
+    try:
+        return netlink.find_link(channel, _born_as(iface))
+    except OSError as e:
+        if e.errno != errno.ENODEV:
+            raise
+    return _find(channel, iface)
+
+
 def plug(root: str, iface: Iface, *, reopen: bool = False) -> bool:
     """Give the running guest the device, set up as recorded, if it lacks it; True when it did.
 
@@ -115,7 +125,7 @@ def plug(root: str, iface: Iface, *, reopen: bool = False) -> bool:
             proc.log(f"plug {iface.name} into the running guest")
             reach.mconsole(root, iface.guest, f"config {uml_arg(iface)}")
         try:
-            link = link or _find(control, iface)
+            link = link or _newborn(control, iface)
             if link is None:
                 # vector_config says nothing when vector_eth_configure fails.
                 raise DummError(f"guest '{iface.guest}' made no device {_born_as(iface)}")

@@ -3,6 +3,8 @@ a header, a fixed part, and attributes (rtnetlink(7))."""
 
 from __future__ import annotations
 
+import errno
+import os
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +14,7 @@ _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 #: struct ifinfomsg: family, padding, type, index, flags, change.
 _IFINFOMSG = struct.Struct("=BxHiII")
+LINK_HEAD = _IFINFOMSG.size
 _IFLA_IFNAME = 3  # linux/if_link.h
 #: NLA_F_NESTED and NLA_F_NET_BYTEORDER: no part of the type (linux/netlink.h).
 _TYPE = 0x3FFF
@@ -51,9 +54,18 @@ def split(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += (length + 3) & ~3
 
 
+def link_head(data: bytes) -> tuple[int, int]:
+    """The index and the flags in a message about a link (struct ifinfomsg); OSError(EBADMSG)."""
+    try:
+        _, _, index, flags, _ = _IFINFOMSG.unpack(fixed(data, LINK_HEAD))
+    except struct.error:
+        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG), "link") from None
+    return index, flags
+
+
 def index_of(channel: netlink.Channel, device: str) -> int:
     """The index of a device; OSError(ENODEV)."""
     name = attribute(_IFLA_IFNAME, device.encode() + b"\0")
-    data = message(netlink.RTM_GETLINK, 0, bytes(_IFINFOMSG.size), [name])
+    data = message(netlink.RTM_GETLINK, 0, bytes(LINK_HEAD), [name])
     answer = netlink.query(channel, netlink.Request(data, device))[0]
-    return int(_IFINFOMSG.unpack(fixed(answer, _IFINFOMSG.size))[2])
+    return link_head(answer)[0]
