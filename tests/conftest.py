@@ -290,13 +290,13 @@ class World:
         found = [f"link {name}" for name in sorted(self.links - before.links)]
         found += [f"mount {name}" for name in sorted(self.mounts - before.mounts)]
         for pid in sorted(self.pids - before.pids - {os.getpid()}):
-            use = _use_of(pid, str(place))
+            use = use_of(pid, str(place))
             if use:
                 found.append(f"process {pid} ({use})")
         return found
 
 
-def _use_of(pid: int, place: str) -> str | None:
+def use_of(pid: int, place: str) -> str | None:
     """How a process uses a directory; None when it does not, or is gone."""
     proc = f"/proc/{pid}"
     try:
