@@ -286,6 +286,25 @@ def test_an_interrupted_start_leaves_nothing(lab: Lab) -> None:
         lab("dumm-guest stop --all --kill")
 
 
+def test_a_guest_that_is_made_to_start_and_does_not_is_not_made(lab: Lab) -> None:
+    lab("dumm-guest create old --init /bin/none")
+    done = lab("dumm-guest create old new --start --may-exist --init /bin/none", status=1)
+    assert [line.split("'")[1] for line in done.err.splitlines()] == ["old", "new"]
+    # One that was there before stays.
+    assert lab("dumm-guest list -q").out == "old\n"
+    assert sorted(os.listdir(lab.directory / "host")) == ["old"]
+    lab("dumm-guest create new --start")
+    done = lab("dumm-guest create new good --start", status=4)
+    assert one_line_error(done.err)
+    assert lab("dumm-guest list -o name,state").lines == [
+        "good\trunning",
+        "new\trunning",
+        "old\tstopped",
+    ]
+    done = lab("dumm-guest restart old good", status=4)
+    assert state_of(lab, "good") == "running"
+
+
 def test_a_start_that_fails_says_why_and_leaves_nothing(lab: Lab) -> None:
     lab("dumm-guest create alice")
     links = os.listdir("/sys/class/net")

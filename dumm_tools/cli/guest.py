@@ -14,6 +14,7 @@ from dumm_tools.cli.common import Progress, each, output_options, run
 from dumm_tools.cli.execute import exec_
 from dumm_tools.cli.operands import guests
 from dumm_tools.cli.values import Seconds, human_size
+from dumm_tools.errors import DummError
 from dumm_tools.output import Field
 
 cli = common.tool("dumm-guest", "Guests: User Mode Linux kernels, each one a process.")
@@ -75,13 +76,18 @@ timeout_option = click.option(
 class Errors:
     """Collects what goes wrong with some of many; remembers the first exit code."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: bool = True) -> None:
         self.code = 0
+        self._keep = keep
+        self.names: list[str] = []
         self._prog = common.program()
 
-    def __call__(self, _name: str, error: Exception) -> None:
+    def __call__(self, name: str, error: Exception) -> None:
+        if isinstance(error, DummError) and not self._keep:
+            error.hint = None  # the log that it names goes, too
         code = common.tell(self._prog, error)
         self.code = self.code or code
+        self.names.append(name)
 
 
 def chosen(root: str, names: tuple[str, ...], everyone: bool, states: tuple[str, ...]) -> list[str]:
@@ -95,10 +101,10 @@ def chosen(root: str, names: tuple[str, ...], everyone: bool, states: tuple[str,
     return list(dict.fromkeys(names))
 
 
-def _start(root: str, names: list[str], timeout: float, wait: bool) -> int:
+def _start(root: str, names: list[str], timeout: float, wait: bool, *, keep: bool = True) -> Errors:
     from dumm_tools import boot
 
-    errors, prog = Errors(), common.program()
+    errors, prog = Errors(keep), common.program()
 
     def warn(text: str) -> None:
         common.report(prog, text)
@@ -107,7 +113,7 @@ def _start(root: str, names: list[str], timeout: float, wait: bool) -> int:
         boot.start(
             root, names, timeout=timeout, wait=wait, on_error=errors, warn=warn, progress=progress
         )
-    return errors.code
+    return errors
 
 
 @cli.command()
@@ -118,7 +124,11 @@ def _start(root: str, names: list[str], timeout: float, wait: bool) -> int:
 @init_option
 @arg_option
 @click.option("--may-exist", is_flag=True, help="Leave a guest alone that exists already.")
-@click.option("--start", is_flag=True, help="Start them too, side by side.")
+@click.option(
+    "--start",
+    is_flag=True,
+    help="Start them too, side by side; one that does not start is not made.",
+)
 def create(
     names: tuple[str, ...],
     kernel: str | None,
@@ -133,6 +143,7 @@ def create(
     from dumm_tools import guest, model, view
 
     root = common.lab()
+    there: list[str] = []
     made: list[str] = []
 
     def one(name: str) -> None:
@@ -144,13 +155,16 @@ def create(
             init=init,
             args=list(args),
         )
-        guest.create(root, new, may_exist=may_exist)
-        made.append(name)
+        if guest.create(root, new, may_exist=may_exist):
+            made.append(name)
+        there.append(name)
 
     code = each(dict.fromkeys(names), one)
-    if start and made:
+    if start and there:
         up = set(view.all_names(root, lambda s: s not in ("stopped", "crashed")))
-        code = _start(root, [n for n in made if n not in up], 30.0, True) or code
+        errors = _start(root, [n for n in there if n not in up], 30.0, True, keep=False)
+        code = code or errors.code
+        each((n for n in errors.names if n in made), lambda n: guest.delete(root, n))
     return code
 
 
@@ -176,7 +190,7 @@ def start(names: tuple[str, ...], everyone: bool, timeout: float, no_wait: bool)
     """Start guests side by side; return when each is ready."""
     root = common.lab()
     targets = chosen(root, names, everyone, ("stopped", "crashed", "starting"))
-    return _start(root, targets, timeout, not no_wait)
+    return _start(root, targets, timeout, not no_wait).code
 
 
 UP = ("running", "paused", "starting", "stopping", "crashed")
@@ -215,14 +229,10 @@ def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
 
     root = common.lab()
     targets = chosen(root, names, everyone, UP)
-    errors, failed = Errors(), set()
-
-    def on_error(name: str, error: Exception) -> None:
-        failed.add(name)
-        errors(name, error)
-
-    guest.stop(root, targets, timeout=10.0, force=False, on_error=on_error)
-    return _start(root, [n for n in targets if n not in failed], timeout, True) or errors.code
+    errors = Errors()
+    guest.stop(root, targets, timeout=10.0, force=False, on_error=errors)
+    started = _start(root, [n for n in targets if n not in errors.names], timeout, True)
+    return errors.code or started.code
 
 
 @cli.command()
