@@ -105,7 +105,7 @@ def test_input_that_drips_in(lab: Lab, suite: str) -> None:
 def test_the_end_comes_through_a_line_that_was_full(lab: Lab) -> None:
     """A client that stands still fills its line, and the agent's memory for it; when the line is
     emptied at one stroke, nothing but that tells the agent of what it has to say yet."""
-    root = lab.directory / "mount/sid/root"
+    root = lab.mounted("sid") / "root"
     wait = "echo ready; until [ -e /root/go ]; do sleep 0.02; done"
     for size in range(780_000, 1_120_000, 16_000):
         script = f"{wait}; head -c {size} /dev/zero; echo >/root/done"

@@ -11,6 +11,8 @@ import pytest
 from conftest import SUITES, Lab
 from uml_helpers import NOISE, one_line_error
 
+from dumm_tools.linux import mount
+
 pytestmark = pytest.mark.uml
 
 
@@ -195,3 +197,22 @@ def test_a_master_below_a_mounted_tree_is_kept(packs: Path, tmp_path: Path, opti
         assert "no master" in lab("dumm-guest start a", status=3).err
     finally:
         lab.end()
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("name", ["plain", "a b", "t\tx", "n\nl", "b\\s", "h#h", "\\040x", "é,:"])
+def test_what_is_mounted_at_a_place_of_any_name(tmp_path: Path, name: str) -> None:
+    place = tmp_path / name
+    place.mkdir()
+    assert mount.mounted_at(str(place)) is None
+    for source in ("first", "second"):
+        mount.mount(source, str(place), "tmpfs", 0, "size=4K")
+        (place / "below").mkdir()
+        mount.mount("below", str(place / "below"), "tmpfs", 0, "size=4K")
+        found = mount.mounted_at(str(place))
+        assert found
+        assert (found.source, found.kind) == (source, "tmpfs")
+    for _ in range(2):
+        mount.umount(str(place / "below"))
+        mount.umount(str(place))
+    assert mount.mounted_at(str(place)) is None

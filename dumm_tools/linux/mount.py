@@ -87,16 +87,19 @@ class Mounted:
 
 def mounted_at(target: str) -> Mounted | None:
     """The topmost mount whose mount point is `target` (an absolute path without links)."""
-    wanted, found = os.fsencode(target), None
+    wanted = b" %s " % _escape(os.fsencode(target))
     with open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            before, _, after = line.partition(b" - ")
-            fields = before.split(b" ")
-            if _unescape(fields[4]) == wanted:
-                kind, source = after.split(b" ")[:2]
-                name = os.fsdecode(_unescape(source))
-                found = Mounted(target, kind.decode(), name, int(fields[0]))
-    return found
+        text = file.read()
+    # From the end, and no line by line: a lab has a mount for each guest, and asks at each start.
+    at = len(text)
+    while (at := text.rfind(wanted, 0, at)) >= 0:
+        start, end = text.rfind(b"\n", 0, at) + 1, text.find(b"\n", at)
+        before, _, after = text[start:end].partition(b" - ")
+        fields = before.split(b" ")
+        if b" %s " % fields[4] == wanted:  # and not what is mounted, or its source
+            kind, source = after.split(b" ")[:2]
+            return Mounted(target, kind.decode(), os.fsdecode(_unescape(source)), int(fields[0]))
+    return None
 
 
 def overlays() -> dict[str, str]:
@@ -133,6 +136,13 @@ def any_below(directory: str) -> bool:
     with open("/proc/self/mountinfo", "rb") as file:
         points = (_unescape(line.split(b" ", 5)[4]) for line in file)
         return any(point.startswith(top) and point != top for point in points)
+
+
+def _escape(path: bytes) -> bytes:
+    """A mount point as mountinfo writes it (show_mountinfo, fs/proc_namespace.c)."""
+    for byte in b"\\ \t\n":
+        path = path.replace(b"%c" % byte, b"\\%03o" % byte)
+    return path
 
 
 def _unescape(field: bytes) -> bytes:
