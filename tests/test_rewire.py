@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from conftest import Lab
 
 from dumm_tools.linux import sysfs
 
-pytestmark = [
-    pytest.mark.uml,
-    pytest.mark.skipif(os.geteuid() != 0, reason="the lab's links are on the host's network"),
-]
+#: Root's, since the lab's links are on the host's network.
+pytestmark = [pytest.mark.uml, pytest.mark.root]
 
 
 @pytest.fixture
