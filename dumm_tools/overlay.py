@@ -18,6 +18,8 @@ from dumm_tools.linux import mount as mnt
 from dumm_tools.model import Guest, State
 
 FUSE = "fuse-overlayfs"
+#: The note of a mount by it that is being made: a command may be killed before it knows more.
+_MOUNTING = "mounting"
 #: What the kernel says when it has no overlayfs, or not for us, or not on this file system.
 _REFUSALS = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP)
 #: A page: the most that mount(2) takes as options, with the final NUL.
@@ -53,7 +55,8 @@ def is_mounted(root: str, state: State, name: str) -> bool:
     found = mnt.mounted_at(target)
     if found is None:
         return False
-    if found.source != state.tag and _fuse_mount(root, name) != f"{found.kind} {found.id}":
+    ours = (f"{found.kind} {found.id}", _MOUNTING)
+    if found.source != state.tag and (found.source != FUSE or _fuse_mount(root, name) not in ours):
         raise Conflict(f"'{target}' is a mount point that is not ours")
     return True
 
@@ -117,18 +120,24 @@ def mount_at(root: str, state: State, guest: Guest, master: str, target: str) ->
         _match_top(master, directory)
     work = workdir.make(root, guest.name, upper)
     try:
-        _mount_stack(state, guest, target, stack, work.path)
+        _mount_stack(root, state, guest, target, stack, work.path)
     except BaseException:
+        # An interrupt comes after the mount as well: without its work directory it is of no use.
+        _umount_all(state, os.path.realpath(target))
+        note_fuse(root, guest.name)
         workdir.remove(work.entry)
         raise
     return work
 
 
-def _mount_stack(state: State, guest: Guest, target: str, stack: list[str], work: str) -> None:
+def _mount_stack(
+    root: str, state: State, guest: Guest, target: str, stack: list[str], work: str
+) -> None:
     upper, lower = stack[0], stack[1:]
     forced = os.environ.get("DUMM_OVERLAY") == FUSE
     try:
         if forced:
+            _note(root, guest.name, _MOUNTING)
             _mount_fuse(target, lower, upper, work)
         else:
             _mount_kernel(state, target, lower, upper, work)
@@ -145,6 +154,7 @@ def _mount_stack(state: State, guest: Guest, target: str, stack: list[str], work
         reason = e.strerror
         if not forced and state.isolated and e.errno in _REFUSALS and shutil.which(FUSE):
             try:
+                _note(root, guest.name, _MOUNTING)
                 _mount_fuse(target, lower, upper, work)
                 return
             except DummError as other:
@@ -187,18 +197,25 @@ def _mount_fuse(target: str, lower: list[str], upper: str, work: str) -> None:
 def note_fuse(root: str, name: str) -> None:
     """fuse-overlayfs names its mounts itself: a file tells that this one is ours."""
     found = mnt.mounted_at(os.path.realpath(paths(root, name)[0]))
-    path = os.path.join(root, "run", name, "fuse")
     if found and found.kind.startswith("fuse"):
-        with open(path, "w", encoding="ascii") as file:
-            file.write(f"{found.kind} {found.id}")
+        _note(root, name, f"{found.kind} {found.id}")
     else:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+            os.unlink(_fuse_note(root, name))
+
+
+def _fuse_note(root: str, name: str) -> str:
+    return os.path.join(root, "run", name, "fuse")
+
+
+def _note(root: str, name: str, text: str) -> None:
+    with open(_fuse_note(root, name), "w", encoding="ascii") as file:
+        file.write(text)
 
 
 def _fuse_mount(root: str, name: str) -> str:
     try:
-        with open(os.path.join(root, "run", name, "fuse"), encoding="ascii") as file:
+        with open(_fuse_note(root, name), encoding="ascii") as file:
             return file.read()
     except OSError:
         return ""
@@ -227,7 +244,10 @@ def next_place(root: str, name: str) -> str:
 
 def umount_next(root: str, state: State, name: str) -> None:
     """Unmount what a killed command left at `next_place`."""
-    place = os.path.realpath(next_place(root, name))
+    _umount_all(state, os.path.realpath(next_place(root, name)))
+
+
+def _umount_all(state: State, place: str) -> None:
     while (found := mnt.mounted_at(place)) is not None:
         if found.source not in (state.tag, FUSE):
             raise Conflict(f"'{place}' is a mount point that is not ours")

@@ -44,8 +44,9 @@ def said(lab: Lab, name: str) -> set[str]:
 
 def rsync(lab: Lab, *words: str | Path) -> list[str]:
     """What rsync says that it does."""
-    # The layers' own marks are attributes that an isolated lab shows.
-    options = ["-aHAX", "--filter=-x user.overlay.*", "--itemize-changes"]
+    # The layers' own marks are attributes, too.
+    filters = ["--filter=-x user.overlay.*", "--filter=-x trusted.overlay.*"]
+    options = ["-aHAX", *filters, "--itemize-changes"]
     return lab.host(["rsync", *options, *words]).out.splitlines()
 
 

@@ -28,6 +28,40 @@ def kill_after(lab: Lab, command: str, seconds: float) -> None:
 
 # ---- killed and run again ----
 
+#: `dumm-fs` that gets a signal the moment after a function has done its work.
+HIT = """
+import importlib, os, sys
+module, name, number, *sys.argv[1:] = sys.argv[1:]
+module = importlib.import_module(module)
+done = getattr(module, name)
+def hit(*args, **options):
+    result = done(*args, **options)
+    os.kill(os.getpid(), int(number))
+    return result
+setattr(module, name, hit)
+from dumm_tools.cli.fs import main
+sys.argv[0] = "dumm-fs"
+main()
+"""
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("driver", ["kernel", "fuse-overlayfs"])
+def test_hit_right_after_a_mount(lab: Lab, driver: str, number: signal.Signals) -> None:
+    lab("dumm-guest create alice")
+    lab("dumm-fs umount alice")
+    lab.env["DUMM_OVERLAY"] = driver
+    where = "dumm_tools.linux.mount mount" if driver == "kernel" else "dumm_tools.proc run"
+    command = ["python", "-c", HIT, *where.split(), str(int(number))]
+    for verb in ("mount", "reset"):
+        assert lab([*command, verb, "alice"], status=None).code in (-number, 128 + number)
+        lab("dumm-fs mount alice")
+        (lab.mounted("alice") / "srv/file").write_bytes(b"x")
+        assert (lab.directory / "host/alice/srv/file").exists()
+    lab("dumm-fs umount alice")
+    assert not os.listdir(lab.mounted("alice"))
+
 
 def test_create_and_delete(lab: Lab) -> None:
     chance = random.Random(1)
