@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from dumm_tools import address, iface, masquerade, names, network, nic, segment, state, uplink
+from dumm_tools import address, iface, live, masquerade, names, network, nic, segment, state, uplink
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import netlink
 from dumm_tools.model import Bridge, State
@@ -73,9 +73,13 @@ def connect(root: str, name: str, interface: str) -> None:
         found = change.state
         bridge = network.bridge(found, name)
         member = network.interface(found, interface)
-        # The guest sees nothing of a move: it may be paused.
-        moves = member.bridge is not None and member.up and network.ours(found, member.tap)
-        running = not moves and iface.reachable(root, found, member.guest)
+        if member.bridge is not None and member.up and network.ours(found, member.tap):
+            # The guest sees nothing of a move: it may be paused. One that is where it should be
+            # may be of a `create` that was killed before the guest had its device.
+            now = live.guest_state(root, found, found.guests[guest])
+            running = member.bridge == name and now == "running"
+        else:
+            running = iface.reachable(root, found, member.guest)
         with iface.changing(root, found, member, running):
             member.up = True
             member.bridge = name

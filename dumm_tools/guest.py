@@ -117,29 +117,29 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> bool:
     names.guest(name)
     with transaction(root) as change_:
         state = change_.state
-        if name not in state.guests:
-            if if_exists:
-                return False
-            raise NotFound(f"no guest '{name}'")
-        # Nor may a commit be at it.
-        with files.kept_stopped(root, state, state.guests[name], fcntl.LOCK_EX):
-            if os.path.lexists(_deleted(root, name)):
-                tree.remove(_deleted(root, name))
-            iface.delete_of_guest(state, name)
-            overlay.umount(root, state, name)
-            workdir.drop(root, name)  # some may not be in run/NAME
-            del state.guests[name]
-            # Out of the way first: what a killed command leaves must not be the next guest's.
-            with contextlib.suppress(FileNotFoundError):
-                os.rename(os.path.join(root, "host", name), _deleted(root, name))
-    for path in (
-        os.path.join(root, "mount", name),
-        os.path.join(root, "run", name),
-        _deleted(root, name),
-    ):
-        if os.path.lexists(path):
-            tree.remove(path)
-    return True
+        known = name in state.guests
+        if known:
+            # Nor may a commit be at it.
+            with files.kept_stopped(root, state, state.guests[name], fcntl.LOCK_EX):
+                if os.path.lexists(_deleted(root, name)):
+                    tree.remove(_deleted(root, name))
+                iface.delete_of_guest(state, name)
+                overlay.umount(root, state, name)
+                workdir.drop(root, name)  # some may not be in run/NAME
+                del state.guests[name]
+                # Out of the way first: what a killed command leaves must not be the next guest's.
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(os.path.join(root, "host", name), _deleted(root, name))
+                change_.save()
+        # Now, before there is another guest of that name; also what a killed delete left.
+        for place in ("mount", "run"):
+            if os.path.lexists(path := os.path.join(root, place, name)):
+                tree.remove(path)
+    if os.path.lexists(_deleted(root, name)):
+        tree.remove(_deleted(root, name))
+    if not known and not if_exists:
+        raise NotFound(f"no guest '{name}'")
+    return known
 
 
 def _deleted(root: str, name: str) -> str:

@@ -46,9 +46,14 @@ class Transaction:
         """Write the state as it is now: intent goes before the kernel, so that a crash
         leaves a record and not an orphan."""
         text = _encode(self.state)
-        if text != self._saved:
+        if text == self._saved:
+            return
+        last, self._saved = self._saved, text  # first: an interrupt may come when it is written
+        try:
             _replace(self._root, text)
-            self._saved = text
+        except DummError:
+            self._saved = last
+            raise
 
     def revert(self) -> None:
         """Put back what the file said before."""
@@ -60,9 +65,11 @@ class Transaction:
 def transaction(root: str) -> Iterator[Transaction]:
     """Lock, read, hand out the state to be changed, and write it back; an exception undoes all
     that was written. TimedOut after LOCK_TIMEOUT seconds, naming the holder.
+
+    Ctrl-C waits for the end, so that record and kernel agree; a second one is obeyed at once.
     """
     _read(root)
-    with _locked(root):
+    with _locked(root), _unbroken():
         change = Transaction(root)
         try:
             yield change
@@ -76,6 +83,28 @@ def create(root: str, state: State) -> None:
     """Write the first state of a working set whose lock file exists."""
     with _locked(root):
         _replace(root, _encode(state))
+
+
+@contextlib.contextmanager
+def _unbroken() -> Iterator[None]:
+    caught = 0
+
+    def later(*_: object) -> None:
+        nonlocal caught
+        caught += 1
+        if caught > 1:
+            raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, for one
+        yield
+        return
+    signal.signal(signal.SIGINT, later)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if caught == 1:
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from uml_helpers import NOISE, one_line_error, pid_of, processes, state_of, unti
 from dumm_tools import launch
 
 pytestmark = pytest.mark.uml
+
+HIT = Path(__file__).with_name("hit.py")
 
 
 def kill_after(lab: Lab, command: str, seconds: float) -> None:
@@ -28,22 +31,6 @@ def kill_after(lab: Lab, command: str, seconds: float) -> None:
 
 # ---- killed and run again ----
 
-#: `dumm-fs` that gets a signal the moment after a function has done its work.
-HIT = """
-import importlib, os, sys
-module, name, number, *sys.argv[1:] = sys.argv[1:]
-module = importlib.import_module(module)
-done = getattr(module, name)
-def hit(*args, **options):
-    result = done(*args, **options)
-    os.kill(os.getpid(), int(number))
-    return result
-setattr(module, name, hit)
-from dumm_tools.cli.fs import main
-sys.argv[0] = "dumm-fs"
-main()
-"""
-
 
 @pytest.mark.netns
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -52,15 +39,109 @@ def test_hit_right_after_a_mount(lab: Lab, driver: str, number: signal.Signals) 
     lab("dumm-guest create alice")
     lab("dumm-fs umount alice")
     lab.env["DUMM_OVERLAY"] = driver
-    where = "dumm_tools.linux.mount mount" if driver == "kernel" else "dumm_tools.proc run"
-    command = ["python", "-c", HIT, *where.split(), str(int(number))]
+    where = "mount" if driver == "kernel" else "run"
     for verb in ("mount", "reset"):
-        assert lab([*command, verb, "alice"], status=None).code in (-number, 128 + number)
+        done = lab(f"python {HIT} {where} 1 {int(number)} dumm-fs {verb} alice", status=None)
+        assert done.code == -number
         lab("dumm-fs mount alice")
         (lab.mounted("alice") / "srv/file").write_bytes(b"x")
         assert (lab.directory / "host/alice/srv/file").exists()
     lab("dumm-fs umount alice")
     assert not os.listdir(lab.mounted("alice"))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A command to be hit, and what a user does about it."""
+
+    #: Brings about what `command` starts from, each time anew.
+    before: str
+    command: str
+    #: What is done when the command was hit, whether it had ended or not.
+    again: str
+    check: str
+
+
+PING = "dumm-guest exec a -- ping -c1 -W2 10.0.0.2"
+MOMENTS = {
+    "start": Moments(
+        "! dumm-guest is-running a || dumm-guest stop a",
+        "dumm-guest start a",
+        "dumm-guest is-running a || dumm-guest start a",
+        PING,
+    ),
+    "stop": Moments(
+        "dumm-guest is-running a || dumm-guest start a",
+        "dumm-guest stop a",
+        "dumm-guest stop a || ! dumm-guest is-running a",
+        "! dumm-guest is-running a",
+    ),
+    "plug": Moments(
+        "dumm-iface delete --if-exists a-eth1",
+        "dumm-iface create a-eth1 --bridge lan1 --address 10.1.0.1/24",
+        "dumm-iface create a-eth1 --bridge lan1 --address 10.1.0.1/24 ||"
+        " { dumm-bridge connect lan1 a-eth1 &&"
+        " dumm-iface address add --may-exist a-eth1 10.1.0.1/24; }",
+        "dumm-guest exec a -- ping -c1 -W2 10.1.0.1 && dumm-guest exec a -- ip link show eth1 up",
+    ),
+    "unplug": Moments(
+        "dumm-iface create --may-exist a-eth1 --bridge lan1 --address 10.1.0.1/24",
+        "dumm-iface delete a-eth1",
+        "dumm-iface delete --if-exists a-eth1",
+        "! dumm-guest exec a -- ip link show eth1",
+    ),
+    "move": Moments(
+        "dumm-bridge connect lan1 a-eth0",
+        "dumm-bridge connect lan0 a-eth0",
+        "dumm-bridge connect lan0 a-eth0",
+        PING,
+    ),
+    "load": Moments(
+        "dumm-fs template unload || :",
+        "dumm-fs template load T",
+        "dumm-fs template load T",
+        "dumm-guest exec a -- grep -q new /etc/motd && dumm-guest exec a -- touch /etc/own",
+    ),
+    "layer": Moments(
+        "dumm-fs overlay del a ./templates/T/a || :",
+        "dumm-fs overlay add a ./templates/T/a",
+        "dumm-fs overlay list a | grep -q /T/ || dumm-fs overlay add a ./templates/T/a",
+        "dumm-guest exec a -- grep -q new /etc/motd && dumm-guest exec a -- touch /etc/own",
+    ),
+    "delete": Moments(
+        "dumm-guest create --may-exist x && dumm-iface create --may-exist x-eth0 --bridge lan0",
+        "dumm-guest delete x",
+        "dumm-guest delete --if-exists x",
+        'test -z "$(dumm-iface list -q | grep x-; ls host run | grep -x x)"',
+    ),
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("name", MOMENTS)
+def test_hit_at_many_moments(lab: Lab, name: str, number: signal.Signals) -> None:
+    def shell(line: str) -> None:
+        lab(["sh", "-c", line])
+
+    lab("dumm-bridge create lan0 lan1")
+    lab("dumm-guest create a b --start")
+    for end, address in (("a", "10.0.0.1/24"), ("b", "10.0.0.2/24")):
+        lab(f"dumm-iface create {end}-eth0 --bridge lan0 --address {address}")
+    shell("mkdir -p templates/T/a/etc && echo new >templates/T/a/etc/motd")
+    this = MOMENTS[name]
+    # Each signal has moments of its own, some in each part of the command.
+    first, step = (3, 29) if number == signal.SIGINT else (17, 29)
+    for moment in range(first, 3000, step):
+        shell(this.before)
+        hit = lab(f"python {HIT} any {moment} {int(number)} {this.command}", status=None)
+        assert hit.code in (0, -number), hit.err
+        assert "Traceback" not in hit.err
+        shell(this.again)
+        shell(this.check)
+        if hit.code == 0:
+            break
+    assert hit.code == 0
+    assert moment > first + 2 * step
 
 
 def test_create_and_delete(lab: Lab) -> None:
