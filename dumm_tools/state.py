@@ -69,7 +69,7 @@ def transaction(root: str) -> Iterator[Transaction]:
     Ctrl-C waits for the end, so that record and kernel agree; a second one is obeyed at once.
     """
     _read(root)
-    with _locked(root), _unbroken():
+    with _locked(root), unbroken():
         change = Transaction(root)
         try:
             yield change
@@ -86,7 +86,8 @@ def create(root: str, state: State) -> None:
 
 
 @contextlib.contextmanager
-def _unbroken() -> Iterator[None]:
+def unbroken() -> Iterator[None]:
+    """Ctrl-C inside waits for the end, a second one does not."""
     caught = 0
 
     def later(*_: object) -> None:

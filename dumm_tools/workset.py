@@ -33,7 +33,7 @@ def init(root: str, *, kernel_spec: str | None, master_spec: str | None, isolate
     """Make a working set in `root`; Conflict when there is one. A failure leaves nothing new."""
     core = kernel.resolve(kernel_spec).path if kernel_spec else None
     tree_ = master.resolve(master_spec).path if master_spec else None
-    with contextlib.ExitStack() as undo:
+    with store.unbroken(), contextlib.ExitStack() as undo:
         if not os.path.isdir(root):
             os.mkdir(root, 0o700)
             undo.callback(_remove, os.rmdir, root)
