@@ -271,7 +271,9 @@ def completion(tool: str, command: click.Command, shell: str) -> str:
     kind = get_completion_class(shell)
     assert kind is not None
     script = kind(command, {}, tool, f"_{tool.upper().replace('-', '_')}_COMPLETE")
-    return ShellComplete.source(script).strip() + "\n"
+    text = ShellComplete.source(script).strip() + "\n"
+    # click's fish splits at each comma: of a description it shows what is before the first.
+    return text.replace('string split ","', 'string split -m 1 ","')
 
 
 def files() -> Iterator[tuple[Path, str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import BIN, TOP
+from conftest import BIN, TOP, Lab
 
 from dumm_tools import _docs
 
@@ -81,6 +81,66 @@ def test_bash_completes(tool: str, tmp_path: Path) -> None:
     assert done.stderr == ""
     expected = {"dumm-fs": set(), "dumm-console": {"list", "log"}}.get(tool, {"list"})
     assert set(done.stdout.split()) == expected
+
+
+#: What is typed before TAB, and what is offered then: a word, a directory, a path.
+TYPED = {
+    "dumm-guest start al": ["albert", "alice"],
+    "dumm-guest stop --ki": ["--kill"],
+    "dumm-guest list --format t": ["table"],
+    "dumm-fs overlay add alice ./la": ["./layer,one/"],
+    "dumm-fs overlay add alice ./layer,one ": [],
+    "dumm-fs overlay del alice ": ["{lab}/layer,one"],
+    "dumm-fs overlay del bob ": [],
+}
+#: zsh's own functions, which work inside its line editor only, say what they are told to offer.
+ZSH = """
+compdef() { }
+compadd() { print -rl -- "${(@P)@[-1]}" }
+_describe() { print -rl -- "${(@P)@[-2]%%:*}" }
+_path_files() { [[ $1 == -/ ]] && print -rl -- ./layer,*/ }
+source $1
+words=("${(@s: :)2}") CURRENT=${#words}
+$3
+"""
+
+
+@pytest.fixture
+def layered(lab: Lab) -> Lab:
+    """Guests, one of them with a layer."""
+    lab("dumm-guest create alice albert bob")
+    (lab.directory / "layer,one").mkdir()
+    lab("dumm-fs overlay add alice ./layer,one")
+    return lab
+
+
+def _offered(lab: Lab, expected: list[str]) -> list[str]:
+    return [word.format(lab=lab.directory) for word in expected]
+
+
+@pytest.mark.uml
+def test_fish_completes(layered: Lab) -> None:
+    def complete(typed: str) -> list[str]:
+        path = shlex.quote(f"{TOP}/completions/fish")
+        script = f"set -p fish_complete_path {path}; complete -C {shlex.quote(typed)}"
+        return layered(["fish", "--no-config", "-c", script]).lines
+
+    for typed, expected in TYPED.items():
+        found = [line.partition("\t")[0] for line in complete(typed)]
+        assert found == _offered(layered, expected), typed
+    [described] = complete("dumm-guest sto")
+    assert "," in described
+
+
+@pytest.mark.uml
+def test_zsh_completes(layered: Lab) -> None:
+    for typed, expected in TYPED.items():
+        tool = typed.split()[0]
+        function = f"_{tool.replace('-', '_')}_completion"
+        script = TOP / "completions/zsh" / f"_{tool}"
+        done = layered(["zsh", "-f", "-c", ZSH, "zsh", script, typed, function])
+        assert done.err == ""
+        assert done.lines == _offered(layered, expected), typed
 
 
 def test_completion_offers_what_is_there(tmp_path: Path) -> None:

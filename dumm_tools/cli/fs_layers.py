@@ -10,7 +10,7 @@ import click
 
 from dumm_tools import output
 from dumm_tools.cli import common
-from dumm_tools.cli.common import Group, Name, each, output_options
+from dumm_tools.cli.common import Group, Name, Words, each, output_options
 from dumm_tools.cli.operands import guests
 from dumm_tools.output import Field
 
@@ -42,6 +42,33 @@ def _templates(state: State, root: str) -> Iterable[str]:
 TEMPLATE = Name("template", _templates)
 
 
+class GuestThenLayer(Words):
+    """NAME (none with --all), then a directory; completes both, of a guest's layers if `listed`."""
+
+    name = "words"
+
+    def __init__(self, *, listed: bool) -> None:
+        self._listed = listed
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+        from click.shell_completion import CompletionItem
+
+        said = ctx.params.get("words") or ()
+        everyone = bool(ctx.params.get("everyone"))
+        if not said and not everyone:
+            return guests().shell_complete(ctx, param, incomplete)
+        if len(said) + everyone > 1:
+            return []
+        if not self._listed:
+            return [CompletionItem(incomplete, type="dir")]
+
+        def layers(state: State, _root: str) -> Iterable[str]:
+            chosen = [g for n, g in state.guests.items() if everyone or n in said]
+            return {layer for guest in chosen for layer in guest.overlays}
+
+        return Name("layer", layers).shell_complete(ctx, param, incomplete)
+
+
 def _targets(root: str, everyone: bool, words: tuple[str, ...], rest: int) -> tuple[list[str], Any]:
     """NAME|--all and `rest` more operands."""
     if len(words) != rest + (not everyone):
@@ -54,7 +81,7 @@ def _targets(root: str, everyone: bool, words: tuple[str, ...], rest: int) -> tu
 
 
 @overlay.command()
-@click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=guests())
+@click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=GuestThenLayer(listed=False))
 @all_option
 def add(words: tuple[str, ...], everyone: bool) -> None:
     """Put a directory on top of a guest's layers, running or not.
@@ -69,7 +96,7 @@ def add(words: tuple[str, ...], everyone: bool) -> None:
 
 
 @overlay.command("del")
-@click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=guests())
+@click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=GuestThenLayer(listed=True))
 @all_option
 def del_(words: tuple[str, ...], everyone: bool) -> None:
     """Take a directory from a guest's layers; the directory itself stays."""
