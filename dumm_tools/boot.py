@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dumm_tools import cache, iface, launch, live, origin, overlay, proc, reach, view, workdir
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.launch import Launch
-from dumm_tools.linux import cgroup, netlink, process
+from dumm_tools.linux import cgroup, process, rtnl
 from dumm_tools.model import Boot, Guest, State
 from dumm_tools.state import load, lock, transaction
 
@@ -46,7 +46,7 @@ def start(
     names = list(names)
     state = load(root)
     if state.bridges or any(state.ifaces_of(name) for name in names):
-        netlink.load()  # 30 ms at the first call: not under the state's lock
+        rtnl.load()  # 30 ms at the first call: not under the state's lock
     pending: list[Launch] = []
     done = 0
 
@@ -258,7 +258,7 @@ def ended(root: str, nonces: Mapping[str, str]) -> None:
     if not nonces:
         return
     if any(load(root).ifaces_of(name) for name in nonces):
-        netlink.load()
+        rtnl.load()
     with transaction(root) as change:
         known = change.state.guests
         over = [

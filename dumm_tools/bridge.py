@@ -9,9 +9,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from dumm_tools import address, iface, live, masquerade, names, network, nic, segment, state, uplink
+from dumm_tools import (
+    address,
+    iface,
+    live,
+    masquerade,
+    names,
+    network,
+    nic,
+    segment,
+    state,
+    uplink,
+)
 from dumm_tools.errors import Conflict
-from dumm_tools.linux import netlink
+from dumm_tools.linux import netlink, rtnl
 from dumm_tools.model import Bridge, State
 
 
@@ -19,7 +30,7 @@ def create(root: str, name: str, *, addresses: Sequence[str] = (), may_exist: bo
     """Make a bridge. Usage, Conflict."""
     names.bridge(name)
     wanted = address.interfaces(list(addresses))
-    netlink.load()
+    rtnl.load()
     with state.transaction(root) as change:
         found = change.state
         if name in found.bridges and not may_exist:
@@ -38,7 +49,7 @@ def create(root: str, name: str, *, addresses: Sequence[str] = (), may_exist: bo
 def delete(root: str, name: str, *, if_exists: bool = False) -> None:
     """Unplug a bridge's members, then remove it. Usage, NotFound, Conflict."""
     names.bridge(name)
-    netlink.load()
+    rtnl.load()
     with state.transaction(root) as change:
         found = change.state
         if if_exists and name not in found.bridges:
@@ -110,7 +121,7 @@ def add_addresses(
 ) -> None:
     """Give the host addresses on a bridge. Usage, NotFound, Conflict."""
     wanted = address.interfaces(list(addresses))
-    netlink.load()
+    rtnl.load()
     with state.transaction(root) as change:
         found = change.state
         bridge = network.bridge(found, name)
@@ -137,7 +148,7 @@ def del_addresses(
 ) -> None:
     """Take addresses from the host on a bridge. Usage, NotFound."""
     unwanted = address.interfaces(list(addresses))
-    netlink.load()
+    rtnl.load()
     with state.transaction(root) as change:
         found = change.state
         bridge = network.bridge(found, name)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from dumm_tools import address, live, names, network, nic, reach, segment, state, wire
+from dumm_tools import address, device, live, names, network, nic, reach, segment, state, wire
 from dumm_tools.errors import Conflict, NotFound, TimedOut, Usage
-from dumm_tools.linux import netlink, sysfs
+from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.linux.netlink import Channel
 from dumm_tools.model import Guest, Iface, State
 from dumm_tools.nic import boot_records, uml_arg
@@ -31,7 +31,7 @@ def guest_of(found: State, name: str) -> Guest:
 def transaction(root: str, guest: str) -> Iterator[state.Transaction]:
     """A transaction that will need netlink if the guest runs: what takes long is done before."""
     if live.alive(root, guest):
-        netlink.load()
+        rtnl.load()
     with state.transaction(root) as change:
         yield change
 
@@ -139,7 +139,7 @@ def changing(root: str, found: State, iface: Iface, running: bool) -> Iterator[N
     except TimedOut:
         raise  # who does not answer would not answer to this either
     except BaseException:
-        with contextlib.suppress(*nic.UNDO_FAILURES):
+        with contextlib.suppress(*device.UNDO_FAILURES):
             apply(root, found, before, running)
         raise
 
@@ -225,12 +225,12 @@ def add_addresses(
         running = reachable(root, found, iface.guest)
         with contextlib.ExitStack() as undo:
             if running:
-                nic.add_addresses(root, iface, wanted)
-                undo.callback(nic.drop_addresses, root, iface, new)
+                device.add_addresses(root, iface, wanted)
+                undo.callback(device.drop_addresses, root, iface, new)
             iface.addresses += new
             change.save()
             if running and iface.routes:  # one may have waited for this
-                nic.add_routes(root, iface, iface.routes)
+                device.add_routes(root, iface, iface.routes)
             if running:
                 refresh_boot(root, found, iface.guest)
             undo.pop_all()
@@ -251,10 +251,10 @@ def del_addresses(
             after = iface.but(addresses=left)
             lost = [r for r in iface.routes if not wire.is_usable(after, r)]
             if lost:
-                nic.del_routes(root, iface, lost)
-            nic.del_addresses(root, iface, unwanted, left)
+                device.del_routes(root, iface, lost)
+            device.del_addresses(root, iface, unwanted, left)
             if iface.routes:  # with the last address the kernel drops them all
-                nic.add_routes(root, after, after.routes)
+                device.add_routes(root, after, after.routes)
         iface.addresses = left
         if running:
             refresh_boot(root, found, iface.guest)
@@ -268,7 +268,7 @@ def addresses_of(root: str, name: str, *, ask_guest: bool = False) -> list[str]:
     if not ask_guest:
         return sorted(iface.addresses)
     live.need_running(root, found, found.guests[iface.guest])
-    return sorted(nic.live_addresses(root, iface))
+    return sorted(device.live_addresses(root, iface))
 
 
 def prepare(found: State, guest: str) -> list[str]:
@@ -285,7 +285,7 @@ def prepare(found: State, guest: str) -> list[str]:
         for name, bridge in found.bridges.items():
             if name not in needed and not sysfs.exists(name):
                 # Not this guest's: should it fail, the guest starts all the same.
-                with contextlib.suppress(*nic.UNDO_FAILURES):
+                with contextlib.suppress(*device.UNDO_FAILURES):
                     segment.ensure_bridge(channel, found, bridge)
         for iface in ifaces:
             _plug_host(channel, undo, found, iface)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dumm_tools import address, iface, live, names, network, nic, state, wire
+from dumm_tools import address, device, iface, live, names, network, state, wire
 from dumm_tools.errors import Conflict, NotFound, Usage
 from dumm_tools.model import Iface, State
 
@@ -81,7 +81,7 @@ def add(
                 and "via" in r
                 and address.is_near(r["via"], [wanted["dest"]])
             ]
-            nic.add_routes(root, record, [wanted, *waiting])
+            device.add_routes(root, record, [wanted, *waiting])
             iface.refresh_boot(root, found, guest)
 
 
@@ -145,7 +145,7 @@ def delete(
         if running:
             after = record.but(routes=left)
             lost = [r for r in left if not wire.is_usable(after, r)]
-            nic.del_routes(root, record, lost + meant)
+            device.del_routes(root, record, lost + meant)
         record.routes = left
         if running:
             iface.refresh_boot(root, found, guest)
@@ -160,7 +160,7 @@ def list_(root: str, guest: str, *, ask_guest: bool = False) -> list[RouteView]:
         by_device = {i.device: i.name for i in found.ifaces_of(guest)}
         views = [
             RouteView(guest, by_device.get(device), device, route.dest, route.via)
-            for device, route in nic.live_routes(root, guest)
+            for device, route in device.live_routes(root, guest)
         ]
     else:
         views = [

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from dumm_tools import address, proc
 from dumm_tools.errors import Conflict, DummError
-from dumm_tools.linux import netlink, sysfs, tun
+from dumm_tools.linux import netlink, rtnl, sysfs, tun
 from dumm_tools.linux.netlink import Channel, Request
 from dumm_tools.model import Bridge, Iface, State
 from dumm_tools.network import bridge_mac, ours
@@ -62,8 +62,8 @@ def _dress(state: State, device: str, **attributes: object) -> Request:
     wanted: list[tuple[str, object]] = [("IFLA_IFNAME", device), ("IFLA_IFALIAS", state.tag)]
     wanted += attributes.items()
     if os.path.exists(f"/proc/sys/net/ipv6/conf/{device}"):
-        wanted.append(netlink.no_address_generation())
-    return netlink.link(netlink.RTM_SETLINK, device, wanted, up=True)
+        wanted.append(rtnl.no_address_generation())
+    return rtnl.link(rtnl.RTM_SETLINK, device, wanted, up=True)
 
 
 def _index(device: str) -> int:
@@ -84,7 +84,7 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
         if made:
             proc.log(f"make bridge {name}")
             try:
-                netlink.transact(channel, [netlink.new_bridge(name, bridge_mac(state, name))])
+                netlink.transact(channel, [rtnl.new_bridge(name, bridge_mac(state, name))])
             except FileExistsError:
                 raise Conflict(f"'{name}' exists already and is not ours") from None
             undo.callback(discard, channel, name)
@@ -110,7 +110,7 @@ def _plug_members(channel: Channel, state: State, bridge: str) -> None:
     for member in state.members_of(bridge):
         if ours(state, member.tap):
             wanted = [("IFLA_IFNAME", member.tap), ("IFLA_MASTER", index)]
-            netlink.transact(channel, [netlink.link(netlink.RTM_SETLINK, member.tap, wanted)])
+            netlink.transact(channel, [rtnl.link(rtnl.RTM_SETLINK, member.tap, wanted)])
 
 
 def add_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
@@ -123,7 +123,7 @@ def add_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
     flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
     netlink.transact(
         channel,
-        [netlink.address(netlink.RTM_NEWADDR, index, a, flags=flags) for a in addresses],
+        [rtnl.address(rtnl.RTM_NEWADDR, index, a, flags=flags) for a in addresses],
     )
 
 
@@ -131,7 +131,7 @@ def del_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
     """Take addresses from the host's device; one it does not have is fine. OSError."""
     for text in addresses:
         with _unless(errno.EADDRNOTAVAIL, errno.ENODEV):
-            request = netlink.address(netlink.RTM_DELADDR, _index(device), text)
+            request = rtnl.address(rtnl.RTM_DELADDR, _index(device), text)
             netlink.transact(channel, [request])
 
 
@@ -174,22 +174,22 @@ def _dress_tap(channel: Channel, state: State, iface: Iface) -> None:
     mtu = max(iface.mtu, address.MTU_MIN_IPV6)
     if (sysfs.number(tap, "mtu") or 0) < address.MTU_MIN_IPV6:
         wanted = [("IFLA_IFNAME", tap), ("IFLA_MTU", mtu)]
-        down = netlink.link(netlink.RTM_SETLINK, tap, wanted[:1], up=False)
-        netlink.transact(channel, [down, netlink.link(netlink.RTM_SETLINK, tap, wanted)])
+        down = rtnl.link(rtnl.RTM_SETLINK, tap, wanted[:1], up=False)
+        netlink.transact(channel, [down, rtnl.link(rtnl.RTM_SETLINK, tap, wanted)])
     _quiet(tap)
     master = _index(iface.bridge) if iface.bridge else 0
     request = _dress(state, tap, IFLA_MTU=mtu, IFLA_MASTER=master)
     netlink.transact(channel, [request])
     if iface.name != tap and not _has_altname(channel, tap, iface.name):
         try:
-            netlink.transact(channel, [netlink.new_altname(tap, iface.name)])
+            netlink.transact(channel, [rtnl.new_altname(tap, iface.name)])
         except FileExistsError:
             raise Conflict(f"'{iface.name}' exists already and is not ours") from None
 
 
 def _has_altname(channel: Channel, device: str, name: str) -> bool:
     with _unless(errno.ENODEV):
-        return name in netlink.find_link(channel, device).altnames
+        return name in rtnl.find_link(channel, device).altnames
     return False
 
 
@@ -212,10 +212,10 @@ def remove(channel: Channel, state: State, devices: list[str]) -> None:
             # One that has gone meanwhile is as good as removed.
             with _unless(errno.ENODEV):
                 wanted = [("IFLA_IFNAME", device), ("IFLA_GROUP", group)]
-                request = netlink.link(netlink.RTM_SETLINK, device, wanted)
+                request = rtnl.link(rtnl.RTM_SETLINK, device, wanted)
                 netlink.transact(channel, [request])
         with _unless(errno.ENODEV):
-            request = netlink.link(netlink.RTM_DELLINK, present[0], [("IFLA_GROUP", group)])
+            request = rtnl.link(rtnl.RTM_DELLINK, present[0], [("IFLA_GROUP", group)])
             netlink.transact(channel, [request])
 
 
@@ -240,7 +240,7 @@ def _unless(*numbers: int) -> Iterator[None]:
 
 def _remove(channel: Channel, device: str) -> None:
     with _unless(errno.ENODEV):
-        request = netlink.link(netlink.RTM_DELLINK, device, [("IFLA_IFNAME", device)])
+        request = rtnl.link(rtnl.RTM_DELLINK, device, [("IFLA_IFNAME", device)])
         netlink.transact(channel, [request])
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-from dumm_tools import iface, live, names, network, nic, state, wire
+from dumm_tools import device, iface, live, names, network, state, wire
 from dumm_tools.errors import DummError, Usage
 from dumm_tools.model import Iface, State
 
@@ -80,10 +80,10 @@ def set_(root: str, name: str, values: Mapping[str, float], *, clear: bool = Fal
         change.save()
         if running:
             try:
-                nic.change_shape(root, record)
+                device.change_shape(root, record)
             except DummError:
                 record.shape = before
-                nic.restore_shape(root, record)
+                device.restore_shape(root, record)
                 raise
             iface.refresh_boot(root, found, guest)
 
@@ -91,6 +91,6 @@ def set_(root: str, name: str, values: Mapping[str, float], *, clear: bool = Fal
 def actual(root: str, found: State, record: Iface) -> dict[str, float] | None:
     """What the interface has in its guest now; None when that does not run or does not say."""
     if live.guest_state(root, found, found.guests[record.guest]) == "running":
-        with contextlib.suppress(*nic.UNDO_FAILURES):
-            return nic.live_shape(root, record)
+        with contextlib.suppress(*device.UNDO_FAILURES):
+            return device.live_shape(root, record)
     return None

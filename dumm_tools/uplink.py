@@ -12,7 +12,7 @@ import contextlib
 
 from dumm_tools import masquerade, names, network, outside, state
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
-from dumm_tools.linux import netlink, sysfs
+from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.linux.netlink import Channel
 from dumm_tools.model import Bridge, State
 
@@ -80,7 +80,7 @@ def make(root: str, name: str, before: str | None) -> list[str]:
     as it was. What the user should know."""
     from dumm_tools import segment
 
-    netlink.load()
+    rtnl.load()
     try:
         with state.transaction(root) as change, netlink.host() as channel:
             found = change.state
@@ -126,13 +126,13 @@ def _device(bridge: Bridge) -> str | None:
 
 
 def _addresses(channel: Channel, device: str) -> list[str]:
-    index = netlink.find_link(channel, device).ifindex
-    return [a.address for a in netlink.addresses(channel, index)]
+    index = rtnl.find_link(channel, device).ifindex
+    return [a.address for a in rtnl.addresses(channel, index)]
 
 
 def _as_it_is(device: str) -> dict[str, bool]:
     """Is the device up; and if not, would the host speak IPv6 there once it is?"""
-    netlink.load()
+    rtnl.load()
     up = sysfs.is_up(device)
     with netlink.host() as channel:
         speaks = not sysfs.ipv6_is_off(device) and not _addresses(channel, device)
@@ -177,12 +177,12 @@ def _put_back(channel: Channel, bridge: Bridge, device: str) -> None:
 
 def _set(device: str, *, up: bool | None, **attributes: object) -> netlink.Request:
     wanted = [("IFLA_IFNAME", device), *attributes.items()]
-    return netlink.link(netlink.RTM_SETLINK, device, wanted, up=up)
+    return rtnl.link(rtnl.RTM_SETLINK, device, wanted, up=up)
 
 
 def clear(root: str, name: str) -> None:
     """Take a bridge's uplink away; none is fine. NotFound, DummError."""
-    netlink.load()
+    rtnl.load()
     with state.transaction(root) as change, netlink.host() as channel:
         bridge = network.bridge(change.state, name)
         remove(channel, change.state, bridge)

@@ -1,4 +1,4 @@
-"""What a guest's device is told once it is up: its routes and its shaping, as netlink requests
+"""What a guest's device is told: its addresses, routes and shaping, as netlink requests
 and as values for people. Looks at records only.
 """
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dumm_tools import address
-from dumm_tools.linux import netlink, qdisc, route
+from dumm_tools.linux import netlink, qdisc, route, rtnl
 from dumm_tools.linux.netlink import Request
 from dumm_tools.model import Iface
 
@@ -34,6 +34,12 @@ def needs_ipv6(iface: Iface) -> bool:
     return any(map(address.is_v6, iface.addresses)) or any(
         address.is_v6(r["dest"]) for r in iface.routes
     )
+
+
+def addresses(iface: Iface, index: int) -> list[Request]:
+    """The addresses of a device, whether it has them already or not."""
+    flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
+    return [rtnl.address(rtnl.RTM_NEWADDR, index, a, flags=flags) for a in iface.addresses]
 
 
 def routes(

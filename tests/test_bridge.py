@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from dumm_tools import bridge, iface, network, segment, state
 from dumm_tools.cli.bridge import cli
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
-from dumm_tools.linux import netlink, sysfs
+from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.model import Bridge, Guest, State
 
 pytestmark = pytest.mark.netns
@@ -43,8 +43,8 @@ def foreign() -> Iterator[str]:
 
 def host_addresses(device: str) -> set[str]:
     with netlink.host() as channel:
-        index = netlink.find_link(channel, device).ifindex
-        return {a.address for a in netlink.addresses(channel, index)}
+        index = rtnl.find_link(channel, device).ifindex
+        return {a.address for a in rtnl.addresses(channel, index)}
 
 
 def raw(lab: str) -> str:
@@ -137,7 +137,7 @@ def test_killed_before_it_could_tag(lab: str) -> None:
     found = state.load(lab)
     with netlink.host() as channel:
         mac = network.bridge_mac(found, "lan0")
-        netlink.transact(channel, [netlink.new_bridge("lan0", mac)])
+        netlink.transact(channel, [rtnl.new_bridge("lan0", mac)])
     assert network.ours(found, "lan0")
     bridge.create(lab, "lan0", may_exist=True)
     assert sysfs.read("lan0", "ifalias") == found.tag

@@ -8,16 +8,19 @@ import os
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dumm_tools import reach
 from dumm_tools.agent.client import Control, Line
 from dumm_tools.cli import common
 from dumm_tools.errors import DummError, TimedOut
-from dumm_tools.linux import mconsole, netlink, rtattr
+from dumm_tools.linux import mconsole, netlink, qdisc, route, rtattr, rtnl
 
 
 @pytest.fixture(autouse=True)
@@ -103,15 +106,89 @@ def test_a_kernel_whose_list_has_no_end(line: tuple[Line, int]) -> None:
         class Channel(Control):
             def send(self, data: bytes) -> None:
                 (number,) = struct.unpack_from("=I", data, 8)
-                head = struct.pack(
-                    "=IHHII", 16, netlink.RTM_GETLINK, netlink.NLM_F_MULTI, number, 0
-                )
+                head = struct.pack("=IHHII", 16, rtnl.RTM_GETLINK, netlink.NLM_F_MULTI, number, 0)
                 said = frame(b"n", head) * 100
                 stack.enter_context(talker(lambda: os.write(theirs, said)))
 
-        request = rtattr.message(netlink.RTM_GETLINK, netlink.NLM_F_DUMP, bytes(16))
+        request = rtattr.message(rtnl.RTM_GETLINK, netlink.NLM_F_DUMP, bytes(16))
         with pytest.raises(TimeoutError):
             netlink.query(Channel(ours), netlink.Request(request, "links"), 0.3)
+
+
+class _Liar:
+    """A kernel that answers as the host's does, with some bytes changed."""
+
+    def __init__(self, answers: list[bytes], changes: list[tuple[int, int]], cut: int) -> None:
+        self._answers, self._changes, self._cut = answers, changes, cut
+        self._number = 0
+
+    def send(self, data: bytes) -> None:
+        (self._number,) = struct.unpack_from("=I", data, 8)
+
+    def receive(self, _timeout: float) -> bytes:
+        if not self._answers:
+            raise TimeoutError
+        said = bytearray(self._answers.pop(0))
+        at = 0
+        while at + 16 <= len(said):
+            length = int.from_bytes(said[at : at + 4], sys.byteorder)
+            struct.pack_into("=I", said, at + 8, self._number)
+            for place, byte in self._changes:  # behind the header: that is another test
+                if place + 16 < length:
+                    said[at + 16 + place] = byte
+            at += max(16, (length + 3) & ~3)
+        return bytes(said[: len(said) - self._cut])
+
+
+@pytest.fixture(scope="module")
+def true_answers() -> dict[str, list[bytes]]:
+    """What the host's kernel says of a device with addresses, routes and a shape."""
+    heard: list[bytes] = []
+    with netlink.host() as channel:
+
+        class Channel:
+            send = staticmethod(channel.send)
+
+            def receive(self, timeout: float) -> bytes:
+                heard.append(channel.receive(timeout))
+                return heard[-1]
+
+        answers = {}
+        for name, ask in ASKED.items():
+            ask(Channel())
+            answers[name] = list(heard)
+            heard.clear()
+    return answers
+
+
+ASKED: dict[str, Callable[[netlink.Channel], object]] = {
+    "link": lambda channel: rtnl.find_link(channel, "lo"),
+    "links": rtnl.links,
+    "index": lambda channel: rtattr.index_of(channel, "lo"),
+    "addresses": lambda channel: rtnl.addresses(channel, 1),
+    "routes": route.routes,
+    "qdisc": lambda channel: qdisc.read(channel, 1),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=6),
+    st.sampled_from([0, 0, 0, 1, 4, 20, 60]),
+)
+@settings(max_examples=150, deadline=None)
+def test_answers_that_are_damaged(
+    true_answers: dict[str, list[bytes]], asked: str, changes: list[tuple[int, int]], cut: int
+) -> None:
+    """An OSError, or an answer: nothing else."""
+    with contextlib.suppress(OSError):
+        ASKED[asked](_Liar(list(true_answers[asked]), changes, cut))
+
+
+def test_an_answer_with_nothing_in_it() -> None:
+    done = struct.pack("=IHHIIi", 20, 2, 0, 0, 0, 0)  # NLMSG_ERROR, without an error
+    with pytest.raises(OSError, match="Bad message"):
+        rtnl.find_link(_Liar([done], [], 0), "eth0")
 
 
 # ---- the mconsole ----

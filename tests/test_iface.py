@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from dumm_tools import address, bridge, iface, names, network, state
 from dumm_tools.cli.iface import cli
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
-from dumm_tools.linux import netlink, sysfs, tun
+from dumm_tools.linux import netlink, rtnl, sysfs, tun
 from dumm_tools.model import Guest, Iface, State
 
 LONG = "averylongguestname-eth0"
@@ -226,7 +226,7 @@ def test_prepare_and_release(lab: str) -> None:
     assert sysfs.number("alice-eth1", "mtu") == 9000
     assert sysfs.master("alice-eth1") is None
     with netlink.host() as channel:
-        assert netlink.find_link(channel, short).altnames == (LONG,)
+        assert rtnl.find_link(channel, short).altnames == (LONG,)
     for tap in ("alice-eth0", "alice-eth1", short):
         assert sysfs.read(tap, "ifalias") == found.tag
         assert sysfs.is_up(tap)
@@ -260,7 +260,7 @@ def test_prepare_takes_over_what_a_crash_left(lab: str) -> None:
     assert (sysfs.master(tap), sysfs.number(tap, "mtu")) == ("lan0", 1500)
     assert sysfs.is_up(tap)
     with netlink.host() as channel:
-        assert netlink.find_link(channel, tap).altnames == (LONG,)
+        assert rtnl.find_link(channel, tap).altnames == (LONG,)
 
 
 @pytest.mark.netns
@@ -285,8 +285,8 @@ def test_prepare_makes_bridges_again_with_their_addresses(lab: str) -> None:
     iface.prepare(found, "alice")
     with netlink.host() as channel:
         for name in ("lan0", "lan1"):
-            index = netlink.find_link(channel, name).ifindex
-            there = {a.address for a in netlink.addresses(channel, index)}
+            index = rtnl.find_link(channel, name).ifindex
+            there = {a.address for a in rtnl.addresses(channel, index)}
             assert there == set(found.bridges[name].addresses)
 
 
@@ -368,10 +368,10 @@ def test_boot_records_do_their_work_in_a_kernel(lab: str) -> None:
             assert (kind, slot) == ("N", 0)
             patched = message[:20] + struct.pack("=I", index) + message[24:]
             netlink.transact(channel, [netlink.Request(patched, "vec0")])
-        link = netlink.find_link(channel, "eth0")
+        link = rtnl.find_link(channel, "eth0")
         assert (link.ifindex, link.up, link.mtu) == (index, True, 1500)
         assert link.mac == record(lab, "alice-eth0").mac
-        there = [a.address for a in netlink.addresses(channel, index)]
+        there = [a.address for a in rtnl.addresses(channel, index)]
         assert {"10.0.0.1/24", "fd00::1/64"} <= set(there)
 
 
@@ -380,7 +380,7 @@ def test_boot_records_of_interfaces_that_stay_down(lab: str) -> None:
     records = iface.boot_records(state.load(lab), "alice")
     assert [(kind, slot) for kind, slot, _ in records] == [("N", 0), ("N", 0)]
     length, kind, _, _, _ = struct.unpack_from("=IHHII", records[0][2])
-    assert (length, kind) == (len(records[0][2]), netlink.RTM_SETLINK)
+    assert (length, kind) == (len(records[0][2]), rtnl.RTM_SETLINK)
     flags, change = struct.unpack_from("=II", records[0][2], 24)
     assert (flags & 1, change & 1) == (0, 1)
 

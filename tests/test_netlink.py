@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dumm_tools.linux import netlink, sysfs, tun
+from dumm_tools.linux import netlink, rtnl, sysfs, tun
 from dumm_tools.linux.netlink import Channel
 
 MAC = "02:00:00:00:00:01"
@@ -40,7 +40,7 @@ class Script:
 
 
 def request(subject: str = "x") -> netlink.Request:
-    return netlink.link(netlink.RTM_GETLINK, subject)
+    return rtnl.link(rtnl.RTM_GETLINK, subject)
 
 
 def test_transact_takes_answers_in_any_order_and_datagrams_of_several() -> None:
@@ -81,18 +81,18 @@ def test_no_answer_is_a_timeout() -> None:
 
 
 def test_address_message() -> None:
-    data = netlink.address(netlink.RTM_NEWADDR, 7, "10.1.2.3/24").data
+    data = rtnl.address(rtnl.RTM_NEWADDR, 7, "10.1.2.3/24").data
     assert data[16:24] == struct.pack("=BBBBI", 2, 24, 0, 0, 7)
     assert b"\x0a\x01\x02\xff" in data  # broadcast
-    data = netlink.address(netlink.RTM_NEWADDR, 7, "fe80::1/64").data
+    data = rtnl.address(rtnl.RTM_NEWADDR, 7, "fe80::1/64").data
     assert data[16:24] == struct.pack("=BBBBI", 10, 64, 2, 253, 7)
 
 
 def test_only_the_message_classes_of_pyroute2_are_loaded() -> None:
     code = (
-        "import sys; from dumm_tools.linux import netlink; "
+        "import sys; from dumm_tools.linux import rtnl; "
         "assert 'pyroute2' not in sys.modules; "
-        "netlink.address(20, 1, '10.0.0.1/8'); netlink.link(16, 'x'); "
+        "rtnl.address(20, 1, '10.0.0.1/8'); rtnl.link(16, 'x'); "
         "print([m for m in ('pyroute2.iproute', 'asyncio', 'pyroute2.netlink.nlsocket') "
         "if m in sys.modules])"
     )
@@ -108,64 +108,63 @@ def channel() -> Iterator[Channel]:
 
 @pytest.fixture
 def bridge(channel: Channel) -> Iterator[str]:
-    netlink.transact(channel, [netlink.new_bridge("br.t0", MAC)])
+    netlink.transact(channel, [rtnl.new_bridge("br.t0", MAC)])
     yield "br.t0"
-    delete = netlink.link(netlink.RTM_DELLINK, "br.t0", [("IFLA_IFNAME", "br.t0")])
+    delete = rtnl.link(rtnl.RTM_DELLINK, "br.t0", [("IFLA_IFNAME", "br.t0")])
     netlink.transact(channel, [delete])
 
 
 @pytest.mark.netns
 def test_bridge_adds_nothing_of_its_own(channel: Channel, bridge: str) -> None:
-    link = netlink.find_link(channel, bridge)
+    link = rtnl.find_link(channel, bridge)
     assert (link.mac, link.up, link.mtu, link.parent) == (MAC, False, 1500, None)
-    assert bridge in [found.name for found in netlink.links(channel)]
+    assert bridge in [found.name for found in rtnl.links(channel)]
     for file in ("stp_state", "forward_delay", "multicast_snooping"):
         assert sysfs.number(bridge, f"bridge/{file}") == 0
     with pytest.raises(FileExistsError):
-        netlink.transact(channel, [netlink.new_bridge(bridge, MAC)])
+        netlink.transact(channel, [rtnl.new_bridge(bridge, MAC)])
 
 
 @pytest.mark.netns
 def test_addresses(channel: Channel, bridge: str) -> None:
-    index = netlink.find_link(channel, bridge).ifindex
+    index = rtnl.find_link(channel, bridge).ifindex
     wanted = ["10.0.0.1/24", "10.0.0.2/24", "192.0.2.1/32", "fd00::1/64"]
     flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
     for _ in range(2):  # a second time changes nothing
-        requests = [netlink.address(netlink.RTM_NEWADDR, index, a, flags=flags) for a in wanted]
+        requests = [rtnl.address(rtnl.RTM_NEWADDR, index, a, flags=flags) for a in wanted]
         netlink.transact(channel, requests)
-    assert sorted(a.address for a in netlink.addresses(channel, index)) == sorted(wanted)
-    assert netlink.addresses(channel, index + 1000) == []
+    assert sorted(a.address for a in rtnl.addresses(channel, index)) == sorted(wanted)
+    assert rtnl.addresses(channel, index + 1000) == []
     with pytest.raises(OSError, match="assign") as caught:
-        netlink.transact(channel, [netlink.address(netlink.RTM_DELADDR, index, "10.9.9.9/8")])
+        netlink.transact(channel, [rtnl.address(rtnl.RTM_DELADDR, index, "10.9.9.9/8")])
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
 
 @pytest.mark.netns
 def test_hundreds_of_requests_at_once(channel: Channel, bridge: str) -> None:
-    index = netlink.find_link(channel, bridge).ifindex
+    index = rtnl.find_link(channel, bridge).ifindex
     requests = [
-        netlink.address(netlink.RTM_NEWADDR, index, f"10.{n >> 8}.{n & 255}.1/24")
-        for n in range(600)
+        rtnl.address(rtnl.RTM_NEWADDR, index, f"10.{n >> 8}.{n & 255}.1/24") for n in range(600)
     ]
     netlink.transact(channel, requests)
-    assert len(netlink.addresses(channel, index)) == 600
+    assert len(rtnl.addresses(channel, index)) == 600
 
 
 @pytest.mark.netns
 def test_errors_say_why_and_of_what(channel: Channel, bridge: str) -> None:
     with pytest.raises(OSError, match="No such device"):
-        netlink.find_link(channel, "nothere")
+        rtnl.find_link(channel, "nothere")
     wanted = [("IFLA_IFNAME", bridge), ("IFLA_MTU", 70000)]
     with pytest.raises(OSError, match="greater than device maximum") as caught:
-        netlink.transact(channel, [netlink.link(netlink.RTM_SETLINK, bridge, wanted)])
+        netlink.transact(channel, [rtnl.link(rtnl.RTM_SETLINK, bridge, wanted)])
     assert (caught.value.errno, caught.value.filename) == (errno.EINVAL, bridge)
 
 
 @pytest.mark.netns
 def test_altname(channel: Channel, bridge: str) -> None:
     long = "quite-a-long-name-of-a-guest-eth0"
-    netlink.transact(channel, [netlink.new_altname(bridge, long)])
-    assert netlink.find_link(channel, bridge).altnames == (long,)
+    netlink.transact(channel, [rtnl.new_altname(bridge, long)])
+    assert rtnl.find_link(channel, bridge).altnames == (long,)
 
 
 @pytest.mark.netns
@@ -184,7 +183,7 @@ def test_tap_goes_with_its_descriptor_unless_it_persists() -> None:
     tun.give("tap.t0", 1234)
     assert sysfs.number("tap.t0", "owner") == 1234
     with netlink.host() as channel:
-        delete = netlink.link(netlink.RTM_DELLINK, "tap.t0", [("IFLA_IFNAME", "tap.t0")])
+        delete = rtnl.link(rtnl.RTM_DELLINK, "tap.t0", [("IFLA_IFNAME", "tap.t0")])
         netlink.transact(channel, [delete])
 
 

@@ -56,9 +56,9 @@ def _import_domain(tool: str) -> None:
     for name in DOMAIN.get(tool, ()):
         importlib.import_module(f"dumm_tools.{name}")
     if tool in ("iface", "bridge"):
-        from dumm_tools.linux import netlink
+        from dumm_tools.linux import rtnl
 
-        netlink.load()
+        rtnl.load()
 
 
 def split(line: str) -> list[str]:

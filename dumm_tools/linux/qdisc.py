@@ -96,12 +96,12 @@ def read(channel: Channel, index: int) -> Netem | None:
     head = _TCMSG.pack(0, index, 0, 0, 0)
     request = Request(rtattr.message(_RTM_GETQDISC, netlink.NLM_F_DUMP, head), "qdiscs")
     for message in netlink.query(channel, request):
-        _, found, _, _, _ = _TCMSG.unpack(rtattr.fixed(message, _TCMSG.size))
-        parts = rtattr.attributes(message, _TCMSG.size)
-        options = parts.get(_TCA_OPTIONS, b"")
-        # Not every kernel filters a dump by index.
-        if found == index and parts.get(_TCA_KIND) == b"netem\0" and len(options) >= _QOPT.size:
-            return _netem(options)
+        with netlink.decoding("qdisc"):
+            _, found, _, _, _ = _TCMSG.unpack(rtattr.fixed(message, _TCMSG.size))
+            parts = rtattr.attributes(message, _TCMSG.size)
+            # Not every kernel filters a dump by index.
+            if found == index and parts.get(_TCA_KIND) == b"netem\0":
+                return _netem(parts.get(_TCA_OPTIONS, b""))
     return None
 
 

@@ -66,7 +66,8 @@ def routes(channel: Channel) -> list[Route]:
     data = rtattr.message(_RTM_GETROUTE, netlink.NLM_F_DUMP, bytes(_RTMSG.size))
     found: list[Route] = []
     for message in netlink.query(channel, Request(data, "routes")):
-        found += _routes(message)
+        with netlink.decoding("route"):
+            found += _routes(message)
     return found
 
 

@@ -3,12 +3,10 @@ a header, a fixed part, and attributes (rtnetlink(7))."""
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
 from collections.abc import Iterator, Sequence
 
-from dumm_tools.linux import netlink
+from dumm_tools.linux import netlink, rtnl
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -56,16 +54,13 @@ def split(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def link_head(data: bytes) -> tuple[int, int]:
     """The index and the flags in a message about a link (struct ifinfomsg); OSError(EBADMSG)."""
-    try:
+    with netlink.decoding("link"):
         _, _, index, flags, _ = _IFINFOMSG.unpack(fixed(data, LINK_HEAD))
-    except struct.error:
-        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG), "link") from None
     return index, flags
 
 
 def index_of(channel: netlink.Channel, device: str) -> int:
     """The index of a device; OSError(ENODEV)."""
     name = attribute(_IFLA_IFNAME, device.encode() + b"\0")
-    data = message(netlink.RTM_GETLINK, 0, bytes(LINK_HEAD), [name])
-    answer = netlink.query(channel, netlink.Request(data, device))[0]
-    return link_head(answer)[0]
+    data = message(rtnl.RTM_GETLINK, 0, bytes(LINK_HEAD), [name])
+    return link_head(netlink.query_one(channel, netlink.Request(data, device)))[0]
