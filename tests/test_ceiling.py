@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import Lab
+from uml_helpers import until
 
 from dumm_tools import launch
+from dumm_tools.agent import JAIL
 from dumm_tools.linux import cgroup
 
 
@@ -44,6 +48,41 @@ def test_a_group_bounds_what_is_in_it() -> None:
         assert large.returncode == -9
     finally:
         assert cgroup.remove(path)
+
+
+def tops() -> list[str]:
+    """Where a group can be made: in the tree of version 2, and in one of version 1."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        mounts = [line.split(" ") for line in file]
+    kinds = {m[m.index("-") + 1]: m[4] for m in mounts if "rw" in m[5].split(",")}
+    return [kinds[kind] for kind in ("cgroup2", "cgroup") if kind in kinds]
+
+
+@pytest.mark.root
+def test_a_jail_is_in_its_group(tmp_path: Path) -> None:
+    for top in tops():
+        group = Path(top) / f"dumm-test-{os.getpid()}"
+        group.mkdir()
+        pid_file = tmp_path / "pid"
+        # fmt: off
+        jail = [
+            JAIL, "jail", "--errors", "2", "--pid-file", str(pid_file), "--cgroup", str(group),
+            "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib",
+            "--symlink", "usr/lib64", "/lib64", "--dev", "/dev/null", "/dev/null",
+            "--", "/usr/bin/sleep", "60",
+        ]
+        # fmt: on
+        try:
+            # Not by a pipe: the jail has it, too, and goes on.
+            with (tmp_path / "errors").open("w+b") as errors:
+                done = subprocess.run(jail, stdout=errors, stderr=errors, check=False, timeout=30)
+            assert (done.returncode, (tmp_path / "errors").read_text()) == (0, "")
+            pid = int(pid_file.read_text().split()[0])
+            assert str(pid) in (group / "cgroup.procs").read_text().split()
+            assert "jail" not in Path(f"/proc/{pid}/cmdline").read_text()
+            os.kill(pid, signal.SIGKILL)
+        finally:
+            until(partial(cgroup.remove, str(group)), "the group is empty")
 
 
 @pytest.mark.uml

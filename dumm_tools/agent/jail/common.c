@@ -33,12 +33,13 @@ void write_file(const char *path, const char *text)
 	close(fd);
 }
 
-pid_t clone_into(unsigned long flags, int *pidfd)
+pid_t clone_into(unsigned long flags, int cgroup, int *pidfd)
 {
 	struct clone_args args = {
-		.flags = flags | CLONE_PIDFD,
+		.flags = flags | CLONE_PIDFD | (cgroup < 0 ? 0 : CLONE_INTO_CGROUP),
 		.pidfd = (__u64)(uintptr_t)pidfd,
 		.exit_signal = SIGCHLD,
+		.cgroup = (__u64)(cgroup < 0 ? 0 : cgroup),
 	};
 
 	return (pid_t)syscall(SYS_clone3, &args, sizeof args);

@@ -127,7 +127,7 @@ int run_hold(int argc, char **argv)
 		die("cannot make a pipe");
 	pid_t pid = clone_into(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC |
 				       CLONE_NEWUTS,
-			       &pidfd);
+			       -1, &pidfd);
 
 	if (pid < 0)
 		die("cannot make namespaces");

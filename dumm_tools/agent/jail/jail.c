@@ -81,7 +81,7 @@ static int make_user_namespace(void)
 	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	leave_chroot();
-	pid_t pid = clone_into(CLONE_NEWUSER, &pidfd);
+	pid_t pid = clone_into(CLONE_NEWUSER, -1, &pidfd);
 
 	if (pid < 0)
 		die("cannot make a user namespace");
@@ -360,7 +360,7 @@ static void __attribute__((noreturn)) run_keeper(struct order *o, int userns, in
 		die("cannot set the host name");
 	limit_pids(o->processes);
 	build_root(o->steps, o->n);
-	pid_t pid = clone_into(0, &pidfd);
+	pid_t pid = clone_into(0, -1, &pidfd);
 
 	if (pid < 0)
 		die("cannot start a process");
@@ -373,6 +373,27 @@ static void __attribute__((noreturn)) run_keeper(struct order *o, int userns, in
 	if (syscall(SYS_capset, &head, none) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		die("cannot drop capabilities");
 	keep(o, pid);
+}
+
+/* Have all that we start be in a control group: of version 1, where we go there ourselves, or of
+ * version 2, whose descriptor the keeper's clone_into takes. In neither way is it "cgroup.procs",
+ * for which the kernel waits until each of its processors has been idle or has switched tasks
+ * (cgroup_threadgroup_rwsem, kernel/cgroup/cgroup.c): 10 ms. */
+static int enter_cgroup(const char *directory)
+{
+	int dir = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+	if (dir < 0)
+		die("cannot open '%s'", directory);
+	int tasks = openat(dir, "tasks", O_WRONLY | O_CLOEXEC);
+
+	if (tasks < 0)
+		return dir;
+	if (write(tasks, "0", 1) != 1)
+		die("cannot enter '%s'", directory);
+	close(tasks);
+	close(dir);
+	return -1;
 }
 
 /* Read the command line into *o; what goes wrong is a mistake of the caller's. */
@@ -425,17 +446,14 @@ int run_jail(int argc, char **argv)
 		fprintf(stderr, "usage: jail --pid-file FILE [STEP]... -- PROGRAM ARG...\n");
 		return 2;
 	}
-	if (o.cgroup) { /* all that we start will be in it */
-		char procs[4200];
+	int cgroup = o.cgroup ? enter_cgroup(o.cgroup) : -1;
 
-		snprintf(procs, sizeof procs, "%s/cgroup.procs", o.cgroup);
-		write_file(procs, "0");
-	}
 	if (fcntl(status_fd, F_SETFD, FD_CLOEXEC) || pipe2(go, O_CLOEXEC) ||
 	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report))
 		die("cannot make a pipe");
 	int userns = make_user_namespace();
-	pid_t pid = clone_into(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, &keeper);
+	pid_t pid = clone_into(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, cgroup,
+			       &keeper);
 
 	if (pid < 0)
 		die("cannot make namespaces");

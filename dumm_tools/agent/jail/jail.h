@@ -25,8 +25,9 @@ extern int status_fd;
 void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 void write_file(const char *path, const char *text);
 
-/* Start a child in new namespaces; its pidfd goes to *pidfd. As fork(2). */
-pid_t clone_into(unsigned long flags, int *pidfd);
+/* Start a child in new namespaces, and in a control group (version 2; a descriptor of its directory)
+ * unless that is -1; its pidfd goes to *pidfd. As fork(2). */
+pid_t clone_into(unsigned long flags, int cgroup, int *pidfd);
 
 /* The pid of a child as /proc here shows it: that of the pid namespace that /proc was mounted for,
  * not of ours, which a lab without root has to itself. */
