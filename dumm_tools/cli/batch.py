@@ -7,6 +7,7 @@ they all share one start of Python.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -35,6 +36,8 @@ def main(directory: str, keep_going: bool) -> int:
     os.environ["DUMM_DIR"] = directory
     for tool in TOOLS:
         _cli(tool)  # imported once, for all children
+    # A collector in a child looks at all objects, and so copies their pages.
+    gc.freeze()
     if os.isatty(0):
         return _interactive(directory)
     return _batch(keep_going)
