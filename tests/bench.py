@@ -306,6 +306,7 @@ def reading() -> Iterator[Figure]:
         lab("dumm-iface create alice-eth0 bob-eth0 --bridge lan0")
         tab = {"COMP_WORDS": "dumm-guest exec ", "COMP_CWORD": "2"}
         actions = {
+            "dumm-guest list": runs(lab, "dumm-guest", "list"),
             "dumm-guest list -q": runs(lab, "dumm-guest", "list", "-q"),
             "dumm-iface list -o name,state": runs(lab, "dumm-iface", "list", "-o", "name,state"),
             "dumm-guest --help": runs(lab, "dumm-guest", "--help"),
