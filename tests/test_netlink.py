@@ -93,7 +93,8 @@ def test_only_the_message_classes_of_pyroute2_are_loaded() -> None:
         "import sys; from dumm_tools.linux import rtnl; "
         "assert 'pyroute2' not in sys.modules; "
         "rtnl.address(20, 1, '10.0.0.1/8'); rtnl.link(16, 'x'); "
-        "print([m for m in ('pyroute2.iproute', 'asyncio', 'pyroute2.netlink.nlsocket') "
+        "print([m for m in ('pyroute2.iproute', 'asyncio', 'pyroute2.netlink.nlsocket', "
+        "'logging', 'multiprocessing') "
         "if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
