@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from dumm_tools import lean
 from dumm_tools.errors import Usage
 
 #: Bytes that are no UTF-8, as surrogateescape has them, within a JSON string.
@@ -150,6 +149,7 @@ def _table(records: Sequence[T], fields: Sequence[Field[T]]) -> str:
 def _tabulate() -> Callable[..., str]:
     """tabulate's function, imported in 3 ms instead of 23: it looks for its own version, with all
     that reads packages' metadata, and for what escapes HTML."""
+    from dumm_tools import lean
 
     def escape(*arguments: Any) -> str:
         import html

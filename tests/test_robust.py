@@ -67,7 +67,8 @@ MOMENTS = {
     "start": Moments(
         "! dumm-guest is-running a || dumm-guest stop a",
         "dumm-guest start a",
-        "dumm-guest is-running a || dumm-guest start a",
+        # It may have gone on booting by itself, and be ready between two looks.
+        "dumm-guest start a || dumm-guest is-running a",
         PING,
     ),
     "stop": Moments(
