@@ -184,9 +184,7 @@ def _child(group: click.Group, prog: str, args: list[str], batch: bool) -> NoRet
         if batch:  # the rest of the batch is not the command's input
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
-        common.run(group, prog, args)
-    except SystemExit as e:
-        code = e.code if isinstance(e.code, int) else 1
+        code = common.outcome(group, prog, args)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
