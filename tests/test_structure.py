@@ -163,10 +163,12 @@ def test_each_command_and_each_option_has_help(words: str) -> None:
 def loaded_by(tool: str, *args: str, cwd: Path, **env: str) -> tuple[set[str], int]:
     """The modules that a command has imported when it ends, and its exit status."""
     code = (
-        "import sys\n"
-        "def say():\n"
-        "    print(*sys.modules, file=sys.stderr)\n"
-        "import atexit; atexit.register(say)\n"
+        "import os, sys\n"
+        "end = os._exit\n"
+        "def say(status):\n"
+        "    print(*sys.modules, file=sys.stderr, flush=True)\n"
+        "    end(status)\n"
+        "os._exit = say\n"
         f"from dumm_tools.cli.{tool.removeprefix('dumm-')} import main\n"
         f"sys.argv = {[tool, *args]!r}\n"
         "main()\n"
