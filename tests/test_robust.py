@@ -44,7 +44,7 @@ def test_hit_right_after_a_mount(lab: Lab, driver: str, number: signal.Signals) 
         done = lab(f"python {HIT} {where} 1 {int(number)} dumm-fs {verb} alice", status=None)
         assert done.code == -number
         lab("dumm-fs mount alice")
-        (lab.mounted("alice") / "srv/file").write_bytes(b"x")
+        lab.host(["touch", lab.directory / "mount/alice/srv/file"])
         assert (lab.directory / "host/alice/srv/file").exists()
     lab("dumm-fs umount alice")
     assert not os.listdir(lab.mounted("alice"))
