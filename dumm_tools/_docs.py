@@ -87,7 +87,7 @@ def entry(head: str, body: str) -> str:
 
 
 def parameters(command: click.Command, kind: type[Any]) -> list[Any]:
-    with click.Context(command, help_option_names=["-h", "--help"]) as ctx:
+    with click.Context(command) as ctx:
         return [p for p in command.get_params(ctx) if isinstance(p, kind)]
 
 

@@ -46,7 +46,7 @@ def start(
     names = list(names)
     state = load(root)
     if state.bridges or any(state.ifaces_of(name) for name in names):
-        rtnl.load()  # 30 ms at the first call: not under the state's lock
+        rtnl.load()  # 10 ms at the first call, or 20: not under the state's lock
     pending: list[Launch] = []
     done = 0
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dumm_tools import address, reach, wire
 from dumm_tools.agent.client import Control, LineLost
 from dumm_tools.errors import DummError
-from dumm_tools.linux import netlink, qdisc, route, rtattr, rtnl
+from dumm_tools.linux import netlink, qdisc, route, rtnl
 from dumm_tools.linux.netlink import Channel, Request
 from dumm_tools.linux.rtnl import Link
 from dumm_tools.model import Iface
@@ -199,7 +199,7 @@ def live_shape(root: str, iface: Iface) -> dict[str, float]:
         explained(f"ask for the shape of '{iface.name}'"),
     ):
         try:
-            index = rtattr.index_of(control, iface.device)
+            index = rtnl.index_of(control, iface.device)
         except OSError as e:
             if e.errno != errno.ENODEV:
                 raise

@@ -137,8 +137,7 @@ def _mount_stack(
     forced = os.environ.get("DUMM_OVERLAY") == FUSE
     try:
         if forced:
-            _note(root, guest.name, _MOUNTING)
-            _mount_fuse(target, lower, upper, work)
+            _mount_fuse(root, guest.name, target, lower, upper, work)
         else:
             _mount_kernel(state, target, lower, upper, work)
     except OSError as e:
@@ -154,8 +153,7 @@ def _mount_stack(
         reason = e.strerror
         if not forced and state.isolated and e.errno in _REFUSALS and shutil.which(FUSE):
             try:
-                _note(root, guest.name, _MOUNTING)
-                _mount_fuse(target, lower, upper, work)
+                _mount_fuse(root, guest.name, target, lower, upper, work)
                 return
             except DummError as other:
                 reason = f"{e.strerror}; {other}"
@@ -178,7 +176,7 @@ def _mount_kernel(state: State, target: str, lower: list[str], upper: str, work:
         mnt.mount(state.tag, target, "overlay", mnt.MS_NODEV | mnt.MS_NOSUID, options)
 
 
-def _mount_fuse(target: str, lower: list[str], upper: str, work: str) -> None:
+def _mount_fuse(root: str, name: str, target: str, lower: list[str], upper: str, work: str) -> None:
     """By fuse-overlayfs(1), which ends when the tree is unmounted. The guest's process is in a
     user namespace below ours: hence allow_other."""
 
@@ -191,6 +189,7 @@ def _mount_fuse(target: str, lower: list[str], upper: str, work: str) -> None:
         f"workdir={quoted(work)}",
         "allow_other,nosuid,nodev",
     ]
+    _note(root, name, _MOUNTING)
     proc.run([FUSE, "-o", ",".join(options), target], quiet=True)
 
 

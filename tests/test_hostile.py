@@ -164,7 +164,7 @@ def true_answers() -> dict[str, list[bytes]]:
 ASKED: dict[str, Callable[[netlink.Channel], object]] = {
     "link": lambda channel: rtnl.find_link(channel, "lo"),
     "links": rtnl.links,
-    "index": lambda channel: rtattr.index_of(channel, "lo"),
+    "index": lambda channel: rtnl.index_of(channel, "lo"),
     "addresses": lambda channel: rtnl.addresses(channel, 1),
     "routes": route.routes,
     "qdisc": lambda channel: qdisc.read(channel, 1),

@@ -248,15 +248,14 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
         ctx.exit()
 
 
-def _answer(name: str, show: Callable[..., None], text: str) -> click.Option:
+def _answer(names: Sequence[str], show: Callable[..., None], text: str) -> click.Option:
     """An option that has its own answer."""
-    names = ["-h", name] if name == "--help" else [name]
     return click.Option(
         names, is_flag=True, expose_value=False, is_eager=True, callback=show, help=text
     )
 
 
-_HELP = _answer("--help", _show_help, "Show this message and exit.")
+_HELP = _answer(["-h", "--help"], _show_help, "Show this message and exit.")
 
 
 class _Parsed(click.Command):
@@ -297,7 +296,7 @@ CONTEXT: dict[str, Any] = {"max_content_width": 100}
 def tool(name: str, help_text: str) -> Group:
     """The group that a whole tool is, with --version."""
     group = Group(name=name, help=help_text, context_settings=CONTEXT)
-    group.params.append(_answer("--version", _show_version, "Show the version and exit."))
+    group.params.append(_answer(["--version"], _show_version, "Show the version and exit."))
     return group
 
 

@@ -10,7 +10,7 @@ import click
 
 from dumm_tools import output
 from dumm_tools.cli import common
-from dumm_tools.cli.common import Group, Name, Words, each, output_options
+from dumm_tools.cli.common import Directory, Group, Name, Words, each, output_options
 from dumm_tools.cli.operands import guests
 from dumm_tools.output import Field
 
@@ -51,8 +51,6 @@ class GuestThenLayer(Words):
         self._listed = listed
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
-        from click.shell_completion import CompletionItem
-
         said = ctx.params.get("words") or ()
         everyone = bool(ctx.params.get("everyone"))
         if not said and not everyone:
@@ -60,7 +58,7 @@ class GuestThenLayer(Words):
         if len(said) + everyone > 1:
             return []
         if not self._listed:
-            return [CompletionItem(incomplete, type="dir")]
+            return Directory().shell_complete(ctx, param, incomplete)
 
         def layers(state: State, _root: str) -> Iterable[str]:
             chosen = [g for n, g in state.guests.items() if everyone or n in said]

@@ -6,14 +6,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-from dumm_tools.linux import netlink, rtnl
+from dumm_tools.linux import netlink
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 #: struct ifinfomsg: family, padding, type, index, flags, change.
 _IFINFOMSG = struct.Struct("=BxHiII")
 LINK_HEAD = _IFINFOMSG.size
-_IFLA_IFNAME = 3  # linux/if_link.h
 #: NLA_F_NESTED and NLA_F_NET_BYTEORDER: no part of the type (linux/netlink.h).
 _TYPE = 0x3FFF
 
@@ -57,10 +56,3 @@ def link_head(data: bytes) -> tuple[int, int]:
     with netlink.decoding("link"):
         _, _, index, flags, _ = _IFINFOMSG.unpack(fixed(data, LINK_HEAD))
     return index, flags
-
-
-def index_of(channel: netlink.Channel, device: str) -> int:
-    """The index of a device; OSError(ENODEV)."""
-    name = attribute(_IFLA_IFNAME, device.encode() + b"\0")
-    data = message(rtnl.RTM_GETLINK, 0, bytes(LINK_HEAD), [name])
-    return link_head(netlink.query_one(channel, netlink.Request(data, device)))[0]
