@@ -13,6 +13,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
+from dumm_tools import holder
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import process
 
@@ -31,33 +32,13 @@ def host_boot() -> str:
         return file.read().strip()
 
 
-def holder(root: str) -> tuple[int, int] | None:
-    """Pid and start time of the process that holds an isolated lab's namespaces."""
-    return pid_file(holder_file(root))
-
-
-def holder_ended(root: str) -> bool:
-    """Has that process ended, or is there none?"""
-    return not _lives(holder(root))
-
-
-def _lives(known: tuple[int, int] | None) -> bool:
-    return known is not None and process.start_time(known[0]) == known[1]
-
-
-def holder_file(root: str) -> str:
-    """Where that is written. A copy of the working set has another lock, and so no holder: it
-    must neither enter nor end the original's."""
-    return os.path.join(root, "run", f"holder-{os.stat(os.path.join(root, '.lock')).st_ino}")
-
-
 def epoch(root: str, state: State) -> str:
     """What a guest's boot belongs to: the host's boot, and in an isolated lab its holder. Guests
     of another epoch are gone, whatever files they left."""
     if not state.isolated:
         return host_boot()
-    known = holder(root)
-    if known is None or not _lives(known):
+    known = holder.lives(root)
+    if known is None:
         return ""
     return f"{host_boot()} {known[0]} {known[1]}"
 
@@ -113,17 +94,7 @@ def _ready_nonce(root: str, name: str) -> str:
 
 def pid_of(root: str, name: str) -> tuple[int, int] | None:
     """Pid and start time of the guest's process, as the jail wrote them."""
-    return pid_file(os.path.join(run_dir(root, name), "pid"))
-
-
-def pid_file(path: str) -> tuple[int, int] | None:
-    """The pid and the start time in a file; None when there is none, or no such two numbers."""
-    try:
-        with open(path, "rb") as file:
-            pid, started = file.read().split()
-        return int(pid), int(started)
-    except (OSError, ValueError):
-        return None
+    return process.recorded(os.path.join(run_dir(root, name), "pid"))
 
 
 def pidfd_of(root: str, name: str) -> int | None:

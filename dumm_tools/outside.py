@@ -14,7 +14,7 @@ import select
 import signal
 import time
 
-from dumm_tools import live, proc
+from dumm_tools import holder, proc
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import mount as mnt
 from dumm_tools.linux import namespaces, process, sysfs
@@ -31,7 +31,7 @@ _RTMGRP_LINK, _RTMGRP_IPV4_ROUTE = 0x1, 0x40  # linux/rtnetlink.h
 
 def _pid_file(root: str) -> str:
     """Beside the holder's, and as that not one that a copy of the working set would go by."""
-    path = live.holder_file(root)
+    path = holder.file_of(root)
     return os.path.join(os.path.dirname(path), os.path.basename(path).replace("holder", "outside"))
 
 
@@ -49,13 +49,13 @@ def ensure(root: str) -> None:
 
 
 def _running(root: str) -> bool:
-    known = live.pid_file(_pid_file(root))
+    known = process.recorded(_pid_file(root))
     return known is not None and process.start_time(known[0]) == known[1]
 
 
 def end(root: str) -> None:
     """End the program, and with it the device."""
-    known = live.pid_file(_pid_file(root))
+    known = process.recorded(_pid_file(root))
     pidfd = process.open_pidfd(*known) if known else None
     if pidfd is not None:
         process.send_signal(pidfd, signal.SIGKILL)
@@ -74,13 +74,13 @@ def _in_child(root: str) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            holder = _holder(root)
-            namespaces.enter(holder, namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
+            pidfd = _holder(root)
+            namespaces.enter(pidfd, namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
             inner = os.fork()
             if inner:
                 os.waitpid(inner, 0)
             else:
-                _start(root, argv, holder)
+                _start(root, argv, pidfd)
         except DummError as e:
             os.write(write, str(e).encode())
         except OSError as e:
@@ -127,14 +127,14 @@ def _command(root: str) -> list[str]:
 
 
 def _holder(root: str) -> int:
-    known = live.holder(root)
+    known = holder.find(root)
     pidfd = process.open_pidfd(*known) if known else None
     if pidfd is None:
         raise Conflict("the lab's namespaces have ended")
     return pidfd
 
 
-def _start(root: str, argv: list[str], holder: int) -> None:
+def _start(root: str, argv: list[str], held: int) -> None:
     proc.log(" ".join(argv))
     log = os.open(
         _pid_file(root) + ".log",
@@ -148,10 +148,11 @@ def _start(root: str, argv: list[str], holder: int) -> None:
     pidfd = os.pidfd_open(pid)
     # /proc is the host's: to it the number is another.
     pid = process.pid_of(pidfd)
-    with open(_pid_file(root), "w", encoding="ascii") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(os.open(_pid_file(root), flags, 0o600), "w", encoding="ascii") as file:
         file.write(f"{pid} {process.start_time(pid)}\n")
     try:
-        namespaces.enter(holder, namespaces.CLONE_NEWNET)
+        namespaces.enter(held, namespaces.CLONE_NEWNET)
         _await_device(pidfd)
         sysfs.set_forwarding(DEVICE, True)
     except BaseException:
@@ -167,7 +168,7 @@ def _start(root: str, argv: list[str], holder: int) -> None:
 def _name_namespace(root: str, path: str) -> None:
     """Give the lab's network namespace a name that only we and our children see: to open the one
     in /proc, pasta would have to have as many capabilities as the holder (ptrace(2))."""
-    known = live.holder(root) or (0, 0)
+    known = holder.find(root) or (0, 0)
     namespaces.unshare(namespaces.CLONE_NEWNS)
     mnt.mount("none", "/", "none", mnt.MS_REC | mnt.MS_PRIVATE, "")
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dumm_tools import cache, live, origin, overlay, reach, view, workdir
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import mount as mnt
-from dumm_tools.linux import namespaces
+from dumm_tools.linux import namespaces, pinned
 from dumm_tools.model import Guest, State
 from dumm_tools.state import Transaction, load, transaction
 
@@ -217,9 +217,9 @@ def mount_from_jail(root: str, name: str) -> None:
 
     def fetch() -> None:
         ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        namespaces.enter(pidfd, namespaces.CLONE_NEWNS)
+        namespaces.enter_mounts(namespaces.mounts_of(pidfd))
         tree = mnt.clone_tree("/guest")
-        namespaces.enter(ours, namespaces.CLONE_NEWNS)
+        namespaces.enter_mounts(ours)
         mnt.attach(tree, target)
 
     try:
@@ -237,7 +237,7 @@ def _into_jail(root: str, name: str, tree: int) -> None:
         raise Conflict(f"guest '{name}' has ended")
 
     def replace() -> None:
-        namespaces.enter(pidfd, namespaces.CLONE_NEWNS)
+        namespaces.enter_mounts(namespaces.mounts_of(pidfd))
         mnt.umount("/guest", detach=True)
         mnt.attach(tree, "/guest")
 
@@ -260,6 +260,7 @@ def _in_child(work: Callable[[], None]) -> int:
     if pid == 0:
         code = 1
         try:
+            pinned.pin()  # in a jail, what lies where Python's modules lie is not Python's
             work()
             code = 0
         except OSError as e:

@@ -6,8 +6,13 @@ the whole of ctypes would cost each command of an isolated lab 4 ms.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import sys
 from collections.abc import Callable
+
+from dumm_tools.linux import process
 
 CLONE_NEWNS = 0x00020000  # linux/sched.h
 CLONE_NEWUTS = 0x04000000
@@ -22,13 +27,91 @@ ALL = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC |
 _SUBIDS = {"uid": "/etc/subuid", "gid": "/etc/subgid"}
 
 
+#: The files in /proc/PID/ns (namespaces(7)), in the order in which they are entered: the user
+#: namespace gives the right to the others, and /proc is looked at no more after the mounts changed.
+_FILES = {
+    "user": CLONE_NEWUSER,
+    "pid": CLONE_NEWPID,
+    "ipc": CLONE_NEWIPC,
+    "uts": CLONE_NEWUTS,
+    "net": CLONE_NEWNET,
+    "mnt": CLONE_NEWNS,
+}
+_NS_GET_USERNS, _NS_GET_OWNER_UID = 0xB701, 0xB704  # linux/nsfs.h
+
+
 def enter(pidfd: int, flags: int = ALL) -> None:
-    """Enter namespaces of a process (setns(2) with a pidfd, Linux 5.8). The pid namespace is
-    our children's only; the working directory becomes the root of the new mount namespace."""
+    """Enter namespaces of a process. The pid namespace is our children's only; the working
+    directory becomes the root of the new mount namespace.
+
+    Who enters believes whoever can change what is in them: PermissionError where that is another
+    user. A process may change its namespaces, so those that were looked at are entered, and not
+    what the pidfd has by then.
+    """
+    place = f"/proc/{process.pid_of(pidfd)}/ns"
+    opened: list[int] = []
+
+    def namespace(kind: str) -> int:
+        opened.append(os.open(f"{place}/{kind}", os.O_RDONLY | os.O_CLOEXEC))
+        return opened[-1]
+
+    try:
+        user = namespace("user")
+        if _owner(user) != os.geteuid():
+            raise PermissionError(errno.EPERM, "they belong to another user")
+        entered = [
+            (user if n == "user" else namespace(n), f) for n, f in _FILES.items() if f & flags
+        ]
+        for fd, flag in entered:
+            if flag != CLONE_NEWUSER and not _belongs(fd, user, opened):
+                raise PermissionError(errno.EPERM, "they are not of one user namespace")
+        for fd, flag in entered:
+            _setns(fd, flag)
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def mounts_of(pidfd: int) -> int:
+    """The mount namespace of a process, as a descriptor; PermissionError where it is not one that
+    our own user namespace has rights over, as a jail's is."""
+    fd = os.open(f"/proc/{process.pid_of(pidfd)}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    opened = [os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)]
+    try:
+        if not _belongs(fd, opened[0], opened):
+            raise PermissionError(errno.EPERM, "it belongs to another user namespace")
+    except BaseException:
+        os.close(fd)
+        raise
+    finally:
+        for each in opened:
+            os.close(each)
+    return fd
+
+
+def enter_mounts(namespace: int) -> None:
+    """Enter a mount namespace by its descriptor."""
+    _setns(namespace, CLONE_NEWNS)
+
+
+def _owner(user_namespace: int) -> int:
+    """The user who owns a user namespace (ioctl_nsfs(2))."""
+    answer = fcntl.ioctl(user_namespace, _NS_GET_OWNER_UID, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
+
+
+def _belongs(namespace: int, user: int, opened: list[int]) -> bool:
+    """Is it the user namespace `user` that gives rights over a namespace?"""
+    opened.append(fcntl.ioctl(namespace, _NS_GET_USERNS))
+    owner, wanted = os.fstat(opened[-1]), os.fstat(user)
+    return (owner.st_dev, owner.st_ino) == (wanted.st_dev, wanted.st_ino)
+
+
+def _setns(fd: int, flag: int) -> None:
     if hasattr(os, "setns"):
-        os.setns(pidfd, flags)
+        os.setns(fd, flag)
     else:
-        _call("setns", pidfd, flags)
+        _call("setns", fd, flag)
 
 
 def unshare(flags: int) -> None:

@@ -26,6 +26,25 @@ def start_time(pid: int, *, ending: bool = False) -> int | None:
         return None
 
 
+def recorded(path: str) -> tuple[int, int] | None:
+    """The pid and the start time in a file; None when there is none, or no such two numbers, or
+    when it is not ours alone: what others may write names whom they like."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+            return None
+        pid, started = os.read(fd, 64).split()
+        return int(pid), int(started)
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(fd)
+
+
 def open_pidfd(pid: int, started: int, *, ending: bool = False) -> int | None:
     """A pidfd of the process that has this pid and this start time; None when it is gone, or
     (but for `ending`) is just ending."""

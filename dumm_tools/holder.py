@@ -1,0 +1,42 @@
+"""The process that holds an isolated lab's namespaces, and whether we are inside them.
+
+It is made and ended by `lab.py`; this is what readers need, quick to import.
+"""
+
+from __future__ import annotations
+
+import os
+
+from dumm_tools.linux import process
+
+
+def file_of(root: str) -> str:
+    """Where its pid and start time are written. A copy of the working set has another lock, and so
+    no holder: it must neither enter nor end the original's."""
+    return os.path.join(root, "run", f"holder-{os.stat(os.path.join(root, '.lock')).st_ino}")
+
+
+def find(root: str) -> tuple[int, int] | None:
+    """Its pid and start time, as written; it may have ended."""
+    return process.recorded(file_of(root))
+
+
+def lives(root: str) -> tuple[int, int] | None:
+    """Its pid and start time; None when it has ended, or there is none."""
+    known = find(root)
+    return known if known and process.start_time(known[0]) == known[1] else None
+
+
+def is_inside(root: str) -> bool:
+    """Is this process in the lab's own user and network namespaces?"""
+    known = lives(root)
+    if known is None:
+        return False
+    try:
+        return all(
+            os.stat(f"/proc/{known[0]}/ns/{kind}").st_ino
+            == os.stat(f"/proc/thread-self/ns/{kind}").st_ino
+            for kind in ("user", "net")
+        )
+    except OSError:  # it is not for us to look at, or has just ended
+        return False
