@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+from dumm_tools import trust
 from dumm_tools.errors import Conflict, DummError, NotFound
 
 Kind = Literal["kernels", "masters"]
@@ -24,13 +25,15 @@ _TEMP = ".tmp-"
 
 
 def directory(kind: Kind) -> str:
-    """Where objects of a kind lie; it need not exist."""
+    """Where objects of a kind lie; it need not exist. Conflict where others may put some there."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):  # "relative paths must be ignored": XDG base directories
         base = os.path.expanduser("~/.cache")
     if not base.startswith("/"):
         raise DummError("cannot tell the home directory", hint="set HOME or XDG_CACHE_HOME")
-    return os.path.join(base, "dumm", kind)
+    path = os.path.join(base, "dumm", kind)
+    trust.check_cache(path)
+    return path
 
 
 def names(kind: Kind) -> list[str]:
@@ -47,7 +50,11 @@ def find(kind: Kind, name: str) -> str | None:
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         return None
     path = os.path.join(directory(kind), name)
-    return path if os.path.isdir(path) else None
+    if not os.path.isdir(path):
+        return None
+    if kind == "kernels":  # the root directory of a master is as its distribution has it
+        trust.check_cache(path)
+    return path
 
 
 def lock_of(kind: Kind, path: str) -> str | None:

@@ -148,8 +148,13 @@ def program() -> str:
 
 
 def root() -> str:
-    """The working directory that -C or DUMM_DIR names, absolute."""
-    return working_directory(click.get_current_context())
+    """The working directory that -C or DUMM_DIR names: absolute, without links, and to be believed
+    (`trust.resolve`)."""
+    context = click.get_current_context()
+    found = context.meta.get("dumm.root")
+    if found is None:
+        found = context.meta["dumm.root"] = working_directory(context)
+    return str(found)
 
 
 def lab(*, make: bool = True) -> str:
@@ -159,10 +164,11 @@ def lab(*, make: bool = True) -> str:
     meta = click.get_current_context().meta
     if "dumm.entered" in meta:
         return directory
+    from dumm_tools import state
+
     try:
-        with open(os.path.join(directory, "state.json"), encoding="utf-8") as file:
-            isolated = '"isolated": true' in file.read()
-    except (OSError, ValueError):
+        isolated = state.is_isolated(directory)
+    except (DummError, OSError):
         return directory  # whatever is wrong, the verb itself says it
     if isolated:
         from dumm_tools import lab as own
@@ -174,11 +180,13 @@ def lab(*, make: bool = True) -> str:
 
 def working_directory(context: click.Context | None) -> str:
     """The working directory for a context (None while completing without one)."""
+    from dumm_tools import trust
+
     while context is not None:
         if "dumm.directory" in context.meta:
-            return os.path.abspath(str(context.meta["dumm.directory"]))
+            return trust.resolve(str(context.meta["dumm.directory"]))
         context = context.parent
-    return os.path.abspath(os.environ.get("DUMM_DIR") or ".")
+    return trust.resolve(os.environ.get("DUMM_DIR") or ".")
 
 
 def _set_directory(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
@@ -376,8 +384,8 @@ class Name(Words):
 
         from dumm_tools import state
 
-        directory = working_directory(ctx)
         try:
+            directory = working_directory(ctx)
             found = sorted(self._choices(state.load(directory), directory))
         except (DummError, OSError):
             return []

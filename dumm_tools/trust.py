@@ -1,0 +1,177 @@
+"""Whose files are believed: those that belong to the caller, and that nobody else may write.
+
+Everything that a working directory says is acted upon: records, links, pid files, namespaces. In a
+directory that another user owns, or may write to, all of that may be a trap. Such a directory is
+refused, as git does (safe.directory in git-config(1)); so is one that another user could put in
+the place of ours, by a parent directory that is his. The cache of kernel packs and masters
+likewise, where root's files will do as well.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from dumm_tools.errors import Conflict
+
+#: Working directories of others that the caller names one by one, as in PATH.
+NAMED = "DUMM_SAFE_DIRECTORY"
+
+#: What a working directory has, and what it must be where it is there.
+_FILES = ("state.json", ".lock")
+_DIRECTORIES = ("host", "mount", "run", "templates")
+_LINKS = ("linux", "master")
+
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+
+
+def resolve(path: str) -> str:
+    """The absolute path without links of a working directory, which need not exist. Conflict where
+    what is in it is not to be believed."""
+    root = os.path.realpath(path)
+    try:
+        found = os.lstat(root)
+    except OSError:
+        found = None  # what is not there says nothing; whoever needs it says that
+    owners = {os.geteuid()}
+    if found is not None and root in _named():
+        owners.add(found.st_uid)
+    else:
+        _check_parents(root)
+    if found is None or not stat.S_ISDIR(found.st_mode):
+        return root
+    _check(root, found, owners)
+    for name in (*_FILES, *_DIRECTORIES, *_LINKS):
+        _check_entry(os.path.join(root, name), owners)
+    _check_guests(os.path.join(root, "run"), owners)
+    return root
+
+
+def check_cache(path: str) -> None:
+    """Conflict unless a directory of the cache, if it is there, belongs to the caller or to root,
+    and nobody else may write to it or put another in its place."""
+    root = os.path.realpath(path)
+    _check_parents(root)
+    try:
+        found = os.lstat(root)
+    except OSError:
+        return
+    _check(root, found, _trusted())
+
+
+def _named() -> set[str]:
+    return {os.path.realpath(p) for p in os.environ.get(NAMED, "").split(":") if p.startswith("/")}
+
+
+def _trusted() -> set[int]:
+    """The caller, root, and whoever owns the root directory: in a user namespace that does not map
+    the host's root, that is what it looks like (user_namespaces(7), overflowuid)."""
+    return {os.geteuid(), 0, os.stat("/").st_uid}
+
+
+def _check_parents(path: str) -> None:
+    """Conflict where another user could put something else in the place of `path`."""
+    trusted = _trusted()
+    place = os.path.dirname(path)
+    while True:
+        try:
+            found = os.stat(place)
+        except OSError:
+            found = None  # to be made, by us
+        if found is not None:
+            if found.st_uid not in trusted:
+                raise _of_another(place, found)
+            # With the sticky bit everybody may rename only what is his (inode(7)).
+            if not found.st_mode & stat.S_ISVTX:
+                _check_mode(place, found)
+        if place == "/":
+            return
+        place = os.path.dirname(place)
+
+
+def _check_entry(path: str, owners: set[int]) -> None:
+    """Check one of what a working directory has, and where it is a link what that leads to."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return
+    _check(path, found, owners)
+    name = os.path.basename(path)
+    if name in _LINKS:
+        return  # what it names is looked at by who uses it
+    if stat.S_ISLNK(found.st_mode):
+        path = os.path.realpath(path)
+        _check_parents(path)
+        try:
+            found = os.lstat(path)
+        except OSError:
+            return
+        _check(path, found, owners)
+    right = stat.S_ISREG if name in _FILES else stat.S_ISDIR
+    if not right(found.st_mode):
+        kind = "a file" if name in _FILES else "a directory"
+        raise Conflict(f"'{path}' is not {kind}", hint="move it away")
+
+
+def _check_guests(run: str, owners: set[int]) -> None:
+    """Check the run-time files: the directory of each guest, and what lies beside them."""
+    try:
+        with os.scandir(run) as entries:
+            found = [(entry.path, entry.stat(follow_symlinks=False)) for entry in entries]
+    except OSError:
+        return
+    for path, each in found:
+        _check(path, each, owners)
+
+
+def _check(path: str, found: os.stat_result, owners: set[int]) -> None:
+    if found.st_uid not in owners:
+        raise _of_another(path, found)
+    if not stat.S_ISLNK(found.st_mode):  # the mode of a link means nothing
+        _check_mode(path, found)
+
+
+def _check_mode(path: str, found: os.stat_result) -> None:
+    others = found.st_mode & _OTHERS
+    if others == stat.S_IWGRP and _is_private(found):
+        return
+    if others:
+        raise Conflict(
+            f"'{path}', which belongs to {_name(found.st_uid)}, may be written by others",
+            hint=f"chmod go-w {path}, if that was not meant",
+        )
+
+
+def _is_private(found: os.stat_result) -> bool:
+    """Is the group that may write the owner's own, with nobody else in it, as distributions make
+    one for each user? Not of root's: whoever is in that is a user with less."""
+    import grp
+    import pwd
+
+    if found.st_uid == 0 or found.st_uid != os.geteuid():
+        return False
+    try:
+        user, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
+    except KeyError:
+        return False
+    return (
+        user.pw_gid == group.gr_gid
+        and group.gr_name == user.pw_name
+        and set(group.gr_mem) <= {user.pw_name}
+    )
+
+
+def _of_another(path: str, found: os.stat_result) -> Conflict:
+    return Conflict(
+        f"'{path}' belongs to {_name(found.st_uid)}, not to {_name(os.geteuid())}",
+        hint="what is in it may be a trap: use a directory of your own",
+    )
+
+
+def _name(uid: int) -> str:
+    import pwd
+
+    try:
+        return f"'{pwd.getpwuid(uid).pw_name}'"
+    except KeyError:
+        return f"user {uid}"
