@@ -13,16 +13,20 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from dumm_tools import live
+from dumm_tools import holder, live
 from dumm_tools.agent import JAIL
 from dumm_tools.errors import DummError
-from dumm_tools.linux import namespaces, process
-from dumm_tools.state import load, lock
+from dumm_tools.linux import namespaces, pinned, process
+from dumm_tools.model import State
+from dumm_tools.state import load, lock, transaction
 
 #: Seconds to wait for another command that makes the namespaces.
 MAKE_TIMEOUT = 10.0
 #: Seconds to wait for the end of namespaces whose holder was killed.
 END_TIMEOUT = 1.0
+
+#: What the state calls the holder.
+_NOTE = "holder"
 
 HINT = "dumm-fs check says what this host lacks"
 
@@ -31,26 +35,31 @@ def enter(root: str, *, make: bool) -> bool:
     """Enter the lab's namespaces; with `make`, have them first. False when there are none to
     enter: a lab on the host's network, or one that is not up."""
     uplink = False
+    pidfd = _holder(root)
     if make:  # else there is nothing to be made for a state that is damaged, and it is read once
         found = load(root)
         if not found.isolated:
             return False
         uplink = any(b.uplink == "nat" for b in found.bridges.values())
+        if pidfd is None:
+            _end_lost(found)
+            pidfd = _made(root)
+            _note(root)
     try:
         here = os.getcwd()
     except FileNotFoundError:
         here = "/"
-    pidfd = _holder(root) if not make else _holder(root) or _made(root)
     if pidfd is None:
         return False
     if uplink:
         from dumm_tools import outside  # only from out here can it be started
 
         outside.ensure(root)
+    pinned.pin()
     try:
         namespaces.enter(pidfd)
     except OSError as e:
-        if live.holder_ended(root):  # just now
+        if not holder.lives(root):  # just now
             return enter(root, make=make)
         raise DummError(f"cannot enter the lab's namespaces: {e.strerror}", hint=HINT) from None
     finally:
@@ -61,13 +70,14 @@ def enter(root: str, *, make: bool) -> bool:
 
 
 def _holder(root: str, *, ending: bool = False) -> int | None:
-    known = live.holder(root)
+    known = holder.find(root)
     return process.open_pidfd(*known, ending=ending) if known else None
 
 
 def _made(root: str) -> int:
     """Start the holder, unless another command just did; its pidfd."""
     run = os.path.join(root, "run")
+    os.makedirs(run, 0o700, exist_ok=True)
     fd = os.open(os.path.join(run, "holder.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         lock(fd, MAKE_TIMEOUT, "the lab's holder")
@@ -81,6 +91,25 @@ def _made(root: str) -> int:
         return pidfd
     finally:
         os.close(fd)
+
+
+def _note(root: str) -> None:
+    """Have the state say who the holder is: whoever removes run/ must not leave it to itself."""
+    with transaction(root, apart=True) as change:
+        if known := holder.find(root):
+            change.state.extra[_NOTE] = [live.host_boot(), *known]
+
+
+def _end_lost(found: State) -> None:
+    """End a holder that run/ does not know any more. Its guests cannot be reached: what leads to
+    them was in run/ as well."""
+    match found.extra.get(_NOTE):
+        case [str(boot), int(pid), int(started)] if boot == live.host_boot():
+            pidfd = process.open_pidfd(pid, started)
+            if pidfd is not None:
+                process.send_signal(pidfd, signal.SIGKILL)
+                process.wait_exit(pidfd, MAKE_TIMEOUT)
+                os.close(pidfd)
 
 
 def _await_end(root: str) -> None:
@@ -116,7 +145,7 @@ def _hold(root: str, way: Sequence[str], locked: int) -> str:
             f"'{JAIL}' is missing: the package was not built",
             hint="python3 -m dumm_tools.agent.build",
         )
-    path = live.holder_file(root)
+    path = holder.file_of(root)
     errors, theirs = os.pipe2(os.O_CLOEXEC)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -145,11 +174,11 @@ def end(root: str) -> None:
     pidfd = _holder(root, ending=True)
     if pidfd is not None:
         process.send_signal(pidfd, signal.SIGKILL)
-        if not process.wait_exit(pidfd, END_TIMEOUT) and not live.holder_ended(root):
+        if not process.wait_exit(pidfd, END_TIMEOUT) and holder.lives(root):
             process.wait_exit(pidfd, MAKE_TIMEOUT)
         os.close(pidfd)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(live.holder_file(root))
+        os.unlink(holder.file_of(root))
 
 
 def rehearse(place: str) -> None:

@@ -114,7 +114,8 @@ class Bridge(Record):
 class State(Record):
     """All of state.json. `id` tags what we make in the kernel; `lock_inode` tells a copied
     working set from the original, whose links, mounts and processes are not the copy's.
-    `template` is the one that is loaded."""
+    `template` is the one that is loaded. Not written: `copied` says that it is such a copy, and
+    `here` whether this process is where the lab's links and mounts are."""
 
     id: str
     lock_inode: int
@@ -124,10 +125,27 @@ class State(Record):
     ifaces: dict[str, Iface] = {}
     bridges: dict[str, Bridge] = {}
     extra: dict[str, object] = {}
+    copied: bool = False
+    here: bool = True
 
     def ifaces_of(self, guest: str) -> list[Iface]:
         """The interfaces of one guest, by slot."""
         return sorted((i for i in self.ifaces.values() if i.guest == guest), key=lambda i: i.slot)
+
+    def ifaces_by_guest(self) -> dict[str, list[Iface]]:
+        """The interfaces of all guests that have some: in one pass, for what asks for many."""
+        found: dict[str, list[Iface]] = {}
+        for iface in sorted(self.ifaces.values(), key=lambda i: i.slot):
+            found.setdefault(iface.guest, []).append(iface)
+        return found
+
+    def members_by_bridge(self) -> dict[str, list[Iface]]:
+        """The interfaces connected to all bridges that have some; in one pass likewise."""
+        found: dict[str, list[Iface]] = {}
+        for iface in sorted(self.ifaces.values(), key=lambda i: i.name):
+            if iface.bridge is not None:
+                found.setdefault(iface.bridge, []).append(iface)
+        return found
 
     def members_of(self, bridge: str) -> list[Iface]:
         """The interfaces connected to one bridge, by name."""

@@ -22,7 +22,7 @@ _TO = "to:"
 def record(root: str, name: str, uplink: str) -> str | None:
     """Record the uplink that a bridge is to have next; what it had. Called before the lab's
     namespaces are entered: `outside` goes by it. Usage, NotFound, Conflict."""
-    with state.transaction(root) as change:
+    with state.transaction(root, apart=True) as change:
         found = change.state
         bridge = network.bridge(found, name)
         if bridge.uplink not in (None, uplink):
@@ -95,7 +95,7 @@ def make(root: str, name: str, before: str | None) -> list[str]:
 
 def forget(root: str, name: str, before: str | None) -> None:
     """Undo a `record`."""
-    with contextlib.suppress(DummError), state.transaction(root) as change:
+    with contextlib.suppress(DummError), state.transaction(root, apart=True) as change:
         bridge = network.bridge(change.state, name)
         bridge.uplink = before
         if before is None:

@@ -9,6 +9,7 @@ from dumm_tools import (
     boot,
     bridge,
     guest,
+    holder,
     kernel,
     lab,
     live,
@@ -105,7 +106,8 @@ def destroy(root: str) -> None:
     still = [n for n, _ in failures if live.alive(root, n)]
     if still:
         raise DummError(f"guest '{still[0]}' does not stop: {dict(failures)[still[0]]}")
-    with store.transaction(root) as change:
+    # What is not up has nothing in the kernel that would have to be looked for inside.
+    with store.transaction(root, apart=not holder.lives(root)) as change:
         state = change.state
         boot.release(state, *state.guests.values())
         bridge.remove_all(state)

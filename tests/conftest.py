@@ -536,7 +536,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MB."""
     place = tmp_path / "small"
     place.mkdir()
-    mount.mount("small", str(place), "tmpfs", 0, "size=2M")
+    mount.mount("small", str(place), "tmpfs", 0, "size=2M,mode=0700")
     yield place
     mount.umount(str(place), detach=True)
 

@@ -23,7 +23,19 @@ MODULES = {
 #: What knows nothing of anything else in the package, but for one another.
 BOTTOM = {"errors", "names", "model", "address", "elf", "layer", "lean"}
 #: Tools for any purpose: no guest, no lab.
-MIDDLE = BOTTOM | {"state", "proc", "program", "tree", "untar", "output", "diff", "transfer"}
+MIDDLE = BOTTOM | {
+    "holder",
+    "records",
+    "state",
+    "trust",
+    "proc",
+    "program",
+    "tree",
+    "untar",
+    "output",
+    "diff",
+    "transfer",
+}
 #: Imported by one module each.
 CONFINED = {"pyroute2", "sh", "tabulate"}
 #: Too heavy for a command that only reads.

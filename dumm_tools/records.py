@@ -1,0 +1,233 @@
+"""The text of state.json, to and from records (dumm-state(5)). No file, no lock: see `state.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from dumm_tools import names
+from dumm_tools.errors import DummError, Usage
+from dumm_tools.model import Boot, Bridge, Guest, Iface, State
+
+VERSION = 1
+#: The keys under which objects stand.
+TABLES = ("bridges", "guests", "ifaces")
+#: It becomes part of names in the kernel.
+_ID = re.compile(r"[0-9A-Za-z]{1,64}")
+
+R = TypeVar("R", Boot, Guest, Iface, Bridge)
+
+
+def lines(state: State) -> dict[tuple[str, str], str]:
+    """What the file has: a line for each object, under its table and name, and one for each other
+    key, under that and no name."""
+    text = json.JSONEncoder(sort_keys=True).encode
+    top = {
+        **state.extra,
+        "version": VERSION,
+        "id": state.id,
+        "lock_inode": state.lock_inode,
+        "isolated": state.isolated,
+        "template": state.template,
+    }
+    found = {(key, ""): f" {text(key)}: {text(value)}" for key, value in top.items()}
+    for key in TABLES:
+        records: dict[str, Guest | Iface | Bridge] = getattr(state, key)
+        for name, record in records.items():
+            found[key, name] = f"  {text(name)}: {text(_plain(record))}"
+    return found
+
+
+def encode(state: State) -> str:
+    """One line for each object, for readers and for diff: and since only text without line breaks
+    is written by json's quick encoder, which a lab of a thousand guests needs."""
+    parts: dict[str, list[str]] = {key: [] for key in TABLES}
+    texts = {}
+    for (key, name), line in sorted(lines(state).items()):
+        if name:
+            parts[key].append(line)
+        else:
+            texts[key] = line
+    for key, rows in parts.items():
+        text = "{\n" + ",\n".join(rows) + "\n }" if rows else "{}"
+        texts[key] = f" {json.dumps(key)}: {text}"
+    return "{\n" + ",\n".join(text for _, text in sorted(texts.items())) + "\n}\n"
+
+
+def says(path: str, text: str, state: State) -> bool:
+    """Does the text of a file say this state, perhaps in another look? What stands in it line for
+    line is the same; only the rest is read."""
+    after = lines(state)
+    known = {line.rstrip(",") for line in text.split("\n")}
+    odd = [key for key, line in after.items() if line not in known]
+    data = parsed(path, text)
+    there = {(key, name) for key in TABLES for name in data.get(key, ())}
+    before = lines(decode(path, text, state.lock_inode, only=odd))
+    return (
+        there == {key for key in after if key[1]}
+        and before.keys() <= after.keys()
+        and all(before.get(key) == after[key] for key in odd)
+    )
+
+
+def _plain(record: Boot | Guest | Iface | Bridge) -> dict[str, object]:
+    out = {**record.extra, **vars(record)}
+    del out["extra"]
+    out.pop("name", None)
+    if out.get("boot") is not None:
+        out["boot"] = _plain(out["boot"])
+    return out
+
+
+def parsed(path: str, text: str) -> dict[str, Any]:
+    """The text as JSON; DummError unless it is a state in this format."""
+    try:
+        data: Any = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise DummError(f"'{path}' is not valid JSON: {e}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("version"), int):
+        raise DummError(f"'{path}' is not a working set's state: no version")
+    if data["version"] > VERSION:
+        raise DummError(
+            f"'{path}' was written by a newer dumm-tools (format {data['version']})",
+            hint="use that version, or start a new working set",
+        )
+    return data
+
+
+def isolated(path: str, data: dict[str, Any]) -> bool:
+    """Is the lab isolated? What is neither yes nor no must not be taken for no."""
+    value = data.get("isolated", False)
+    if not isinstance(value, bool):
+        raise DummError(f"'{path}': key 'isolated' is not true or false")
+    return value
+
+
+def decode(
+    path: str, text: str, lock_inode: int, *, only: list[tuple[str, str]] | None = None
+) -> State:
+    """The state that the text of the file `path` says; with `only`, no other objects than these.
+    Where the lock is another file than that of the text, the working set is a copy."""
+    data = parsed(path, text)
+    copied = data.get("lock_inode") != lock_inode
+    if not isinstance(data.get("template"), str | None):
+        raise DummError(f"'{path}': key 'template' is not a string")
+    known = ("version", "id", "lock_inode", "isolated", "template", "guests", "ifaces", "bridges")
+    if not isinstance(data.get("id"), str) or not _ID.fullmatch(data["id"]):
+        raise DummError(f"'{path}': key 'id' is missing, or not letters and digits")
+    state = State(
+        # A copy owns nothing that its original made: it gets a tag of its own.
+        id=os.urandom(6).hex() if copied else data["id"],
+        lock_inode=lock_inode,
+        isolated=isolated(path, data),
+        template=data.get("template"),
+        extra={k: v for k, v in data.items() if k not in known},
+        copied=copied,
+    )
+    if only is not None:
+        for key in TABLES:
+            data[key] = {n: row for n, row in data.get(key, {}).items() if (key, n) in only}
+    state.guests = _records(path, data, "guests", Guest)
+    state.ifaces = _records(path, data, "ifaces", Iface)
+    state.bridges = _records(path, data, "bridges", Bridge)
+    if copied:
+        state.extra.pop("holder", None)
+        for guest in state.guests.values():
+            guest.boot = None
+    if only is None:
+        _check_names(path, state)
+    return state
+
+
+def _check_names(path: str, state: State) -> None:
+    """DummError for a name that could not have been given, or that leads nowhere: names become
+    paths and devices."""
+    try:
+        if state.template is not None:
+            names.pack(state.template, "template name")
+        for name in state.bridges:
+            names.bridge(name)
+        for guest in state.guests.values():
+            names.guest(guest.name)
+            if guest.boot and not _is_own_group(guest.boot.cgroup, state, guest.name):
+                raise Usage(f"bad control group {guest.boot.cgroup!r}")
+        for iface in state.ifaces.values():
+            if names.interface(iface.name) != (iface.guest, iface.device):
+                raise Usage(f"'{iface.name}' is not '{iface.guest}-{iface.device}'")
+            if iface.tap != names.tap(iface.name):
+                raise Usage(f"bad tap name {iface.tap!r}")
+            if iface.guest not in state.guests:
+                raise Usage(f"'{iface.name}' is of no guest")
+            if iface.bridge is not None and iface.bridge not in state.bridges:
+                raise Usage(f"'{iface.name}' is on no bridge: '{iface.bridge}'")
+    except Usage as e:
+        raise DummError(f"'{path}': {e}") from None
+
+
+def _is_own_group(path: str, state: State, guest: str) -> bool:
+    """Is it a control group that a start of the guest has made, or none?"""
+    own = f"/dumm-{state.id}-{guest}"
+    return not path or (
+        path.startswith("/sys/fs/cgroup/") and path.endswith(own) and os.path.normpath(path) == path
+    )
+
+
+def _records(path: str, data: dict[str, Any], key: str, cls: type[R]) -> dict[str, R]:
+    table = data.get(key, {})
+    if not isinstance(table, dict):
+        raise DummError(f"'{path}': key '{key}' is not an object")
+    return {
+        name: _record(f"'{path}': {key}.{name}", {**row, "name": name}, cls)
+        if isinstance(row, dict)
+        else _bad(f"'{path}': {key}.{name} is not an object")
+        for name, row in sorted(table.items())
+    }
+
+
+def _bad(message: str) -> Any:
+    raise DummError(message)
+
+
+Check = Callable[[Any], bool]
+_checks: dict[type, dict[str, Check]] = {}
+
+
+def _record(where: str, row: dict[str, Any], cls: type[R]) -> R:
+    checks = _checks.get(cls)
+    if checks is None:
+        hints = get_type_hints(cls)
+        checks = _checks[cls] = {k: _check(hints[k]) for k in cls.fields() if k != "extra"}
+    values = dict(row)
+    extra = {key: values.pop(key) for key in row.keys() - checks.keys()}
+    boot = values.get("boot")
+    if isinstance(boot, dict):
+        values["boot"] = _record(f"{where}.boot", boot, Boot)
+    for key, value in values.items():
+        if not checks[key](value):
+            raise DummError(f"{where}.{key} has a wrong value: {json.dumps(value, default=vars)}")
+    try:
+        return cls(**values, extra=extra)
+    except TypeError:
+        raise DummError(f"{where} lacks a key") from None
+
+
+def _check(hint: Any) -> Check:
+    """What tells whether a value is of a type; made once for each key of a record."""
+    if isinstance(hint, UnionType):
+        arms = [_check(arm) for arm in get_args(hint)]
+        return lambda value: any(arm(value) for arm in arms)
+    origin = get_origin(hint)
+    if origin is list:
+        item = _check(get_args(hint)[0])
+        return lambda value: isinstance(value, list) and all(map(item, value))
+    if origin is dict:
+        return lambda value: isinstance(value, dict)
+    if origin is not None:  # Literal
+        return get_args(hint).__contains__
+    if hint is int:
+        return lambda value: type(value) is int  # and no bool
+    return lambda value: isinstance(value, hint)
