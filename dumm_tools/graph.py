@@ -48,7 +48,7 @@ def draw(root: str, form: Format) -> str:
 def look(root: str, found: State) -> Picture:
     """Merge records and kernel truth."""
     return Picture(
-        [view.view(root, found, g) for _, g in sorted(found.guests.items())],
+        view.views(root, found),
         [Cable(v.record, v.state == "up") for v in network.interfaces(found)],
         network.bridges(found),
     )

@@ -35,12 +35,14 @@ def host_boot() -> str:
 def epoch(root: str, state: State) -> str:
     """What a guest's boot belongs to: the host's boot, and in an isolated lab its holder. Guests
     of another epoch are gone, whatever files they left."""
-    if not state.isolated:
-        return host_boot()
-    known = holder.lives(root)
-    if known is None:
-        return ""
-    return f"{host_boot()} {known[0]} {known[1]}"
+    if state.epoch is None:
+        if not state.isolated:
+            state.epoch = host_boot()
+        elif known := holder.lives(root):
+            state.epoch = f"{host_boot()} {known[0]} {known[1]}"
+        else:
+            state.epoch = ""
+    return state.epoch
 
 
 def alive(root: str, name: str) -> bool:
@@ -67,7 +69,10 @@ def guest_state(root: str, state: State, guest: Guest) -> GuestState:
     """Merge what is written with what is there."""
     boot = guest.boot
     if boot is None or boot.host_boot != epoch(root, state):
-        return "stopped"
+        if not alive(root, guest.name):
+            return "stopped"
+        # What runs is not what the record says, as when that was restored from a backup.
+        return "running" if _ready_nonce(root, guest.name) else "starting"
     if not alive(root, guest.name):
         return "crashed" if os.path.isdir(umid_dir(root, guest.name)) else "stopped"
     if boot.phase == "stopping":

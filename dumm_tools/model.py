@@ -115,7 +115,8 @@ class State(Record):
     """All of state.json. `id` tags what we make in the kernel; `lock_inode` tells a copied
     working set from the original, whose links, mounts and processes are not the copy's.
     `template` is the one that is loaded. Not written: `copied` says that it is such a copy, and
-    `here` whether this process is where the lab's links and mounts are."""
+    `here` whether this process is where the lab's links and mounts are; `epoch` is `live.epoch`,
+    once asked for."""
 
     id: str
     lock_inode: int
@@ -127,6 +128,7 @@ class State(Record):
     extra: dict[str, object] = {}
     copied: bool = False
     here: bool = True
+    epoch: str | None = None
 
     def ifaces_of(self, guest: str) -> list[Iface]:
         """The interfaces of one guest, by slot."""

@@ -67,7 +67,11 @@ def interface_view(found: State, name: str) -> InterfaceView:
 
 def bridges(found: State) -> list[BridgeView]:
     """All bridges, by name."""
-    return [bridge_view(found, name) for name in sorted(found.bridges)]
+    members = found.members_by_bridge()
+    return [
+        BridgeView(bridge, [i.name for i in members.get(name, ())], found)
+        for name, bridge in sorted(found.bridges.items())
+    ]
 
 
 def bridge_view(found: State, name: str) -> BridgeView:

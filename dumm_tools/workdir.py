@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import stat
 from dataclasses import dataclass
 
 from dumm_tools import tree
 from dumm_tools.errors import DummError
 
 _AWAY = ".dumm-work"
+_NAME = re.compile(r"[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def remove(entry: str) -> None:
         if os.path.islink(entry):
             path = os.readlink(entry)
             beside = os.path.dirname(path)
-            if not beside.endswith(_AWAY):
+            if not _is_made(entry, path):
                 return  # no link of ours
             if os.path.isdir(beside):
                 tree.remove(path)
@@ -72,3 +75,16 @@ def remove(entry: str) -> None:
             os.unlink(entry)
         else:
             tree.remove(entry)
+
+
+def _is_made(entry: str, path: str) -> bool:
+    """Is the link `entry` to `path` one that `make` makes? What a link leads to is removed, and a
+    working set may have come out of an archive."""
+    beside, name = os.path.split(path)
+    if not _NAME.fullmatch(name) or name != os.path.basename(entry) or not beside.endswith(_AWAY):
+        return False
+    try:
+        found = os.lstat(beside)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
