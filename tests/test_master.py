@@ -319,7 +319,10 @@ def test_a_full_disk(source: Path, tmp_path: Path, what: str) -> None:
         "directory": ["import", str(source)],
         "busybox": ["build", "busybox"],
     }
-    script = 'mount -t tmpfs -o size=1m,mode=700 none "$1" && shift && "$@"; echo $?; ls -A "$XDG_CACHE_HOME"'
+    script = (
+        'mount -t tmpfs -o size=1m,mode=700 none "$1" && shift && "$@"; echo $?; '
+        'ls -A "$XDG_CACHE_HOME"'
+    )
     done = subprocess.run(
         [
             *("unshare", "-m", "sh", "-c", f"{script}/dumm/masters", "sh", str(place)),

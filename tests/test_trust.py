@@ -1,0 +1,490 @@
+"""Directories of others: what an ordinary user puts there must not be acted upon by root, nor by
+another user."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import BIN, TOP, Lab
+from uml_helpers import one_line_error, state_of
+from users import User, UserLab
+
+from dumm_tools import names, records, trust
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.linux import process
+from dumm_tools.model import State
+
+#: Nobody on this machine.
+STRANGER = 64190
+
+pytestmark = [pytest.mark.netns, pytest.mark.root]
+
+
+@pytest.fixture(scope="module")
+def mallory(packs: Path) -> Iterator[User]:
+    """A user who means harm."""
+    user = User(80, packs)
+    yield user
+    user.end()
+
+
+@pytest.fixture
+def trap(mallory: User) -> Iterator[UserLab]:
+    """A lab of his."""
+    lab = mallory.lab("trap")
+    lab("dumm-fs init --kernel sid")
+    yield lab
+    lab("dumm-fs destroy", status=None)
+    shutil.rmtree(lab.directory)
+
+
+@pytest.fixture
+def victim(packs: Path, trap: UserLab) -> Lab:
+    """Root, who enters his directory."""
+    return Lab(trap.directory, packs)
+
+
+def evil(lab: Lab, module: str, proof: Path) -> None:
+    """Mount something over a Python module inside a lab."""
+    code = lab.directory / "evil.py"
+    code.write_text(f"open({str(proof)!r}, 'w').close()\nraise SystemExit(0)\n")
+    code.chmod(0o644)
+    lab(["dumm-guest", "exec", "--host", "--", "mount", "--bind", code, module])
+
+
+VERBS = [
+    "dumm-bridge list",
+    "dumm-bridge create lan9",
+    "dumm-iface list",
+    "dumm-guest list",
+    "dumm-guest create g --start",
+    "dumm-guest start --all",
+    "dumm-guest stop --all",
+    "dumm-guest delete g",
+    "dumm-guest exec g -- true",
+    "dumm-guest exec --host -- true",
+    "dumm-console list",
+    "dumm-console log g",
+    "dumm-fs destroy",
+    "dumm-fs init",
+    "dumm-fs template list",
+    "dumm-fs check",
+]
+
+
+def test_root_acts_on_nothing_in_the_directory_of_another(
+    trap: UserLab, victim: Lab, tmp_path: Path
+) -> None:
+    proof = tmp_path / "proof"
+    evil(trap, f"{TOP}/dumm_tools/network.py", proof)
+    before = (trap.directory / "state.json").read_bytes()
+    for verb in VERBS:
+        done = victim(verb, status=4)
+        message = one_line_error(done.err, verb.split()[0])
+        assert f"belongs to user {trap.directory.stat().st_uid}" in message
+        assert not proof.exists()
+        assert (trap.directory / "state.json").read_bytes() == before
+
+
+def test_however_the_directory_is_named(trap: UserLab, victim: Lab, tmp_path: Path) -> None:
+    mine = Lab(tmp_path, Path(victim.env["XDG_CACHE_HOME"]))
+    del mine.env["DUMM_DIR"]
+    mine(["dumm-guest", "-C", trap.directory, "list"], status=4)
+    mine("dumm-guest list", status=4, env={"DUMM_DIR": str(trap.directory)})
+    (tmp_path / "link").symlink_to(trap.directory)
+    mine("dumm-guest -C link list", status=4)
+    completing = {"_DUMM_BRIDGE_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
+    trap("dumm-bridge create offered")
+    words = {**completing, "COMP_WORDS": "dumm-bridge show ", "DUMM_DIR": str(trap.directory)}
+    assert "offered" in trap("dumm-bridge", env=words).out
+    assert "offered" not in mine("dumm-bridge", env=words).out
+    batch = mine.start("dumm-console", env={"DUMM_DIR": str(trap.directory)})
+    assert b"belongs to" in batch.communicate(b"guest list\n")[1]
+    assert batch.returncode == 4
+
+
+def test_a_directory_may_be_named_as_safe(new_lab: Callable[..., Lab], tmp_path: Path) -> None:
+    lab = new_lab()
+    for path in (lab.directory, *lab.directory.rglob("*")):
+        os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+    lab("dumm-guest list", status=4)
+    safe = {"DUMM_SAFE_DIRECTORY": f"/nonexistent:{lab.directory}"}
+    lab("dumm-guest list", env=safe)
+    lab("dumm-guest list", status=4, env={"DUMM_SAFE_DIRECTORY": str(tmp_path / "other")})
+    lab("dumm-guest list", status=4, env={"DUMM_SAFE_DIRECTORY": "*:/"})
+    lab.env.update(safe)
+
+
+def test_namespaces_of_another_are_not_entered(trap: UserLab, packs: Path, tmp_path: Path) -> None:
+    """The second line: all that is said of them is root's own."""
+    trap("dumm-bridge create lan0")
+    held = next((trap.directory / "run").glob("holder-*"))
+    directory = tmp_path / "mine"
+    directory.mkdir(mode=0o700)
+    lab = Lab(directory, packs)
+    lab("dumm-fs init --isolated")
+    inode = (directory / ".lock").stat().st_ino
+    (directory / f"run/holder-{inode}").write_bytes(held.read_bytes())
+    (directory / f"run/holder-{inode}").chmod(0o600)
+    for verb in ("dumm-bridge list", "dumm-bridge create lan1"):
+        done = lab(verb, status=1)
+        assert one_line_error(done.err, "dumm-bridge") == (
+            "cannot enter the lab's namespaces: they belong to another user"
+        )
+    (directory / f"run/holder-{inode}").unlink()
+    lab("dumm-fs destroy")
+    assert trap("dumm-bridge list -q").lines == ["lan0"]
+
+
+def test_what_is_mounted_over_modules_inside_is_not_run(packs: Path, tmp_path: Path) -> None:
+    """Also in root's own lab, whatever has come to be mounted there."""
+    directory = tmp_path / "mine"
+    directory.mkdir(mode=0o700)
+    lab = Lab(directory, packs)
+    lab("dumm-fs init --isolated --kernel sid --master busybox")
+    lab("dumm-bridge create lan0")
+    proof = tmp_path / "proof"
+    packages = Path(next((TOP / ".venv/lib").glob("python*/site-packages")))
+    for module in (
+        packages / "tabulate/__init__.py",
+        TOP / "dumm_tools/linux/rtnl.py",
+        TOP / "dumm_tools/uplink.py",
+        TOP / "dumm_tools/nic.py",
+    ):
+        assert module.exists()
+        evil(lab, str(module), proof)
+    assert "lan0" in lab("dumm-bridge list").out
+    lab("dumm-guest create a --start")
+    lab("dumm-iface create a-eth0 --bridge lan0 --address 10.0.0.1/24")
+    assert "a-eth0" in lab("dumm-iface list").out
+    assert not proof.exists()
+    lab("dumm-fs destroy")
+
+
+def test_pinned_imports(tmp_path: Path) -> None:
+    """Sources, packages and C extensions, from directories that have moved away meanwhile."""
+    code = f"""
+import os, shutil, sys
+sys.path.insert(0, {str(tmp_path / "lib")!r})
+from dumm_tools.linux import pinned
+pinned.pin()
+os.rename({str(tmp_path / "lib")!r}, {str(tmp_path / "away")!r})
+shutil.copytree({str(tmp_path / "evil")!r}, {str(tmp_path / "lib")!r})
+import package.inner, plain, termios, wave
+print(package.inner.VALUE, plain.VALUE, os.path.basename(package.inner.__file__))
+try:
+    import nowhere
+except ModuleNotFoundError as e:
+    print(e)
+"""
+    for kind, value in (("lib", "good"), ("evil", "bad")):
+        (tmp_path / kind / "package").mkdir(parents=True)
+        (tmp_path / kind / "package/__init__.py").write_text("")
+        (tmp_path / kind / "package/inner.py").write_text(f"VALUE = '{value}'\n")
+        (tmp_path / kind / "plain.py").write_text(f"VALUE = '{value}'\n")
+    (tmp_path / "evil/nowhere.py").write_text("")
+    done = subprocess.run(
+        [BIN / "python", "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["good good inner.py", "No module named 'nowhere'"]
+
+
+# ---- what is in a directory ----
+
+
+@pytest.fixture
+def own(packs: Path, tmp_path: Path) -> Lab:
+    """A directory of root's, with nothing in it yet."""
+    directory = tmp_path / "own"
+    directory.mkdir(mode=0o700)
+    return Lab(directory, packs)
+
+
+@pytest.mark.parametrize("name", ["host", "run", "mount", "templates", ".lock", "linux", "master"])
+def test_init_where_something_of_another_lies_already(own: Lab, name: str) -> None:
+    path = own.directory / name
+    if name == ".lock":
+        path.write_text("")
+    elif name in ("linux", "master"):
+        path.symlink_to("/tmp")
+    else:
+        path.mkdir(mode=0o700)
+    os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+    done = own("dumm-fs init", status=4)
+    assert f"'{path}' belongs to user {STRANGER}, not to 'root'" in done.err
+    assert os.listdir(own.directory) == [name]
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o770, 0o1777])
+def test_init_where_others_may_write(own: Lab, mode: int) -> None:
+    own.directory.chmod(mode)
+    done = own("dumm-fs init", status=4)
+    assert "belongs to 'root', may be written by others" in done.err
+    assert os.listdir(own.directory) == []
+
+
+def test_init_below_a_directory_of_another(own: Lab) -> None:
+    """He could put another in its place."""
+    inner = own.directory / "inner"
+    inner.mkdir(mode=0o700)
+    own.env["DUMM_DIR"] = str(inner)
+    os.chown(own.directory, STRANGER, STRANGER)
+    assert f"'{own.directory}' belongs to user {STRANGER}" in own("dumm-fs init", status=4).err
+    os.chown(own.directory, 0, 0)
+    own.directory.chmod(0o777)
+    assert "may be written by others" in own("dumm-fs init", status=4).err
+    own.directory.chmod(0o1777)  # as /tmp is
+    own("dumm-fs init")
+    own("dumm-fs destroy")
+
+
+PARTS = ["", "state.json", ".lock", "host", "mount", "run", "templates", "linux", "run/a"]
+
+
+@pytest.mark.parametrize(
+    ("part", "how"),
+    [(p, "owner") for p in PARTS] + [(p, "mode") for p in PARTS if p != "linux"],
+)
+def test_each_part_of_a_working_set(lab: Lab, part: str, how: str) -> None:
+    lab("dumm-guest create a")
+    path = lab.directory / part
+    found = os.lstat(path)
+    if how == "owner":
+        os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
+        text = f"belongs to user {STRANGER}"
+    else:
+        path.chmod(found.st_mode | 0o020)
+        text = "may be written by others"
+    for verb in ("dumm-guest list -q", "dumm-guest delete a", "dumm-fs destroy"):
+        assert text in lab(verb, status=4).err
+    os.chown(path, 0, 0, follow_symlinks=False)
+    if not path.is_symlink():
+        path.chmod(found.st_mode & 0o7777)
+    assert lab("dumm-guest list -q").lines == ["a"]
+
+
+def test_a_user_in_a_directory_of_roots(mallory: User, tmp_path: Path) -> None:
+    lab = UserLab(mallory, mallory._own("home/his"), {})
+    place = mallory.place / "roots"
+    place.mkdir(mode=0o755)
+    lab.env["DUMM_DIR"] = str(place)
+    assert "belongs to 'root', not to 'test80'" in lab("dumm-fs init", status=4).err
+    assert "belongs to 'root'" in lab("dumm-guest list", status=4).err
+
+
+def test_a_users_private_group_is_the_user(mallory: User) -> None:
+    """As distributions with umask 002 make directories."""
+    lab = mallory.lab("group")
+    lab.directory.chmod(0o770)
+    lab("dumm-fs init --kernel sid")
+    assert lab("dumm-guest list -q").lines == []
+    os.chown(lab.directory, mallory.uid, 4)
+    lab("dumm-guest list -q", status=4)
+    os.chown(lab.directory, mallory.uid, mallory.uid)
+    lab("dumm-fs destroy")
+
+
+# ---- what a state says ----
+
+
+def edit(lab: Lab, change: Callable[[dict[str, dict[str, dict[str, object]]]], object]) -> None:
+    """Change state.json by hand."""
+    path = lab.directory / "state.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+
+
+def test_a_control_group_that_is_not_the_guests(lab: Lab, tmp_path: Path) -> None:
+    place = tmp_path / "empty"
+    place.mkdir()
+    lab("dumm-guest create a --start")
+    before = (lab.directory / "state.json").read_text()
+    true = json.loads(before)["guests"]["a"]["boot"]["cgroup"]
+    wrong = [
+        str(place),
+        "/sys/fs/cgroup",
+        true.replace("-a", "-b"),
+        true.replace("/dumm", "/../dumm"),
+    ]
+    for path in wrong if true else wrong[:2]:
+        edit(lab, lambda data, path=path: data["guests"]["a"]["boot"].update(cgroup=path))  # type: ignore[attr-defined,misc]
+        assert "bad control group" in lab("dumm-guest stop a", status=1).err
+    assert place.is_dir()
+    (lab.directory / "state.json").write_text(before)
+    lab("dumm-guest stop a")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d["guests"].update({"../../etc": d["guests"]["a"]}), "bad guest name"),
+        (lambda d: d["bridges"].update({"a/b": d["bridges"]["lan0"]}), "bad bridge name"),
+        (lambda d: d["ifaces"]["a-eth0"].update(tap="eth0"), "bad tap name 'eth0'"),
+        (lambda d: d["ifaces"]["a-eth0"].update(bridge="gone"), "is on no bridge: 'gone'"),
+        (lambda d: d["guests"].pop("a"), "'a-eth0' is of no guest"),
+        (lambda d: d["ifaces"]["a-eth0"].update(device="eth1"), "is not 'a-eth1'"),
+        (lambda d: d.update(template="../.."), "bad template name"),
+        (lambda d: d.update(id='x"; drop'), "key 'id'"),
+        (lambda d: d.update(isolated="yes"), "key 'isolated'"),
+    ],
+)
+def test_a_state_that_could_not_have_been_made(
+    lab: Lab, change: Callable[[object], object], said: str
+) -> None:
+    lab("dumm-guest create a")
+    lab("dumm-bridge create lan0")
+    lab("dumm-iface create a-eth0 --bridge lan0")
+    before = (lab.directory / "state.json").read_text()
+    edit(lab, change)
+    for verb in ("dumm-guest list", "dumm-bridge graph", "dumm-iface list", "dumm-fs destroy"):
+        done = lab(verb, status=1)
+        assert said in one_line_error(done.err, verb.split()[0])
+        assert "internal error" not in done.err
+    (lab.directory / "state.json").write_text(before)
+
+
+def test_a_link_among_the_work_directories(lab: Lab, tmp_path: Path) -> None:
+    """As an archive may bring one: what it leads to is not removed."""
+    place = tmp_path / "precious.dumm-work"
+    kept = place / ("0" * 12)
+    kept.mkdir(parents=True)
+    beside = tmp_path / "other.dumm-work"
+    beside.symlink_to(tmp_path / "precious.dumm-work")
+    lab("dumm-guest create a")
+    work = lab.directory / "run/a/work"
+    work.mkdir(exist_ok=True)
+    (work / "abc").symlink_to(kept)
+    (work / ("1" * 12)).symlink_to(kept)
+    (work / ("0" * 12)).symlink_to(beside / ("0" * 12))
+    lab("dumm-guest delete a")
+    assert kept.is_dir()
+
+
+def test_a_pid_file_that_others_may_write(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    path.write_text(f"1 {process.start_time(1)}\n")
+    path.chmod(0o600)
+    assert process.recorded(str(path)) == (1, process.start_time(1))
+    path.chmod(0o620)
+    assert process.recorded(str(path)) is None
+    path.chmod(0o600)
+    os.chown(path, STRANGER, 0)
+    assert process.recorded(str(path)) is None
+    (tmp_path / "link").symlink_to(path)
+    assert process.recorded(str(tmp_path / "link")) is None
+
+
+def test_a_file_where_a_directory_must_be(own: Lab) -> None:
+    (own.directory / "run").write_text("")
+    with pytest.raises(Conflict, match="is not a directory"):
+        trust.resolve(str(own.directory))
+    (own.directory / "run").unlink()
+    os.mkfifo(own.directory / "state.json")
+    assert "is not a file" in own("dumm-guest list", status=4).err
+
+
+# ---- the cache ----
+
+
+def test_kernels_of_another(mallory: User, tmp_path: Path) -> None:
+    his = mallory._own("home/lure")
+    for part in ("dumm", "dumm/kernels", "dumm/kernels/new", "dumm/masters"):
+        mallory._own(f"home/lure/{part}")
+    lab = Lab(tmp_path, his)
+    for verb in ("dumm-fs kernel list", "dumm-fs master list", "dumm-fs init --kernel new"):
+        assert f"belongs to user {mallory.uid}" in lab(verb, status=4).err
+    assert os.listdir(tmp_path) == []
+
+
+def test_one_pack_of_another_among_ones_own(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    pack = cache / "dumm/kernels/odd"
+    pack.mkdir(parents=True, mode=0o700)
+    lab = Lab(tmp_path, cache)
+    os.chown(pack, STRANGER, STRANGER)
+    assert f"belongs to user {STRANGER}" in lab("dumm-fs init --kernel odd", status=4).err
+
+
+# ---- isolated is parsed, and enforced ----
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_an_isolated_lab_is_one_however_it_is_written(own: Lab, compact: bool) -> None:
+    own("dumm-fs init --isolated --kernel sid")
+    path = own.directory / "state.json"
+    data = json.loads(path.read_text())
+    path.write_text(
+        json.dumps(data, separators=(",", ":")) if compact else json.dumps(data, indent=8)
+    )
+    own("dumm-bridge create lan7")
+    assert not os.path.exists("/sys/class/net/lan7")
+    assert own("dumm-bridge list -o name,state").lines == ["lan7\tup"]
+    own("dumm-fs destroy")
+
+
+def test_nothing_of_an_isolated_lab_is_changed_from_outside(own: Lab) -> None:
+    """By the domain itself: whoever calls it has to enter first."""
+    own("dumm-fs init --isolated --kernel sid")
+    own("dumm-bridge create lan0")
+    code = (
+        "import sys; from dumm_tools import bridge\n"
+        f"bridge.create({str(own.directory)!r}, 'lan8')\n"
+    )
+    done = subprocess.run(
+        [BIN / "python", "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert "is only changed from inside its own namespaces" in done.stderr
+    assert not os.path.exists("/sys/class/net/lan8")
+    assert own("dumm-bridge list -q").lines == ["lan0"]
+    own("dumm-fs destroy")
+
+
+@pytest.mark.parametrize(
+    "verb", ["dumm-fs diff a", "dumm-fs cp a:/etc/passwd ..", "dumm-guest show a"]
+)
+def test_a_state_edited_by_hand_is_not_rewritten_by_who_only_reads(lab: Lab, verb: str) -> None:
+    lab("dumm-guest create a")
+    path = lab.directory / "state.json"
+    text = json.dumps(json.loads(path.read_text()), indent=3)
+    path.write_text(text)
+    lab(verb)
+    assert path.read_text() == text
+    lab("dumm-guest set a --memory 80M")
+    assert '"memory": 83886080' in path.read_text()
+
+
+def test_what_a_text_says() -> None:
+    state = State(id="abc", lock_inode=5)
+    text = records.encode(state)
+    assert records.says("x", json.dumps(json.loads(text), indent=9), state)
+    assert not records.says("x", text, state.but(extra={"new": 1}))
+    assert not records.says("x", text.replace('"abc"', '"abd"'), state)
+    with pytest.raises(DummError):
+        records.decode("x", "[" * 100_000, 5)
+    assert names.tap("a-eth0") == "a-eth0"
+
+
+# ---- what is lost ----
+
+
+def test_an_isolated_lab_whose_run_directory_is_gone(own: Lab) -> None:
+    own("dumm-fs init --isolated --kernel sid --master busybox")
+    own("dumm-guest create a --start")
+    own("dumm-bridge create lan0")
+    held = int(next((own.directory / "run").glob("holder-*")).read_text().split()[0])
+    pidfd = os.pidfd_open(held)
+    own(["rm", "-rf", "run"])
+    own("dumm-guest start a")
+    assert process.wait_exit(pidfd, 10)
+    os.close(pidfd)
+    assert state_of(own, "a") == "running"
+    own("dumm-iface create a-eth0 --bridge lan0")
+    own("dumm-fs destroy")
