@@ -315,7 +315,7 @@ def test_a_control_group_that_is_not_the_guests(lab: Lab, tmp_path: Path) -> Non
         true.replace("/dumm", "/../dumm"),
     ]
     for path in wrong if true else wrong[:2]:
-        edit(lab, lambda data, path=path: data["guests"]["a"]["boot"].update(cgroup=path))  # type: ignore[attr-defined,misc]
+        edit(lab, lambda data, path=path: data["guests"]["a"]["boot"].update(cgroup=path))  # type: ignore[misc]
         assert "bad control group" in lab("dumm-guest stop a", status=1).err
     assert place.is_dir()
     (lab.directory / "state.json").write_text(before)
