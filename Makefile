@@ -2,6 +2,7 @@
 # make test     lint, then all tests; without the linters: make test LINT=setup-test
 # make lint     the linters alone
 # make bench    as root: the suite against its targets, as ratios in one run (BENCH=start: only that)
+# make siege    as root: one hostile guest among many, in each of 48 ways (SIEGE: options, ways)
 # make docs     write the manual pages and the completions anew
 # make install  as root: the commands, their manual pages and completions, into PREFIX
 # make clean    remove what these made
@@ -14,7 +15,7 @@ BIN = .venv/bin
 LINT = lint
 SHELL_FILES = .ci/setup .ci/run tests/as-user tests/user-world.sh $(wildcard examples/*.sh)
 
-.PHONY: demo test lint bench docs install clean setup-run setup-test setup-bench
+.PHONY: demo test lint bench siege docs install clean setup-run setup-test setup-bench
 
 demo: setup-run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
@@ -32,6 +33,9 @@ lint: setup-test
 
 bench: setup-bench
 	@$(BIN)/python tests/bench.py $(BENCH)
+
+siege: setup-test
+	@$(BIN)/python tests/siege.py $(SIEGE)
 
 docs: setup-test
 	@$(BIN)/python -m dumm_tools._docs
