@@ -18,6 +18,12 @@ VERSION = 1
 TABLES = ("bridges", "guests", "ifaces")
 #: It becomes part of names in the kernel.
 _ID = re.compile(r"[0-9A-Za-z]{1,64}")
+#: What addresses are made of. Only what a command needs is looked at more closely, when it does:
+#: it takes long to import.
+_HOST = re.compile(r"[0-9a-fA-F.:]+")
+_NETWORK = re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}")
+#: The kernel's devices are vec0 to vec999 at most.
+_SLOTS = 1000
 
 R = TypeVar("R", Boot, Guest, Iface, Bridge)
 
@@ -164,8 +170,33 @@ def _check_names(path: str, state: State) -> None:
                 raise Usage(f"'{iface.name}' is of no guest")
             if iface.bridge is not None and iface.bridge not in state.bridges:
                 raise Usage(f"'{iface.name}' is on no bridge: '{iface.bridge}'")
+            _check_values(iface)
+        for bridge in state.bridges.values():
+            _check_addresses(bridge.addresses)
     except Usage as e:
         raise DummError(f"'{path}': {e}") from None
+
+
+def _check_values(iface: Iface) -> None:
+    """Usage for what is of the right type, but no value that a command writes."""
+    _check_addresses(iface.addresses)
+    for route in iface.routes:
+        _check_addresses([route.get("dest")])
+        if not {"dest", "via"} >= route.keys() or not _HOST.fullmatch(str(route.get("via", "::"))):
+            raise Usage(f"'{iface.name}' has a bad route: {json.dumps(route)}")
+    for key, value in iface.shape.items():
+        if type(value) not in (int, float) or not 0 <= value < float("inf"):
+            raise Usage(f"'{iface.name}' has a bad {key}: {json.dumps(value)}")
+    if not 0 <= iface.slot < _SLOTS or not 68 <= iface.mtu < 1 << 16:
+        raise Usage(f"'{iface.name}' has a bad slot or MTU")
+    if not _HOST.fullmatch(iface.mac):
+        raise Usage(f"'{iface.name}' has a bad MAC address: {iface.mac!r}")
+
+
+def _check_addresses(addresses: list[Any]) -> None:
+    for text in addresses:
+        if not _NETWORK.fullmatch(str(text)):
+            raise Usage(f"bad address {text!r}")
 
 
 def _is_own_group(path: str, state: State, guest: str) -> bool:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, Lab
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from uml_helpers import one_line_error, pid_of, state_of
 
+from dumm_tools import graph, iface, masquerade, records
 from dumm_tools import state as store
 from dumm_tools.errors import DummError, NotFound, TimedOut
 from dumm_tools.model import Boot, Bridge, Guest, Iface, State
@@ -97,6 +103,76 @@ def test_a_damaged_state_is_said_to_be(root: str, text: str, message: str) -> No
     with pytest.raises(DummError, match=message.replace(".", r"\.")):
         store.load(root)
     assert Path(root, store.FILE).read_text() == text
+
+
+#: A lab with a bit of everything.
+WHOLE: dict[str, Any] = {
+    "version": 1,
+    "id": "abcdef",
+    "isolated": False,
+    "template": "t",
+    "opened": {"here": "x", "devices": ["eth0"]},
+    "guests": {
+        "a": {"kernel": "k", "master": "/m", "memory": 1 << 26, "init": "/i", "args": ["x=1"]},
+        "b": {
+            "overlays": ["/l"],
+            "boot": {"nonce": "n", "phase": "running", "host_boot": "h", "group": 7, "cgroup": ""},
+        },
+    },
+    "ifaces": {
+        "a-eth0": {
+            "guest": "a", "device": "eth0", "slot": 0, "tap": "a-eth0", "mac": "02:00:00:00:00:01",
+            "bridge": "lan0", "mtu": 1500, "up": True, "addresses": ["10.0.0.1/24", "fd00::1/64"],
+            "routes": [{"dest": "10.1.0.0/16", "via": "10.0.0.2"}, {"dest": "::/0"}],
+            "shape": {"delay": 20, "loss": 1.5, "rate": 1000000},
+        },
+    },
+    "bridges": {"lan0": {"addresses": ["10.0.0.254/24"], "uplink": "nat"}, "lan1": {}},
+}  # fmt: skip
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths to all values in a JSON object."""
+    yield path
+    keys = value if isinstance(value, dict) else range(len(value) if isinstance(value, list) else 0)
+    for key in keys:
+        yield from _places(value[key], (*path, key))
+
+
+PLACES = [path for path in _places(WHOLE) if path]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=9)
+    | st.sampled_from(["../..", "a/b", "lo", "\0", "999.1.1.1/99", "::/0", "nat", "to:eth0", "a"]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.sampled_from(PLACES), JSON | st.just(...)), min_size=1, max_size=3))
+@settings(max_examples=1500, deadline=None)
+def test_a_state_that_is_damaged_anywhere(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
+    """Whatever reads it says what is wrong, in one line, or has an answer."""
+    data = copy.deepcopy(WHOLE)
+    for (*path, last), value in changes:
+        with contextlib.suppress(KeyError, IndexError, TypeError):
+            place = data
+            for key in path:
+                place = place[key]
+            if value is ...:
+                del place[last]
+            else:
+                place[last] = value
+    with contextlib.suppress(DummError, OSError):
+        found = records.decode("state.json", json.dumps({**data, "lock_inode": 5}), 5)
+        records.says("state.json", records.encode(found), found)
+        picture = graph.look("/nonexistent", found)
+        for draw in (graph.as_json, graph.as_dot, graph.as_mermaid):
+            draw(picture)
+        for name in found.guests:
+            with contextlib.suppress(DummError, OSError):
+                iface.boot_records(found, name)
+        with contextlib.suppress(DummError, OSError):
+            list(map(masquerade.networks, found.bridges.values()))
 
 
 def test_bytes_that_are_no_text(root: str) -> None:
