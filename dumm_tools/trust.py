@@ -80,7 +80,11 @@ def _check_parents(path: str) -> None:
             found = None  # to be made, by us
         if found is not None:
             if found.st_uid not in trusted:
-                raise _of_another(place, found)
+                raise _of_another(
+                    place,
+                    found,
+                    f"its owner could put another in the place of '{path}'; see dumm(7), SECURITY",
+                )
             # With the sticky bit everybody may rename only what is his (inode(7)).
             if not found.st_mode & stat.S_ISVTX:
                 _check_mode(place, found)
@@ -161,10 +165,13 @@ def _is_private(found: os.stat_result) -> bool:
     )
 
 
-def _of_another(path: str, found: os.stat_result) -> Conflict:
+def _of_another(
+    path: str,
+    found: os.stat_result,
+    hint: str = "what is in it may be a trap: use a directory of your own",
+) -> Conflict:
     return Conflict(
-        f"'{path}' belongs to {_name(found.st_uid)}, not to {_name(os.geteuid())}",
-        hint="what is in it may be a trap: use a directory of your own",
+        f"'{path}' belongs to {_name(found.st_uid)}, not to {_name(os.geteuid())}", hint=hint
     )
 
 
