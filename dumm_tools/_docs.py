@@ -2,7 +2,8 @@
 
 man/X.in is written by hand, but for its placeholders: @SYNOPSIS@ @COMMANDS@ @OPTIONS@ @FIELDS@
 @EXIT_STATUS@ come from the commands themselves, @VERSION@ and @DATE@ from constants,
-@JAIL_ATTEMPTS@ is man/jail-attempts.inc. What is written is committed, and a test runs --check.
+@JAIL_ATTEMPTS@ is man/jail-attempts.inc, @ATTACKS@ man/attacks.inc. What is written is committed,
+and a test runs --check.
 """
 
 from __future__ import annotations
@@ -250,6 +251,7 @@ def page(template: str, tool: click.Group | None) -> str:
         "DATE": DATE,
         "EXIT_STATUS": exit_status(False),
         "JAIL_ATTEMPTS": included("jail-attempts.inc"),
+        "ATTACKS": included("attacks.inc"),
     }
     if tool is not None:
         found = list(leaves(tool))

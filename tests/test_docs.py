@@ -187,3 +187,16 @@ def test_it_runs_as_a_module() -> None:
     argv = [sys.executable, "-m", "dumm_tools._docs", "--nonsense"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2
+
+
+def test_each_attack_that_the_manual_lists_is_made() -> None:
+    """And each that is made is listed."""
+    text = (TOP / "man/attacks.inc").read_text().replace("\\-", "-")
+    listed = re.findall(r"^\.TP\n\.B (\S+)$", text, re.MULTILINE)
+    made = {
+        name
+        for path in (TOP / "tests").glob("test_*.py")
+        for marks in re.findall(r"\bmark\.attack\(([^)]*)\)", path.read_text())
+        for name in re.findall(r'"([^"]+)"', marks)
+    }
+    assert sorted(made) == sorted(listed)

@@ -78,6 +78,7 @@ VERBS = [
 ]
 
 
+@pytest.mark.attack("others-directory")
 def test_root_acts_on_nothing_in_the_directory_of_another(
     trap: UserLab, victim: Lab, tmp_path: Path
 ) -> None:
@@ -92,6 +93,7 @@ def test_root_acts_on_nothing_in_the_directory_of_another(
         assert (trap.directory / "state.json").read_bytes() == before
 
 
+@pytest.mark.attack("others-name")
 def test_however_the_directory_is_named(trap: UserLab, victim: Lab, tmp_path: Path) -> None:
     mine = Lab(tmp_path, Path(victim.env["XDG_CACHE_HOME"]))
     del mine.env["DUMM_DIR"]
@@ -121,6 +123,7 @@ def test_a_directory_may_be_named_as_safe(new_lab: Callable[..., Lab], tmp_path:
     lab.env.update(safe)
 
 
+@pytest.mark.attack("others-namespaces")
 def test_namespaces_of_another_are_not_entered(trap: UserLab, packs: Path, tmp_path: Path) -> None:
     """The second line: all that is said of them is root's own."""
     trap("dumm-bridge create lan0")
@@ -142,6 +145,7 @@ def test_namespaces_of_another_are_not_entered(trap: UserLab, packs: Path, tmp_p
     assert trap("dumm-bridge list -q").lines == ["lan0"]
 
 
+@pytest.mark.attack("mounted-modules")
 def test_what_is_mounted_over_modules_inside_is_not_run(packs: Path, tmp_path: Path) -> None:
     """Also in root's own lab, whatever has come to be mounted there."""
     directory = tmp_path / "mine"
@@ -207,6 +211,7 @@ def own(packs: Path, tmp_path: Path) -> Lab:
     return Lab(directory, packs)
 
 
+@pytest.mark.attack("planted-part")
 @pytest.mark.parametrize("name", ["host", "run", "mount", "templates", ".lock", "linux", "master"])
 def test_init_where_something_of_another_lies_already(own: Lab, name: str) -> None:
     path = own.directory / name
@@ -222,6 +227,7 @@ def test_init_where_something_of_another_lies_already(own: Lab, name: str) -> No
     assert os.listdir(own.directory) == [name]
 
 
+@pytest.mark.attack("writable-part")
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o770, 0o1777])
 def test_init_where_others_may_write(own: Lab, mode: int) -> None:
     own.directory.chmod(mode)
@@ -230,6 +236,7 @@ def test_init_where_others_may_write(own: Lab, mode: int) -> None:
     assert os.listdir(own.directory) == []
 
 
+@pytest.mark.attack("parent-directory")
 def test_init_below_a_directory_of_another(own: Lab) -> None:
     """He could put another in its place."""
     inner = own.directory / "inner"
@@ -248,6 +255,7 @@ def test_init_below_a_directory_of_another(own: Lab) -> None:
 PARTS = ["", "state.json", ".lock", "host", "mount", "run", "templates", "linux", "run/a"]
 
 
+@pytest.mark.attack("planted-part", "writable-part")
 @pytest.mark.parametrize(
     ("part", "how"),
     [(p, "owner") for p in PARTS] + [(p, "mode") for p in PARTS if p != "linux"],
@@ -302,6 +310,7 @@ def edit(lab: Lab, change: Callable[[dict[str, dict[str, dict[str, object]]]], o
     path.write_text(json.dumps(data))
 
 
+@pytest.mark.attack("impossible-state")
 def test_a_control_group_that_is_not_the_guests(lab: Lab, tmp_path: Path) -> None:
     place = tmp_path / "empty"
     place.mkdir()
@@ -322,6 +331,7 @@ def test_a_control_group_that_is_not_the_guests(lab: Lab, tmp_path: Path) -> Non
     lab("dumm-guest stop a")
 
 
+@pytest.mark.attack("impossible-state")
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -351,6 +361,7 @@ def test_a_state_that_could_not_have_been_made(
     (lab.directory / "state.json").write_text(before)
 
 
+@pytest.mark.attack("planted-link")
 def test_a_link_among_the_work_directories(lab: Lab, tmp_path: Path) -> None:
     """As an archive may bring one: what it leads to is not removed."""
     place = tmp_path / "precious.dumm-work"
@@ -368,6 +379,7 @@ def test_a_link_among_the_work_directories(lab: Lab, tmp_path: Path) -> None:
     assert kept.is_dir()
 
 
+@pytest.mark.attack("forged-pid")
 def test_a_pid_file_that_others_may_write(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     path.write_text(f"1 {process.start_time(1)}\n")
@@ -394,6 +406,7 @@ def test_a_file_where_a_directory_must_be(own: Lab) -> None:
 # ---- the cache ----
 
 
+@pytest.mark.attack("others-cache")
 def test_kernels_of_another(mallory: User, tmp_path: Path) -> None:
     his = mallory._own("home/lure")
     for part in ("dumm", "dumm/kernels", "dumm/kernels/new", "dumm/masters"):
@@ -416,6 +429,7 @@ def test_one_pack_of_another_among_ones_own(tmp_path: Path) -> None:
 # ---- isolated is parsed, and enforced ----
 
 
+@pytest.mark.attack("compact-state")
 @pytest.mark.parametrize("compact", [True, False])
 def test_an_isolated_lab_is_one_however_it_is_written(own: Lab, compact: bool) -> None:
     own("dumm-fs init --isolated --kernel sid")
@@ -430,6 +444,7 @@ def test_an_isolated_lab_is_one_however_it_is_written(own: Lab, compact: bool) -
     own("dumm-fs destroy")
 
 
+@pytest.mark.attack("from-outside")
 def test_nothing_of_an_isolated_lab_is_changed_from_outside(own: Lab) -> None:
     """By the domain itself: whoever calls it has to enter first."""
     own("dumm-fs init --isolated --kernel sid")
