@@ -1,46 +1,159 @@
-"""As much of the ELF format (elf(5)) as telling a kernel binary from other files takes."""
+"""As much of the ELF format (elf(5)) as telling a kernel binary from other files takes, and what it
+loads. A file may be anybody's: nothing in it is run, and no number in it is believed."""
 
 from __future__ import annotations
 
 import os
+import stat
 import struct
+from dataclasses import dataclass
 
 from dumm_tools.errors import DummError
 
 _EXECUTABLE_TYPES = (2, 3)  # ET_EXEC, ET_DYN
 _X86_64 = 62  # EM_X86_64
-_PT_INTERP = 3
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
+_DT_NULL, _DT_NEEDED, _DT_STRTAB, _DT_STRSZ = 0, 1, 5, 10
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
+_DYNAMIC = struct.Struct("<QQ")
+#: The kernel takes no more than 64 KiB of them (load_elf_phdrs in fs/binfmt_elf.c).
+_SEGMENTS_MAX = (64 << 10) // _SEGMENT.size
+_DYNAMIC_MAX = 64 << 10
+_NEEDED_MAX = 256
+_NAME_MAX = 4096  # PATH_MAX
+#: No kernel and no library is larger, with all its symbols.
+SIZE_MAX = 2 << 30
 
 
-def interpreter(path: str) -> str | None:
-    """The dynamic loader that a program asks for, None for a static one.
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What a program or a library asks for: its loader, None for a static one, and libraries."""
 
-    DummError when the file is no x86-64 Linux program.
-    """
-    no_program = DummError(f"'{path}' is no x86-64 Linux program")
+    interpreter: str | None
+    needed: tuple[str, ...]
+
+
+class _Broken(Exception):
+    """The file does not hold what it says."""
+
+
+def opened(path: str) -> int:
+    """A descriptor of a file that may be anything. DummError when it cannot be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as e:
         raise DummError(f"cannot read '{path}': {e.strerror}") from None
+
+
+def is_static(path: str) -> bool:
+    """Does a program need no loader? DummError when it is no x86-64 Linux program."""
+    fd = opened(path)
     try:
-        header = os.pread(fd, _HEADER.size, 0)
-        if len(header) < _HEADER.size or header[:6] != b"\x7fELF\x02\x01":
-            raise no_program
-        values = _HEADER.unpack(header)
-        kind, machine, table, entry_size, count = (values[i] for i in (1, 2, 5, 9, 10))
-        if kind not in _EXECUTABLE_TYPES or machine != _X86_64 or entry_size != _SEGMENT.size:
-            raise no_program
-        for index in range(count):
-            entry = os.pread(fd, entry_size, table + index * entry_size)
-            if len(entry) < entry_size:
-                raise no_program
-            segment = _SEGMENT.unpack(entry)
-            if segment[0] == _PT_INTERP:
-                return os.fsdecode(os.pread(fd, min(segment[5], 4096), segment[2]).rstrip(b"\0"))
-    except OSError:  # a directory, a FIFO: nothing to read at an offset
-        raise no_program from None
+        return image(fd, path).interpreter is None
     finally:
         os.close(fd)
+
+
+def image(fd: int, path: str) -> Image:
+    """What an open file asks for; messages call it `path`. DummError when it is no x86-64 Linux
+    program or library."""
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > SIZE_MAX:
+            raise _Broken
+        segments = _segments(fd, info.st_size)
+        return Image(_interpreter(fd, segments), _needed(fd, segments))
+    except (_Broken, OSError):
+        raise DummError(f"'{path}' is no x86-64 Linux program") from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    kind: int
+    offset: int
+    address: int
+    size: int
+
+
+def _read(fd: int, size: int, offset: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    if len(data) < size:
+        raise _Broken
+    return data
+
+
+def _segments(fd: int, size: int) -> list[_Segment]:
+    header = _read(fd, _HEADER.size, 0)
+    if header[:6] != b"\x7fELF\x02\x01":
+        raise _Broken
+    values = _HEADER.unpack(header)
+    kind, machine, table, entry_size, count = (values[i] for i in (1, 2, 5, 9, 10))
+    if kind not in _EXECUTABLE_TYPES or machine != _X86_64 or entry_size != _SEGMENT.size:
+        raise _Broken
+    if count > _SEGMENTS_MAX or table > size:
+        raise _Broken
+    found = []
+    for values in _SEGMENT.iter_unpack(_read(fd, count * entry_size, table)):
+        segment = _Segment(values[0], values[2], values[3], values[5])
+        if segment.kind in (_PT_LOAD, _PT_DYNAMIC, _PT_INTERP):
+            if segment.offset + segment.size > size:
+                raise _Broken
+            found.append(segment)
+    return found
+
+
+def _interpreter(fd: int, segments: list[_Segment]) -> str | None:
+    for segment in segments:
+        if segment.kind == _PT_INTERP:
+            if segment.size > _NAME_MAX:
+                raise _Broken
+            name, end, _ = _read(fd, segment.size, segment.offset).partition(b"\0")
+            if not name or not end:
+                raise _Broken
+            return os.fsdecode(name)
     return None
+
+
+def _needed(fd: int, segments: list[_Segment]) -> tuple[str, ...]:
+    dynamic = next((s for s in segments if s.kind == _PT_DYNAMIC), None)
+    if dynamic is None:
+        return ()
+    if dynamic.size > _DYNAMIC_MAX:
+        raise _Broken
+    data = _read(fd, dynamic.size // _DYNAMIC.size * _DYNAMIC.size, dynamic.offset)
+    places: list[int] = []
+    numbers: dict[int, int] = {}
+    for tag, value in _DYNAMIC.iter_unpack(data):
+        if tag == _DT_NULL:
+            break
+        if tag == _DT_NEEDED:
+            places.append(value)
+        else:
+            numbers[tag] = value
+    if not places:
+        return ()
+    address, size = numbers.get(_DT_STRTAB), numbers.get(_DT_STRSZ)
+    if address is None or size is None or len(places) > _NEEDED_MAX:
+        raise _Broken
+    strings = _offset(segments, address, size)
+    return tuple(_string(fd, strings, size, place) for place in places)
+
+
+def _offset(segments: list[_Segment], address: int, size: int) -> int:
+    """Where in the file lies what a program sees at `address`."""
+    for segment in segments:
+        if segment.kind == _PT_LOAD and segment.address <= address:
+            at = address - segment.address
+            if at + size <= segment.size:
+                return segment.offset + at
+    raise _Broken
+
+
+def _string(fd: int, strings: int, size: int, place: int) -> str:
+    if place >= size:
+        raise _Broken
+    name, end, _ = os.pread(fd, min(size - place, _NAME_MAX), strings + place).partition(b"\0")
+    if not name or not end:
+        raise _Broken
+    return os.fsdecode(name)

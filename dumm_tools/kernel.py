@@ -18,12 +18,9 @@ from dumm_tools.errors import DummError, NotFound
 BINARIES = ("usr/bin/linux.uml", "usr/bin/linux", "bin/linux.uml", "bin/linux", "linux")
 #: Where the modules of a UML kernel lie, in a pack and on Debian.
 MODULES = "/usr/lib/uml/modules"
-#: glibc loads it when UML cancels a thread, as it does to reboot; no binary names it.
-UNWINDER = "libgcc_s.so.1"
 _PLAIN_BINARY = "/usr/bin/linux.uml"
-#: Directories that a loader searches with no configuration; others it knows from its cache.
-_STANDARD = re.compile(r"/(usr/)?lib(64)?(/x86_64-linux-gnu)?")
-_LIBRARY = re.compile(r"\s*(\S+)(?: => (\S.*?))?(?: \(0x[0-9a-f]+\))?")
+#: No pack.json is longer.
+_FACTS_MAX = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +97,13 @@ def release_number(release: str) -> tuple[int, ...]:
 
 
 def release(kernel: Kernel) -> str | None:
-    """The release of a kernel (`uname -r`), None where that can only be told by running it."""
+    """The release of a kernel (`uname -r`), None where nothing in its pack tells."""
     if kernel.root is not None:
         known = facts(kernel.root).get("release")
         return known or _only_modules(kernel.root + MODULES)
-    from dumm_tools import packing
+    from dumm_tools import banner
 
-    return packing.release_of(kernel.path)
+    return banner.release_of(kernel.path)
 
 
 def _of_pack(path: str) -> Kernel:
@@ -118,50 +115,29 @@ def _of_pack(path: str) -> Kernel:
 
 
 def _of_binary(path: str) -> Kernel:
-    from dumm_tools import elf
+    """A binary of this host, which nothing but its jail will run: what it is, and what the jail
+    is to show it of this host, is told by reading it."""
+    from dumm_tools import elf, libraries
 
-    loader = elf.interpreter(path)
-    if not os.access(path, os.X_OK):
-        raise DummError(f"'{path}' is not executable", hint=f"chmod +x {path}")
     real = os.path.realpath(path)
+    fd = elf.opened(real)
+    try:
+        image = elf.image(fd, path)
+        loader = libraries.loader(image, path)
+        if not os.access(path, os.X_OK):
+            raise DummError(f"'{path}' is not executable", hint=f"chmod +x {path}")
+        found = libraries.of_host(image, path) if loader is not None else []
+    finally:
+        os.close(fd)
     binds = [(real, _PLAIN_BINARY)]
     if loader is not None:
-        binds.append((os.path.realpath(loader), loader))
-        found = [(os.path.realpath(host), inside) for inside, host in libraries(loader, real)]
-        binds += found
-        if any(not _STANDARD.fullmatch(os.path.dirname(inside)) for _, inside in found):
-            binds.append(("/etc/ld.so.cache", "/etc/ld.so.cache"))
+        binds.append((libraries.loader_file(loader, path), loader))
+        binds += [(os.path.realpath(library), library) for library in found]
+        if any(os.path.dirname(library) not in libraries.DIRECTORIES for library in found):
+            binds.append((libraries.CACHE, libraries.CACHE))
     if os.path.isdir(MODULES):
         binds.append((MODULES, MODULES))
     return Kernel(path, _PLAIN_BINARY, binds=tuple(binds))
-
-
-def libraries(loader: str, binary: str) -> list[tuple[str, str]]:
-    """The shared libraries of a program of this host: the path each is looked up by, and its file.
-
-    It is the loader that lists them (ld.so(8), --list); the program does not run.
-    """
-    from dumm_tools import proc
-
-    done = proc.run([loader, "--list", binary], capture=True, check=False, quiet=True)
-    if done.returncode != 0:
-        why = done.stderr.strip().rpartition("\n")[2] or f"exit status {done.returncode}"
-        raise DummError(f"cannot list the libraries of '{binary}': {why}")
-    found: list[tuple[str, str]] = []
-    for line in done.stdout.splitlines():
-        match = _LIBRARY.fullmatch(line)
-        if not match:
-            continue
-        name, host = match[1], match[2]
-        if host == "not found":
-            raise DummError(f"'{binary}' lacks the library '{name}'")
-        if host and name != loader:
-            found.append((host, host))
-    for host, _ in found[:1]:
-        unwinder = os.path.join(os.path.dirname(host), UNWINDER)
-        if os.path.exists(unwinder):
-            found.append((unwinder, unwinder))
-    return found
 
 
 def _describe(name: str) -> Pack:
@@ -179,12 +155,23 @@ def _describe(name: str) -> Pack:
 
 def facts(root: str) -> dict[str, str]:
     """The strings of a pack's pack.json; nothing when there is none that can be read."""
+    try:
+        fd = os.open(f"{root}/pack.json", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return {}
+    try:
+        return read_facts(fd)
+    finally:
+        os.close(fd)
+
+
+def read_facts(fd: int) -> dict[str, str]:
+    """The strings of an open pack.json; nothing when there are none to be read."""
     import json
 
     try:
-        with open(f"{root}/pack.json", encoding="utf-8") as file:
-            read = json.load(file)
-    except (OSError, ValueError):
+        read = json.loads(os.pread(fd, _FACTS_MAX, 0))
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(read, dict):
         return {}

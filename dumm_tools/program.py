@@ -13,7 +13,6 @@ from dumm_tools import proc
 from dumm_tools.errors import DummError
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_ADDR_NO_RANDOMIZE = 0x0040000  # linux/personality.h
 _SIGKILL = 9
 
 
@@ -32,12 +31,10 @@ def run(
     env: Mapping[str, str] | None = None,
     line: Callable[[str], None] | None = None,
     error_line: Callable[[str], None] | None = None,
-    no_aslr: bool = False,
 ) -> str:
     """Run a program to its end and return its stdout, or hand it to `line` as it comes.
 
     ProgramFailed when it ends badly, DummError when it is not installed. It dies with us.
-    `no_aslr` keeps UML from turning that off itself, for which it executes itself again.
     """
     import shlex
 
@@ -74,7 +71,7 @@ def run(
                 _env={**os.environ, "LC_ALL": "C", **(env or {})},
                 _encoding="utf-8",
                 _decode_errors="surrogateescape",
-                _preexec_fn=_before_exec(no_aslr),
+                _preexec_fn=_before_exec(),
             )
         except sh.ErrorReturnCode as e:
             text = "".join(err)
@@ -101,7 +98,7 @@ def end_threads() -> None:
         time.sleep(0.001)
 
 
-def _before_exec(no_aslr: bool) -> Callable[[], None]:
+def _before_exec() -> Callable[[], None]:
     """What the child does before its exec; the library is loaded here, on the safe side of fork."""
     import ctypes
 
@@ -109,8 +106,6 @@ def _before_exec(no_aslr: bool) -> Callable[[], None]:
 
     def prepare() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-        if no_aslr:
-            libc.personality(_ADDR_NO_RANDOMIZE)
 
     return prepare
 
@@ -138,7 +133,7 @@ def decompressed(argv: Sequence[str], chunks: Iterator[bytes]) -> Iterator[int]:
                 _tty_out=False,
                 _bg=True,
                 _bg_exc=False,
-                _preexec_fn=_before_exec(False),
+                _preexec_fn=_before_exec(),
             )
         yield reader
         try:

@@ -262,7 +262,7 @@ def _host_busybox() -> str | None:
     """This host's busybox, if it is a static one with all that is needed."""
     for path in _HOST_BUSYBOX:
         try:
-            if elf.interpreter(path) is None and not _missing(_applets(path)):
+            if elf.is_static(path) and not _missing(_applets(path)):
                 return path
         except DummError:
             continue
