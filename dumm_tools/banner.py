@@ -10,7 +10,7 @@ from dumm_tools import elf
 from dumm_tools.errors import DummError
 
 #: `linux_banner` of the kernel (init/version.c), up to where the compiler follows.
-_BANNER = re.compile(rb"Linux version (\d+\.\d+[\w.+~-]{0,58}) \(")
+_BANNER = re.compile(rb"Linux version (\d{1,5}\.\d{1,5}[\w.+~-]{0,50}) \(")
 #: An option that UML alone has (arch/um/os-Linux/umid.c): no other kernel is UML.
 _OPTION = b"uml_dir="
 _CHUNK = 1 << 20
