@@ -54,8 +54,10 @@ def copy(
     on_error: OnError,
     warn: Report,
     progress: Report = lambda _: None,
+    keep_mode: bool = False,
 ) -> None:
-    """Copy files and trees; what cannot be copied is told to `on_error`, the rest is copied.
+    """Copy files and trees; what cannot be copied is told to `on_error`, the rest is copied. What
+    a guest's root user made setuid is not so on the host, unless with `keep_mode`.
 
     NotFound for a guest or a place that is not there, Usage where neither side is a guest's.
     """
@@ -81,8 +83,11 @@ def copy(
         def report(error: OSError) -> None:
             on_error(DummError(f"cannot copy '{error.filename}': {_text(error)}"))
 
-        job = transfer.Job(top, warn, report, progress)
+        jobs = {
+            trusted: transfer.Job(top, warn, report, progress, trusted) for trusted in (True, False)
+        }
         for each in froms:
+            job = jobs[keep_mode or to.guest is not None or each.guest is None]
             _one(job, place(each), each, name, on_error)
 
 

@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 
-from dumm_tools import cache, diff, layer, live, names, origin, overlay, tree, view
+from dumm_tools import cache, diff, exposure, layer, live, names, origin, overlay, tree, view
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.model import Guest, State
 from dumm_tools.state import Transaction, transaction
@@ -15,6 +15,10 @@ from dumm_tools.state import Transaction, transaction
 Report = Callable[[str], None]
 
 _TEMP = ".tmp-"
+_OPEN = (
+    "'{}' is closed to others (0700), who could run a guest's setuid programs in it: for ordinary "
+    "users of guests move it into a directory that is closed, and chmod 755 it"
+)
 
 
 def marks(root: str, state: State, name: str) -> layer.Marks:
@@ -59,7 +63,7 @@ def reset(root: str, name: str) -> None:
 def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | None = None) -> None:
     """Make a stopped guest's changes a new layer, where `to` is a path, or else a new master
     called `to`, of all that the guest sees. Conflict while it runs, and where `to` exists."""
-    as_layer = "/" in to
+    as_layer, is_open = "/" in to, False
     if not as_layer:
         names.pack(to, "master name")
     with contextlib.ExitStack() as stack:
@@ -76,12 +80,15 @@ def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | No
             if f"{parent}/".startswith(f"{os.path.realpath(own)}/"):
                 raise Usage(f"'{to}' is in the layer itself")
             target = stack.enter_context(staged(to))
-            left = tree.copy(own, target, marks=marks(root, state, name))
+            is_open = exposure.is_open(os.path.dirname(target))
+            left = tree.copy(own, target, marks=marks(root, state, name), private=is_open)
         else:
             target = stack.enter_context(cache.build("masters", to, progress=progress)) or ""
             left = tree.copy(mount, target)
     if left:
         warn(f"left aside {left} device nodes and sockets")
+    if is_open:
+        warn(_OPEN.format(to))
 
 
 @contextlib.contextmanager
@@ -121,8 +128,10 @@ def staged(to: str) -> Iterator[str]:
 
     It grows beside its final place, locked: what killed commands left there is swept up.
     """
-    final = os.path.abspath(to)
-    parent = os.path.dirname(final)
+    # Links on the way are followed once: what is known of that place holds to the end.
+    parent, own = os.path.split(os.path.abspath(to))
+    parent = os.path.realpath(parent)
+    final = os.path.join(parent, own)
     if os.path.lexists(final):
         raise Conflict(f"'{to}' exists already")
     if not os.path.isdir(parent):

@@ -21,17 +21,23 @@ _DEEPEST = 300
 #: After one of these no other file can do better.
 _FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE})
 
+#: Attributes by which a program may get rights: security.capability, and what only root sets.
+_RIGHTS = ("security.", "trusted.")
+
 Report = Callable[[str], None]
 
 
 @dataclass(slots=True)
 class Job:
-    """One call: several sources may go into one directory `top`, and keep their hard links."""
+    """One call: several sources may go into one directory `top`, and keep their hard links.
+    What is not `trusted` gets no rights that its owner does not have: it stays without setuid and
+    setgid, and without attributes that give some."""
 
     top: int
     warn: Report
     error: Callable[[OSError], None]
     progress: Report
+    trusted: bool = True
     own: bool = field(default_factory=lambda: os.geteuid() == 0)
     links: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
     count: int = 0
@@ -234,11 +240,16 @@ def _special(job: Job, src: int, name: str, dst: int, new: str, info: os.stat_re
         node = os.open(new, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
         try:
             if stat.S_ISFIFO(os.fstat(node).st_mode):
-                os.chmod(f"/proc/self/fd/{node}", stat.S_IMODE(info.st_mode))
+                os.chmod(f"/proc/self/fd/{node}", _mode(job, info))
         finally:
             os.close(node)
     times = (info.st_atime_ns, info.st_mtime_ns)
     os.utime(new, ns=times, dir_fd=dst, follow_symlinks=False)
+
+
+def _mode(job: Job, info: os.stat_result) -> int:
+    mode = stat.S_IMODE(info.st_mode)
+    return mode if job.trusted else mode & ~(stat.S_ISUID | stat.S_ISGID)
 
 
 def _attributes(job: Job, old: int, new: int, info: os.stat_result) -> None:
@@ -246,6 +257,7 @@ def _attributes(job: Job, old: int, new: int, info: os.stat_result) -> None:
     if job.own:
         tree.chown(new, info.st_uid, info.st_gid)
     for name in tree.xattrs(old):
-        tree.set_xattr(new, name, os.getxattr(old, name))
-    os.fchmod(new, stat.S_IMODE(info.st_mode))
+        if job.trusted or not name.startswith(_RIGHTS):
+            tree.set_xattr(new, name, os.getxattr(old, name))
+    os.fchmod(new, _mode(job, info))
     os.utime(new, ns=(info.st_atime_ns, info.st_mtime_ns))

@@ -44,6 +44,7 @@ def copy(
     skip: tuple[str, ...] = (),
     marks: layer.Marks | None = None,
     live: bool = False,
+    private: bool = False,
 ) -> int:
     """Copy what is in the directory `source` into the empty directory `target`.
 
@@ -55,6 +56,8 @@ def copy(
     and so are sockets and, where we may make them, devices.
 
     A `live` source changes meanwhile: what is deleted before its turn comes is no error.
+
+    With `private` nobody but us can enter `target`, then or later: it stays ours, mode 0700.
     """
     src = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     dst = os.open(target, _DIRECTORY)
@@ -63,7 +66,12 @@ def copy(
         inodes = frozenset((s.st_dev, s.st_ino) for s in map(os.stat, skip))
         job = _Copy(info.st_dev, os.geteuid() == 0, inodes, marks, live)
         _copy_entries(job, src, dst, dst, ())
-        _attributes(job, src, dst, info)
+        if private:
+            # Its list of who else may enter (acl(5)) is an attribute, and so would be copied.
+            _mark_opaque(job, src, dst)
+            os.fchmod(dst, 0o700)
+        else:
+            _attributes(job, src, dst, info)
     finally:
         os.close(src)
         os.close(dst)
@@ -221,10 +229,15 @@ def _attributes(job: _Copy, old: int, new: int, info: os.stat_result) -> None:
         chown(new, info.st_uid, info.st_gid)
     for name in xattrs(old):
         set_xattr(new, name, os.getxattr(old, name))
-    if job.marks and stat.S_ISDIR(info.st_mode) and layer.is_opaque(old, job.marks):
-        layer.make_opaque(new, job.marks)
+    if stat.S_ISDIR(info.st_mode):
+        _mark_opaque(job, old, new)
     os.fchmod(new, stat.S_IMODE(info.st_mode))
     os.utime(new, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _mark_opaque(job: _Copy, old: int, new: int) -> None:
+    if job.marks and layer.is_opaque(old, job.marks):
+        layer.make_opaque(new, job.marks)
 
 
 def is_private(name: str) -> bool:

@@ -55,6 +55,8 @@ def init(root: str, *, kernel_spec: str | None, master_spec: str | None, isolate
             if not os.path.isdir(directory):
                 os.mkdir(directory, 0o700)
                 undo.callback(_remove, os.rmdir, directory)
+            else:
+                _close(undo, directory)
         # A guest has dozens of FIFOs there. For each new inode ext4 steps over all that were freed
         # in the last minute in its group: a lab made again and again started half as fast.
         with contextlib.suppress(OSError):
@@ -64,6 +66,14 @@ def init(root: str, *, kernel_spec: str | None, master_spec: str | None, isolate
                 _link(undo, os.path.join(root, name), target)
         store.create(root, State(id=os.urandom(6).hex(), lock_inode=inode, isolated=isolated))
         undo.pop_all()
+
+
+def _close(undo: contextlib.ExitStack, directory: str) -> None:
+    """Close a directory that is there already to others: guests' setuid programs will lie in it."""
+    mode = os.stat(directory).st_mode & 0o7777
+    if mode & 0o077:
+        os.chmod(directory, mode & ~0o077)
+        undo.callback(os.chmod, directory, mode)
 
 
 def _refuse_taken(root: str) -> None:

@@ -78,7 +78,7 @@ def test_there_across_and_back(lab: Lab, things: Path, tmp_path: Path, running: 
     same(lab, things / "below", tmp_path / "back/below")
     assert os.stat(tmp_path / "back/sparse").st_blocks < 100
     assert os.stat(lab.mounted("bob") / "srv/other/sparse").st_blocks < 100
-    lab(["dumm-fs", "cp", "bob:/srv/other", tmp_path / "back2"])
+    lab(["dumm-fs", "cp", "--preserve=mode", "bob:/srv/other", tmp_path / "back2"])
     same(lab, things, tmp_path / "back2")
 
 
@@ -365,7 +365,7 @@ def test_a_lab_of_an_ordinary_user(lab: Lab, packs: Path, tmp_path: Path) -> Non
             own("dumm-guest create alice bob --start")
             script = "mkdir /srv/d && echo 1 >/srv/d/f && chown 5:6 /srv/d/f && chmod 4711 /srv/d/f"
             own(["dumm-guest", "exec", "alice", "--", "sh", "-c", script])
-            own("dumm-fs cp alice:/srv/d here")
+            own("dumm-fs cp --preserve=mode alice:/srv/d here")
             assert os.stat(own.directory / "here").st_uid == user.uid
             assert os.stat(own.directory / "here/f").st_uid == user.first_id + 5 - 1
             own("dumm-fs cp here/f bob:/srv")

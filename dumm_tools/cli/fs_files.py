@@ -64,8 +64,9 @@ def commit(name: str, to: str) -> None:
     """Keep the changes of a stopped guest as the new layer TO.
 
     A TO with a slash in it is a new directory, which gets what is in host/NAME: for 'overlay
-    add'. Any other TO is a new master of that name, with all that the guest sees. The guest
-    keeps its changes.
+    add'. Where other users of the host could get into it, it is closed to them (mode 0700), with a
+    warning: it may have a guest's setuid programs in it. Any other TO is a new master of that
+    name, with all that the guest sees. The guest keeps its changes.
     """
     from dumm_tools import files
 
@@ -90,11 +91,18 @@ class Place(Words):
 @click.command(cls=Command)
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True, type=Place())
 @click.argument("target", metavar="DST", type=Place())
-def cp(sources: tuple[str, ...], target: str) -> int:
+@click.option(
+    "--preserve",
+    type=click.Choice(["mode"]),
+    help="mode: what a guest made setuid or setgid, or gave capabilities, is so on the host too.",
+)
+def cp(sources: tuple[str, ...], target: str, preserve: str | None) -> int:
     """Copy files and trees to, from and between guests; GUEST:PATH is a guest's, as with scp.
 
-    Modes, owners, times, links, holes and attributes stay as they are. Into a directory that is
-    there, or to a new name; several SRC need a directory. A directory with '/.' at its end stands
+    Modes, owners, times, links, holes and attributes stay as they are; but what comes from a guest
+    to the host is neither setuid nor setgid there, and has no capabilities, or anyone on the host
+    could use what root in the guest made (see --preserve). Into a directory that is there, or to a
+    new name; several SRC need a directory. A directory with '/.' at its end stands
     for what is in it. A local name with a colon in it is ./NAME. Guests may run, and see what was
     copied at once.
     """
@@ -108,7 +116,15 @@ def cp(sources: tuple[str, ...], target: str) -> int:
         status = status or error.exit_code
 
     with Progress() as progress:
-        copying.copy(common.lab(), sources, target, on_error=failed, warn=warn, progress=progress)
+        copying.copy(
+            common.lab(),
+            sources,
+            target,
+            on_error=failed,
+            warn=warn,
+            progress=progress,
+            keep_mode=preserve == "mode",
+        )
     return status
 
 

@@ -80,8 +80,8 @@ def fetch(
 def import_(path: str, name: str | None, may_exist: bool) -> None:
     """Make a pack of PATH: a directory with a UML kernel in it, or a UML binary.
 
-    A binary takes the libraries and the modules that it uses on this host along. Prints the
-    name of the pack unless --name gives it.
+    A binary takes the libraries and the modules that it uses on this host along. Nothing of PATH is
+    run. Prints the name of the pack unless --name gives it.
     """
     from dumm_tools import packing
 

@@ -10,6 +10,7 @@ import click
 
 from dumm_tools import output
 from dumm_tools.cli import common
+from dumm_tools.cli.cached import warn
 from dumm_tools.cli.common import Directory, Group, Name, Words, each, output_options
 from dumm_tools.cli.operands import guests
 from dumm_tools.output import Field
@@ -84,13 +85,19 @@ def _targets(root: str, everyone: bool, words: tuple[str, ...], rest: int) -> tu
 def add(words: tuple[str, ...], everyone: bool) -> None:
     """Put a directory on top of a guest's layers, running or not.
 
-    What the guest writes from then on goes there. One that is among the layers moves to the top.
+    What the guest writes from then on goes there: it should be closed to other users of the host,
+    who could run setuid programs in it. One that is among the layers moves to the top.
     """
-    from dumm_tools import stack
+    from dumm_tools import exposure, stack
 
     root = common.lab()
     names, (directory,) = _targets(root, everyone, words, 1)
     stack.add(root, names, directory)
+    if exposure.is_open(directory):
+        warn(
+            f"others can enter '{directory}', and run setuid programs that guests write there; "
+            "a directory above it that is closed to them (0700) keeps them out"
+        )
 
 
 @overlay.command("del")
