@@ -13,11 +13,13 @@ from typing import Any
 
 from dumm_tools import network, proc, state
 from dumm_tools.errors import Conflict, DummError
-from dumm_tools.linux import namespaces
+from dumm_tools.linux import namespaces, process
 from dumm_tools.model import State
 
 #: Where tcpdump is, though ordinary users seldom look there.
 _ALSO = "/usr/local/sbin:/usr/sbin:/sbin"
+#: Whom it may run as; the first is Debian's own choice.
+_USERS = ("tcpdump", "nobody")
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -47,19 +49,30 @@ def run(device: str, words: Sequence[str], file: str | None) -> int:
     program = shutil.which("tcpdump", path=f"{os.environ.get('PATH', '')}:{_ALSO}")
     if program is None:
         raise DummError("cannot find 'tcpdump'", hint="install the package tcpdump")
-    argv = [program, "--immediate-mode", "-i", device]
-    if os.geteuid() == 0:
-        # It would become another user, who may not exist in the lab's namespaces.
-        argv += ["-Z", "root"]
-        namespaces.ease_setgroups()
+    argv = [program, "--immediate-mode", "-i", device, *_user()]
     argv += ["-n", "-l"] if file is None else ["-U", "-w", "-"]
     argv += words
     proc.log(" ".join(argv))
-    if setpriv := shutil.which("setpriv"):
-        # It notices that we were killed only when it has something to say.
-        argv = [setpriv, "--pdeathsig", "KILL", *argv]
     with _Child(argv) as child:
         return child.relay(None if file == "-" else file)
+
+
+def _user() -> list[str]:
+    """Have tcpdump become an ordinary user as soon as it has the device: what guests send is not
+    for root to take apart. In the namespaces of a user who has but one id, root is that user."""
+    import pwd
+
+    if os.geteuid() != 0:
+        return []
+    for name in _USERS:
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwnam(name)
+            if namespaces.has_id("uid", user.pw_uid) and namespaces.has_id("gid", user.pw_gid):
+                return ["-Z", name]
+    if namespaces.is_initial():
+        raise DummError(f"there is no user '{_USERS[0]}' on this host for tcpdump to run as")
+    namespaces.ease_setgroups()
+    return ["-Z", "root"]
 
 
 class _Child:
@@ -70,6 +83,7 @@ class _Child:
         self._argv = list(argv)
         self._pid = 0
         self._status: int | None = None
+        self._watcher: tuple[int, int] | None = None
         self._output = -1
         self._previous: dict[int, Any] = {}
 
@@ -96,6 +110,7 @@ class _Child:
                 raise DummError(f"cannot run '{self._argv[0]}': {e.strerror}") from None
             finally:
                 os.close(theirs)
+            self._watcher = _watch(self._pid)
         except BaseException:
             self.__exit__()
             raise
@@ -107,6 +122,10 @@ class _Child:
         if self._pid and self._status is None:
             os.kill(self._pid, signal.SIGKILL)
             self._wait()
+        if self._watcher:
+            pid, pipe = self._watcher
+            os.close(pipe)
+            os.waitpid(pid, 0)
         if self._output >= 0:
             os.close(self._output)
         for number, handler in self._previous.items():
@@ -145,6 +164,29 @@ class _Child:
                     piece = piece[_written(target, piece, file) :]
         code = self._wait()
         return code if code >= 0 else 128 - code
+
+
+def _watch(pid: int) -> tuple[int, int]:
+    """Have `pid` killed when we are: it notices only when it has something to say, and who changes
+    to another user loses what the kernel does for that (PR_SET_PDEATHSIG in prctl(2)). The process
+    that sees to it, and the pipe that keeps it waiting."""
+    watched = os.pidfd_open(pid)
+    waiting, ours = os.pipe2(os.O_CLOEXEC)
+    watcher = os.fork()
+    if watcher:
+        os.close(waiting)
+        os.close(watched)
+        return watcher, ours
+    try:
+        # All signals that we forward are blocked here. Who reads what we write waits for its end.
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if fd not in (waiting, watched):
+                with contextlib.suppress(OSError):  # that of the list itself
+                    os.close(fd)
+        os.read(waiting, 1)
+        process.send_signal(watched, signal.SIGKILL)
+    finally:
+        os._exit(0)
 
 
 def _written(fd: int, piece: bytes, path: str | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import struct
 import subprocess
@@ -137,6 +138,23 @@ def test_killed_leaves_no_tcpdump(pair: Lab) -> None:
     process.kill()
     # The pipe ends with the last who could write to it.
     assert process.communicate(timeout=10)[0] == b""
+
+
+def test_what_guests_send_is_not_taken_apart_by_root(pair: Lab) -> None:
+    """Not even where it is but the lab's own root."""
+    capturing = pair.start("dumm-iface capture a-eth0 icmp")
+    assert b"ICMP" in line(capturing)
+    found = subprocess.run(
+        ["pgrep", "-f", f"^{shutil.which('tcpdump')} .* a-eth0 "], capture_output=True, check=True
+    )
+    for pid in map(int, found.stdout.split()):
+        status = dict(
+            text.split(":\t", 1) for text in Path(f"/proc/{pid}/status").read_text().splitlines()
+        )
+        assert "0" not in status["Uid"].split() + status["Gid"].split()
+        assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
+    capturing.send_signal(signal.SIGINT)
+    assert capturing.wait(10) == 0
 
 
 def test_failures_leave_no_file(pair: Lab) -> None:

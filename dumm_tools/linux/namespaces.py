@@ -190,6 +190,11 @@ def is_initial() -> bool:
     return _mapped("uid") == [(0, 2**32 - 1)]
 
 
+def has_id(kind: str, number: int) -> bool:
+    """Is there a user ("uid") or a group ("gid") of this number in our user namespace?"""
+    return any(first <= number < first + count for first, count in _mapped(kind))
+
+
 def _mapped(kind: str) -> list[tuple[int, int]]:
     with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
         return [(int(first), int(count)) for first, _, count in map(str.split, file)]
