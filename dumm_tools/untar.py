@@ -12,16 +12,19 @@ import errno
 import io
 import os
 import stat
+import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, BinaryIO, Self, cast
+from typing import TYPE_CHECKING, BinaryIO
 
-from dumm_tools import tree
+from dumm_tools import tarball, tree
 from dumm_tools.errors import DummError
 
 if TYPE_CHECKING:
+    import lzma
+
     from _typeshed import WriteableBuffer as Buffer
 
 Report = Callable[[str], None]
@@ -31,6 +34,13 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 64 << 10
 _ZEROS = bytes(_CHUNK)
 _XATTR = "SCHILY.xattr."
+_NONE = "is no tar archive"
+#: What is kept of a directory beside its path: their lengths, mode, owner, time.
+_RECORD = struct.Struct("=IHIIQ")
+_DIRECTORIES_MAX = 32 << 20
+_DEEPEST = 300
+#: `xz -9` needs 65 MiB.
+_XZ_MEMORY = 100 << 20
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError, UnicodeError)
 
 
@@ -40,7 +50,7 @@ class _Job:
 
     top: int
     own: bool
-    directories: dict[Parts, tarfile.TarInfo] = field(default_factory=dict)
+    directories: bytearray = field(default_factory=bytearray)
     parent: tuple[Parts, int] | None = None
     left_aside: int = 0
     entries: int = 0
@@ -58,28 +68,21 @@ def extract(source: BinaryIO, label: str, target: str, progress: Report | None =
     job = _Job(top, os.geteuid() == 0)
     try:
         with _plain(source, label) as stream:
-            headers = _headers()
-            with tarfile.open(
-                fileobj=stream,
-                mode="r|",
-                encoding="utf-8",
-                errors="surrogateescape",
-                tarinfo=headers,
-            ) as archive:
-                while (member := archive.next()) is not None:
-                    vars(archive)["members"].clear()  # it would keep them all in memory
-                    _entry(job, archive, member)
-                    if progress and job.entries % 100 == 0:
-                        progress(f"{job.entries} files, {job.bytes >> 20} MB")
-                if not headers.ended:
-                    raise DummError(f"'{label}' ends too early")
-                if not _drain(_stream(archive)):
-                    raise DummError(f"'{label}' goes on behind its end: is it several archives?")
+            archive = tarball.Archive(stream)
+            while (member := archive.next()) is not None:
+                _entry(job, archive, member)
+                if progress and job.entries % 100 == 0:
+                    progress(f"{job.entries} files, {job.bytes >> 20} MB")
+            if not archive.ended:
+                why = "ends too early" if job.entries else _NONE
+                raise DummError(f"'{label}' {why}")
+            if not _drain(archive.rest()):
+                raise DummError(f"'{label}' goes on behind its end: is it several archives?")
         _finish_directories(job)
     except _DAMAGE as e:
         text = str(e) or type(e).__name__
-        why = "is no tar archive" if not job.entries else f"is damaged: {text}"
-        raise DummError(f"'{label}' {why}") from None
+        damaged = job.entries or isinstance(e, tarball.Damaged)
+        raise DummError(f"'{label}' {f'is damaged: {text}' if damaged else _NONE}") from None
     except OSError as e:
         if e.errno is None or type(e).__module__ == "gzip":  # gzip and bz2 say so of broken data
             raise DummError(f"'{label}' is damaged: {e}") from None
@@ -92,35 +95,7 @@ def extract(source: BinaryIO, label: str, target: str, progress: Report | None =
     return job.left_aside
 
 
-class _Headers(tarfile.TarInfo):
-    """A member's header. Each archive has a class of its own (`_headers`): `ended` is set by the
-    block of zeros at a whole archive's end, which tarfile itself does not tell from a cut."""
-
-    ended = False
-
-    @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
-        """Read the next one."""
-        try:
-            return super().fromtarfile(archive)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            cls.ended = True
-            raise
-
-
-def _headers() -> type[_Headers]:
-    class Own(_Headers):
-        pass
-
-    return Own
-
-
-def _stream(archive: tarfile.TarFile) -> IO[bytes]:
-    """What is left of the archive, with what tarfile has read ahead."""
-    return cast("IO[bytes]", archive.fileobj)
-
-
-def _drain(stream: IO[bytes]) -> bool:
+def _drain(stream: BinaryIO) -> bool:
     """Read to the end, which checks the checksums and lets a writer of ours finish. Was there
     nothing but zeros?"""
     zeros = True
@@ -149,6 +124,46 @@ class _Headed(io.RawIOBase):
         return len(data)
 
 
+class _Xz(io.RawIOBase):
+    """An xz stream without its compression; lzma's own would take as much memory as it says."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._decompressor = self._fresh()
+
+    def _fresh(self) -> lzma.LZMADecompressor:
+        import lzma
+
+        return lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill the buffer; an archive may be several streams, one behind the other."""
+        view = memoryview(buffer)
+        while True:
+            old = self._decompressor
+            data = b""
+            if old.eof:
+                data = old.unused_data.lstrip(b"\0")
+                while not data:
+                    more = self._source.read(_CHUNK)
+                    if not more:
+                        return 0
+                    data = more.lstrip(b"\0")
+                self._decompressor = old = self._fresh()
+            elif old.needs_input:
+                data = self._source.read(_CHUNK)
+                if not data:
+                    raise EOFError("unexpected end of data")
+            out = old.decompress(data, len(view))
+            if out:
+                view[: len(out)] = out
+                return len(out)
+
+
 @contextlib.contextmanager
 def _plain(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
     """The stream without its compression, which its first bytes tell."""
@@ -170,8 +185,7 @@ def _plain(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
         import lzma
 
         try:
-            with lzma.LZMAFile(buffered) as stream:
-                yield stream  # type: ignore[misc]
+            yield io.BufferedReader(_Xz(buffered), 1 << 20)
         except lzma.LZMAError as e:
             raise DummError(f"'{label}' is damaged: {e}") from None
     elif magic.startswith(b"\x28\xb5\x2f\xfd"):
@@ -187,13 +201,13 @@ def _plain(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
         yield buffered
 
 
-def _entry(job: _Job, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+def _entry(job: _Job, archive: tarball.Archive, member: tarfile.TarInfo) -> None:
     parts = _parts(member.name)
     job.entries += 1
     try:
         if member.isdir():
-            _directory(job, parts)
-            job.directories[parts] = member
+            _xattrs(_directory(job, parts), member)
+            _remember(job, parts, member)
             return
         if not parts:
             raise DummError("the archive's root is no directory")
@@ -232,6 +246,8 @@ def _parts(name: str) -> Parts:
     if name.startswith("/"):
         raise DummError(f"refused: the archive has an absolute name, {name!r}")
     parts = tuple(p for p in _bytes(name).split(b"/") if p not in (b"", b"."))
+    if len(parts) > _DEEPEST:
+        raise DummError(f"directories are nested too deeply: '{name[:60]}...'")
     if b".." in parts:
         raise DummError(f"refused: a name in the archive leads out of it, {name!r}")
     return parts
@@ -305,16 +321,17 @@ def _hard_link(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
 
 
 def _file(
-    job: _Job, archive: tarfile.TarFile, member: tarfile.TarInfo, at: int, name: bytes
+    job: _Job, archive: tarball.Archive, member: tarfile.TarInfo, at: int, name: bytes
 ) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    data = _stream(archive)
-    data.seek(member.offset_data)
     fd = os.open(name, flags, 0o600, dir_fd=at)
     try:
-        for start, size in _pieces(member):
+        # The pieces are all that the archive has: a hole, which may be larger than any disk, takes
+        # no time.
+        pieces = [(0, member.size)] if archive.pieces is None else archive.pieces
+        for start, size in pieces:
             os.lseek(fd, start, os.SEEK_SET)
-            _data(data, size, fd)
+            _data(archive, size, fd)
             job.bytes += size
         os.ftruncate(fd, member.size)
         _attributes(job, fd, member)
@@ -322,19 +339,11 @@ def _file(
         os.close(fd)
 
 
-def _pieces(member: tarfile.TarInfo) -> list[tuple[int, int]]:
-    """Where a file has data, and how much. It is all that the archive has: a hole, which may be
-    larger than any disk, takes no time."""
-    if member.issparse():
-        return cast("list[tuple[int, int]]", member.sparse)
-    return [(0, member.size)]
-
-
-def _data(data: IO[bytes], size: int, fd: int) -> None:
+def _data(archive: tarball.Archive, size: int, fd: int) -> None:
     while size:
-        chunk = data.read(min(size, _CHUNK))
+        chunk = archive.read(min(size, _CHUNK))
         if not chunk:
-            raise tarfile.ReadError("unexpected end of data")
+            raise tarball.Damaged("unexpected end of data")
         size -= len(chunk)
         if chunk == _ZEROS:
             os.lseek(fd, len(chunk), os.SEEK_CUR)
@@ -347,12 +356,16 @@ def _attributes(job: _Job, fd: int, member: tarfile.TarInfo) -> None:
     """Owner first (chown clears setuid and capabilities), times last."""
     if job.own:
         tree.chown(fd, member.uid, member.gid)
-    for key, value in member.pax_headers.items():
-        name = key.removeprefix(_XATTR)
-        if name != key and not tree.is_private(name):
-            tree.set_xattr(fd, name, _bytes(value))
+    _xattrs(fd, member)
     os.fchmod(fd, member.mode & 0o7777)
     os.utime(fd, ns=_times(member))
+
+
+def _xattrs(fd: int, member: tarfile.TarInfo) -> None:
+    for key, value in member.pax_headers.items():
+        name = key.removeprefix(_XATTR)
+        if not tree.is_private(name):
+            tree.set_xattr(fd, name, _bytes(value))
 
 
 def _times(member: tarfile.TarInfo) -> tuple[int, int]:
@@ -360,7 +373,33 @@ def _times(member: tarfile.TarInfo) -> tuple[int, int]:
     return at, at
 
 
+def _remember(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
+    """Keep a directory's owner, mode and time, packed, until all is unpacked."""
+    path = b"/".join(parts)
+    numbers = (member.mode & 0o7777, member.uid, member.gid, _times(member)[0])
+    job.directories += _RECORD.pack(len(path), *numbers) + path
+    if len(job.directories) > _DIRECTORIES_MAX:
+        raise DummError("the archive has too many directories")
+
+
 def _finish_directories(job: _Job) -> None:
     """Modes and times of directories, the deepest first: they may forbid what came before."""
-    for parts in sorted(job.directories, key=len, reverse=True):
-        _attributes(job, _directory(job, parts), job.directories[parts])
+    places, at = [], 0
+    while at < len(job.directories):
+        size, *_ = _RECORD.unpack_from(job.directories, at)
+        places.append((_RECORD.size + at, size))
+        at += _RECORD.size + size
+
+    def depth(place: tuple[int, int]) -> int:
+        start, size = place
+        return job.directories.count(b"/", start, start + size) + (size > 0)
+
+    places.sort(key=depth, reverse=True)
+    for start, size in places:
+        _, mode, uid, gid, time = _RECORD.unpack_from(job.directories, start - _RECORD.size)
+        path = bytes(job.directories[start : start + size])
+        fd = _directory(job, tuple(filter(None, path.split(b"/"))))
+        if job.own:
+            tree.chown(fd, uid, gid)
+        os.fchmod(fd, mode)
+        os.utime(fd, ns=(time, time))

@@ -21,7 +21,7 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 #: What knows nothing of anything else in the package, but for one another.
-BOTTOM = {"errors", "names", "model", "address", "elf", "layer", "lean"}
+BOTTOM = {"errors", "names", "model", "address", "elf", "layer", "lean", "tarball"}
 #: Tools for any purpose: no guest, no lab.
 MIDDLE = BOTTOM | {
     "holder",

@@ -1,0 +1,263 @@
+"""A tar archive's members, read from a stream that need not seek (tar(5)): ustar, GNU's and pax
+headers, and the three ways in which pax and the one in which GNU's have files with holes.
+
+tarfile of Python reads all that too, but believes the numbers in an archive: a header of 3 GiB is
+read as one, and lines of a pax header may take any multiple of its size. Here each header and all
+that is kept of it is bounded, whatever the archive says.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from typing import BinaryIO
+
+_BLOCK = 512
+_END = bytes(_BLOCK)
+#: GNU's long names; a path that the kernel takes in one is 4096 bytes (PATH_MAX).
+NAME_MAX = 64 << 10
+#: A pax header: an attribute of a file is 64 KiB at the most (XATTR_SIZE_MAX), and has few.
+PAX_MAX = 1 << 20
+#: What holds for all members is a comment, as a rule.
+GLOBAL_MAX = 64 << 10
+#: Headers in front of a member: two names, a pax header, one for all members.
+_HEADERS_MAX = 16
+#: Pieces of a file with holes.
+PIECES_MAX = 1 << 18
+_SIZE_MAX = 1 << 62
+_NO_ID = (1 << 32) - 1
+_NAMES = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_LENGTH = re.compile(rb"(\d{1,7}) ")
+_NUMBER = re.compile(r"-?\d{1,20}(\.\d{0,30})?", re.ASCII)
+
+Pieces = list[tuple[int, int]]
+
+
+class Damaged(tarfile.ReadError):
+    """The archive is not what it says, or more than any archive has reason to be."""
+
+
+class Archive:
+    """The members of an archive, one after the other, and the data of the one read last."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        #: Where the member has data, if it is a file with holes.
+        self.pieces: Pieces | None = None
+        #: Did the block of zeros at its end come?
+        self.ended = False
+        #: Bytes of the member's data that are still to come, and of what fills its last block.
+        self._left = 0
+        self._padding = 0
+        self._global: dict[str, list[str]] = {}
+
+    def next(self) -> tarfile.TarInfo | None:
+        """The next member, None where there is none. `pax_headers` has its attributes, `size` is
+        that of the file that it becomes."""
+        self._skip()
+        names: dict[bytes, str] = {}
+        pax: dict[str, list[str]] = {}
+        for _ in range(_HEADERS_MAX):
+            block = self._stream.read(_BLOCK)
+            if block == _END and not names and not pax:
+                self.ended = True
+                return None
+            if len(block) < _BLOCK and not names and not pax:
+                return None
+            if len(block) < _BLOCK:
+                raise Damaged("unexpected end of data")
+            member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if member.type in _NAMES:
+                text = self._extension(member.size, NAME_MAX).partition(b"\0")[0]
+                names[member.type] = _text(text)
+            elif member.type in _PAX:
+                pax.update(_records(self._extension(member.size, PAX_MAX)))
+            elif member.type == tarfile.XGLTYPE:
+                self._global.update(_records(self._extension(member.size, GLOBAL_MAX)))
+                if sum(len(k) + sum(map(len, v)) for k, v in self._global.items()) > GLOBAL_MAX:
+                    raise Damaged("a header is too large")
+            else:
+                return self._member(member, block, names, {**self._global, **pax})
+        raise Damaged("too many headers for one member")
+
+    def read(self, size: int) -> bytes:
+        """Data of the member, no more than there is."""
+        data = self._stream.read(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+    def rest(self) -> BinaryIO:
+        """What follows the archive."""
+        return self._stream
+
+    def _skip(self) -> None:
+        while self._left:
+            if not self.read(64 << 10):
+                raise Damaged("unexpected end of data")
+        if len(self._stream.read(self._padding)) < self._padding:
+            raise Damaged("unexpected end of data")
+        self._padding = 0
+
+    def _extension(self, size: int, most: int) -> bytes:
+        """The data of a header that is a member itself."""
+        if not 0 <= size <= most:
+            raise Damaged(f"a header is too large: {size} bytes")
+        data = self._stream.read(size + -size % _BLOCK)
+        if len(data) < size:
+            raise Damaged("unexpected end of data")
+        return data[:size]
+
+    def _member(
+        self,
+        member: tarfile.TarInfo,
+        block: bytes,
+        names: dict[bytes, str],
+        pax: dict[str, list[str]],
+    ) -> tarfile.TarInfo:
+        last = {key: values[-1] for key, values in pax.items()}
+        name = names.get(tarfile.GNUTYPE_LONGNAME, member.name)
+        member.name = last.get("GNU.sparse.name", last.get("path", name)).rstrip("/")
+        link = names.get(tarfile.GNUTYPE_LONGLINK, member.linkname)
+        member.linkname = last.get("linkpath", link)
+        if max(len(member.name), len(member.linkname)) > NAME_MAX:
+            raise Damaged("a name is too long")
+        member.uid = int(_number(last.get("uid"), member.uid))
+        member.gid = int(_number(last.get("gid"), member.gid))
+        if not (0 <= member.uid < _NO_ID and 0 <= member.gid < _NO_ID):
+            raise Damaged("an owner is not possible")
+        member.mtime = _number(last.get("mtime"), member.mtime)
+        stored = int(_number(last.get("size"), member.size))
+        if not 0 <= stored <= _SIZE_MAX:
+            raise Damaged("a size is not possible")
+        member.size = stored
+        if member.isreg() or member.type not in tarfile.SUPPORTED_TYPES:
+            self._left, self._padding = stored, -stored % _BLOCK
+        member.pax_headers = {k: v for k, v in last.items() if k.startswith("SCHILY.xattr.")}
+        self.pieces = self._where(member, block, pax, last)
+        for at, size in self.pieces or ():
+            if at < 0 or size < 0 or at + size > member.size:
+                raise Damaged("a file has data where it ends")
+        return member
+
+    def _where(
+        self,
+        member: tarfile.TarInfo,
+        block: bytes,
+        pax: dict[str, list[str]],
+        last: dict[str, str],
+    ) -> Pieces | None:
+        """Where a file with holes has data; None for any other."""
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            return self._old_pieces(member, block)
+        if not member.isreg():
+            return None
+        size = last.get("GNU.sparse.realsize", last.get("GNU.sparse.size"))
+        if size is None:
+            return None
+        member.size = int(_number(size, 0))
+        if not 0 <= member.size <= _SIZE_MAX:
+            raise Damaged("a size is not possible")
+        if "GNU.sparse.map" in last:
+            return _pairs(last["GNU.sparse.map"].split(","))
+        if last.get("GNU.sparse.major") == "1" and last.get("GNU.sparse.minor") == "0":
+            return self._map_in_data()
+        offsets = pax.get("GNU.sparse.offset", [])
+        sizes = pax.get("GNU.sparse.numbytes", [])
+        return _pairs([n for pair in zip(offsets, sizes, strict=False) for n in pair])
+
+    def _map_in_data(self) -> Pieces:
+        """The pieces as they stand in front of the data, a number a line."""
+        lines: list[str] = []
+        text, wanted = b"", 1
+        while len(lines) < wanted:
+            line, end, rest = text.partition(b"\n")
+            if end:
+                text = rest
+                lines.append(_text(line))
+                if len(lines) == 1:
+                    wanted = 1 + 2 * int(_number(lines[0], -1))
+                    if not 1 <= wanted <= 1 + 2 * PIECES_MAX:
+                        raise Damaged("a file has too many holes")
+                continue
+            more = self.read(_BLOCK)
+            text += more
+            if len(more) < _BLOCK or len(text) > 2 * _BLOCK:
+                raise Damaged("the list of a file's holes does not end")
+        return _pairs(lines[1:])
+
+    def _old_pieces(self, member: tarfile.TarInfo, block: bytes) -> Pieces:
+        """The pieces as GNU's header has them, and further blocks of this kind."""
+        member.size = _field(block[483:495])
+        pieces = _fields(block[386:482])
+        more = block[482]
+        while more:
+            block = self._stream.read(_BLOCK)
+            if len(block) < _BLOCK:
+                raise Damaged("unexpected end of data")
+            pieces += _fields(block[:504])
+            if len(pieces) > PIECES_MAX:
+                raise Damaged("a file has too many holes")
+            more = block[504]
+        return pieces
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _records(data: bytes) -> dict[str, list[str]]:
+    """The records of a pax header, `LENGTH KEY=VALUE\\n`; a key may come again."""
+    found: dict[str, list[str]] = {}
+    at = 0
+    while at < len(data) and data[at]:
+        length = _LENGTH.match(data, at)
+        end = at + int(length[1]) if length else 0
+        if not length or end > len(data) or end <= length.end() or data[end - 1] != 0x0A:
+            raise Damaged("a header is not whole")
+        key, equals, value = data[length.end() : end - 1].partition(b"=")
+        if not key or not equals:
+            raise Damaged("a header is not whole")
+        found.setdefault(_text(key), []).append(_text(value))
+        at = end
+    return found
+
+
+def _number(text: str | None, otherwise: float) -> float:
+    """A number of a pax header. Whole ones stay exact."""
+    if text is None:
+        return otherwise
+    if not _NUMBER.fullmatch(text):
+        raise Damaged("a header has no number where one should be")
+    return float(text) if "." in text else int(text)
+
+
+def _pairs(numbers: list[str]) -> Pieces:
+    if len(numbers) > 2 * PIECES_MAX:
+        raise Damaged("a file has too many holes")
+    found = [int(_number(n, 0)) for n in numbers]
+    return list(zip(found[::2], found[1::2], strict=False))
+
+
+def _field(data: bytes) -> int:
+    """A number of a header's: octal digits, or binary with the first bit set."""
+    if data[:1] == b"\x80":
+        number = int.from_bytes(data[1:], "big")
+    else:
+        try:
+            number = int(data.partition(b"\0")[0].strip() or b"0", 8)
+        except ValueError:
+            raise Damaged("a header has no number where one should be") from None
+    if not 0 <= number <= _SIZE_MAX:
+        raise Damaged("a size is not possible")
+    return number
+
+
+def _fields(data: bytes) -> Pieces:
+    """Pairs of such numbers, up to the first that is empty."""
+    found = []
+    for at in range(0, len(data) - 23, 24):
+        if not data[at : at + 24].strip(b"\0"):
+            break
+        found.append((_field(data[at : at + 12]), _field(data[at + 12 : at + 24])))
+    return found
