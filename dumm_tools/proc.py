@@ -1,12 +1,12 @@
-"""Programs run for us: argument lists only, never a shell; their stdout goes to our stderr."""
+"""Programs run for us: argument lists only, never a shell."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from dumm_tools import messages
 from dumm_tools.errors import DummError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def set_verbosity(level: int) -> None:
 def log(text: str, level: int = 1) -> None:
     """Print a step on stderr when -v (or -vv for level 2) was given."""
     if _level >= level:
-        print(f"+ {text}", file=sys.stderr, flush=True)
+        messages.say(f"+ {text}")
 
 
 def run(
@@ -64,7 +64,7 @@ def run(
         done = subprocess.run(
             argv,
             **({"stdin": stdin} if text is None else {"input": text}),
-            stdout=subprocess.PIPE if capture else sys.stderr,
+            stdout=subprocess.PIPE if capture else subprocess.DEVNULL,
             stderr=subprocess.PIPE if quiet else None,
             env={**os.environ, "LC_ALL": "C", **(env or {})},
             text=True,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SUITES, Lab
-from uml_helpers import NOISE, inside, one_line_error
+from uml_helpers import NOISE, inside, on_terminal, one_line_error
 from users import User
 
 pytestmark = pytest.mark.uml
@@ -181,6 +181,43 @@ def test_errors_name_the_file(lab: Lab) -> None:
     done = lab("dumm-fs cp dir alice:/srv")
     assert done.err == "dumm-fs: warning: 'dir/socket' is a socket: left aside\n"
     assert sorted(os.listdir(tree / "srv/dir")) == ["good", "sub"]
+
+
+def test_names_are_not_for_the_terminal_to_obey(lab: Lab) -> None:
+    """In warnings and in errors, with and without a terminal, and with what -v says."""
+    lab("dumm-guest create alice --start")
+    name, shown = "n\x1b]0;owned\x07\x1b[2Jn\nl\x9b31m", "n\\x1b]0;owned\\x07\\x1b[2Jn\\nl\\x9b31m"
+    top = lab.mounted("alice") / "srv"
+    (top / "d").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        fd = os.open(top / "d", os.O_PATH)
+        listener.bind(f"/proc/self/fd/{fd}/{name}")
+        os.close(fd)
+    done = lab("dumm-fs cp alice:/srv/d .")
+    assert done.err == f"dumm-fs: warning: 'alice:/srv/d/{shown}' is a socket: left aside\n"
+    with on_terminal(lab, ["dumm-fs", "-v", "cp", "alice:/srv/d", "."]) as terminal:
+        assert terminal.wait() == 0
+        assert shown.encode() in terminal.seen
+        assert b"\x1b]" not in terminal.seen
+        assert b"\x1b[2J" not in terminal.seen
+    (top / "e" / name).mkdir(parents=True)
+    (lab.directory / "e").mkdir()
+    (lab.directory / "e" / name).write_text("in the way")
+    err = lab("dumm-fs cp alice:/srv/e .", status=1).err
+    assert "owned" in err
+    assert err.replace("\n", "").isprintable()
+    for command in (
+        ["dumm-fs", "cp", "alice:/none", f"{name}/x"],
+        ["dumm-fs", "commit", "alice", f"./{name}/x"],
+        ["dumm-guest", "list", name],
+        ["dumm-guest", f"--{name}"],
+        ["dumm-guest", "-C", name, "list"],
+        ["dumm-fs", "master", "import", f"/{name}"],
+        ["dumm-fs", "kernel", "import", f"/{name}"],
+    ):
+        err = lab(command, status=None, env={"DUMM_DEBUG": "1"}).err
+        assert err
+        assert err.replace("\n", "").isprintable()
 
 
 def test_links_in_a_guest_stay_in_the_guest(lab: Lab, tmp_path: Path) -> None:

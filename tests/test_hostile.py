@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dumm_tools import reach
+from dumm_tools import messages, reach
 from dumm_tools.agent.client import Control, Line
 from dumm_tools.cli import common
 from dumm_tools.errors import DummError, TimedOut
@@ -239,4 +239,4 @@ def test_a_message_is_not_for_the_terminal_to_obey(capfd: pytest.CaptureFixture[
     assert capfd.readouterr().err == (
         "dumm-guest: guest 'a': \\x1b]0;owned\\x07\\x1b[2J\\x9bA \u00e4\n"
     )
-    assert common.printable("/tmp/\udcff") == "/tmp/\udcff"  # a name that is no text
+    assert messages.printable("/tmp/\udcff\udc9b") == "/tmp/\\xff\\x9b"  # a name that is no text

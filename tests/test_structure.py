@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,9 @@ MODULES = {
     for path in sorted(PACKAGE.rglob("*.py"))
 }
 #: What knows nothing of anything else in the package, but for one another.
-BOTTOM = {"errors", "names", "model", "address", "elf", "layer", "lean", "tarball"}
+BOTTOM = {
+    *("errors", "names", "model", "address", "elf", "layer", "lean", "messages", "tarball"),
+}
 #: Tools for any purpose: no guest, no lab.
 MIDDLE = BOTTOM | {
     "holder",
@@ -136,6 +139,38 @@ def test_only_output_and_commands_write_to_stdout() -> None:
             text = ast.unparse(node) if isinstance(node, ast.expr) else ""
             is_print = isinstance(node, ast.Call) and text.startswith("print(")
             if (is_print and "file=sys.stderr" not in text) or text == "sys.stdout":
+                wrong.append(f"{path}:{getattr(node, 'lineno', 0)}")
+    assert wrong == []
+
+
+def test_only_one_place_writes_to_stderr() -> None:
+    """It spells out what a terminal would obey. What makes the package has its own words; what a
+    guest's program says on its stderr goes to ours unchanged (agent/session.py)."""
+    others = {"dumm_tools.messages", "dumm_tools._docs", "dumm_tools.agent.build"}
+    #: Put in place where there is none, and flushed at the end.
+    known = {"_fill_standard_streams", "run", "_child"}
+    wrong = []
+    for module, path in MODULES.items():
+        if module in others:
+            continue
+        top = ast.parse(path.read_text())
+        spared = [
+            inner
+            for node in ast.walk(top)
+            if isinstance(node, ast.FunctionDef)
+            and node.name in known
+            and module.startswith("dumm_tools.cli.")
+            for inner in ast.walk(node)
+        ]
+        for node in ast.walk(top):
+            text = ast.unparse(node) if isinstance(node, ast.expr) else ""
+            called = isinstance(node, ast.Call)
+            if (
+                (text == "sys.stderr" and node not in spared)
+                or (called and re.match(r"(traceback|warnings)\.(print|warn)", text))
+                or (called and re.match(r"(click\.)?(echo|secho|print)\(.*(err|file)=", text))
+                or (called and text.endswith(".show()"))
+            ):
                 wrong.append(f"{path}:{getattr(node, 'lineno', 0)}")
     assert wrong == []
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from dumm_tools.cli.common import each, lab, program, report, root, run, tool
+from dumm_tools.cli.common import each, lab, root, run, tool, warn
 from dumm_tools.cli.iface import (
     BRIDGE,
     IFACE,
@@ -125,7 +125,7 @@ def uplink(name: str, nat: bool, device: str | None, remove: bool) -> None:
         domain.forget(root(), name, before)
         raise
     for warning in domain.make(directory, name, before):
-        report(program(), f"warning: {warning}")
+        warn(warning)
 
 
 @cli.command()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from dumm_tools import cache
-from dumm_tools.cli.common import Words, each, program
+from dumm_tools.cli.common import Words, each
 from dumm_tools.errors import DummError, NotFound
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -70,12 +69,6 @@ def may_exist_option(function: F) -> F:
 def if_exists_option(function: F) -> F:
     """--if-exists."""
     return click.option("--if-exists", is_flag=True, help="No error if it is not there.")(function)
-
-
-def warn(text: str) -> None:
-    """Print a warning on stderr, over a progress line that may stand there."""
-    start = "\r\x1b[K" if sys.stderr.isatty() else ""
-    print(f"{start}{program()}: warning: {text}", file=sys.stderr, flush=True)
 
 
 def delete_each(delete: Callable[[str], None], names: tuple[str, ...], if_exists: bool) -> int:

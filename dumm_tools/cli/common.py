@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from dumm_tools import __version__, proc
+from dumm_tools import __version__, messages, proc
 from dumm_tools.errors import DummError, os_reason
 from dumm_tools.output import Field, Shape, check_fields
 
@@ -42,7 +42,7 @@ def outcome(command: click.Command, prog: str, args: Sequence[str] | None = None
         status = command.main(args, prog_name=prog, standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as e:
-        e.show()
+        messages.say(*e.format_message().splitlines())
         status = e.exit_code
     except click.UsageError as e:
         where = e.ctx.command_path if e.ctx else prog
@@ -75,8 +75,7 @@ def tell(prog: str, error: Exception) -> int:
     if os.environ.get("DUMM_DEBUG") == "1":
         import traceback
 
-        with contextlib.suppress(OSError):
-            traceback.print_exception(error)
+        messages.say(*"".join(traceback.format_exception(error)).splitlines())
     if isinstance(error, DummError):
         report(prog, str(error), error.hint)
         return error.exit_code
@@ -112,22 +111,15 @@ def die_of(number: int) -> NoReturn:
 def report(prog: str, message: str, hint: str | None = None) -> None:
     """Print an error, one line, and its hint on stderr. What a guest said may be part of it, and
     is not for the terminal to obey."""
-    lines = [f"{prog}: {printable(' '.join(message.split()))}"]
+    lines = [f"{prog}: {' '.join(message.split())}"]
     if hint:
-        lines.append(f"{prog}: hint: {hint}")
-    try:
-        print("\n".join(lines), file=sys.stderr, flush=True)
-    except OSError:  # a full disk behind stderr changes no exit status, now or at our end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        lines.append(f"{prog}: hint: {' '.join(hint.split())}")
+    messages.say(*lines)
 
 
-def printable(text: str) -> str:
-    """`text` with its control characters spelt out; bytes that are no text stay what they are."""
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() or "\ud800" <= c <= "\udfff" else ascii(c)[1:-1] for c in text
-    )
+def warn(text: str) -> None:
+    """Print a warning on stderr: what is named in it was done, but not as one may think."""
+    messages.say(f"{program()}: warning: {text}", over=True)
 
 
 def each(operands: Iterable[T], action: Callable[[T], object]) -> int:
@@ -396,12 +388,12 @@ class Progress:
     """One changing line on stderr when that is a terminal; nothing at all when it is not."""
 
     def __init__(self) -> None:
-        self._on = sys.stderr.isatty()
+        self._on = messages.on_terminal()
         self._shown = False
 
     def __call__(self, text: str) -> None:
         if self._on:
-            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+            messages.progress(text)
             self._shown = True
         else:
             proc.log(text)
@@ -411,4 +403,4 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         if self._shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            messages.clear()

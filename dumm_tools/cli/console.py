@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dumm_tools import output
+from dumm_tools import messages, output
 from dumm_tools.cli import common
 from dumm_tools.cli.common import output_options, run
 from dumm_tools.cli.execute import run_on_host
@@ -100,7 +100,7 @@ def attach(name: str, line: int) -> None:
     from dumm_tools import console
 
     def say() -> None:
-        print(f"attached to {name}, line {line}; ^] detaches", file=sys.stderr, flush=True)
+        messages.say(f"attached to {name}, line {line}; ^] detaches")
 
     try:
         console.attach(common.root(), name, line, say)

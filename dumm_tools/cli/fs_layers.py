@@ -10,8 +10,7 @@ import click
 
 from dumm_tools import output
 from dumm_tools.cli import common
-from dumm_tools.cli.cached import warn
-from dumm_tools.cli.common import Directory, Group, Name, Words, each, output_options
+from dumm_tools.cli.common import Directory, Group, Name, Words, each, output_options, warn
 from dumm_tools.cli.operands import guests
 from dumm_tools.output import Field
 

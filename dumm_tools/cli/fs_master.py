@@ -14,9 +14,8 @@ from dumm_tools.cli.cached import (
     may_exist_option,
     name_option,
     source_options,
-    warn,
 )
-from dumm_tools.cli.common import Group, Progress, output_options
+from dumm_tools.cli.common import Group, Progress, output_options, warn
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
