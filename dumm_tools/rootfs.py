@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 
-from dumm_tools import apt, cache, elf, names, program, tree
+from dumm_tools import applets, apt, cache, elf, names, program, tree
 from dumm_tools.errors import DummError, NotFound, Usage
 
 Report = Callable[[str], None]
@@ -262,7 +262,7 @@ def _host_busybox() -> str | None:
     """This host's busybox, if it is a static one with all that is needed."""
     for path in _HOST_BUSYBOX:
         try:
-            if elf.is_static(path) and not _missing(_applets(path)):
+            if elf.is_static(path) and not _missing(applets.of(path)):
                 return path
         except DummError:
             continue
@@ -281,23 +281,14 @@ def _fetched_busybox(work: str, lists: apt.Tree, progress: Report | None) -> str
     raise DummError("the package busybox-static has no busybox in it")
 
 
-def _applets(binary: str) -> dict[str, str]:
-    """The applets of a busybox and the directory that each belongs in."""
-    found = {}
-    for path in program.run([binary, "--list-full"]).split():
-        directory, _, name = path.rpartition("/")
-        found[name] = "usr/sbin" if directory.endswith("sbin") else "usr/bin"
-    return found
-
-
-def _missing(applets: dict[str, str]) -> list[str]:
-    return sorted(set(NEEDED_APPLETS.split()) - set(applets))
+def _missing(found: dict[str, str]) -> list[str]:
+    return sorted(set(NEEDED_APPLETS.split()) - set(found))
 
 
 def _fill(target: str, binary: str) -> None:
     """Lay out the tree of a busybox master."""
-    applets = _applets(binary)
-    if missing := _missing(applets):
+    found = applets.of(binary)
+    if missing := _missing(found):
         raise DummError(f"this busybox lacks {', '.join(missing)}")
     for directory in _DIRECTORIES.split():
         _directory(target, directory, 0o755)
@@ -310,7 +301,7 @@ def _fill(target: str, binary: str) -> None:
     own = os.path.join(target, "usr/bin/busybox")
     shutil.copyfile(binary, own)
     os.chmod(own, 0o755)
-    for name, place in applets.items():
+    for name, place in found.items():
         to = "busybox" if place == "usr/bin" else "../bin/busybox"
         if name != "busybox":
             os.symlink(to, os.path.join(target, place, name))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from uml_helpers import one_line_error
 from users import User
 
-from dumm_tools import banner, elf, libraries
+from dumm_tools import applets, banner, elf, libraries
 from dumm_tools.errors import DummError
 
 UML = "/usr/bin/linux.uml"
@@ -191,6 +191,22 @@ def test_what_is_no_release(tmp_path: Path, evil: Callable[..., Path], release: 
     path = evil(tmp_path / "kernel", "-static", release=release)
     with pytest.raises(DummError, match="is no UML kernel"):
         banner.release_of(str(path))
+
+
+def test_a_busybox_says_what_it_has_without_running(tmp_path: Path) -> None:
+    """As it says itself when it runs."""
+    place = shutil.which("busybox") or "/bin/busybox"
+    said = subprocess.run([place, "--list-full"], capture_output=True, text=True, check=True)
+    paths = [path.rpartition("/") for path in said.stdout.split()]
+    own = tmp_path / "busybox"
+    shutil.copy(place, own)
+    own.chmod(0o600)
+    assert applets.of(str(own)) == {
+        name: "usr/sbin" if directory.endswith("sbin") else "usr/bin"
+        for directory, _, name in paths
+    }
+    with pytest.raises(DummError, match="is no busybox"):
+        applets.of("/usr/bin/gcc")
 
 
 # ---- readers that believe no number ----
