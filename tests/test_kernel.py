@@ -117,6 +117,17 @@ def test_default_is_the_highest_release(home: Path) -> None:
     assert [p.release for p in kernel.list_()] == ["7.2.10", "7.2.9", None, "6.12.9"]
 
 
+def test_a_pack_shows_a_guest_nothing_beside_it(home: Path, tmp_path: Path) -> None:
+    root = pack(tmp_path, "elsewhere")
+    (root / "linux").symlink_to("usr/bin/linux.uml")
+    assert kernel.resolve(str(root)).root == str(root)
+    for to in ("/etc/shadow", "../secret"):
+        (root / "linux").unlink()
+        (root / "linux").symlink_to(to)
+        with pytest.raises(DummError, match="leads out of it"):
+            kernel.resolve(str(root))
+
+
 @needs_uml
 def test_a_plain_binary() -> None:
     found = kernel.resolve(UML)
