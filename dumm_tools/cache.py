@@ -182,12 +182,16 @@ def _made(kind: Kind) -> str:
 
     It is ours alone: a master may hold programs that are setuid root.
     """
+    from dumm_tools import exposure
+
     path = directory(kind)
     parent = os.path.dirname(path)
     os.makedirs(os.path.dirname(parent), exist_ok=True)
     for each in (parent, path):
         with contextlib.suppress(FileExistsError):
             os.mkdir(each, 0o700)
+    if exposure.is_open(path):
+        os.chmod(path, 0o700)
     return path
 
 

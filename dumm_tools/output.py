@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from dumm_tools import messages
 from dumm_tools.errors import Usage
 
 #: Bytes that are no UTF-8, as surrogateescape has them, within a JSON string.
@@ -136,7 +137,8 @@ def size(number: int) -> str:
 
 
 def _look(field: Field[T], record: T) -> str:
-    return field.people(record) if field.people else plain(field.get(record))
+    text = field.people(record) if field.people else plain(field.get(record))
+    return messages.printable(text)  # a path, or what a guest says of its routes
 
 
 def _table(records: Sequence[T], fields: Sequence[Field[T]]) -> str:

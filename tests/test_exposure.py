@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import struct
@@ -127,8 +128,18 @@ def test_a_copy_on_the_host_gives_no_rights(own: Lab, public: Path) -> None:
 def test_a_committed_layer_is_closed_where_others_could_enter(own: Lab, public: Path) -> None:
     here = own.directory
     own("dumm-guest stop alice")
-    done = own("dumm-fs commit alice ./layer")
-    assert done.err == (
+    (here / "big").write_bytes(os.urandom(16 << 20))
+    own("dumm-fs cp big alice:/srv")
+    commit = own.start("dumm-fs commit alice ./layer")
+    seen = set()
+    while commit.poll() is None:
+        for path in here.glob("*layer*"):
+            with contextlib.suppress(FileNotFoundError):
+                seen.add(stat.S_IMODE(path.lstat().st_mode))
+    assert seen == {0o700}, "never open, be it for a moment"
+    assert commit.wait() == 0
+    assert commit.stderr is not None
+    assert commit.stderr.read().decode() == (
         "dumm-fs: warning: './layer' is closed to others (0700), who could run a guest's setuid "
         "programs in it: for ordinary users of guests move it into a directory that is closed, "
         "and chmod 755 it\n"
@@ -184,6 +195,18 @@ def test_directories_that_are_there_already_are_closed(
         assert {found[n] for n in ("host", "templates", "mount", "run")} == {0o700}
     finally:
         lab.end()
+
+
+def test_a_cache_that_others_could_enter_is_closed(public: Path) -> None:
+    place = public / "cache/dumm/masters"
+    place.mkdir(parents=True)
+    for path in (place, place.parent, place.parent.parent):
+        path.chmod(0o755)
+    lab = Lab(public, public / "cache")
+    lab("dumm-fs master build busybox")
+    assert not exposure.is_open(str(place / "busybox"))
+    assert stat.S_IMODE(place.parent.stat().st_mode) == 0o755
+    assert stat.S_IMODE((place / "busybox").stat().st_mode) == 0o755
 
 
 def test_who_can_enter(tmp_path: Path) -> None:
