@@ -27,17 +27,8 @@ BOTTOM = {
 }
 #: Tools for any purpose: no guest, no lab.
 MIDDLE = BOTTOM | {
-    "holder",
-    "records",
-    "state",
-    "trust",
-    "proc",
-    "program",
-    "tree",
-    "untar",
-    "output",
-    "diff",
-    "transfer",
+    *("holder", "records", "state", "trust", "proc", "program"),
+    *("tree", "untar", "output", "diff", "transfer"),
 }
 #: Imported by one module each.
 CONFINED = {"pyroute2", "sh", "tabulate"}
