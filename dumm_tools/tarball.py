@@ -117,9 +117,9 @@ class Archive:
     ) -> tarfile.TarInfo:
         last = {key: values[-1] for key, values in pax.items()}
         name = names.get(tarfile.GNUTYPE_LONGNAME, member.name)
-        member.name = last.get("GNU.sparse.name", last.get("path", name)).rstrip("/")
+        member.name = (last.get("GNU.sparse.name") or last.get("path") or name).rstrip("/")
         link = names.get(tarfile.GNUTYPE_LONGLINK, member.linkname)
-        member.linkname = last.get("linkpath", link)
+        member.linkname = last.get("linkpath") or link
         if max(len(member.name), len(member.linkname)) > NAME_MAX:
             raise Damaged("a name is too long")
         member.uid = int(_number(last.get("uid"), member.uid))
@@ -224,8 +224,8 @@ def _records(data: bytes) -> dict[str, list[str]]:
 
 
 def _number(text: str | None, otherwise: float) -> float:
-    """A number of a pax header. Whole ones stay exact."""
-    if text is None:
+    """A number of a pax header, where an empty one is none. Whole ones stay exact."""
+    if not text:
         return otherwise
     if not _NUMBER.fullmatch(text):
         raise Damaged("a header has no number where one should be")

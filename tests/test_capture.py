@@ -157,6 +157,16 @@ def test_what_guests_send_is_not_taken_apart_by_root(pair: Lab) -> None:
     assert capturing.wait(10) == 0
 
 
+@pytest.mark.root
+def test_whom_tcpdump_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert capture._user() == ["-Z", "tcpdump"]
+    monkeypatch.setattr(capture, "_USERS", ("no-such-user", "nobody"))
+    assert capture._user() == ["-Z", "nobody"]
+    monkeypatch.setattr(capture, "_USERS", ("no-such-user",))
+    with pytest.raises(DummError, match="there is no user 'no-such-user'"):
+        capture._user()
+
+
 def test_failures_leave_no_file(pair: Lab) -> None:
     done = pair("dumm-iface capture a-eth0 -w x.pcap no such filter", status=1)
     assert "filter" in done.err
