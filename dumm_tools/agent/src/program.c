@@ -209,14 +209,15 @@ static int bulk_open(struct line *l)
 	return (int)sys_openat(agent.host, path, O_RDONLY | O_CLOEXEC, 0);
 }
 
-/* Take from the host's file into `pending`; the file is acknowledged when it is used up. */
+/* Take from the host's file into `pending`. The file is acknowledged when the program has taken all
+ * of it: what the client sends then finds `pending` empty. */
 static void bulk_refill(struct line *l)
 {
 	long n = -1;
 
-	if (l->bulk < 0)
+	if (l->bulk < 0 && l->bulk_left[0])
 		l->bulk = bulk_open(l);
-	if (l->bulk >= 0) {
+	if (l->bulk >= 0 && l->bulk_left[0]) {
 		u32 want = l->bulk_left[0] < INPUT_WINDOW ? l->bulk_left[0] : INPUT_WINDOW;
 
 		n = sys_read(l->bulk, l->pending, want);
@@ -226,8 +227,7 @@ static void bulk_refill(struct line *l)
 		l->pending_len = (u32)n;
 		l->pending_bulk = true;
 		l->bulk_left[0] -= (u32)n;
-	}
-	if (n <= 0 || !l->bulk_left[0]) {
+	} else {
 		line_send(l, BULK_TAKEN, &l->bulk_queue[0], 1);
 		sys_close(&l->bulk);
 		l->bulk_queue[0] = l->bulk_queue[1];
@@ -248,7 +248,7 @@ void program_feed(struct line *l)
 
 		if (line_room(l) < FEED_ROOM)
 			return;
-		if (!l->pending_len && l->bulks)
+		while (!l->pending_len && l->bulks)
 			bulk_refill(l);
 		if (!l->pending_len)
 			break;
