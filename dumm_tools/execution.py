@@ -15,14 +15,14 @@ def execute(root: str, name: str, program: session.Program) -> int:
     """Run a program in a guest with our stdin, stdout and stderr; its exit status.
 
     ExecFailed (125, 126, 127) when it could not be run, TimedOut after its time, be it that it
-    went by before a line was free.
+    went by before a line was free. 128 + n where signal n has ended us and not the program.
     """
     patience = math.inf if program.timeout is None else program.timeout
     deadline = time.monotonic() + patience
     try:
         state = load(root)
         live.need_running(root, state, view.get(state, name))
-        with reach.program_line(root, name, patience=patience) as line:
+        with reach.program_line(root, name, deadline=deadline) as line:
             running = session.Session(line, live.run_dir(root, name), program, deadline)
             try:
                 return running.run()
@@ -30,6 +30,8 @@ def execute(root: str, name: str, program: session.Program) -> int:
                 running.clean()
     except (ExecFailed, BrokenPipeError):
         raise
+    except session.Ended as e:
+        return 128 + e.number
     except TimedOut as e:
         if time.monotonic() >= deadline:
             raise

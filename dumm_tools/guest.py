@@ -23,7 +23,7 @@ from dumm_tools import (
     view,
     workdir,
 )
-from dumm_tools.agent import session
+from dumm_tools.agent import protocol, session
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut, Usage
 from dumm_tools.linux import mconsole as mc
 from dumm_tools.linux import process
@@ -158,7 +158,7 @@ def stop(
     for name in targets:
         try:
             stopping.append((name, *_ask_to_stop(root, name, force)))
-        except (DummError, OSError) as e:
+        except Exception as e:
             on_error(name, e)
     deadline = time.monotonic() + timeout
     gone: dict[str, str] = {}
@@ -173,11 +173,11 @@ def stop(
                     os.close(pidfd)
             boot.kill(root, name)
             gone[name] = nonce
-        except (DummError, OSError) as e:
+        except Exception as e:
             on_error(name, e)
     try:
         boot.ended(root, gone)
-    except (DummError, OSError) as e:
+    except Exception as e:
         for name in gone:
             on_error(name, e)
 
@@ -219,11 +219,11 @@ def _ask_to_stop(root: str, name: str, force: bool) -> tuple[str, bool]:
 def _poweroff(root: str, name: str) -> bool:
     """Have the guest's own init end it: busybox, sysvinit and systemd all bring `poweroff`. False
     where there is none."""
-    with reach.program_line(root, name, 2.0) as line:
-        line.send(b"X", session.request(session.Program(["poweroff"]), 24, 80))
+    with reach.program_line(root, name, 2.0, deadline=time.monotonic() + 2.0) as line:
+        line.send(protocol.RUN, session.request(session.Program(["poweroff"]), 24, 80))
         with contextlib.suppress(TimeoutError):  # it waits for the end, or the end came first
-            kind, payload = line.wait_frame(1.0, (b"x", b"f"))
-            return kind != b"f" and payload == bytes(4)
+            frame = line.wait_frame(1.0, (protocol.STATUS, protocol.FAILED))
+            return frame.kind == protocol.STATUS and frame.number == 0
     return True
 
 

@@ -98,7 +98,7 @@ def plug(root: str, iface: Iface, *, reopen: bool = False) -> bool:
             return False
         if link is None:
             proc.log(f"plug {iface.name} into the running guest")
-            reach.mconsole(root, iface.guest, f"config {uml_arg(iface)}")
+            reach.mconsole(root, iface.guest, f"config {uml_arg(iface)}", control.left())
         try:
             link = link or _newborn(control, iface)
             if link is None:
@@ -189,7 +189,7 @@ def _unplug(root: str, control: Control, iface: Iface) -> None:
         down = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
         netlink.transact(control, [down])
     try:
-        reach.mconsole(root, iface.guest, f"remove {device.born_as(iface)}")
+        reach.mconsole(root, iface.guest, f"remove {device.born_as(iface)}", control.left())
     except DummError as e:
         # "Device doesn't exist" (mconsole_kern.c, mconsole_remove)
         if link is None and "exist" in str(e):

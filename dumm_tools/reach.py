@@ -12,21 +12,25 @@ import time
 from collections.abc import Iterator
 
 from dumm_tools import live
-from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line, LineLost, Ready
+from dumm_tools.agent import protocol
+from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line
+from dumm_tools.agent.protocol import BadFrame, LineLost, Ready
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.linux import mconsole as mc
 from dumm_tools.model import Guest
 
 
 @contextlib.contextmanager
-def _taken(root: str, name: str, numbers: range, timeout: float) -> Iterator[Line]:
+def _taken(root: str, name: str, numbers: range, deadline: float) -> Iterator[Line]:
     pidfd = live.pidfd_of(root, name)
     if pidfd is None:
         raise Conflict(f"guest '{name}' is not running")
     try:
-        line = _take(root, name, numbers, pidfd, timeout)
+        line = _take(root, name, numbers, pidfd, deadline)
         try:
             yield line
+        except BadFrame:
+            raise DummError(f"guest '{name}' gives no proper answer") from None
         except LineLost:
             raise DummError(f"guest '{name}' has ended") from None
         except TimeoutError:
@@ -37,10 +41,9 @@ def _taken(root: str, name: str, numbers: range, timeout: float) -> Iterator[Lin
         os.close(pidfd)
 
 
-def _take(root: str, name: str, numbers: range, pidfd: int, timeout: float) -> Line:
+def _take(root: str, name: str, numbers: range, pidfd: int, deadline: float) -> Line:
     """The first line that is free; when none is, wait until one is closed."""
     directory = live.run_dir(root, name)
-    deadline = time.monotonic() + timeout
     closed = -1
     try:
         while True:
@@ -74,39 +77,49 @@ def _take(root: str, name: str, numbers: range, pidfd: int, timeout: float) -> L
 
 @contextlib.contextmanager
 def control(root: str, name: str, timeout: float = ANSWER_TIMEOUT) -> Iterator[Control]:
-    """The guest's control line, synchronised. Conflict, TimedOut, DummError."""
-    with _taken(root, name, range(1), timeout) as line:
-        line.hello(timeout)
-        yield Control(line)
+    """The guest's control line, synchronised. Conflict, TimedOut, DummError.
+
+    `timeout` is for all that is waited for until the block's end together.
+    """
+    deadline = time.monotonic() + timeout
+    with _taken(root, name, range(1), deadline) as line:
+        line.hello(_left(deadline))
+        yield Control(line, deadline)
+
+
+def _left(deadline: float, most: float = math.inf) -> float:
+    return min(most, max(0.0, deadline - time.monotonic()))
 
 
 def power_off(root: str, name: str) -> None:
     """Ask the guest's agent for an orderly end, and do not wait for an answer."""
-    with _taken(root, name, range(1), 2.0) as line:
-        line.send(b"R", os.urandom(16))
+    with _taken(root, name, range(1), time.monotonic() + 2.0) as line:
+        line.send(protocol.HELLO, os.urandom(protocol.NONCE))
         Control(line).power("o")
 
 
 @contextlib.contextmanager
 def program_line(
-    root: str, name: str, timeout: float = ANSWER_TIMEOUT, *, patience: float = math.inf
+    root: str, name: str, timeout: float = ANSWER_TIMEOUT, *, deadline: float = math.inf
 ) -> Iterator[Line]:
-    """A free line for a program, synchronised. When all are in use, wait for one."""
-    with _taken(root, name, range(1, LINES), patience) as line:
-        ready = line.hello(timeout)
+    """A free line for a program, synchronised within `timeout` seconds. When all are in use, wait
+    for one, until the deadline."""
+    with _taken(root, name, range(1, LINES), deadline) as line:
+        deadline = min(deadline, time.monotonic() + timeout)
+        ready = line.hello(_left(deadline))
         for number in ready.busy - {0}:
-            _drop_orphan(root, name, number, line.pidfd, timeout)
+            _drop_orphan(root, name, number, line.pidfd, deadline)
         yield line
 
 
-def _drop_orphan(root: str, name: str, number: int, pidfd: int, timeout: float) -> None:
+def _drop_orphan(root: str, name: str, number: int, pidfd: int, deadline: float) -> None:
     """End the program on a line whose client has died: the line is busy, and nobody holds it."""
     try:
         line = Line(live.run_dir(root, name), number, pidfd)
     except BlockingIOError:
         return
     try:
-        line.hello(timeout)
+        line.hello(_left(deadline))
     finally:
         line.close()
 
@@ -114,8 +127,8 @@ def _drop_orphan(root: str, name: str, number: int, pidfd: int, timeout: float) 
 def wait_ready(root: str, name: str, nonce: str, timeout: float) -> Ready:
     """Wait until the agent of the boot `nonce` answers on the control line."""
     deadline = time.monotonic() + timeout
-    with _taken(root, name, range(1), timeout) as line:
-        ready = line.hello(max(0.0, deadline - time.monotonic()))
+    with _taken(root, name, range(1), deadline) as line:
+        ready = line.hello(_left(deadline))
     if ready.nonce != nonce:
         raise DummError(f"guest '{name}' answered for another boot")
     return ready

@@ -29,7 +29,7 @@ from conftest import PACKS, Lab, _isolate, cache_home
 
 from dumm_tools import agent, boot, iface, kernel, launch, live, reach
 from dumm_tools import state as store
-from dumm_tools.agent import client, session
+from dumm_tools.agent import protocol, session
 from dumm_tools.linux import fifo
 
 PYTHON = sys.executable
@@ -184,7 +184,7 @@ class BareKernel:
         )
         try:
             text = b""
-            while client.OPENED not in text:
+            while protocol.OPENED not in text:
                 assert select.select([fd], [], [], 20)[0], "the bare kernel does not answer"
                 text += os.read(fd, 4096)
             return time.perf_counter() - begin

@@ -9,12 +9,12 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from conftest import SUITES, Lab
-from uml_helpers import NOISE, on_terminal, one_line_error, processes, until
+from uml_helpers import NOISE, on_terminal, one_line_error, pid_of, processes, unread, until
 
 pytestmark = pytest.mark.uml
 
@@ -100,6 +100,31 @@ def test_input_that_drips_in(lab: Lab, suite: str) -> None:
     process.stdin = None
     assert process.stdout.read() == NOISE[30_000:60_000]
     assert process.wait(10) == 0
+
+
+def wait_written(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a command has read all that was written to it."""
+    stdin = process.stdin
+    assert stdin
+    until(lambda: unread(stdin.fileno()) == 0, "it is read")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_input_while_the_program_is_not_done_with_earlier_one(lab: Lab, suite: str) -> None:
+    """Large pieces go in by files, small ones by the line: nothing is lost between the two."""
+    script = "until [ -e /tmp/go ]; do sleep 0.02; done; rm /tmp/go; exec sha256sum"
+    process = lab.start(["dumm-guest", "exec", suite, "--", "sh", "-c", script])
+    assert process.stdin
+    want = hashlib.sha256()
+    for number, size in enumerate((65536, 16000, *[3000] * 8)):
+        process.stdin.write(NOISE[:size])
+        process.stdin.flush()
+        want.update(NOISE[:size])
+        if number < 3:  # the guest has what its pipe holds, and two pieces wait
+            wait_written(process)
+    lab(["dumm-guest", "exec", suite, "--", "touch", "/tmp/go"])
+    out, err = process.communicate(timeout=20)
+    assert (out.split()[0].decode(), err) == (want.hexdigest(), b"")
 
 
 def test_the_end_comes_through_a_line_that_was_full(lab: Lab) -> None:
@@ -257,6 +282,102 @@ def test_timeout_ends_what_does_not_listen(lab: Lab) -> None:
     done = lab(command, status=5)
     assert "ran longer than" in done.err
     until(lambda: not any(p.startswith("sh -c trap") for p in processes(lab, "sid")), "it runs on")
+
+
+@pytest.mark.parametrize("command", ["cat /dev/zero", "head -c 900000 /dev/zero"])
+def test_timeout_holds_to_the_last_byte(lab: Lab, command: str) -> None:
+    """Our own reader reads nothing: neither the command's end nor the rest of its output comes."""
+    process = lab.start(f"dumm-guest exec --timeout 0.5 sid -- {command}")
+    assert process.wait(15) == 5
+    assert process.stderr
+    assert "ran longer than 0.5 s" in one_line_error(process.stderr.read().decode())
+    idle(lab)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", ["cat /dev/zero", "head -c 900000 /dev/zero"])
+def test_a_signal_ends_it_while_nobody_reads(
+    lab: Lab, command: str, number: signal.Signals
+) -> None:
+    process = lab.start(["dumm-guest", "exec", "sid", "--", *command.split()])
+    wait_stuck(process)
+    process.send_signal(number)
+    assert process.wait(15) == 128 + number
+    idle(lab)
+
+
+def wait_stuck(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a command's output pipe is full and it waits."""
+    stdout = process.stdout
+    assert stdout
+    until(lambda: unread(stdout.fileno()) >= 60_000, "the pipe is full")
+    until(lambda: in_poll(process.pid), "it waits")
+
+
+def in_poll(pid: int) -> bool:
+    """Does a process wait, and has it done so for a while without using the processor?"""
+
+    def looked() -> tuple[str, int]:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], int(fields[11]) + int(fields[12])
+
+    first = looked()
+    time.sleep(0.1)
+    return first[0] == "S" and looked() == first
+
+
+def test_a_signal_ends_it_while_its_terminal_takes_nothing(lab: Lab) -> None:
+    """A write to a terminal that stands still would wait for good."""
+    with on_terminal(lab, ["dumm-guest", "exec", "sid", "--", "cat", "/dev/zero"]) as screen:
+        until(lambda: in_poll(screen.process.pid), "it waits")
+        screen.process.send_signal(signal.SIGTERM)
+        until(lambda: screen.process.poll() is not None, "it ends")
+        assert screen.process.returncode == 143
+    idle(lab)
+
+
+@pytest.fixture
+def frozen(lab: Lab) -> Iterator[Callable[[], None]]:
+    """A way to have the guest's kernel stand still; it goes on after the test."""
+    pid = pid_of(lab, "sid")
+    try:
+        yield lambda: os.kill(pid, signal.SIGSTOP)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        idle(lab)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_while_the_guest_stands_still(
+    lab: Lab, frozen: Callable[[], None], number: signal.Signals
+) -> None:
+    process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 60"])
+    assert process.stdout
+    assert process.stdout.readline() == b"up\n"
+    frozen()
+    process.send_signal(number)
+    assert process.wait(15) == 128 + number
+
+
+def test_control_c_leaves_a_guest_that_takes_no_keys(lab: Lab, frozen: Callable[[], None]) -> None:
+    with on_terminal(lab, ["dumm-guest", "exec", "-t", "sid", "--", "sh"]) as screen:
+        screen.expect(b"# ")
+        frozen()
+        screen.type(b"x")
+
+        def left() -> bool:
+            screen.type(b"\x03")
+            return screen.process.poll() is not None
+
+        until(left, "Ctrl-C ends it")
+        assert screen.process.returncode == 130
+        assert screen.is_restored()
+
+
+def test_timeout_holds_while_the_guest_stands_still(lab: Lab, frozen: Callable[[], None]) -> None:
+    frozen()
+    done = lab("dumm-guest exec --timeout 0.5 sid -- true", status=5, timeout=15)
+    assert one_line_error(done.err) == "guest 'sid' does not answer"
 
 
 def test_timeout_holds_while_no_line_is_free(lab: Lab) -> None:

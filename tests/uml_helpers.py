@@ -30,6 +30,11 @@ def until(condition: Callable[[], object], what: str, seconds: float = 15.0) -> 
         time.sleep(0.01)
 
 
+def unread(fd: int) -> int:
+    """Bytes that wait in a pipe or a terminal."""
+    return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0])
+
+
 def state_of(lab: Lab, name: str) -> str:
     """What `list` says of a guest."""
     return lab(f"dumm-guest show -o state {name}").out.strip()

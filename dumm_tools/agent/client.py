@@ -9,58 +9,28 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
-import re
 import select
 import time
 from collections.abc import Iterator
 
+from dumm_tools.agent import protocol
+from dumm_tools.agent.protocol import Frame, Ready
+from dumm_tools.agent.protocol import LineLost as LineLost
 from dumm_tools.linux import fifo
-from dumm_tools.model import Record
 
-END, ESC = b"\xc0", b"\xdb"
-ESC_END, ESC_ESC = b"\xdb\xdc", b"\xdb\xdd"
-#: What the agent writes when it has opened a line (agent.h).
-OPENED = b"b\x08\0\0dumm-up\n"
-INPUT_WINDOW = 16384
-#: Bytes that may be on their way to the agent; more would jam the line for good (agent.h).
-LINE_WINDOW = 3072
 #: Serial lines of a guest; line 0 is for control, the others for programs. An open terminal
 #: takes two of UML's 64 interrupts (NR_IRQS), of which 44 are free: for these, and four consoles.
 LINES = 18
-#: Seconds for an answer from an agent that is up.
+#: Seconds for a conversation with an agent that is up: all its answers together.
 ANSWER_TIMEOUT = 10.0
 #: Seconds beyond a deadline in which what is there is still read: we may have been kept waiting.
 LATE = 1.0
-#: Bytes in one frame to the guest (agent.h: IN_MAX), less a margin.
-FRAME_MAX = (192 << 10) - 16
-
-
-class LineLost(Exception):
-    """The guest's kernel ended while we waited for its agent."""
-
-
-class Ready(Record):
-    """What the agent says of itself: the boot it belongs to, its kernel, the other lines that run
-    a program, what failed at boot."""
-
-    nonce: str
-    release: str
-    busy: frozenset[int]
-    trouble: str
-
-
-def _ready(text: str) -> Ready:
-    boot, release, busy, trouble = text.split(" ", 3)
-    bits = int(busy, 16)
-    trouble = re.sub(r"errno (\d+)", lambda m: os.strerror(int(m[1])), trouble)
-    return Ready(boot, release, frozenset(n for n in range(LINES) if bits >> n & 1), trouble)
-
-
-def frame(kind: bytes, payload: bytes = b"") -> bytes:
-    """A frame to the guest, as bytes on the line."""
-    body = (kind + payload).replace(ESC, ESC_ESC).replace(END, ESC_END)
-    return END + body + END
+#: Bytes in all the answers to one request on the control line: a hundred thousand routes.
+ANSWER_MAX = 8 << 20
+#: Bytes that are read at once.
+_PIECE = 1 << 20
 
 
 class Line:
@@ -79,9 +49,9 @@ class Line:
             raise
         fifo.enlarge(self._out, 1 << 20)
         with contextlib.suppress(BlockingIOError):
-            while os.read(self._in, 65536):  # what earlier clients said and nobody took
-                pass
-        self._sent = self._taken = 0  # bytes, since the agent knows us
+            # What earlier clients said and nobody took; not more, for the guest can write there.
+            os.read(self._in, _PIECE)
+        self.sent = self.taken = 0  # bytes, since the agent knows us
         self.outbox = bytearray()
         self._inbox = bytearray()
 
@@ -92,34 +62,31 @@ class Line:
 
     def hello(self, timeout: float) -> Ready:
         """Resynchronise; TimeoutError when the agent does not answer, LineLost when it is gone."""
-        nonce = os.urandom(16)
-        self.send(b"R", nonce)
+        nonce = os.urandom(protocol.NONCE)
+        self.send(protocol.HELLO, nonce)
         deadline = time.monotonic() + timeout
-        while True:
-            at = self._inbox.find(nonce)
-            # A terminal that is not raw yet gives what we said back: not every nonce is an answer.
-            while at >= 0 and self._inbox[max(0, at - 4) : max(0, at - 3)] != b"r":
-                at = self._inbox.find(nonce, at + 1)
-            if at >= 0:
-                del self._inbox[: at - 4]
-                for kind, payload in self.frames():
-                    if kind == b"r":
-                        self._sent = 0
-                        with contextlib.suppress(ValueError):  # that was no agent
-                            return _ready(payload[16:].decode(errors="replace"))
-            elif (up := self._inbox.find(OPENED)) >= 0:
+        while (at := protocol.find_ready(self._inbox, nonce)) < 0:
+            up = self._inbox.rfind(protocol.OPENED)
+            del self._inbox[: -64 if up < 0 else up + len(protocol.OPENED)]
+            if up >= 0:
                 # The agent has just opened the line: what we said before may be lost.
-                del self._inbox[: up + len(OPENED)]
-                self.send(b"R", nonce)
+                self.outbox.clear()
+                self.send(protocol.HELLO, nonce)
             else:
-                del self._inbox[:-64]
+                self.pump(deadline)
+        del self._inbox[:at]
+        while True:
+            for frame in protocol.frames(self._inbox):
+                self.outbox.clear()
+                self.sent = self.taken = 0
+                return protocol.ready(frame.data, LINES)
             self.pump(deadline)
 
     def send(self, kind: bytes, payload: bytes = b"") -> None:
         """Queue a frame and write what goes at once; OSError(E2BIG) when it is too large."""
-        if len(payload) > FRAME_MAX:
+        if len(payload) > protocol.FRAME_MAX:
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
-        self.outbox += frame(kind, payload)
+        self.outbox += protocol.frame(kind, payload)
         self.write()
 
     def write(self) -> None:
@@ -130,41 +97,33 @@ class Line:
             except BlockingIOError:
                 return
             del self.outbox[:written]
-            self._sent += written
+            self.sent += written
 
     def _room(self) -> int:
-        return LINE_WINDOW - (self._sent - self._taken)
+        return protocol.LINE_WINDOW - (self.sent - self.taken)
 
     def read(self) -> None:
         """Take what the line has to give."""
         with contextlib.suppress(BlockingIOError):
-            self._inbox += os.read(self._out, 1 << 20)
+            self._inbox += os.read(self._out, _PIECE)
 
-    def frames(self) -> Iterator[tuple[bytes, bytes]]:
-        """The whole frames that have come."""
-        at, inbox = 0, self._inbox
-        try:
-            while len(inbox) >= at + 4:
-                size = int.from_bytes(inbox[at + 1 : at + 4], "little")
-                if len(inbox) < at + 4 + size:
-                    return
-                kind, payload = bytes(inbox[at : at + 1]), bytes(inbox[at + 4 : at + 4 + size])
-                at += 4 + size
-                if kind == b"a":
-                    self._taken = int.from_bytes(payload, "little")
-                    self.write()
-                else:
-                    yield kind, payload
-        finally:
-            del inbox[:at]
+    def frames(self) -> Iterator[Frame]:
+        """The whole frames that have come; BadFrame."""
+        for frame in protocol.frames(self._inbox):
+            if frame.kind == protocol.TAKEN_LINE:
+                way = self.sent - self.taken
+                self.taken += protocol.advanced(frame.number, self.taken, way)
+                self.write()
+            else:
+                yield frame
 
-    def wait_frame(self, timeout: float, wanted: tuple[bytes, ...]) -> tuple[bytes, bytes]:
-        """The next frame of a wanted kind; others are dropped. TimeoutError, LineLost."""
+    def wait_frame(self, timeout: float, wanted: tuple[bytes, ...]) -> Frame:
+        """The next frame of a wanted kind; others are dropped. TimeoutError, LineLost, BadFrame."""
         deadline = time.monotonic() + timeout
         while True:
-            for kind, payload in self.frames():
-                if kind in wanted:
-                    return kind, payload
+            for frame in self.frames():
+                if frame.kind in wanted:
+                    return frame
             self.pump(deadline)
 
     def register(self, poll: select.poll, *, read: bool = True) -> None:
@@ -198,35 +157,49 @@ class Line:
 class Control:
     """The guest's kernel by its control line: netlink, modules, sysctls and power.
 
-    `send` and `receive` make it a netlink channel.
+    `send` and `receive` make it a netlink channel. All that is waited for in its whole life ends
+    at the `deadline`: TimeoutError.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: Line, deadline: float = math.inf) -> None:
         self._line = line
+        self._deadline = deadline
+        self._budget = ANSWER_MAX
+
+    def left(self) -> float:
+        """The seconds that are left of the conversation; TimeoutError when none are."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
 
     def send(self, data: bytes) -> None:
         """Send route netlink messages to the guest's kernel."""
-        self._line.send(b"N", data)
+        self._budget = ANSWER_MAX
+        self._line.send(protocol.NETLINK, data)
 
     def receive(self, timeout: float) -> bytes:
-        """The next datagram from the guest's netlink; TimeoutError."""
-        return self._line.wait_frame(timeout, (b"n",))[1]
+        """The next datagram from the guest's netlink; TimeoutError, BadFrame when there is no end
+        of them."""
+        data = self._line.wait_frame(min(timeout, self.left()), (protocol.ANSWER,)).data
+        self._budget = protocol.within(self._budget - protocol.HEAD - len(data), 0, ANSWER_MAX)
+        return data
 
     def load_module(self, name: str) -> None:
         """Load a kernel module in the guest, with what it needs; OSError."""
-        self._line.send(b"M", name.encode() + b"\0")
+        self._line.send(protocol.MODULE, name.encode() + b"\0")
         self._done(name)
 
     def store(self, path: str, value: str) -> None:
         """Write `value` to a file in the guest, such as a sysctl; OSError."""
-        self._line.send(b"F", path.encode() + b"\0" + value.encode())
+        self._line.send(protocol.STORE, path.encode() + b"\0" + value.encode())
         self._done(path)
 
     def power(self, how: str) -> None:
         """Power off ('o') or reboot ('r'); returns at once."""
-        self._line.send(b"P", how.encode())
+        self._line.send(protocol.POWER, how.encode())
 
     def _done(self, subject: str) -> None:
-        error = int.from_bytes(self._line.wait_frame(ANSWER_TIMEOUT, (b"d",))[1], "little")
+        error = self._line.wait_frame(min(ANSWER_TIMEOUT, self.left()), (protocol.DONE,)).number
         if error:
-            raise OSError(error, os.strerror(error), subject)
+            raise protocol.failure(error, subject)

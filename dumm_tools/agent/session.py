@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import signal
-import stat
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from dumm_tools.agent.client import INPUT_WINDOW, Line, LineLost
+from dumm_tools.agent import protocol
+from dumm_tools.agent.client import Line, LineLost
+from dumm_tools.agent.protocol import INPUT_WINDOW
 from dumm_tools.errors import ExecFailed, TimedOut
-from dumm_tools.linux import tty
+from dumm_tools.linux import stream, tty
 from dumm_tools.model import Record
 
 #: Pieces of stdin up to this size go over the line (bytes).
@@ -29,8 +31,10 @@ BACKLOG_MAX = 4 << 20
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 #: When nothing happens, how often to see whether the guest has rebooted (milliseconds).
 LOOK_MS = 1000
-#: Seconds from SIGTERM to SIGKILL when --timeout has passed.
+#: Seconds from SIGTERM when --timeout has passed, or from a signal that nothing comes of, to our
+#: own end; after half of it a program that had its time gets SIGKILL.
 GRACE = 2.0
+INTERRUPT = b"\x03"  # Ctrl-C on a raw terminal
 
 
 class Program(Record):
@@ -55,18 +59,43 @@ def request(program: Program, rows: int, cols: int) -> bytes:
     return head + b"".join(s + b"\0" for s in raw)
 
 
+class Ended(Exception):
+    """A signal has ended us, which the guest did not take, or when we were not done with output."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class _Sink:
     """One of our outputs: written only as far as it takes without blocking us."""
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
+        self._given, self._fd = fd, -1
         self.backlog = bytearray()
-        # poll says that a pipe takes PIPE_BUF bytes without blocking; a file takes all.
-        self._piece = BACKLOG_MAX if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
 
-    def write(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # whoever gave it to us may have made it so
-            del self.backlog[: os.write(self.fd, self.backlog[: self._piece])]
+    def register(self, poll: select.poll) -> None:
+        """Ask for the moment when it takes what waits for it."""
+        if self.backlog:
+            if self._fd < 0:
+                try:
+                    self._fd = stream.writer(self._given)
+                except OSError:  # it is closed: the write says so
+                    self._fd = self._given
+            poll.register(self._fd, select.POLLOUT)
+
+    def write(self, events: dict[int, int]) -> bool:
+        """Write where poll said so; was something taken?"""
+        if not self.backlog or self._fd not in events:
+            return False
+        taken = stream.write(self._fd, self.backlog)
+        del self.backlog[:taken]
+        return taken > 0
+
+    def close(self) -> None:
+        """Close what is ours."""
+        if self._fd not in (-1, self._given):
+            os.close(self._fd)
 
 
 class Session:
@@ -77,22 +106,27 @@ class Session:
         self._directory = directory
         self._program = program
         self._stdin: int | None = 0
+        self._unsent = bytearray()  # read from stdin; the line has no room for it yet
         self._inline = 0  # bytes sent and not taken yet
+        self._taken_at = 0.0  # when there were none, or some were taken, for the last time
         self._bulk: list[int] = []  # files sent and not taken yet
         self._out, self._err = _Sink(1), _Sink(2)
         self._signals: list[int] = []
         self._status: int | None = None
         self._deadline = deadline
         self._overdue = 0
+        # A signal that ends us unless the guest takes it: where it is in what we sent, until when.
+        self._signalled, self._signal_at, self._signal_until = 0, 0, math.inf
+        self._moved_at = 0.0  # when our reader took something
         self._boot = self._boot_mark()
 
     def run(self) -> int:
         """The program's exit status: 0-255, or 128 + n when a signal ended it. ExecFailed when it
-        could not be started, TimedOut, BrokenPipeError when our own reader went away."""
+        could not be started, TimedOut, Ended, BrokenPipeError when our own reader went away."""
         rows, cols = tty.size()
         with self._watch_signals() as wakeup, tty.raw(0, self._program.terminal):
             try:
-                self._line.send(b"X", request(self._program, rows, cols))
+                self._line.send(protocol.RUN, request(self._program, rows, cols))
             except OSError as e:
                 what = self._program.argv[0]
                 raise ExecFailed(f"cannot run '{what}': {e.strerror}", 126) from None
@@ -100,33 +134,27 @@ class Session:
                 self._step(wakeup)
         if self._overdue:
             raise self._too_long()
-        return (
-            os.waitstatus_to_exitcode(self._status) & 0xFF
-            if self._status & 0x7F == 0
-            else (128 + (self._status & 0x7F))
-        )
+        return protocol.exit_status(self._status)
 
     def _step(self, wakeup: int) -> None:
         poll = select.poll()
         line, out, err = self._line, self._out, self._err
         poll.register(wakeup, select.POLLIN)
         if self._status is None:
-            line.register(poll, read=len(out.backlog) + len(err.backlog) < BACKLOG_MAX)
+            line.register(poll, read=self._waiting() < BACKLOG_MAX)
             if self._stdin is not None and self._may_read():
                 poll.register(self._stdin, select.POLLIN)
         for sink in (out, err):
-            if sink.backlog:
-                poll.register(sink.fd, select.POLLOUT)
+            sink.register(poll)
         events = dict(poll.poll(self._wait_ms()))
         if not events and self._boot_mark() != self._boot:
             raise LineLost  # the guest has rebooted, in the same process: nothing will come
         if wakeup in events:
             os.read(wakeup, 512)
         self._forward_signals()
-        self._check_deadline()
+        self._check_time()
         for sink in (out, err):
-            if sink.fd in events and sink.backlog:
-                self._write(sink)
+            self._write(sink, events)
         if self._status is None:
             line.write()
             if line.readable(events):
@@ -136,27 +164,42 @@ class Session:
                 raise LineLost
             if self._stdin is not None and events.get(self._stdin):
                 self._read_stdin()
+            self._send_inline()
+
+    def _waiting(self) -> int:
+        return len(self._out.backlog) + len(self._err.backlog)
 
     # ---- time and signals ----
 
     def _wait_ms(self) -> int:
-        return max(0, int(min(LOOK_MS, (self._deadline - time.monotonic()) * 1000 + 1)))
+        until = min(self._deadline, self._signal_until) - time.monotonic()
+        return max(0, int(min(LOOK_MS, until * 1000 + 1)))
 
     def _boot_mark(self) -> int:
         """Changes when the guest boots: its agent writes this file anew."""
         try:
-            return os.stat(os.path.join(self._directory, "uml", "ready")).st_mtime_ns
+            return os.lstat(os.path.join(self._directory, "uml", "ready")).st_mtime_ns
         except OSError:
             return 0
 
-    def _check_deadline(self) -> None:
-        if self._status is None and time.monotonic() >= self._deadline:
-            if self._overdue > 1:
-                raise self._too_long()  # not even the guest's kernel answers
+    def _check_time(self) -> None:
+        now = time.monotonic()
+        if now >= self._signal_until:
+            self._signal_until = math.inf
+            # What the agent has passed on is the program's to obey, as long as we can hear of it.
+            if self._status is None and self._line.taken < self._signal_at:
+                raise Ended(self._signalled)
+            if self._waiting() >= BACKLOG_MAX or self._status is not None:
+                self._signal_until = self._moved_at + GRACE
+                if now >= self._signal_until:
+                    raise Ended(self._signalled)
+        if now >= self._deadline:
+            if self._status is not None or self._overdue > 1:
+                raise self._too_long()  # our reader takes no more, or the guest does not answer
             number = signal.SIGKILL if self._overdue else signal.SIGTERM
-            self._line.send(b"S", bytes([number]))
+            self._line.send(protocol.SIGNAL, bytes([number]))
             self._overdue += 1
-            self._deadline = time.monotonic() + GRACE
+            self._deadline = now + GRACE / 2
 
     def _too_long(self) -> TimedOut:
         return TimedOut(f"'{self._program.argv[0]}' ran longer than {self._program.timeout:g} s")
@@ -182,43 +225,58 @@ class Session:
         while self._signals:
             number = self._signals.pop(0)
             if number == signal.SIGWINCH:
-                self._line.send(b"W", struct.pack("<HH", *tty.size()))
+                self._line.send(protocol.RESIZE, struct.pack("<HH", *tty.size()))
             elif number != signal.SIGPIPE:
-                self._line.send(b"S", bytes([number]))
+                self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        """Send the program a signal that ends us where it cannot reach it."""
+        if self._status is not None:
+            raise Ended(number)
+        self._line.send(protocol.SIGNAL, bytes([number]))
+        if self._signal_until == math.inf:
+            self._signalled = number
+            self._signal_at = self._line.sent + len(self._line.outbox)
+            self._signal_until = time.monotonic() + GRACE
 
     # ---- output ----
 
-    def _write(self, sink: _Sink) -> None:
+    def _write(self, sink: _Sink, events: dict[int, int]) -> None:
         try:
-            sink.write()
+            if sink.write(events):
+                self._moved_at = time.monotonic()
         except OSError as e:
             # As in a pipeline of one machine: the writer learns that nobody reads.
             for number in (signal.SIGPIPE, signal.SIGHUP):
-                self._line.send(b"S", bytes([number]))
+                self._line.send(protocol.SIGNAL, bytes([number]))
             if isinstance(e, BrokenPipeError):
                 raise
             raise ExecFailed(f"cannot write output: {e.strerror}") from None
 
     def _take_frames(self) -> None:
-        for kind, payload in self._line.frames():
-            if kind == b"o":
-                self._out.backlog += payload
-            elif kind == b"e":
-                self._err.backlog += payload
-            elif kind == b"k":
-                self._inline -= int.from_bytes(payload, "little")
-            elif kind == b"j":
-                with contextlib.suppress(ValueError):
-                    self._bulk.remove(payload[0])
-            elif kind == b"c":
+        for kind, number, data in self._line.frames():
+            if kind == protocol.OUTPUT:
+                self._out.backlog += data
+            elif kind == protocol.ERRORS:
+                self._err.backlog += data
+            elif kind == protocol.TAKEN:
+                self._inline -= protocol.within(number, 0, self._inline)
+                self._taken_at = time.monotonic()
+            elif kind == protocol.BULK_TAKEN:
+                if number not in self._bulk:
+                    raise protocol.BadFrame
+                self._bulk.remove(number)
+            elif kind == protocol.DEAF:
                 self._stdin = None
-            elif kind == b"x":
-                self._status = int.from_bytes(payload, "little")
-            elif kind == b"f":
-                self._refused(int.from_bytes(payload[:4], "little"), payload[4:])
+                self._unsent.clear()
+            elif kind == protocol.STATUS:
+                self._status = number
+                return  # nothing follows
+            elif kind == protocol.FAILED:
+                self._refused(number, protocol.printable(data))
 
-    def _refused(self, number: int, text: bytes) -> None:
-        stage, _, subject = text.decode(errors="replace").partition(" ")
+    def _refused(self, number: int, text: str) -> None:
+        stage, _, subject = text.partition(" ")
         reason = os.strerror(number)
         if stage == "exec":
             subject = subject or self._program.argv[0]
@@ -234,6 +292,8 @@ class Session:
     # ---- stdin ----
 
     def _may_read(self) -> bool:
+        if self._unsent:
+            return False
         if self._bulk:
             return len(self._bulk) < 2
         return self._inline < INPUT_WINDOW and not self._line.outbox
@@ -242,12 +302,19 @@ class Session:
         room = INPUT_WINDOW - self._inline if self._inline else BULK_SIZE
         data = self._gather(room)
         if data is None:
-            self._line.send(b"E")
+            self._line.send(protocol.INPUT_END)
             self._stdin = None
-        elif self._bulk or (len(data) > INLINE_MAX and not self._inline):
-            self._send_bulk(data)
-        else:
-            self._send_inline(data)
+            return
+        self._check_keys(data)
+        bulk = self._bulk or (len(data) > INLINE_MAX and not self._inline)
+        if not (bulk and self._send_bulk(data)):
+            self._unsent += data
+
+    def _check_keys(self, data: bytes) -> None:
+        """On a raw terminal Ctrl-C is for the program; when the guest takes no keys, for us."""
+        stuck = self._inline and time.monotonic() - self._taken_at > GRACE
+        if self._program.terminal and INTERRUPT in data and stuck and os.isatty(0):
+            raise Ended(signal.SIGINT)
 
     def _gather(self, room: int) -> bytes | None:
         """What can be read without waiting, `room` bytes at most; None at the end."""
@@ -269,23 +336,20 @@ class Session:
                 break
         return bytes(data)
 
-    def _send_inline(self, data: bytes) -> None:
-        # More than the window only when a disk was full: then the line carries it piece by piece.
-        for at in range(0, len(data), INPUT_WINDOW):
-            piece = data[at : at + INPUT_WINDOW]
-            while self._inline + len(piece) > INPUT_WINDOW:
-                if not self._heard():
-                    return
-            self._line.send(b"I", piece)
+    def _send_inline(self) -> None:
+        """Send what the window has room for. More than that waits only when a disk was full: then
+        the line carries piece by piece what a file should have, once all files are used up."""
+        if self._bulk or self._status is not None:
+            return
+        while piece := bytes(self._unsent[: INPUT_WINDOW - self._inline]):
+            if not self._inline:
+                self._taken_at = time.monotonic()
+            self._line.send(protocol.INPUT, piece)
             self._inline += len(piece)
+            del self._unsent[: len(piece)]
 
-    def _heard(self) -> bool:
-        """Wait for a word of the agent's; False when the program wants no more input."""
-        self._line.pump(time.monotonic() + 3600)
-        self._take_frames()
-        return self._status is None and self._stdin is not None
-
-    def _send_bulk(self, data: bytes) -> None:
+    def _send_bulk(self, data: bytes) -> bool:
+        """Hand a large piece on in a file; False when there is no room for that."""
         which = 1 if 0 in self._bulk else 0
         path = os.path.join(self._directory, "xfer", f"{self._line.number}.{which}")
         try:
@@ -294,16 +358,15 @@ class Session:
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(path)
-            while self._bulk:
-                if not self._heard():
-                    return
-            self._send_inline(data)
-            return
-        self._line.send(b"J", struct.pack("<BI", which, len(data)))
+            return False
+        self._line.send(protocol.BULK, struct.pack("<BI", which, len(data)))
         self._bulk.append(which)
+        return True
 
     def clean(self) -> None:
-        """Remove the files of this session."""
+        """Remove the files of this session, close what it opened."""
+        self._out.close()
+        self._err.close()
         for which in (0, 1):
             with contextlib.suppress(OSError):
                 path = os.path.join(self._directory, "xfer", f"{self._line.number}.{which}")

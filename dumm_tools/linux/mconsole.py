@@ -21,6 +21,8 @@ VERSION = 2
 MAX_DATA = 512
 #: Bytes of a command: a final NUL has its place there.
 COMMAND_MAX = MAX_DATA - 1
+#: Bytes of all the datagrams of an answer: `proc` may name a large file.
+ANSWER_MAX = 8 << 20
 _REQUEST = struct.Struct(f"<III{MAX_DATA}s")
 _REPLY = struct.Struct("<III")
 
@@ -35,16 +37,22 @@ def pack_request(command: bytes) -> bytes:
 def unpack_reply(datagram: bytes) -> tuple[bool, bool, bytes]:
     """(error, more follows, text) of a reply datagram; OSError(EBADMSG)."""
     if len(datagram) < _REPLY.size:
-        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG), "mconsole")
+        raise _bad()
     error, more, length = _REPLY.unpack_from(datagram)
+    if length > MAX_DATA or len(datagram) < _REPLY.size + length:
+        raise _bad()
     return bool(error), bool(more), datagram[_REPLY.size : _REPLY.size + length].rstrip(b"\0")
+
+
+def _bad() -> OSError:
+    return OSError(errno.EBADMSG, os.strerror(errno.EBADMSG), "mconsole")
 
 
 def request(
     path: str, command: str, timeout: float, *, reply: tuple[str, str] | None = None
 ) -> tuple[bool, str]:
-    """Send `command` to the socket `path`; (failed, text). OSError when nobody listens there,
-    TimeoutError after `timeout` seconds.
+    """Send `command` to the socket `path`; (failed, text). OSError when nobody listens there, or
+    says what is no answer, TimeoutError after `timeout` seconds.
 
     `reply` is where the answer goes: a directory, and a free name relative to it that means the
     same file for the kernel, relative to its own working directory. A kernel that is confined to
@@ -73,10 +81,14 @@ def request(
             deadline = time.monotonic() + timeout
             client.settimeout(timeout)
             client.send(pack_request(os.fsencode(command)))
-            text = b""
+            text, room = bytearray(), ANSWER_MAX
             while True:
-                failed, more, part = unpack_reply(client.recv(65536))
+                datagram = client.recv(_REPLY.size + MAX_DATA)
+                failed, more, part = unpack_reply(datagram)
                 text += part
+                room -= len(datagram)
+                if room < 0:
+                    raise _bad()
                 if not more:
                     return failed, text.decode(errors="replace").rstrip("\n")
                 left = deadline - time.monotonic()

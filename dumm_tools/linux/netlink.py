@@ -32,6 +32,13 @@ _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 
 _HEADER = struct.Struct("=IHHII")
+#: Bytes behind the header that an answer has at least: for RTM_NEWLINK, NEWADDR, NEWROUTE and
+#: NEWQDISC (linux/rtnetlink.h), each two below the request that it answers.
+_ANSWERS = {16: 16, 20: 8, 24: 12, 36: 20}
+_ASK = 2
+_ERRNO_MAX = 4095  # linux/err.h
+#: Characters of the kernel's own words in an error.
+_WORDS_MAX = 200
 #: Seconds a kernel may take to answer.
 TIMEOUT = 10.0
 #: Requests on their way at once: their answers fit a socket's default receive buffer.
@@ -115,8 +122,11 @@ def transact(channel: Channel, requests: Sequence[Request], timeout: float = TIM
 def query(channel: Channel, request: Request, timeout: float = TIMEOUT) -> list[bytes]:
     """Send a request for objects (a GET) and return the messages of the answer.
 
-    A dump that the kernel found changing under its hands may miss or repeat an object.
+    A dump that the kernel found changing under its hands may miss or repeat an object. How much
+    an answer may be is for the channel to say.
     """
+    wanted = struct.unpack_from("=H", request.data, 4)[0] - _ASK
+    least = _HEADER.size + _ANSWERS[wanted]
     number = int.from_bytes(os.urandom(4), "little") | 1 << 16
     channel.send(_numbered(request.data, number, 0))
     deadline = time.monotonic() + timeout
@@ -132,6 +142,8 @@ def query(channel: Channel, request: Request, timeout: float = TIMEOUT) -> list[
                 return found
             if kind == _NLMSG_DONE:
                 return found
+            if kind != wanted or len(message) < least:
+                raise _bad(request.subject)
             found.append(message)
             if not flags & NLM_F_MULTI:
                 return found
@@ -191,6 +203,8 @@ def _failure(message: bytes, flags: int, subject: str) -> OSError | None:
     (code,) = struct.unpack_from("=i", message, _HEADER.size)
     if code == 0:
         return None
+    if not -_ERRNO_MAX <= code < 0:
+        return _bad(subject)
     text = os.strerror(-code)
     offset = _HEADER.size + 4
     if flags & _NLM_F_ACK_TLVS and len(message) >= offset + 4:
@@ -199,7 +213,7 @@ def _failure(message: bytes, flags: int, subject: str) -> OSError | None:
         while offset + 4 <= len(message):
             length, kind = struct.unpack_from("=HH", message, offset)
             if kind == _NLMSGERR_ATTR_MSG and length > 4:
-                words = message[offset + 4 : offset + length].rstrip(b"\0").decode(errors="replace")
-                text = f"{text} ({words.rstrip('.')})"
+                words = message[offset + 4 : offset + min(length, _WORDS_MAX)].rstrip(b"\0")
+                text = f"{text} ({words.decode(errors='replace').rstrip('.')})"
             offset += max(4, (length + 3) & ~3)
     return OSError(-code, text, subject)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from typing import NamedTuple
@@ -25,6 +26,9 @@ _RT_SCOPE_UNIVERSE = 0
 _RT_SCOPE_LINK = 253
 _RT_SCOPE_NOWHERE = 255
 _RTM_F_CLONED = 0x200
+
+#: Next hops of all routes together that a list may have: a guest may claim a million.
+ROUTES_MAX = 100_000
 
 #: struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags.
 _RTMSG = struct.Struct("=BBBBBBBBI")
@@ -62,12 +66,15 @@ def route(kind: int, index: int, dest: str, via: str | None, *, flags: int = 0) 
 
 
 def routes(channel: Channel) -> list[Route]:
-    """The unicast routes of the main table; one with several next hops stands once for each."""
+    """The unicast routes of the main table; one with several next hops stands once for each.
+    OSError(EMSGSIZE) where they are too many."""
     data = rtattr.message(_RTM_GETROUTE, netlink.NLM_F_DUMP, bytes(_RTMSG.size))
     found: list[Route] = []
     for message in netlink.query(channel, Request(data, "routes")):
         with netlink.decoding("route"):
             found += _routes(message)
+        if len(found) > ROUTES_MAX:
+            raise OSError(errno.EMSGSIZE, f"there are more than {ROUTES_MAX}", "routes")
     return found
 
 

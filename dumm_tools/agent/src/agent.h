@@ -1,6 +1,6 @@
 /* The agent: first process of a guest, and the host's hand inside it.
  *
- * The protocol on a line (client.py is the other end). One client at a time holds a line.
+ * The protocol on a line (client.py is the other end, protocol.py its words). One client at a time holds a line.
  *
  * To the guest, a frame is END TYPE PAYLOAD END, where END in type and payload is sent as ESC ESC_END
  * and ESC as ESC ESC_ESC (SLIP, RFC 1055): wherever a dead client stopped, the next END ends it.
@@ -48,10 +48,11 @@ enum {
 	FAILED = 'f',	/* errno(4), then text: the program could not be started */
 	ANSWER = 'n',	/* netlink messages */
 	DONE = 'd',	/* errno(4): how MODULE or STORE ended */
-	TAKEN_LINE = 'a',/* count(4) of bytes read from the line since HELLO */
+	TAKEN_LINE = 'a',/* count(4) of bytes read from the line since HELLO: now and then, and after SIGNAL */
+	UP = 'b',	/* "dumm-up\n": once, when the agent has opened the line */
 };
 
-/* Sent once, when the agent has opened the line: a client that said HELLO before says it again. */
+/* A client that said HELLO before says it again. */
 #define OPENED "b\010\0\0dumm-up\n"
 
 #define RUN_TTY 1
@@ -77,6 +78,7 @@ struct line {
 	u8 *in, *out;		/* mapped while greeted */
 	u32 in_len, out_pos, out_len;
 	u32 taken, told;	/* bytes read since HELLO; and what the client knows of */
+	bool tell;		/* it wants to know now */
 	bool in_frame, escaped, overlong;
 	u8 *pending;		/* INPUT not yet written to the program */
 	u32 pending_len, pending_pos;

@@ -104,6 +104,7 @@ static void hello(struct line *l, const u8 *nonce)
 
 	program_drop(l);
 	l->taken = l->told = 0;
+	l->tell = false;
 	sys_close(&l->netlink);
 	if (!l->greeted) {
 		l->out = mem_map(OUT_MAX);
@@ -168,6 +169,7 @@ static void handle(struct line *l, u8 type, u8 *p, u32 n)
 	case SIGNAL:
 		if (n == 1)
 			program_signal(&l->program, p[0]);
+		l->tell = true;
 		break;
 	case RESIZE:
 		if (n == 4 && l->program.tty && l->program.out >= 0) {
@@ -250,9 +252,11 @@ void line_work(struct line *l)
 	do {
 		program_feed(l);
 		program_finish(l);
-		if (l->taken - l->told >= LINE_WINDOW / 3 &&
-		    line_send(l, TAKEN_LINE, &l->taken, sizeof l->taken))
+		if ((l->tell || l->taken - l->told >= LINE_WINDOW / 3) &&
+		    line_send(l, TAKEN_LINE, &l->taken, sizeof l->taken)) {
 			l->told = l->taken;
+			l->tell = false;
+		}
 		waiting = l->out_len;
 		line_write(l);
 	} while (l->out_len < waiting);

@@ -1,0 +1,182 @@
+"""What is said on a line to the agent (src/agent.h), and the one place where what a guest says is
+taken apart: whatever its kernel sends comes out of here as what an agent may say, or as BadFrame.
+
+A guest's root user can have its kernel send anything. A length, a number or a text is believed
+only after it was looked at here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from dumm_tools.model import Record
+
+# To the guest.
+HELLO, RUN, INPUT, BULK, INPUT_END = b"R", b"X", b"I", b"J", b"E"
+SIGNAL, RESIZE, NETLINK, MODULE, STORE, POWER = b"S", b"W", b"N", b"M", b"F", b"P"
+# From the guest.
+READY, OUTPUT, ERRORS, TAKEN, BULK_TAKEN, DEAF = b"r", b"o", b"e", b"k", b"j", b"c"
+STATUS, FAILED, ANSWER, DONE, TAKEN_LINE, UP = b"x", b"f", b"n", b"d", b"a", b"b"
+
+END, ESC = b"\xc0", b"\xdb"
+ESC_END, ESC_ESC = b"\xdb\xdc", b"\xdb\xdd"
+#: What the agent writes when it has opened a line: a frame of the kind UP.
+OPENED = b"b\x08\0\0dumm-up\n"
+INPUT_WINDOW = 16384
+#: Bytes that may be on their way to the agent; more would jam the line for good.
+LINE_WINDOW = 3072
+#: Bytes in one frame to the guest (IN_MAX), less a margin.
+FRAME_MAX = (192 << 10) - 16
+
+NONCE = 16
+#: The kind and the length of a frame from the guest.
+HEAD = 4
+_OUT_MAX = (64 << 10) - HEAD
+_ERRNO_MAX = 4095  # linux/err.h
+_SIGNAL_MAX = 64  # signal(7)
+_COUNT_MAX = (1 << 32) - 1
+
+#: Each kind: the least and the greatest length; of the number that it begins with, size and limit.
+_FORMS: dict[bytes, tuple[int, int, int, int]] = {
+    READY: (NONCE + 6, 400, 0, 0),
+    OUTPUT: (0, _OUT_MAX, 0, 0),
+    ERRORS: (0, _OUT_MAX, 0, 0),
+    TAKEN: (4, 4, 4, INPUT_WINDOW),
+    BULK_TAKEN: (1, 1, 1, 1),
+    DEAF: (0, 0, 0, 0),
+    STATUS: (4, 4, 4, _COUNT_MAX),
+    FAILED: (4, 200, 4, _ERRNO_MAX),
+    ANSWER: (0, _OUT_MAX, 0, 0),
+    DONE: (4, 4, 4, _ERRNO_MAX),
+    TAKEN_LINE: (4, 4, 4, _COUNT_MAX),
+    UP: (8, 8, 0, 0),
+}
+
+
+class LineLost(Exception):
+    """The guest's kernel ended while we waited for its agent."""
+
+
+class BadFrame(LineLost):
+    """What came is nothing that an agent says."""
+
+
+class Frame(NamedTuple):
+    """A frame from the guest: the number that frames of its kind begin with, what follows that."""
+
+    kind: bytes
+    number: int
+    data: bytes
+
+
+class Ready(Record):
+    """What the agent says of itself: the boot it belongs to, its kernel, the other lines that run
+    a program, what failed at boot."""
+
+    nonce: str
+    release: str
+    busy: frozenset[int]
+    trouble: str
+
+
+def frame(kind: bytes, payload: bytes = b"") -> bytes:
+    """A frame to the guest, as bytes on the line."""
+    body = (kind + payload).replace(ESC, ESC_ESC).replace(END, ESC_END)
+    return END + body + END
+
+
+def frames(inbox: bytearray) -> Iterator[Frame]:
+    """Take the whole frames from what has come; BadFrame at the first that is none, before what
+    it claims to hold is waited for."""
+    at = 0
+    try:
+        while len(inbox) >= at + HEAD:
+            kind, size = bytes(inbox[at : at + 1]), _size(inbox, at)
+            least, most, width, limit = _FORMS.get(kind, (1, 0, 0, 0))
+            if not least <= size <= most:
+                raise BadFrame
+            if len(inbox) < at + HEAD + size:
+                return
+            start, at = at + HEAD, at + HEAD + size
+            number = int.from_bytes(inbox[start : start + width], "little")
+            if number > limit:
+                raise BadFrame
+            if kind == STATUS:
+                exit_status(number)
+            yield Frame(kind, number, bytes(inbox[start + width : at]))
+    finally:
+        del inbox[:at]
+
+
+def _size(inbox: bytearray, at: int) -> int:
+    return int.from_bytes(inbox[at + 1 : at + HEAD], "little")
+
+
+def find_ready(inbox: bytearray, nonce: bytes) -> int:
+    """Where the READY with this nonce begins; -1 where it has not come.
+
+    Not every nonce is in one: a terminal that is not raw yet gives what we said back.
+    """
+    least, most, _, _ = _FORMS[READY]
+    at = inbox.find(nonce)
+    while at >= 0:
+        if inbox[max(0, at - HEAD) : at][:1] == READY and least <= _size(inbox, at - HEAD) <= most:
+            return at - HEAD
+        at = inbox.find(nonce, at + 1)
+    return -1
+
+
+def ready(payload: bytes, lines: int) -> Ready:
+    """The text of a READY, of a guest that has so many lines."""
+    form = r"([0-9a-f]{1,64}|-) (\S{1,64}) ([0-9a-f]{16}) (.*)"
+    found = re.fullmatch(form, printable(payload[NONCE:]))
+    if found is None:
+        raise BadFrame
+    boot, release, busy, trouble = found.groups()
+    bits = within(int(busy, 16), 0, (1 << lines) - 1)
+    return Ready(
+        boot,
+        release,
+        frozenset(n for n in range(lines) if bits >> n & 1),
+        re.sub(r"errno (\d{1,4})(?!\d)", lambda m: os.strerror(int(m[1])), trouble),
+    )
+
+
+def exit_status(status: int) -> int:
+    """What a wait status (wait(2)) says: 0 to 255, or 128 + n where signal n ended the program."""
+    number = status & 0x7F
+    if number:
+        within(number, 1, _SIGNAL_MAX)
+        within(status >> 8, 0, 0)
+        return 128 + number
+    return within(status >> 8, 0, 255) + within(status & 0x80, 0, 0)
+
+
+def within(number: int, least: int, most: int) -> int:
+    """The number, if it is one of those; BadFrame."""
+    if not least <= number <= most:
+        raise BadFrame
+    return number
+
+
+def advanced(count: int, before: int, most: int) -> int:
+    """How far a counter of 32 bits has gone on since it was `before`: `most` at most."""
+    return within((count - before) & _COUNT_MAX, 0, most)
+
+
+def failure(number: int, subject: str) -> OSError:
+    """The error with a number that a guest gave."""
+    number = within(number, 1, _ERRNO_MAX)
+    return OSError(number, os.strerror(number), subject)
+
+
+def printable(text: bytes, most: int = 1 << 16) -> str:
+    """A guest's text for people: so many characters of it at most, those spelt out that a
+    terminal would obey."""
+    decoded = text[: 4 * most].decode(errors="replace")[:most]
+    if decoded.isprintable():
+        return decoded
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in decoded)[:most]
