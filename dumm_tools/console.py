@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from dumm_tools import launch, live, view
 from dumm_tools.errors import Conflict, DummError, NotFound
-from dumm_tools.linux import fifo, inotify, tty
+from dumm_tools.linux import fifo, inotify, stream, tty
 from dumm_tools.state import load
 
 #: Ctrl-]: ends an attached console.
@@ -29,6 +29,8 @@ DETACH = b"\x1d"
 PIECE = 128
 PACE = 0.05
 SEND_MAX = 2048
+#: Bytes of output that wait for our terminal.
+PIECE_OF_OUTPUT = 16384
 
 #: Bytes of a log that are read at a time, and that `last` lines may have at most.
 PIECE_OF_LOG = 1 << 16
@@ -204,15 +206,17 @@ def attach(root: str, name: str, line: int, attached: Callable[[], object]) -> N
         attached()
         stack.enter_context(_ended_by_signals())
         stack.enter_context(tty.raw(0))
-        _relay(ours, theirs, wake, pidfd)
+        screen = stream.writer(1)
+        stack.callback(os.close, screen)
+        _relay(ours, theirs, wake, pidfd, screen)
 
 
-def _relay(ours: int, theirs: int, wake: int, pidfd: int) -> None:
-    poll = select.poll()
-    for fd in (0, wake, pidfd):
-        poll.register(fd, select.POLLIN)
-    keys = bytearray()
+def _relay(ours: int, theirs: int, wake: int, pidfd: int, screen: int) -> None:
+    """Keys first in each round, and output by pieces that wait for our terminal: a guest that
+    prints without end, and a terminal that takes nothing, leave Ctrl-] what it is."""
+    keys, output = bytearray(), bytearray()
     next_piece = 0.0
+    more = ended = False
     while True:
         left = next_piece - time.monotonic()
         if keys and left <= 0:
@@ -220,22 +224,36 @@ def _relay(ours: int, theirs: int, wake: int, pidfd: int) -> None:
                 del keys[: os.write(ours, keys[:PIECE])]
             next_piece = time.monotonic() + PACE
             continue
-        events = dict(poll.poll(left * 1000 + 1 if keys else None))
+        poll = select.poll()
+        poll.register(0, select.POLLIN)
+        if output:
+            poll.register(screen, select.POLLOUT)
+        elif not (more or ended):
+            poll.register(wake, select.POLLIN)
+            poll.register(pidfd, select.POLLIN)
+        at_once = not output and (more or ended)
+        events = dict(poll.poll(0 if at_once else left * 1000 + 1 if keys else None))
         if 0 in events:
             typed, detached, _ = os.read(0, 4096).partition(DETACH)
             keys += typed
             if detached or not typed:
                 return
-        if wake in events or pidfd in events:
+        if output:
+            if screen in events:
+                del output[: stream.write(screen, output)]
+            continue
+        ended = ended or pidfd in events
+        if at_once or wake in events or ended:
             if wake != theirs:
                 inotify.drain(wake)
+            piece = b""
             with contextlib.suppress(BlockingIOError):
-                while piece := os.read(theirs, 65536):
-                    # The log has bare newlines where the kernel printed; our terminal is raw.
-                    shown = piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-                    os.write(1, shown)
-        if pidfd in events:
-            return
+                piece = os.read(theirs, PIECE_OF_OUTPUT)
+            # The log has bare newlines where the kernel printed; our terminal is raw.
+            output += piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+            more = bool(piece)
+            if ended and not more:
+                return
 
 
 def list_(root: str) -> list[ConsoleView]:

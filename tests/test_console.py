@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Lab
-from uml_helpers import on_terminal, one_line_error, pid_of, state_of, until
+from uml_helpers import on_terminal, one_line_error, pid_of, state_of, unread, until
 
 pytestmark = pytest.mark.uml
 
@@ -84,6 +84,26 @@ def test_much_that_is_pasted(lab: Lab) -> None:
     lab(["dumm-console", "send", "alice", f": {'x' * 2000}"])
     lab("dumm-console send alice 'echo $((6*7))and here'")
     until(lambda: "42and here" in lab("dumm-console log alice").out, "the console still listens")
+
+
+@pytest.mark.parametrize("line", [0, 1])
+def test_detach_from_a_guest_that_prints_without_end(lab: Lab, line: int) -> None:
+    lab(["dumm-guest", "exec", "alice", "--", "sh", "-c", f"yes 0123456789 >/dev/tty{line} &"])
+    try:
+        with on_terminal(lab, ["dumm-console", "attach", "alice", "--line", str(line)]) as screen:
+            screen.expect(b"0123456789\r\n")
+            screen.type(b"\x1d")
+            assert screen.wait() == 0
+            assert screen.is_restored()
+        # Nor where our terminal takes nothing.
+        with on_terminal(lab, ["dumm-console", "attach", "alice", "--line", str(line)]) as screen:
+            until(lambda: unread(screen.master) >= 4000, "the terminal is full")
+            screen.type(b"\x1d")
+            until(lambda: screen.process.poll() is not None, "it ends")
+            assert screen.process.returncode == 0
+            assert screen.is_restored()
+    finally:
+        lab("dumm-guest exec alice -- killall yes", status=None)
 
 
 def test_attach_ends_with_the_guest_and_restores_the_terminal(lab: Lab) -> None:
