@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from dumm_tools import cache, iface, launch, live, origin, overlay, proc, reach, view, workdir
+from dumm_tools.agent import protocol
+from dumm_tools.agent.protocol import Ready
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.launch import Launch
 from dumm_tools.linux import cgroup, process, rtnl
@@ -22,6 +24,8 @@ from dumm_tools.state import load, lock, transaction
 
 #: How many guests of one command boot at the same time.
 WINDOW = 32
+#: Seconds that one of them is waited for while others may be ready.
+TURN = 1.0
 #: Seconds a killed process may take to be gone.
 KILL_TIMEOUT = 10.0
 
@@ -51,22 +55,28 @@ def start(
     done = 0
 
     def settle() -> None:
+        """Bring one to its end, be it another than the first: each has its turn."""
         nonlocal done
-        started = pending[0]
-        try:
-            _settle(root, started, warn, wait=wait)
-            done += 1
-            progress(f"{done} of {len(names)} guests ready")
-        except (DummError, OSError) as e:
-            _abort(root, started)
-            on_error(started.name, e)
+        while True:
+            started = pending[0]
+            try:
+                settled = _settle(root, started, warn, wait=wait, least=min(TURN, timeout))
+            except Exception as e:  # whatever one does, the others go on
+                _abort(root, started)
+                on_error(started.name, e)
+                break
+            if settled:
+                done += 1
+                progress(f"{done} of {len(names)} guests ready")
+                break
+            pending.append(pending.pop(0))
         del pending[0]
 
     try:
         for name in names:
             try:
                 _launch(root, name, timeout, pending)
-            except (DummError, OSError) as e:
+            except Exception as e:
                 if pending and pending[-1].name == name:
                     _abort(root, pending.pop())
                 on_error(name, e)
@@ -139,31 +149,30 @@ def _take_alive_lock(root: str, name: str, stack: contextlib.ExitStack) -> int:
     return fd
 
 
-def _settle(root: str, started: Launch, warn: Callable[[str], None], *, wait: bool) -> None:
-    """Wait until the jail has let the kernel go, and (`wait`) until the agent has answered."""
-    name = started.name
+def _settle(
+    root: str, started: Launch, warn: Callable[[str], None], *, wait: bool, least: float
+) -> bool:
+    """Wait until the jail has let the kernel go, and (`wait`) until the agent has answered. False
+    when it has not in its turn, and has time left; its first is `least` seconds, however late."""
+    name, begin = started.name, time.monotonic()
+    end = min(begin + TURN, started.deadline)
     if started.errors is not None:
-        text = b""
-        while piece := os.read(started.errors, 4096):
-            text += piece
-        os.close(started.errors)
-        started.errors = None
-        os.waitpid(started.jail, 0)
-        if text:
-            reason = text.decode(errors="replace").strip().rpartition("\n")[2]
-            raise DummError(f"cannot start guest '{name}': {reason}")
+        _await_jail(started)
+        end = max(end, begin + least)
     if not wait and not started.later:
-        return
-    left = max(0.0, started.deadline - time.monotonic())
+        return True
     try:
-        await_pid(root, name, started.deadline)
+        await_pid(root, name, end)
+        ready = _ready(root, started, end)
         if started.later:
-            reach.wait_ready(root, name, started.nonce, left)
             state = load(root)
             for late in state.ifaces_of(name)[-started.later :]:
                 iface.realize(root, state, late)
-        ready = reach.wait_ready(root, name, started.nonce, left)
+            started.later = 0
+            ready = _ready(root, started, end)
     except TimedOut:
+        if time.monotonic() < started.deadline:
+            return False
         raise TimedOut(
             f"guest '{name}' was not ready in time", hint=f"dumm-console log {name}"
         ) from None
@@ -171,6 +180,27 @@ def _settle(root: str, started: Launch, warn: Callable[[str], None], *, wait: bo
         raise DummError(f"cannot start guest '{name}': {last_words(root, name) or e}") from None
     if ready.trouble:
         warn(f"guest '{name}': {ready.trouble}")
+    return True
+
+
+def _await_jail(started: Launch) -> None:
+    """Read what the jail could not do; nothing when it has become the kernel."""
+    assert started.errors is not None
+    text = b""
+    while piece := os.read(started.errors, 4096):
+        text += piece
+    os.close(started.errors)
+    started.errors = None
+    os.waitpid(started.jail, 0)
+    if text:
+        reason = text.decode(errors="replace").strip().rpartition("\n")[2]
+        raise DummError(f"cannot start guest '{started.name}': {reason}")
+
+
+def _ready(root: str, started: Launch, end: float) -> Ready:
+    """Wait for the agent until `end`: later than that it may be another's turn."""
+    left = max(0.0, end - time.monotonic())
+    return reach.wait_ready(root, started.name, started.nonce, left)
 
 
 def await_pid(root: str, name: str, deadline: float) -> None:
@@ -187,13 +217,10 @@ def last_words(root: str, name: str) -> str:
     try:
         with open(os.path.join(live.run_dir(root, name), "console.log"), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
-            text = file.read().decode(errors="replace")
+            text = file.read(65536)
     except OSError:
         return ""
-    lines = [
-        "".join(c if c.isprintable() else " " for c in line).strip()[-500:]
-        for line in text.splitlines()
-    ]
+    lines = [" ".join(protocol.printable(line[-500:]).split()) for line in text.splitlines()]
     for line in reversed(lines):
         if "Kernel panic" in line:
             return line

@@ -129,8 +129,11 @@ def each(operands: Iterable[T], action: Callable[[T], object]) -> int:
     for operand in operands:
         try:
             action(operand)
-        except (DummError, OSError) as e:
-            status = status or tell(prog, e)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as e:  # whatever one does, the others have their turn
+            code = tell(prog, e)
+            status = status or code
     return status
 
 
