@@ -167,6 +167,8 @@ static char *joined(const char *name, const char *value)
 	size_t n = str_len(name) + str_len(value) + 1;
 	char *s = mem_map(n);
 
+	if (!s)
+		die(-ENOMEM, "exec ", name);
 	str_copy(str_copy(s, s + n, name), s + n, value);
 	return s;
 }

@@ -5,6 +5,7 @@
 
 static char base[128];
 
+/* What an index says, nothing where it cannot be read; NULL without memory for it. */
 static char *load_index(const char *file)
 {
 	char path[192], *end = path + sizeof path;
@@ -13,7 +14,7 @@ static char *load_index(const char *file)
 	str_copy(str_copy(str_copy(path, end, base), end, "/"), end, file);
 	int fd = (int)sys_open(path, O_RDONLY);
 
-	if (fd < 0 || !buf || read_whole(fd, buf, INDEX_MAX) < 0)
+	if (buf && (fd < 0 || read_whole(fd, buf, INDEX_MAX) < 0))
 		buf[0] = 0;
 	sys_close(&fd);
 	return buf;
@@ -72,13 +73,13 @@ long module_load(const char *name)
 		str_copy(str_copy(base, base + sizeof base, "/lib/modules/"), base + sizeof base,
 			 agent.release);
 	char *text = load_index("modules.dep");
-	const char *line = find_line(text, name);
-	long r = -ENOENT;
+	const char *line = text ? find_line(text, name) : NULL;
+	long r = text ? -ENOENT : -ENOMEM;
 
 	if (!line) {
 		char *builtin = load_index("modules.builtin");
 
-		if (find_line(builtin, name))
+		if (builtin && find_line(builtin, name))
 			r = 0;
 		mem_unmap(builtin, INDEX_MAX);
 	} else {
