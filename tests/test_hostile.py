@@ -8,16 +8,21 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
+from conftest import Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uml_helpers import one_line_error, state_of, until
 
 from dumm_tools import messages, reach
 from dumm_tools.agent.client import Control, Line
+from dumm_tools.agent.protocol import BadFrame, LineLost
 from dumm_tools.cli import common
 from dumm_tools.errors import DummError, TimedOut
 from dumm_tools.linux import mconsole, netlink, qdisc, route, rtattr, rtnl
@@ -70,7 +75,8 @@ def line(tmp_path: Path) -> Iterator[tuple[Line, int]]:
     ours = Line(str(tmp_path), 0, pidfd)
     theirs = os.open(tmp_path / "line0.out", os.O_RDWR | os.O_NONBLOCK)
     yield ours, theirs
-    ours.close()
+    with contextlib.suppress(OSError):
+        ours.close()
     os.close(theirs)
     os.close(pidfd)
 
@@ -106,13 +112,23 @@ def test_a_kernel_whose_list_has_no_end(line: tuple[Line, int]) -> None:
         class Channel(Control):
             def send(self, data: bytes) -> None:
                 (number,) = struct.unpack_from("=I", data, 8)
-                head = struct.pack("=IHHII", 16, rtnl.RTM_GETLINK, netlink.NLM_F_MULTI, number, 0)
-                said = frame(b"n", head) * 100
+                head = struct.pack("=IHHII", 32, rtnl.RTM_NEWLINK, netlink.NLM_F_MULTI, number, 0)
+                said = frame(b"n", head + bytes(16)) * 100
                 stack.enter_context(talker(lambda: os.write(theirs, said)))
 
         request = rtattr.message(rtnl.RTM_GETLINK, netlink.NLM_F_DUMP, bytes(16))
-        with pytest.raises(TimeoutError):
-            netlink.query(Channel(ours), netlink.Request(request, "links"), 0.3)
+        with pytest.raises(BadFrame):
+            netlink.query(Channel(ours), netlink.Request(request, "links"), 30)
+
+
+def test_a_guest_that_fills_the_way_in(line: tuple[Line, int], tmp_path: Path) -> None:
+    """It has the same FIFO, and can write to it what we would have to throw away."""
+    ours, _ = line
+    ours.close()
+    way_in = os.open(tmp_path / "line0.in", os.O_RDWR | os.O_NONBLOCK)
+    with talker(lambda: os.write(way_in, bytes(65536))):
+        Line(str(tmp_path), 0, ours.pidfd).close()
+    os.close(way_in)
 
 
 class _Liar:
@@ -176,7 +192,7 @@ ASKED: dict[str, Callable[[netlink.Channel], object]] = {
     st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=6),
     st.sampled_from([0, 0, 0, 1, 4, 20, 60]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_answers_that_are_damaged(
     true_answers: dict[str, list[bytes]], asked: str, changes: list[tuple[int, int]], cut: int
 ) -> None:
@@ -234,9 +250,199 @@ def test_a_mconsole_that_talks_nonsense(answering: Callable[..., Path], tmp_path
     assert not isinstance(raised.value, TimedOut)
 
 
+def test_each_of_several_has_its_turn(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever one of them does: a fault of ours, too."""
+    failures: dict[str, Exception] = {
+        "a": OverflowError("a"),
+        "b": DummError("b"),
+        "c": LineLost("c"),
+        "d": OSError(1, "d"),
+    }
+    seen = []
+
+    def action(operand: str) -> None:
+        seen.append(operand)
+        if operand in failures:
+            raise failures[operand]
+
+    with click.Context(click.Command("dumm-guest"), info_name="dumm-guest"):
+        assert common.each("abcde", action) == 1
+    assert seen == list("abcde")
+    said = [line for line in capfd.readouterr().err.splitlines() if "hint" not in line]
+    assert said == [
+        "dumm-guest: internal error: OverflowError: a",
+        "dumm-guest: b",
+        "dumm-guest: internal error: LineLost: c",
+        "dumm-guest: d",
+    ]
+
+
 def test_a_message_is_not_for_the_terminal_to_obey(capfd: pytest.CaptureFixture[str]) -> None:
     common.report("dumm-guest", "guest 'a': \x1b]0;owned\x07\x1b[2J\x9bA \u00e4")
     assert capfd.readouterr().err == (
         "dumm-guest: guest 'a': \\x1b]0;owned\\x07\\x1b[2J\\x9bA \u00e4\n"
     )
     assert messages.printable("/tmp/\udcff\udc9b") == "/tmp/\\xff\\x9b"  # a name that is no text
+
+
+# ---- guests whose kernel is somebody else's program ----
+
+#: Lies about the start, with what is said of them.
+AT_START = {
+    "words": "cannot start guest 'words': guest 'words' gives no proper answer",
+    "silent": "guest 'silent' was not ready in time",
+    "long": "guest 'long' was not ready in time",
+    "up": "guest 'up' was not ready in time",
+    "noise": "guest 'noise' was not ready in time",
+    "boot": "cannot start guest 'boot': guest 'boot' answered for another boot",
+}
+NO_ANSWER = "gives no proper answer"
+#: Lies of guests that run: a command, its exit status, what it says.
+WHILE_IT_RUNS = {
+    "code": ("dumm-iface address list --live code-eth0", 1, "Bad message"),
+    "kind": ("dumm-iface route list --live kind", 1, "Bad message"),
+    "short": ("dumm-iface route list --live short", 1, "Bad message"),
+    "dump": ("dumm-iface address list --live dump-eth0", 1, NO_ANSWER),
+    "routes": ("dumm-iface route list --live routes", 1, "there are more than 100000"),
+    "done": ("dumm-iface route add done-eth0 10.0.0.0/8", 1, ""),
+    "taken": ("dumm-guest exec taken -- cat", 125, NO_ANSWER),
+    "status": ("dumm-guest exec status -- cat", 125, NO_ANSWER),
+    "stopped": ("dumm-guest exec stopped -- cat", 125, NO_ANSWER),
+    "bulk": ("dumm-guest exec bulk -- cat", 125, NO_ANSWER),
+    "file": ("dumm-guest exec file -- cat", 125, NO_ANSWER),
+    "failed": ("dumm-guest exec failed -- cat", 125, NO_ANSWER),
+    "line": ("dumm-guest exec line -- cat", 125, NO_ANSWER),
+    "unknown": ("dumm-guest exec unknown -- cat", 125, NO_ANSWER),
+    "large": ("dumm-guest exec large -- cat", 125, NO_ANSWER),
+    "output": ("dumm-guest exec --timeout 0.5 output -- cat", 5, "ran longer than 0.5 s"),
+    "mute": ("dumm-guest exec --timeout 0.5 mute -- cat", 5, "ran longer than 0.5 s"),
+    "more": ("dumm-guest mconsole more -- version", 1, "gives no proper answer on its mconsole"),
+    "length": ("dumm-guest mconsole length -- version", 1, NO_ANSWER),
+}
+OTHERS = ("slow", "busy", "mute1", "output2", "output3")
+#: KiB of memory that a command may have, with all that it maps.
+MEMORY = 250_000
+
+
+@pytest.fixture(scope="module")
+def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab with a pack whose kernel is a program that lies, as its arguments say."""
+    lab = Lab(tmp_path_factory.mktemp("hostile"), packs)
+    pack = lab.directory / "pack/usr/bin"
+    pack.mkdir(parents=True)
+    compiler = os.environ.get("CC", "gcc").split()
+    source = Path(__file__).with_name("liar.c")
+    subprocess.run(
+        [
+            *compiler,
+            "-O2",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-static",
+            "-o",
+            pack / "linux.uml",
+            source,
+        ],
+        check=True,
+        timeout=120,
+    )
+    lab("dumm-fs init --kernel sid --master busybox")
+    names = [*WHILE_IT_RUNS, *OTHERS]
+    try:
+        liars(lab, *names)
+        lab(["dumm-guest", "start", *names])
+        yield lab
+    finally:
+        lab("dumm-guest stop --kill --all", status=None)
+        lab.end()
+
+
+def liars(lab: Lab, *names: str) -> None:
+    """Make guests that tell the lies of their names."""
+    lab(["dumm-guest", "create", *names, "--kernel", lab.directory / "pack"])
+    lab(["dumm-iface", "create", *(f"{name}-eth0" for name in names)])
+
+
+def bounded(lab: Lab, command: str, status: int, stdin: bytes = b"") -> str:
+    """Run a command in little memory; its message."""
+    argv = ["sh", "-c", f"ulimit -v {MEMORY}; exec {command}"]
+    return lab(argv, status=status, stdin=stdin).err
+
+
+@pytest.mark.uml
+def test_guests_that_lie_at_their_start_are_alone_with_it(lab: Lab) -> None:
+    bad = [*AT_START, "errno", "escape"]
+    good = ["good1", "good2", "good3"]
+    liars(lab, *bad)
+    lab(["dumm-guest", "create", *good])
+    err = bounded(lab, f"dumm-guest start --timeout 4 {' '.join([*bad, *good])}", 1)
+    said = err.splitlines()
+    for message in AT_START.values():
+        assert any(line == f"dumm-guest: {message}" for line in said), (message, err)
+    assert "internal error" not in err
+    assert "\x1b" not in err
+    # Whoever says strange things, and is ready, is a guest that runs.
+    for name in (*good, "errno", "escape"):
+        assert state_of(lab, name) == "running"
+    for name in AT_START:
+        assert state_of(lab, name) in ("stopped", "crashed")
+    lab(["dumm-guest", "exec", "good3", "--", "true"])
+    lab(["dumm-guest", "stop", *good])
+    lab(["dumm-guest", "delete", *good])
+
+
+@pytest.mark.uml
+@pytest.mark.parametrize("name", WHILE_IT_RUNS)
+def test_a_guest_that_lies_makes_an_error_of_one_line(lab: Lab, name: str) -> None:
+    command, status, message = WHILE_IT_RUNS[name]
+    err = bounded(lab, command, status, stdin=bytes(300_000))
+    first = one_line_error(err, command.split()[0])
+    assert message in first
+    assert "internal error" not in first
+
+
+@pytest.mark.uml
+def test_all_answers_of_a_guest_have_one_time(lab: Lab) -> None:
+    """Each of them is quick enough, all together are not."""
+    root = str(lab.directory)
+
+    def converse() -> None:
+        with reach.control(root, "slow", 1.0) as control:
+            for _ in range(10):
+                rtnl.links(control)
+
+    with pytest.raises(TimedOut, match="does not answer"):
+        converse()
+
+
+@pytest.mark.uml
+def test_a_guest_that_says_all_its_lines_are_busy(lab: Lab) -> None:
+    err = bounded(lab, "dumm-guest exec --timeout 1 busy -- true", 5)
+    assert one_line_error(err) == "guest 'busy' does not answer"
+
+
+@pytest.mark.uml
+@pytest.mark.parametrize(
+    ("name", "number"), [("mute1", signal.SIGINT), ("output2", signal.SIGINT), ("output3", 15)]
+)
+def test_a_signal_ends_what_a_guest_does_not(lab: Lab, name: str, number: int) -> None:
+    process = lab.start(f"dumm-guest exec {name} -- true")
+    path = lab.directory / f"run/{name}/line1.in"
+    until(lambda: _is_open(process.pid, path), "it has its line")
+    until(lambda: signal.SIGTERM in _caught(process.pid), "it takes signals")
+    process.send_signal(number)
+    assert process.wait(20) == 128 + number
+
+
+def _is_open(pid: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return any(os.readlink(fd) == str(path) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+def _caught(pid: int) -> set[int]:
+    """The signals that a process has handlers for (proc_pid_status(5))."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        mask = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt:"))
+    return {n for n in range(1, 65) if mask >> (n - 1) & 1}
