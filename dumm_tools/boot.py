@@ -28,6 +28,8 @@ WINDOW = 32
 TURN = 1.0
 #: Seconds a killed process may take to be gone.
 KILL_TIMEOUT = 10.0
+#: Seconds that the log of a kernel that has ended may take until it is whole.
+LAST_WORDS = 1.0
 
 OnError = Callable[[str, Exception], None]
 
@@ -214,6 +216,8 @@ def await_pid(root: str, name: str, deadline: float) -> None:
 def last_words(root: str, name: str) -> str:
     """The line of the console log that says why a kernel ended, when there is one. It is the
     guest's text: neither its length nor what a terminal would do with it is to be relied on."""
+    with contextlib.suppress(TimedOut):  # its keeper is still writing
+        wait_gone(root, name, LAST_WORDS)
     try:
         with open(os.path.join(live.run_dir(root, name), "console.log"), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))

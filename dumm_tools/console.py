@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from dumm_tools import launch, live, view
+from dumm_tools.console_log import Reader
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.linux import fifo, inotify, stream, tty
 from dumm_tools.state import load
@@ -74,8 +75,7 @@ def log(root: str, name: str, write: Write, *, last: int | None, follow: bool) -
         ):
             put(piece)
         if follow:
-            os.lseek(file.fileno(), file.tell(), os.SEEK_SET)
-            _follow(root, name, path, file.fileno(), put)
+            _follow(root, name, path, Reader(file.fileno(), file.tell()), put)
 
 
 def _start_of_last(file: BinaryIO, size: int, lines: int) -> int:
@@ -99,7 +99,9 @@ def _start_of_last(file: BinaryIO, size: int, lines: int) -> int:
     return at
 
 
-def _follow(root: str, name: str, path: str, fd: int, write: Write) -> None:
+def _follow(root: str, name: str, path: str, reader: Reader, write: Write) -> None:
+    from dumm_tools import boot
+
     pidfd = live.pidfd_of(root, name)
     watch = inotify.watch(path)
     try:
@@ -109,12 +111,15 @@ def _follow(root: str, name: str, path: str, fd: int, write: Write) -> None:
             poll.register(pidfd, select.POLLIN)
         ended = pidfd is None
         while True:
-            while piece := os.read(fd, 65536):
+            while piece := reader.read(65536):
                 write(piece)
             if ended:
                 return
             ended = pidfd in dict(poll.poll())
             inotify.drain(watch)
+            if ended:
+                with contextlib.suppress(TimedOut):
+                    boot.wait_gone(root, name, boot.LAST_WORDS)
     finally:
         os.close(watch)
         if pidfd is not None:

@@ -13,7 +13,7 @@ from dumm_tools import kernel, live, proc, tree
 from dumm_tools.agent import INITRD, JAIL
 from dumm_tools.agent.client import LINES
 from dumm_tools.errors import DummError
-from dumm_tools.linux import cgroup, fifo, namespaces
+from dumm_tools.linux import cgroup, fifo, mount, namespaces
 from dumm_tools.model import Guest, State
 
 #: Consoles besides the kernel's own: tty1 to tty3 in the guest.
@@ -25,6 +25,10 @@ PROCESS_DATA = 8 << 20
 #: ... and, where a control group can be made, all that its processes and the host's kernel use for
 #: it together beyond its memory (bytes).
 CEILING_OVERHEAD = 128 << 20
+#: Files that a guest's kernel may have open: each that is open in the guest is one of its own.
+FILES = 4096
+#: Signals that may wait for all its processes, timers among them (its kernel needs two).
+SIGNALS = 32
 #: The kernel's command line (COMMAND_LINE_SIZE, arch/um/include/asm/setup.h), less a margin for
 #: what the user adds; NICs that do not fit are plugged in once the guest runs.
 COMMAND_LINE_MAX = 3500
@@ -68,7 +72,8 @@ def kernel_args(root: str, guest: Guest, core: kernel.Kernel, nonce: str) -> lis
         f"DUMM_NONCE={nonce}",
         f"DUMM_LINES={LINES}",
     ]
-    if release >= (6, 16):
+    # Where guests share a user, those that pass descriptors can keep each other from it.
+    if release >= (6, 16) and own_user(guest):
         args.append("seccomp=on")
     # What the user says stands in place of ours.
     said = {a.partition("=")[0] for a in guest.args}
@@ -91,6 +96,17 @@ def own_group(state: State) -> int:
         if group not in taken:
             return group
     return 0
+
+
+def own_user(guest: Guest) -> int:
+    """A user that no other guest has, of the same number as its group; 0 where there is none."""
+    number = guest.boot.group if guest.boot else 0
+    return number if number and namespaces.has_user(number) else 0
+
+
+def passes_descriptors(args: list[str]) -> bool:
+    """Does a kernel with these arguments hand descriptors to its processes?"""
+    return any(arg in ("seccomp=on", "seccomp=auto") for arg in args)
 
 
 def jail_args(root: str, guest: Guest, core: kernel.Kernel) -> list[str]:
@@ -124,6 +140,10 @@ def jail_args(root: str, guest: Guest, core: kernel.Kernel) -> list[str]:
         "--hostname", guest.name,
         "--data", str(PROCESS_DATA),
         "--processes", str(processes(guest.memory)),
+        "--files", str(FILES),
+        "--signals", str(SIGNALS),
+        "--group", str(guest.boot.group if guest.boot else 0),
+        "--user", str(own_user(guest)),
     ]
     # fmt: on
     return steps
@@ -217,26 +237,27 @@ def spawn(
         log = opened(
             os.open(
                 os.path.join(run, "console.log"),
-                os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
+                os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
                 0o600,
             )
         )
-        handed = [opened(fifo.open_both(os.path.join(run, "tty0.in")))]
-        for number in range(1, CONSOLES):
-            for way in ("in", "out"):
-                handed.append(opened(fifo.open_both(os.path.join(run, f"tty{number}.{way}"))))
-        for number in range(LINES):
-            for way in ("in", "out"):
-                handed.append(opened(fifo.open_both(os.path.join(run, f"line{number}.{way}"))))
+        os.fchmod(log, 0o600)
+        # By a mount that is read-only: their modes and owners are ours.
+        lines = opened(mount.clone_tree(run))
+        mount.close_for_writing(lines)
+        names = [f"tty{number}.{way}" for number in range(CONSOLES) for way in ("in", "out")]
+        names += [f"line{number}.{way}" for number in range(LINES) for way in ("in", "out")]
+        names.remove("tty0.out")  # that goes to the log
+        handed = [opened(fifo.open_both(f"/proc/self/fd/{lines}/{name}")) for name in names]
         errors, theirs = os.pipe2(os.O_CLOEXEC)
         opened(theirs)
         # Above all that is open, so that no dup2 hits what a later one still needs.
-        base = max([errors, theirs, log, null, *locks, *handed]) + 1
-        everything = [*handed, *locks, theirs]
+        base = max([errors, theirs, log, null, lines, *locks, *handed]) + 1
+        everything = [*handed, *locks, log, theirs]
         actions = [
             (os.POSIX_SPAWN_DUP2, null, 0),
-            (os.POSIX_SPAWN_DUP2, log, 1),
-            (os.POSIX_SPAWN_DUP2, log, 2),
+            (os.POSIX_SPAWN_DUP2, null, 1),
+            (os.POSIX_SPAWN_DUP2, null, 2),
             *((os.POSIX_SPAWN_DUP2, fd, base + i) for i, fd in enumerate(everything)),
         ]
         args = [*args, "con=null", f"con0=fd:{base},fd:1"]
@@ -253,9 +274,10 @@ def spawn(
         argv = [
             JAIL, "jail",
             "--errors", str(base + len(everything) - 1),
-            "--hold", str(base + len(handed)), str(len(locks)),
+            "--hold", str(base + len(handed)), str(len(locks) + 1),
+            "--log", str(base + len(handed) + len(locks)),
             "--pid-file", os.path.join(run, "pid"),
-            *(["--group", str(guest.boot.group)] if guest.boot and guest.boot.group else []),
+            "--passing", str(int(passes_descriptors(args))),
             *(["--cgroup", guest.boot.cgroup] if guest.boot and guest.boot.cgroup else []),
             *jail_args(root, guest, core),
             "--", core.binary, *args, *nics,
@@ -264,8 +286,9 @@ def spawn(
         proc.log(" ".join(argv), 2)
         started.errors = errors
         try:
+            # Not TMPDIR: a C library forgets that one where the real user is another (ld.so(8)).
             started.jail = os.posix_spawn(
-                JAIL, argv, {"PATH": "/usr/bin:/bin", "TMPDIR": "/dev/shm"}, file_actions=actions
+                JAIL, argv, {"PATH": "/usr/bin:/bin", "TMP": "/dev/shm"}, file_actions=actions
             )
         except OSError:
             started.errors = None

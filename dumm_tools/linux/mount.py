@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import struct
 from dataclasses import dataclass
 
 MS_RDONLY = 1  # linux/mount.h
@@ -55,6 +56,9 @@ _OPEN_TREE_CLONE = 1  # linux/mount.h
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _AT_FDCWD = -100
 _AT_RECURSIVE = 0x8000  # linux/fcntl.h
+_SYS_MOUNT_SETATTR = 442
+_AT_EMPTY_PATH = 0x1000
+_MOUNT_ATTR_RDONLY = 1
 _libc.syscall.restype = ctypes.c_long
 
 
@@ -65,6 +69,16 @@ def clone_tree(path: str, *, recursive: bool = False) -> int:
     fd = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
     _check(fd < 0, path)
     return int(fd)
+
+
+def close_for_writing(tree: int) -> None:
+    """Make the mount that `clone_tree` gave read-only (mount_setattr(2)): what is opened there
+    keeps its mode and its owner, while FIFOs take data as ever."""
+    read_only = struct.pack("=4Q", _MOUNT_ATTR_RDONLY, 0, 0, 0)
+    result = _libc.syscall(
+        _SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, read_only, ctypes.c_size_t(len(read_only))
+    )
+    _check(result, "a mount")
 
 
 def attach(tree: int, target: str) -> None:

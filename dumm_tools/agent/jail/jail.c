@@ -1,9 +1,10 @@
 /* jail: run a program in namespaces and a file system of its own.
  *
- *   jail --errors FD --pid-file FILE [--hold FIRST COUNT] [--group GID] [--data BYTES]
- *        [--cgroup DIRECTORY]
- *        [--processes N] [--hostname NAME] [--bind|--ro-bind|--dev SRC DST | --tmpfs DST OPTIONS |
- *        --dir DST | --symlink TARGET DST]... -- PROGRAM ARG...
+ *   jail --errors FD --pid-file FILE [--hold FIRST COUNT] [--log FD] [--group GID] [--user UID]
+ *        [--data BYTES] [--processes N] [--files N] [--signals N] [--passing 0|1]
+ *        [--cgroup DIRECTORY] [--hostname NAME]
+ *        [--bind|--ro-bind|--dev SRC DST | --tmpfs DST OPTIONS | --dir DST |
+ *        --symlink TARGET DST]... -- PROGRAM ARG...
  *
  * There are three processes. The *launcher* is what the caller starts. It makes the *keeper*, pid 1
  * of new pid, mount, ipc and uts namespaces over an empty root with just what was named. The
@@ -13,17 +14,28 @@
  *
  * The keeper alone has the COUNT descriptors from FIRST on, which are locks: so the program can
  * neither release nor touch them. It cannot reach the keeper either, which lives in the user
- * namespace above. When the program ends, the keeper kills what it left, and ends. Other
- * descriptors that are not close-on-exec go to the program.
+ * namespace above. The keeper writes what the program prints to the log FD (log.c). When the program
+ * ends, the keeper kills what it left, and ends. Other descriptors that are not close-on-exec go to
+ * the program.
+ *
+ * With --user the program's real user is one that nobody else is, while it still is root of its user
+ * namespace otherwise. What the host counts by real user it then has to itself: processes, and
+ * struct user_struct (linux/sched/user.h) with descriptors in messages that nobody has received,
+ * files that epoll(7) watches, and memory for pipes. Its user namespace belongs to that user too: so
+ * the host's other counts by user (ucounts) are its own as well, up to the user namespace of the
+ * lab, if that has one: there they are added to its owner's.
  *
  * The launcher writes the program's "PID STARTTIME" (proc_pid_stat(5), field 22) to FILE before the
  * program may start, and returns as soon as it has. What fails is one line on descriptor FD.
  */
 #include "jail.h"
+#include "order.h"
 
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/mount.h>
+#include <linux/securebits.h>
+#include <poll.h>
 #include <sys/personality.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -69,9 +81,16 @@ static void map_ids(pid_t pid, const char *which)
 	write_file(path, map);
 }
 
-/* A user namespace as a descriptor. A process that lives just for this makes it, and forbids
- * further ones: /proc/sys/user is that of the namespace one writes from (namespaces(7)). */
-static int make_user_namespace(void)
+/* Have `user` own what is made; its capabilities stay with a root that becomes another user. */
+static void own_as(uid_t user)
+{
+	if (prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) || setresuid(-1, user, -1))
+		die("cannot become user %u", user);
+}
+
+/* A user namespace of `owner`'s as a descriptor. A process that lives just for this makes it, and
+ * forbids further ones: /proc/sys/user is that of the namespace one writes from (namespaces(7)). */
+static int make_user_namespace(uid_t owner)
 {
 	int ready[2], go[2], fd, pidfd = -1;
 	char path[64], c = 0;
@@ -81,8 +100,14 @@ static int make_user_namespace(void)
 	int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
 
 	leave_chroot();
+	if (owner)
+		own_as(owner);
 	pid_t pid = clone_into(CLONE_NEWUSER, -1, &pidfd);
+	int error = errno;
 
+	if (owner && pid != 0)
+		own_as(0);
+	errno = error;
 	if (pid < 0)
 		die("cannot make a user namespace");
 	if (pid > 0 && (fchdir(root) || chroot(".")) && errno != EPERM)
@@ -174,11 +199,6 @@ static void make_place(int tree, const char *dst)
 	}
 }
 
-struct step {
-	const char *what, *a, *b;
-	int tree;
-};
-
 /* Sources are looked up before the new root is made: it hides what it is mounted on. */
 static void build_root(struct step *steps, int n)
 {
@@ -229,7 +249,17 @@ static void build_root(struct step *steps, int n)
 
 /* ---- privileges ---- */
 
-static void drop_capabilities(void)
+/* Is the host's kernel of this release, or of a later one? */
+static bool host_is(int major, int minor)
+{
+	struct utsname host;
+	int has, and;
+
+	return !uname(&host) && sscanf(host.release, "%d.%d", &has, &and) == 2 &&
+	       (has > major || (has == major && and >= minor));
+}
+
+static void drop_capabilities(uid_t user)
 {
 	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	struct __user_cap_data_struct data[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
@@ -245,31 +275,28 @@ static void drop_capabilities(void)
 		    prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
 			die("cannot drop capability %d", cap);
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+	/* Before Linux 6.18 (or a little earlier), exec under no_new_privs takes a real user that is another
+	 * for the effective one, too. What could give new privileges is not there in any case: all mounts
+	 * are nosuid, and the bounding set is what root keeps. Filters then take CAP_SYS_ADMIN to set,
+	 * which exec drops: it is not in the bounding set. */
+	bool keeps_user = !user || host_is(6, 18);
+
+	if (!keeps_user) {
+		data[0].permitted |= 1U << CAP_SYS_ADMIN;
+		data[0].effective |= 1U << CAP_SYS_ADMIN;
+	}
 	if (syscall(SYS_capset, &head, data))
 		die("cannot drop capabilities");
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	if (keeps_user && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		die("cannot forbid new privileges");
 }
 
 /* ---- the three processes ---- */
 
-struct order {
-	struct step steps[1024];
-	int n;			    /* steps */
-	unsigned hold, holds;	    /* the keeper's descriptors, and how many */
-	const char *cgroup;
-	const char *hostname;
-	gid_t group;		    /* the program's supplementary group; 0: none */
-	rlim_t data, processes;	    /* limits; 0: none */
-	char **argv;
-};
-
 static void limit(int which, rlim_t value)
 {
 	struct rlimit r;
 
-	if (!value)
-		return;
 	if (getrlimit(which, &r))
 		die("cannot get a limit");
 	if (value < r.rlim_max) /* we may be granted less ourselves, and can raise nothing */
@@ -279,9 +306,34 @@ static void limit(int which, rlim_t value)
 		die("cannot set a limit");
 }
 
-static void __attribute__((noreturn)) run_program(const struct order *o, int userns, int go)
+/* What the host counts, for all of a user's processes or for each. Since Linux 5.14 those for all are
+ * counted twice: in the jail's user namespace, where it is this limit that holds, and in the one that
+ * made it, where all jails of a user add up to the limit that its maker had: that one is left as it
+ * is. Before, one number counts all that the (real) user has, and is held against this limit.
+ *
+ * Signals that wait, timers among them: UML has one timer, for each processor at most. 6.1 and 6.12
+ * run with a limit of 1, 7.2 reboots and halts with one of 2. Past the limit those below 32 are
+ * queued all the same where kill(2) or the kernel sent them. */
+static void set_limits(const struct order *o)
 {
-	struct rlimit no_core = { 0, 0 };
+	static const int none[] = { RLIMIT_CORE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_NICE,
+				    RLIMIT_RTPRIO };
+
+	for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+		limit(none[i], 0);
+	limit(RLIMIT_STACK, 1 << 20); /* a thread's stack is as large, and counts as data */
+	if (o->data)
+		limit(RLIMIT_DATA, o->data);
+	if (o->processes)
+		limit(RLIMIT_NPROC, o->processes);
+	if (o->files)
+		limit(RLIMIT_NOFILE, o->files);
+	if (o->signals)
+		limit(RLIMIT_SIGPENDING, o->signals);
+}
+
+static void __attribute__((noreturn)) run_program(const struct order *o, int userns, int output, int go)
+{
 	char c;
 
 	for (unsigned i = 0; i < o->holds; i++)
@@ -291,39 +343,37 @@ static void __attribute__((noreturn)) run_program(const struct order *o, int use
 
 	if (null < 0 || dup2(null, 0) < 0)
 		die("cannot open '/dev/null'");
+	if (dup2(output < 0 ? null : output, 1) < 0 || dup2(1, 2) < 0)
+		die("cannot connect the output");
 	if (setns(userns, CLONE_NEWUSER))
 		die("cannot enter the user namespace");
 	/* In a namespace that maps one id only, the kernel forbids setgroups: then there is none. */
 	if (setgroups(o->group ? 1 : 0, &o->group) && errno != EPERM)
 		die("cannot set groups");
-	if (setresgid(0, 0, 0) || setresuid(0, 0, 0))
+	/* access(2) goes by the real user, and would clear the capabilities of one that is not root. */
+	if (setresgid(0, 0, 0) || setresuid(o->user, 0, 0) ||
+	    prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
 		die("cannot become root");
-	drop_capabilities();
-	setrlimit(RLIMIT_CORE, &no_core);
-	limit(RLIMIT_DATA, o->data);
-	limit(RLIMIT_STACK, 1 << 20); /* a thread's stack is as large, and counts as data */
-	limit(RLIMIT_NPROC, o->processes);
+	drop_capabilities(o->user);
+	set_limits(o);
 	setsid();
 	umask(0); /* the guest's kernel has applied that of its own process */
 	personality(ADDR_NO_RANDOMIZE);
 	if (read(go, &c, 1) != 1) /* the launcher died before it could say who we are */
 		_exit(1);
 	confine_to_own();
-	filter_system_calls();
+	filter_system_calls(o->passing);
 	execv(o->argv[0], o->argv);
 	die("cannot execute '%s'", o->argv[0]);
 }
 
-/* More than the user's RLIMIT_NPROC, which does not bind uid 0: since Linux 6.14 a pid namespace has
- * a limit of its own (before, this file is the whole host's). Pids below 300 are not used twice. */
+/* More than RLIMIT_NPROC, which does not bind a real user 0: since Linux 6.14 a pid namespace has a
+ * limit of its own (before, this file is the whole host's). Pids below 300 are not used twice. */
 static void limit_pids(rlim_t processes)
 {
-	struct utsname host;
-	int major, minor;
 	char text[32];
 
-	if (!processes || uname(&host) || sscanf(host.release, "%d.%d", &major, &minor) != 2 ||
-	    major < 6 || (major == 6 && minor < 14))
+	if (!processes || !host_is(6, 14))
 		return;
 	int fd = open("/proc/sys/kernel/pid_max", O_WRONLY | O_CLOEXEC);
 	int n = snprintf(text, sizeof text, "%lu", 300 + processes);
@@ -335,16 +385,48 @@ static void limit_pids(rlim_t processes)
 	close(fd);
 }
 
-/* Keep the locks until the program has ended, and with it all that it started. */
-static void __attribute__((noreturn)) keep(const struct order *o, pid_t program)
+static void woken(int signal) { (void)signal; }
+
+/* Reap what has ended; has `program`? */
+static bool reap(pid_t program)
 {
+	bool over = false;
+
+	for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) > 0;)
+		over = over || pid == program;
+	return over;
+}
+
+/* Keep the locks until the program has ended, and with it all that it started; write its log. */
+static void __attribute__((noreturn)) keep(const struct order *o, pid_t program, int input)
+{
+	int kept = (int)(o->hold + o->holds);
+	struct pollfd from = { input < 0 ? -1 : kept, POLLIN, 0 }; /* poll(2) passes over -1 */
+	sigset_t child, before;
+
+	if (input >= 0 && dup2(input, kept) < 0)
+		die("cannot keep the output");
 	if (o->hold)
 		close_range(0, o->hold - 1, 0);
-	close_range(o->hold + o->holds, ~0U, 0);
-	while (waitpid(-1, NULL, 0) != program)
-		;
+	close_range((unsigned)kept + (input >= 0), ~0U, 0);
+	log_to(o->log);
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, &before);
+	sigdelset(&before, SIGCHLD);
+	signal(SIGCHLD, woken); /* it interrupts ppoll, and nothing else */
+	while (!reap(program)) {
+		if (ppoll(&from, 1, NULL, &before) <= 0)
+			continue;
+		if (log_some(kept) < 0)
+			from.fd = -1;
+		/* A kernel prints by lines, in a row: not each needs to wake us. An end does. */
+		ppoll(NULL, 0, &(struct timespec){ 0, 500000 }, &before);
+	}
 	kill(-1, SIGKILL);
 	while (waitpid(-1, NULL, 0) > 0)
+		;
+	while (from.fd >= 0 && log_some(kept) > 0)
 		;
 	_exit(0);
 }
@@ -353,26 +435,28 @@ static void __attribute__((noreturn)) run_keeper(struct order *o, int userns, in
 {
 	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	struct __user_cap_data_struct none[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
-	int pidfd = -1;
+	int pidfd = -1, output[2] = { -1, -1 };
 
 	setsid();
 	if (o->hostname && sethostname(o->hostname, strlen(o->hostname)))
 		die("cannot set the host name");
 	limit_pids(o->processes);
 	build_root(o->steps, o->n);
+	if (o->log >= 0 && (pipe2(output, O_CLOEXEC) || fcntl(output[0], F_SETFL, O_NONBLOCK)))
+		die("cannot make a pipe");
 	pid_t pid = clone_into(0, -1, &pidfd);
 
 	if (pid < 0)
 		die("cannot start a process");
 	if (pid == 0) {
 		close(report);
-		run_program(o, userns, go);
+		run_program(o, userns, output[1], go);
 	}
 	send_fd(report, pidfd);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	if (syscall(SYS_capset, &head, none) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		die("cannot drop capabilities");
-	keep(o, pid);
+	keep(o, pid, output[0]);
 }
 
 /* Have all that we start be in a control group: of version 1, where we go there ourselves, or of
@@ -396,62 +480,23 @@ static int enter_cgroup(const char *directory)
 	return -1;
 }
 
-/* Read the command line into *o; what goes wrong is a mistake of the caller's. */
-static bool parse(int argc, char **argv, struct order *o, const char **pid_file)
-{
-	int i = 1;
-
-	for (; i < argc && strcmp(argv[i], "--"); i++) {
-		const char *what = argv[i] + 2;
-		bool two = strstr(what, "bind") || !strcmp(what, "dev") || !strcmp(what, "hold") ||
-			   !strcmp(what, "tmpfs") || !strcmp(what, "symlink");
-
-		if (strncmp(argv[i], "--", 2) || i + 1 + two >= argc || o->n == 1024)
-			return false;
-		const char *a = argv[++i], *b = two ? argv[++i] : NULL;
-
-		if (!strcmp(what, "pid-file")) {
-			*pid_file = a;
-		} else if (!strcmp(what, "errors")) {
-			status_fd = atoi(a);
-		} else if (!strcmp(what, "hold")) {
-			o->hold = (unsigned)atoi(a);
-			o->holds = (unsigned)atoi(b);
-		} else if (!strcmp(what, "cgroup")) {
-			o->cgroup = a;
-		} else if (!strcmp(what, "group")) {
-			o->group = (gid_t)strtoul(a, NULL, 10);
-		} else if (!strcmp(what, "data")) {
-			o->data = strtoul(a, NULL, 10);
-		} else if (!strcmp(what, "processes")) {
-			o->processes = strtoul(a, NULL, 10);
-		} else if (!strcmp(what, "hostname")) {
-			o->hostname = a;
-		} else {
-			o->steps[o->n++] = (struct step){ .what = what, .a = a, .b = b };
-		}
-	}
-	o->argv = argv + i + 1;
-	return *pid_file && i + 1 < argc;
-}
-
 int run_jail(int argc, char **argv)
 {
 	static struct order o;
-	const char *pid_file = NULL;
 	int go[2], report[2], keeper = -1;
 	char c = 0;
 
-	if (!parse(argc, argv, &o, &pid_file)) {
+	if (!parse(argc, argv, &o)) {
 		fprintf(stderr, "usage: jail --pid-file FILE [STEP]... -- PROGRAM ARG...\n");
 		return 2;
 	}
+	status_fd = o.errors;
 	int cgroup = o.cgroup ? enter_cgroup(o.cgroup) : -1;
 
 	if (fcntl(status_fd, F_SETFD, FD_CLOEXEC) || pipe2(go, O_CLOEXEC) ||
 	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report))
 		die("cannot make a pipe");
-	int userns = make_user_namespace();
+	int userns = make_user_namespace(o.user);
 	pid_t pid = clone_into(CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS, cgroup,
 			       &keeper);
 
@@ -467,7 +512,7 @@ int run_jail(int argc, char **argv)
 
 	if (program < 0) /* it has said why */
 		_exit(1);
-	write_pid(pid_file, program);
+	write_pid(o.pid_file, program);
 	if (write(go[1], &c, 1) != 1)
 		die("cannot start the program");
 	return 0;

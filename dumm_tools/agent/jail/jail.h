@@ -44,8 +44,9 @@ int receive_fd(int socket);
  * sockets but their own: those belong to the network namespace, which is not the jail's own. */
 void confine_to_own(void);
 
-/* From here on, this process and its children may call what UML needs of the host only. */
-void filter_system_calls(void);
+/* From here on, this process and its children may call what UML needs of the host only; `passing`:
+ * descriptors in messages too. */
+void filter_system_calls(bool passing);
 
 int run_jail(int argc, char **argv);
 int run_hold(int argc, char **argv);

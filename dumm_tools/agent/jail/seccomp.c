@@ -6,10 +6,15 @@
  * library falls back from what is new. The filter stays over fork and exec, and adds to those that
  * the program installs for its own children.
  *
- * What is decided by the number alone costs nothing: the host keeps a bitmap of those.
+ * Where a call makes or changes something, its arguments are on a list too, of what UML 6.1, 6.12
+ * and 7.2 pass.
+ *
+ * What is decided by the number alone costs nothing: the host keeps a bitmap of those. The others
+ * come first in the filter.
  */
 #include "jail.h"
 
+#include <asm/prctl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/if_tun.h>
@@ -18,7 +23,10 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
 
 #ifndef __x86_64__
 #error "the jail knows the system calls of x86-64 only"
@@ -37,32 +45,35 @@ static const unsigned short ALLOWED[] = {
 	SYS_renameat, SYS_renameat2, SYS_link, SYS_linkat, SYS_symlink, SYS_symlinkat, SYS_mknod,
 	SYS_mknodat, SYS_chmod, SYS_fchmodat, SYS_chown, SYS_lchown, SYS_fchownat, SYS_umask,
 	SYS_utime, SYS_utimes, SYS_futimesat, SYS_utimensat,
-	/* memory, all but mmap; by mremap a stack would grow beyond all limits */
-	SYS_munmap, SYS_mprotect, SYS_madvise, SYS_msync, SYS_brk,
-	/* waiting */
+	/* memory, all but mmap and madvise; by mremap a stack would grow beyond all limits */
+	SYS_munmap, SYS_mprotect, SYS_msync, SYS_brk,
+	/* waiting; UML's own pipes are pairs of sockets */
 	SYS_poll, SYS_ppoll, SYS_select, SYS_pselect6, SYS_epoll_create, SYS_epoll_create1,
-	SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait, SYS_eventfd, SYS_eventfd2, SYS_signalfd,
-	SYS_signalfd4, SYS_pipe, SYS_pipe2, SYS_futex, SYS_pause, SYS_sched_yield,
-	/* signals and time */
+	SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait, SYS_eventfd2, SYS_signalfd4, SYS_futex,
+	SYS_pause, SYS_sched_yield,
+	/* signals and time, all but kill and timer_create */
 	SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigsuspend, SYS_rt_sigpending,
-	SYS_rt_sigtimedwait, SYS_sigaltstack, SYS_kill, SYS_tkill, SYS_tgkill, SYS_restart_syscall,
-	SYS_alarm, SYS_setitimer, SYS_getitimer, SYS_timer_create, SYS_timer_settime,
-	SYS_timer_gettime, SYS_timer_getoverrun, SYS_timer_delete, SYS_nanosleep, SYS_clock_nanosleep,
-	SYS_clock_gettime, SYS_clock_getres, SYS_gettimeofday, SYS_time, SYS_times,
-	/* processes and threads, all but clone; each sees those of its own jail only */
+	SYS_rt_sigtimedwait, SYS_sigaltstack, SYS_tkill, SYS_tgkill, SYS_restart_syscall, SYS_alarm,
+	SYS_setitimer, SYS_getitimer, SYS_timer_settime, SYS_timer_gettime, SYS_timer_getoverrun,
+	SYS_timer_delete, SYS_nanosleep, SYS_clock_nanosleep, SYS_clock_gettime, SYS_clock_getres,
+	SYS_gettimeofday, SYS_time, SYS_times,
+	/* processes and threads, all but clone, ptrace, prctl, arch_prctl and seccomp; each sees those
+	 * of its own jail only */
 	SYS_fork, SYS_vfork, SYS_execve, SYS_execveat, SYS_exit, SYS_exit_group, SYS_wait4, SYS_waitid,
-	SYS_ptrace, SYS_arch_prctl, SYS_prctl, SYS_seccomp, SYS_set_tid_address, SYS_set_robust_list,
-	SYS_get_robust_list, SYS_rseq, SYS_membarrier, SYS_sched_getaffinity, SYS_sched_setaffinity,
-	SYS_getcpu, SYS_getrlimit, SYS_setrlimit, SYS_getrusage, SYS_modify_ldt, SYS_set_thread_area,
-	SYS_get_thread_area,
+	SYS_set_tid_address, SYS_set_robust_list, SYS_get_robust_list, SYS_rseq, SYS_membarrier,
+	SYS_sched_getaffinity, SYS_getcpu, SYS_getrlimit, SYS_setrlimit, SYS_getrusage, SYS_modify_ldt,
+	SYS_set_thread_area, SYS_get_thread_area,
 	/* who and where one is */
 	SYS_getpid, SYS_getppid, SYS_gettid, SYS_getpgrp, SYS_getpgid, SYS_getsid, SYS_setsid,
 	SYS_setpgid, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid, SYS_getresuid, SYS_getresgid,
 	SYS_getgroups, SYS_uname, SYS_sysinfo, SYS_getrandom,
-	/* sockets, all but socket: the mconsole's, and pairs. None connects anywhere. */
-	SYS_socketpair, SYS_bind, SYS_getsockname, SYS_setsockopt, SYS_getsockopt, SYS_shutdown,
-	SYS_sendto, SYS_recvfrom, SYS_sendmsg, SYS_recvmsg, SYS_sendmmsg, SYS_recvmmsg,
+	/* sockets that are open: the mconsole's, and pairs. None connects anywhere. */
+	SYS_shutdown, SYS_sendto, SYS_recvfrom,
 };
+
+/* Descriptors in messages: what a kernel since Linux 6.16 hands to its processes with seccomp=on, and
+ * no other needs. Those that nobody has received are counted by user (unix(7), ETOOMANYREFS). */
+static const unsigned short PASSING[] = { SYS_sendmsg, SYS_recvmsg };
 
 /* Terminals, and taps that exist already. */
 static const unsigned IOCTLS[] = {
@@ -71,9 +82,41 @@ static const unsigned IOCTLS[] = {
 	TUNSETIFF, TUNGETIFF, TUNGETFEATURES, TUNSETOFFLOAD, TUNGETVNETHDRSZ, TUNSETVNETHDRSZ,
 };
 
-#define NAMESPACES                                                                            \
-	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | \
-	 CLONE_NEWNET)
+#define MAPPINGS                                                                              \
+	(MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK |           \
+	 MAP_DENYWRITE | MAP_EXECUTABLE)
+
+/* What fork(3), pthread_create(3), posix_spawn(3) and UML ask for. */
+#define CLONES                                                                                \
+	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_VFORK | CLONE_THREAD |             \
+	 CLONE_SYSVSEM | CLONE_SETTLS | CLONE_PARENT | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID |   \
+	 CLONE_CHILD_SETTID)
+
+static const unsigned ADVICE[] = { MADV_DONTNEED, MADV_REMOVE, MADV_DONTFORK, MADV_DONTDUMP };
+
+/* Signals that one may send whole processes: each of these can wait in each process, and what waits
+ * counts for all of a user's guests (sigqueue(3)). */
+static const unsigned SIGNALS[] = { 0, SIGINT, SIGABRT, SIGKILL, SIGUSR1, SIGALRM, SIGTERM, SIGCONT,
+				    SIGSTOP };
+
+/* Those of a tracer whose child asked to be traced; there is no attaching. */
+static const unsigned TRACING[] = {
+	PTRACE_TRACEME, PTRACE_PEEKUSER, PTRACE_POKEUSER, PTRACE_CONT, PTRACE_KILL,
+	PTRACE_SINGLESTEP, PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_GETFPREGS, PTRACE_SETFPREGS,
+	18 /* PTRACE_GETFPXREGS */, 19, 21 /* PTRACE_OLDSETOPTIONS */, PTRACE_SYSCALL,
+	25 /* PTRACE_GET_THREAD_AREA */, 26, 30 /* PTRACE_ARCH_PRCTL */, 31 /* PTRACE_SYSEMU */,
+	32 /* PTRACE_SYSEMU_SINGLESTEP */, PTRACE_SETOPTIONS, PTRACE_GETSIGINFO, PTRACE_GETREGSET,
+	PTRACE_SETREGSET,
+};
+
+static const unsigned PROCESS_OPTIONS[] = { PR_SET_PDEATHSIG, PR_SET_NAME, PR_GET_NAME,
+					    PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS };
+
+static const unsigned SEGMENTS[] = { ARCH_SET_GS, ARCH_SET_FS, ARCH_GET_FS, ARCH_GET_GS };
+
+/* No leases, which make the host wait, no larger pipes, and none that waits for a lock. */
+static const unsigned DESCRIPTORS[] = { F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK,
+					F_SETOWN, F_GETOWN, F_DUPFD_CLOEXEC };
 
 static struct sock_filter program[1024];
 static unsigned short length;
@@ -134,24 +177,48 @@ static void end_call(unsigned short began)
 	program[began - 1].k = (unsigned)(length - began);
 }
 
-static void build(void)
+/* Go on only if the value loaded has no bits but these. */
+static void need_bits(unsigned bits, int error)
 {
-	unsigned short call;
+	skip_unless_any(~bits);
+	deny(error);
+}
 
-	load(offsetof(struct seccomp_data, arch));
-	skip_if(AUDIT_ARCH_X86_64);
-	deny(ENOSYS);
-	load(offsetof(struct seccomp_data, nr));
-	for (size_t i = 0; i < sizeof ALLOWED / sizeof *ALLOWED; i++) {
-		skip_unless(ALLOWED[i]);
+/* Go on only if argument `n`, without the bits of `ignored`, is `k`. */
+static void need_argument(int n, unsigned ignored, unsigned k, int error)
+{
+	load_argument(n);
+	if (ignored)
+		emit(BPF_ALU | BPF_AND | BPF_K, ~ignored, 0, 0);
+	skip_if(k);
+	deny(error);
+}
+
+/* The whole rule of a call: argument `n` is one of these. */
+static void allow_values(int number, int n, const unsigned *values, size_t count, int error)
+{
+	unsigned short call = begin_call(number);
+
+	load_argument(n);
+	for (size_t i = 0; i < count; i++) {
+		skip_unless(values[i]);
 		answer(SECCOMP_RET_ALLOW);
 	}
-	/* No memory that neither the size of /dev/shm nor RLIMIT_DATA counts: growing like a stack, or
-	 * shared and without a file. UML 7 tries whether it can use seccomp in two such pages. */
-	call = begin_call(SYS_mmap);
+	deny(error);
+	end_call(call);
+}
+
+#define ALLOW_VALUES(number, n, values, error)                                                \
+	allow_values(number, n, values, sizeof(values) / sizeof *(values), error)
+
+/* No memory that neither the size of /dev/shm nor RLIMIT_DATA counts: growing like a stack, of huge
+ * pages, or shared and without a file. UML 7 tries whether it can use seccomp in two such pages. */
+static void rule_mmap(void)
+{
+	unsigned short call = begin_call(SYS_mmap);
+
 	load_argument(3);
-	skip_unless_any(MAP_GROWSDOWN);
-	deny(ENOMEM);
+	need_bits(MAPPINGS, ENOMEM);
 	emit(BPF_ALU | BPF_AND | BPF_K, MAP_SHARED | MAP_ANONYMOUS, 0, 0);
 	skip_if(MAP_SHARED | MAP_ANONYMOUS); /* MAP_SHARED_VALIDATE has the bit of MAP_SHARED */
 	answer(SECCOMP_RET_ALLOW);
@@ -163,71 +230,139 @@ static void build(void)
 	deny(ENOMEM);
 	answer(SECCOMP_RET_ALLOW);
 	end_call(call);
+}
 
-	call = begin_call(SYS_clone);
+/* No namespaces, no tracing by birth, no signal at the end but SIGCHLD. */
+static void rule_clone(void)
+{
+	unsigned short call = begin_call(SYS_clone);
+
 	load_argument(0);
-	skip_unless_any(NAMESPACES);
+	need_bits(CLONES | CSIGNAL, EPERM);
+	emit(BPF_ALU | BPF_AND | BPF_K, CSIGNAL, 0, 0);
+	skip_unless(0);
+	answer(SECCOMP_RET_ALLOW);
+	skip_if(SIGCHLD);
 	deny(EPERM);
 	answer(SECCOMP_RET_ALLOW);
 	end_call(call);
+}
 
-	call = begin_call(SYS_ioctl);
+static void rule_fcntl(void)
+{
+	unsigned short call = begin_call(SYS_fcntl);
+
 	load_argument(1);
-	for (size_t i = 0; i < sizeof IOCTLS / sizeof *IOCTLS; i++) {
-		skip_unless(IOCTLS[i]);
+	for (size_t i = 0; i < sizeof DESCRIPTORS / sizeof *DESCRIPTORS; i++) {
+		skip_unless(DESCRIPTORS[i]);
 		answer(SECCOMP_RET_ALLOW);
 	}
-	deny(ENOTTY);
-	end_call(call);
-
-	/* No leases, which make the host wait, and no larger pipes. */
-	call = begin_call(SYS_fcntl);
-	load_argument(1);
-	skip_unless(F_DUPFD_CLOEXEC);
-	answer(SECCOMP_RET_ALLOW);
-	emit(BPF_JMP | BPF_JGE | BPF_K, 1024 /* F_LINUX_SPECIFIC_BASE */, 0, 1);
+	skip_if(F_SETSIG);
 	deny(EINVAL);
+	need_argument(2, 0, SIGIO, EINVAL);
+	answer(SECCOMP_RET_ALLOW);
+	end_call(call);
+}
+
+/* The mconsole is a datagram socket with a name; the network is reached by taps alone. The name is a
+ * file's: UML always says that it is as long as names can be, and then the kernel takes it up to the
+ * first zero. Abstract names belong to the network namespace; they are as long as they are, and one
+ * without any is given an abstract one. */
+static void rule_sockets(void)
+{
+	const unsigned ignored = SOCK_CLOEXEC | SOCK_NONBLOCK;
+	unsigned short call = begin_call(SYS_socket);
+
+	need_argument(0, 0, AF_UNIX, EAFNOSUPPORT);
+	need_argument(1, ignored, SOCK_DGRAM, EAFNOSUPPORT);
+	need_argument(2, 0, 0, EAFNOSUPPORT);
 	answer(SECCOMP_RET_ALLOW);
 	end_call(call);
 
-	/* The mconsole is a datagram socket with a name; the network is reached by taps alone. */
-	call = begin_call(SYS_socket);
-	load_argument(0);
-	skip_if(AF_UNIX);
-	deny(EAFNOSUPPORT);
-	load_argument(1);
-	emit(BPF_ALU | BPF_AND | BPF_K, 0xf, 0, 0); /* SOCK_TYPE_MASK */
-	skip_if(SOCK_DGRAM);
-	deny(EAFNOSUPPORT);
+	call = begin_call(SYS_socketpair);
+	need_argument(0, 0, AF_UNIX, EAFNOSUPPORT);
+	need_argument(1, ignored, SOCK_STREAM, EAFNOSUPPORT);
+	need_argument(2, 0, 0, EAFNOSUPPORT);
 	answer(SECCOMP_RET_ALLOW);
 	end_call(call);
 
+	call = begin_call(SYS_bind);
+	need_argument(2, 0, sizeof(struct sockaddr_un), EINVAL);
+	answer(SECCOMP_RET_ALLOW);
+	end_call(call);
+}
+
+static void rule_seccomp(void)
+{
+	unsigned short call = begin_call(SYS_seccomp);
+
+	need_argument(0, 0, SECCOMP_SET_MODE_FILTER, EINVAL);
+	need_argument(1, SECCOMP_FILTER_FLAG_TSYNC, 0, EINVAL); /* no listeners */
+	answer(SECCOMP_RET_ALLOW);
+	end_call(call);
+}
+
+static void rule_timer(void)
+{
+	unsigned short call = begin_call(SYS_timer_create);
+
+	need_argument(0, 0, CLOCK_MONOTONIC, EINVAL); /* none that wakes the host */
+	answer(SECCOMP_RET_ALLOW);
+	end_call(call);
+}
+
+/* One's own limits. */
+static void rule_limits(void)
+{
+	unsigned short call = begin_call(SYS_prlimit64);
+
+	need_argument(0, 0, 0, EPERM);
+	answer(SECCOMP_RET_ALLOW);
+	end_call(call);
+}
+
+static void allow(const unsigned short *calls, size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		skip_unless(calls[i]);
+		answer(SECCOMP_RET_ALLOW);
+	}
+}
+
+static void build(bool passing)
+{
 	/* UML looks whether its addresses are random. */
-	call = begin_call(SYS_personality);
-	load_argument(0);
-	skip_unless(0xffffffff);
-	answer(SECCOMP_RET_ALLOW);
-	skip_unless(PER_LINUX | ADDR_NO_RANDOMIZE);
-	answer(SECCOMP_RET_ALLOW);
-	deny(EPERM);
-	end_call(call);
+	static const unsigned personalities[] = { 0xffffffff, PER_LINUX | ADDR_NO_RANDOMIZE };
 
-	/* One's own limits. */
-	call = begin_call(SYS_prlimit64);
-	load_argument(0);
-	skip_if(0);
-	deny(EPERM);
-	answer(SECCOMP_RET_ALLOW);
-	end_call(call);
-
+	load(offsetof(struct seccomp_data, arch));
+	skip_if(AUDIT_ARCH_X86_64);
+	deny(ENOSYS);
+	load(offsetof(struct seccomp_data, nr));
+	rule_mmap();
+	ALLOW_VALUES(SYS_ptrace, 0, TRACING, EPERM);
+	rule_fcntl();
+	rule_sockets();
+	rule_clone();
+	ALLOW_VALUES(SYS_kill, 1, SIGNALS, EPERM);
+	ALLOW_VALUES(SYS_madvise, 2, ADVICE, EINVAL);
+	ALLOW_VALUES(SYS_ioctl, 1, IOCTLS, ENOTTY);
+	ALLOW_VALUES(SYS_prctl, 0, PROCESS_OPTIONS, EINVAL);
+	ALLOW_VALUES(SYS_arch_prctl, 0, SEGMENTS, EINVAL);
+	ALLOW_VALUES(SYS_personality, 0, personalities, EPERM);
+	rule_seccomp();
+	rule_timer();
+	rule_limits();
+	allow(ALLOWED, sizeof ALLOWED / sizeof *ALLOWED);
+	if (passing)
+		allow(PASSING, sizeof PASSING / sizeof *PASSING);
 	deny(ENOSYS);
 }
 
-void filter_system_calls(void)
+void filter_system_calls(bool passing)
 {
 	struct sock_fprog all = { 0, program };
 
-	build();
+	build(passing);
 	all.len = length;
 	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &all))
 		die("cannot filter system calls");

@@ -1,0 +1,41 @@
+/* What the jail is told to do, and the log that its keeper writes. */
+#ifndef DUMM_ORDER_H
+#define DUMM_ORDER_H
+
+#include "jail.h"
+
+#include <sys/resource.h>
+
+/* A part of the jail's file system. */
+struct step {
+	const char *what, *a, *b;
+	int tree;
+};
+
+struct order {
+	struct step steps[1024];
+	int n;			    /* steps */
+	const char *pid_file;
+	int errors;		    /* descriptor: what fails is told there */
+	unsigned hold, holds;	    /* the keeper's descriptors, and how many */
+	int log;		    /* one of them, for what the program prints; -1: nowhere */
+	const char *cgroup;
+	const char *hostname;
+	uid_t user;		    /* the program's real user; 0: root */
+	gid_t group;		    /* its supplementary group; 0: none */
+	rlim_t data, processes, files, signals; /* limits; 0: none */
+	bool passing;		    /* it may pass descriptors in messages */
+	char **argv;
+};
+
+/* Read the command line into *o; what goes wrong is a mistake of the caller's. */
+bool parse(int argc, char **argv, struct order *o);
+
+/* Have log_some write to `fd`. */
+void log_to(int fd);
+
+/* Write to the log what `input`, which does not block, has to say: 1, 0 when it has nothing now, -1
+ * when nothing will come any more. */
+int log_some(int input);
+
+#endif
