@@ -43,6 +43,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 static int arg_count;
@@ -294,6 +295,48 @@ static int fd_lease(void)
 	return fd < 0 ? errno : of(fcntl(fd, F_SETLEASE, F_RDLCK));
 }
 
+/* What it prints goes to a file of the host's. */
+static int print_to(void)
+{
+	struct stat st;
+
+	if (control())
+		return open("log", O_RDWR | O_CREAT, 0600);
+	return fstat(1, &st) || !S_ISREG(st.st_mode) ? -1 : 1;
+}
+
+static int log_size(void)
+{
+	int fd = print_to();
+
+	return fd < 0 ? EBADF : of(ftruncate(fd, 1L << 40));
+}
+
+static int log_mode(void)
+{
+	int fd = print_to();
+
+	return fd < 0 ? EBADF : of(fchmod(fd, 0777));
+}
+
+static int line_mode(void)
+{
+	int failure = EBADF;
+	struct stat st;
+
+	if (control())
+		return of(mkfifo("fifo", 0600)) || of(chmod("fifo", 0777)) ? errno : 0;
+	for (int fd = 3; fd < 1024; fd++)
+		if (!fstat(fd, &st) && S_ISFIFO(st.st_mode)) {
+			if (!fchmod(fd, 0777) || !fchown(fd, 1, 1)) {
+				snprintf(how, sizeof how, "descriptor %d", fd);
+				return 0;
+			}
+			failure = errno;
+		}
+	return failure;
+}
+
 /* ---- devices and setuid programs ---- */
 
 static int device(mode_t kind, unsigned major_number, unsigned minor_number)
@@ -524,9 +567,17 @@ static int ambient(void)
 static int other_user(void) { return of(setresuid(1, 1, 1)); }
 static int other_groups(void) { return of(setgroups(1, &(gid_t){ 1 })); }
 
-static int no_new_privs_off(void)
+static int new_privileges(void) /* by becoming what only a program with more can be */
 {
-	return prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) ? EPERM : 0;
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		execl(control() ? args[0] : "/usr/bin/linux.uml", "rogue", "rogue.role=device", NULL);
+		_exit(0);
+	}
+	waitpid(pid, &status, 0);
+	return WIFEXITED(status) && WEXITSTATUS(status) == 1 ? 0 : EPERM;
 }
 
 /* ---- processes outside ---- */
@@ -721,6 +772,39 @@ static int net_other(void)
 static int unix_stream(void) { return unix_to(SOCK_STREAM, told("stream"), true); }
 static int unix_datagram(void) { return unix_to(SOCK_DGRAM, told("datagram"), true); }
 
+static int unix_pair(void)
+{
+	static const int types[] = { SOCK_DGRAM, SOCK_SEQPACKET, SOCK_STREAM };
+	int ends[2];
+
+	for (int family = AF_UNIX; family < 50; family++)
+		for (int i = 0; i < 3; i++)
+			if ((family != AF_UNIX || types[i] != SOCK_STREAM) &&
+			    !socketpair(family, types[i], 0, ends)) {
+				snprintf(how, sizeof how, "family %d, type %d", family, types[i]);
+				return 0;
+			}
+	return errno;
+}
+
+static int abstract(socklen_t length)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX, .sun_path = "\0rogue" };
+	int s = socket(AF_UNIX, SOCK_DGRAM, 0);
+
+	return s < 0 ? errno : of(bind(s, (struct sockaddr *)&a, length));
+}
+
+static int unix_name(void) { return abstract(offsetof(struct sockaddr_un, sun_path) + 6); }
+static int unix_any_name(void) { return abstract(sizeof(sa_family_t)); }
+
+static int unix_options(void)
+{
+	int s = socket(AF_UNIX, SOCK_DGRAM, 0);
+
+	return s < 0 ? errno : of(setsockopt(s, SOL_SOCKET, SO_PASSCRED, &(int){ 1 }, sizeof(int)));
+}
+
 /* ---- the host's kernel ---- */
 
 static int modules(void)
@@ -871,6 +955,122 @@ static int memory_limits(void)
 	return of(syscall(SYS_prlimit64, 0, 2 /* RLIMIT_DATA */, most, NULL));
 }
 
+static int memory_huge(void)
+{
+	const size_t size = 2 << 20;
+
+	return mmap(NULL, size, PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0) == MAP_FAILED ?
+		       errno :
+		       0;
+}
+
+static int memory_locked(void)
+{
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED;
+
+	if (!mlock(how, sizeof how))
+		return 0;
+	return mmap(NULL, 4096, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED ? errno : 0;
+}
+
+/* As many as there are to be had, 100,000 of them where nothing stops us. */
+static int timers(unsigned long enough)
+{
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1 };
+
+	for (unsigned long n = 0; n < enough; n++) {
+		int id; /* the kernel's, which is not the C library's timer_t */
+
+		if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id))
+			return errno;
+	}
+	snprintf(how, sizeof how, "%lu timers", enough);
+	return 0;
+}
+
+static int many_timers(void) { return timers(control() ? 1000 : 33); }
+
+static int many_signals(void)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, NULL);
+	for (int n = 0; n < 1000; n++)
+		if (kill(getpid(), SIGRTMIN))
+			return errno;
+	snprintf(how, sizeof how, "1000 signals");
+	return 0;
+}
+
+/* Descriptors in messages that nobody receives. */
+static int in_flight(int messages)
+{
+	union {
+		struct cmsghdr head;
+		char room[CMSG_SPACE(253 * sizeof(int))];
+	} control_data;
+	struct iovec data = { "x", 1 };
+	struct msghdr m = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = &control_data,
+			    .msg_controllen = sizeof control_data };
+	int ends[2];
+
+	memset(&control_data, 0, sizeof control_data);
+	control_data.head.cmsg_level = SOL_SOCKET;
+	control_data.head.cmsg_type = SCM_RIGHTS;
+	control_data.head.cmsg_len = CMSG_LEN(253 * sizeof(int));
+	while (messages) {
+		if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends))
+			return errno;
+		for (int i = 0; i < 100 && messages; i++, messages--)
+			if (sendmsg(ends[0], &m, MSG_DONTWAIT) < 0)
+				return errno;
+	}
+	snprintf(how, sizeof how, "253 descriptors in a message");
+	return 0;
+}
+
+static int many_in_flight(void) { return in_flight(control() ? 1 : 40); }
+
+static int own_pipes(void)
+{
+	int ends[2];
+
+	return of(pipe(ends));
+}
+
+static int many_files(void)
+{
+	for (int n = 0; n < (control() ? 10 : 4096); n++)
+		if (dup(1) < 0)
+			return errno;
+	return 0;
+}
+
+static int choose_processor(void)
+{
+	cpu_set_t one;
+
+	CPU_ZERO(&one);
+	CPU_SET(0, &one);
+	return of(sched_setaffinity(0, sizeof one, &one));
+}
+
+static int listen_to_calls(void)
+{
+	struct {
+		unsigned short length;
+		void *filter;
+	} program = { 0, NULL };
+
+	/* No filter at all: what is refused then is the filter. */
+	if (!syscall(SYS_seccomp, 1 /* SECCOMP_SET_MODE_FILTER */, 8 /* NEW_LISTENER */, &program) ||
+	    (control() && errno == EINVAL))
+		return 0;
+	return errno;
+}
+
 static int many_processes(void)
 {
 	unsigned long limit = strtoul(told("processes"), NULL, 10), n = 0;
@@ -919,6 +1119,9 @@ static const struct attempt {
 	{ "file-handle", by_handle },
 	{ "fd-directory", fd_directory },
 	{ "fd-file", fd_file },
+	{ "log-size", log_size },
+	{ "log-mode", log_mode },
+	{ "line-mode", line_mode },
 	{ "fd-lock", fd_lock },
 	{ "fd-lease", fd_lease },
 	{ "device-block", device_block },
@@ -929,6 +1132,7 @@ static const struct attempt {
 	{ "file-capability", file_capability },
 	{ "file-flags", file_flags },
 	{ "memfd-execute", memory_execute },
+	{ "new-privileges", new_privileges }, /* before mounts hide this program */
 	{ "mount-tmpfs", mount_tmpfs },
 	{ "mount-proc", mount_proc },
 	{ "mount-bind", mount_bind },
@@ -948,7 +1152,6 @@ static const struct attempt {
 	{ "ambient", ambient },
 	{ "setuid-call", other_user },
 	{ "setgroups", other_groups },
-	{ "new-privileges", no_new_privs_off },
 	{ "signal-others", signal_others },
 	{ "signal-keeper", signal_keeper },
 	{ "signal-all", signal_all },
@@ -974,6 +1177,10 @@ static const struct attempt {
 	{ "net-other", net_other },
 	{ "unix-stream", unix_stream },
 	{ "unix-datagram", unix_datagram },
+	{ "unix-name", unix_name },
+	{ "unix-any-name", unix_any_name },
+	{ "unix-options", unix_options },
+	{ "unix-pair", unix_pair },
 	{ "modules", modules },
 	{ "kexec", do_kexec },
 	{ "reboot", do_reboot },
@@ -1002,7 +1209,16 @@ static const struct attempt {
 	{ "memory-remap", memory_remap },
 	{ "memory-file", memory_file },
 	{ "memory-memfd", memory_memfd },
+	{ "memory-huge", memory_huge },
+	{ "memory-locked", memory_locked },
 	{ "memory-limits", memory_limits },
+	{ "timers", many_timers },
+	{ "signals", many_signals },
+	{ "in-flight", many_in_flight },
+	{ "pipes", own_pipes },
+	{ "files", many_files },
+	{ "affinity", choose_processor },
+	{ "listener", listen_to_calls },
 	{ "processes", many_processes },
 };
 
@@ -1030,12 +1246,44 @@ static void attempt(const struct attempt *a)
 		printf("%s: failed signal %d\n", a->name, WTERMSIG(status));
 }
 
+/* What other guests would lack if the rogue had it all: it takes what it can, and keeps it. */
+static void take_all(void)
+{
+	int error = timers(100000);
+
+	printf("taken: timers until %s\n", error ? strerrorname_np(error) : "the end");
+	error = in_flight(1000);
+	printf("taken: descriptors until %s\n", error ? strerrorname_np(error) : "the end");
+}
+
+/* What a guest needs of its host that is counted. */
+static int use_a_little(void)
+{
+	int error = timers(1);
+
+	if (error || strcmp(told("passing"), "1"))
+		return error;
+	return in_flight(1);
+}
+
+static void flood(void)
+{
+	for (int n = 0; n < 1000000; n++)
+		printf("flood %06d\n", n);
+	fflush(stdout);
+}
+
 /* A guest with a mconsole and with its first tap open. */
 static void be_victim(void)
 {
 	struct sockaddr_un a = { .sun_family = AF_UNIX, .sun_path = "/run/uml/m/mconsole" };
 	int s = socket(AF_UNIX, SOCK_DGRAM, 0);
-	int error = tap(told("own"), 0);
+	int error = *told("own") ? tap(told("own"), 0) : 0;
+
+	if (!error)
+		error = use_a_little();
+	if (*told("flood"))
+		flood();
 
 	mkdir("/run/uml/m", 0700);
 	if (s < 0 || bind(s, (struct sockaddr *)&a, sizeof a))
@@ -1075,13 +1323,17 @@ int main(int argc, char **argv)
 	args = argv;
 	if (!strcmp(told("role"), "who"))
 		return geteuid() == 1 ? 1 : 2;
+	if (!strcmp(told("role"), "device"))
+		return device(S_IFCHR, 1, 1) ? 0 : 1;
 	if (!strcmp(told("role"), "victim"))
 		be_victim();
 	signal(SIGUSR1, SIG_IGN);
 	for (size_t i = 0; i < sizeof ATTEMPTS / sizeof *ATTEMPTS; i++)
 		attempt(&ATTEMPTS[i]);
-	if (!control())
+	if (!control()) {
 		lay_traps();
+		take_all();
+	}
 	printf("done\n");
 	fflush(stdout);
 	while (!control())

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +16,9 @@ from pathlib import Path
 import pytest
 from conftest import Lab
 from uml_helpers import on_terminal, one_line_error, pid_of, state_of, unread, until
+
+from dumm_tools.agent import JAIL
+from dumm_tools.console_log import Reader
 
 pytestmark = pytest.mark.uml
 
@@ -175,6 +182,76 @@ def test_log_follows_to_the_end_of_the_guest(lab: Lab) -> None:
     assert following.wait(10) == 0
     assert "panic" in lab("dumm-console log bob").out
     lab("dumm-guest stop bob")
+
+
+def test_a_log_that_grows_without_end(lab: Lab) -> None:
+    """It keeps what came last; who follows it sees no line twice, and every line that is left."""
+    lab("dumm-guest start bob")
+    log = lab.directory / "run/bob/console.log"
+    following = lab.start("dumm-console log -f -n 0 bob")
+    assert following.stdout
+    count = """BEGIN { for (i = 1; i <= 30000; i++) printf "%0199d\\n", i; print "over" }"""
+    lab(["dumm-guest", "exec", "bob", "--", "sh", "-c", f"awk '{count}' >/dev/console"])
+    seen = []
+    for line in following.stdout:
+        if line == b"over\n":
+            break
+        seen += [int(line)] if line.strip().isdigit() else []
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 30_000
+    assert log.stat().st_size <= 4 << 20
+    assert log.stat().st_mode & 0o777 == 0o600
+    head, *lines = lab("dumm-console log bob").lines
+    gone = re.fullmatch(r"\[(\d+) bytes before this are gone\]", head)
+    assert gone
+    assert int(gone[1]) > 1 << 20
+    left = [int(line) for line in lines if line.isdigit()]
+    assert left == list(range(left[0], 30_001))
+    lab("dumm-guest stop bob")
+    assert following.wait(10) == 0
+
+
+def test_a_reader_of_a_log_that_loses_its_beginning(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"one\ntwo\nthree\n")
+    fd = os.open(log, os.O_RDONLY)
+    reader = Reader(fd, 4)
+    assert reader.read(100) == b"two\nthree\n"
+    log.write_bytes(b"[8 bytes before this are gone]\nthree\nfour\n")
+    assert reader.read(3) == b"fou"
+    assert Reader(fd, log.stat().st_size).read(100) == b""
+    # More has gone than was read.
+    log.write_bytes(b"[30 bytes before this are gone]\nfive\n")
+    assert reader.read(100) == b"five\n"
+    # The guest's own words, which nobody need believe.
+    log.write_bytes(b"[99999999999999999999 bytes before this are gone]\nsix\n")
+    assert reader.read(100) == b"six\n"
+    assert reader.read(100) == b""
+    os.close(fd)
+
+
+def test_a_log_that_fits_on_no_disk(tmp_path: Path) -> None:
+    """The guest goes on, and its end is its end."""
+    alive, theirs = os.pipe()
+    full = os.open("/dev/full", os.O_RDWR)
+    for fd, number in ((theirs, 60), (full, 61)):
+        os.dup2(fd, number)
+        os.close(fd)
+    jail = [
+        *("unshare", "-Ur", "--mount", "--pid", "--fork", "--mount-proc"),
+        *(JAIL, "jail", "--errors", "2", "--pid-file", str(tmp_path / "pid")),
+        *("--hold", "60", "2", "--log", "61"),
+        *("--ro-bind", shutil.which("busybox") or "busybox", "/busybox"),
+        *("--dev", "/dev/null", "/dev/null", "--", "/busybox", "seq", "1", "300000"),
+    ]
+    try:
+        subprocess.run(jail, pass_fds=(60, 61), check=True, timeout=20)
+    finally:
+        os.close(60)
+        os.close(61)
+    with open(alive, "rb") as pipe:
+        assert select.select([pipe], [], [], 20)[0]
+        assert pipe.read() == b""
 
 
 @pytest.mark.parametrize(

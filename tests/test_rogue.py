@@ -78,6 +78,9 @@ def _is_host_root() -> bool:
 
 #: Root makes its ordinary users up; another has what this host gives them.
 KINDS = ("root", "root-isolated", "user-range", "user-single") if ROOT else ("user",)
+#: Where a guest's kernel hands descriptors to its processes, if it is a new one: there each guest
+#: has a user of its own.
+PASSING = {"root", "user-range"}
 
 
 @pytest.fixture(params=KINDS)
@@ -96,6 +99,8 @@ def owner(request: pytest.FixtureRequest, rogue: Path) -> Iterator[Owner]:
                 (place / name).mkdir(parents=True)
             (place / "home" / "secret").write_text("secret")
             shutil.copy(rogue, place / "pack/usr/bin/linux.uml")
+            if kind != "root-isolated":
+                (place / "pack/pack.json").write_text('{"release": "7.2.0"}')
             made = Owner(
                 place,
                 kind,
@@ -195,9 +200,8 @@ def not_stopped(kind: str) -> set[str]:
     found = set()
     if kind == "user-single":
         found.add("tap-idle")  # one group only: nothing tells guests of a lab from each other
-    release = tuple(int(n) for n in platform.release().split(".")[:2])
-    if kind in ("root", "root-isolated") and release < (6, 14):
-        found.add("processes")
+    if kind in PASSING or kind == "user":
+        found.add("in-flight")  # they are the guest's own
     if kind == "root" and not _scopes_sockets():
         found.add("unix-datagram")  # abstract sockets belong to the network namespace
     return found
@@ -219,6 +223,11 @@ def test_a_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
     allowance = MEMORY + launch.MEMORY_OVERHEAD + launch.PROCESS_DATA
     told = {
         "victim": ["rogue.role=victim", "rogue.own=victim-eth0"],
+        "late": [
+            "rogue.role=victim",
+            "rogue.flood=1",
+            f"rogue.passing={int(owner.kind in PASSING)}",
+        ],
         "rogue": [
             "rogue.own=rogue-eth0",
             "rogue.tap=victim-eth0",
@@ -252,6 +261,13 @@ def test_a_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
         assert set(got) <= not_stopped(owner.kind), got
         assert not set(prey.reached()) - ({"datagram"} & {n[5:] for n in got}), log
         assert "traps: laid" in log
+        assert "taken: timers until EAGAIN" in log
+        owner("timeout", "1", "true")
+        owner("python3", "-c", PASS_DESCRIPTORS)
+        owner("dumm-guest", "start", "late", "--no-wait")
+        text = _wait_for(lab / "run/late/console.log", "victim: ")
+        assert "victim: ready" in text
+        _look_at_the_logs(lab, text)
         _look_from_the_host(owner, lab)
         _look_at_the_process(lab, owner)
     finally:
@@ -276,7 +292,7 @@ def _look_from_the_host(owner: Owner, lab: Path) -> None:
     """The host's commands go by what the rogue has made of its run directory and its tree."""
     assert "victim: ready" in (lab / "run/victim/console.log").read_text()
     states = owner("dumm-guest", "list", "-o", "name,state").split()
-    assert states == ["rogue", "starting", "victim", "starting"]
+    assert states == ["late", "starting", "rogue", "starting", "victim", "starting"]
     owner("dumm-guest", "mconsole", "rogue", "--", "version", status=4)
     owner("dumm-guest", "exec", "rogue", "--", "true", status=125)
     # Nor does what is cleared away for the next start lie elsewhere.
@@ -302,6 +318,32 @@ def _look_from_the_host(owner: Owner, lab: Path) -> None:
         assert (lab / name).stat().st_mode & 0o077 == 0
 
 
+#: As an ordinary program would, with the limit that one has.
+PASS_DESCRIPTORS = """
+import array, resource, socket
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+one, two = socket.socketpair()
+socket.send_fds(one, [b"x"], [0])
+assert len(socket.recv_fds(two, 1, 1)[1]) == 1
+"""
+
+
+def _look_at_the_logs(lab: Path, text: str) -> None:
+    """What is printed without end takes no more room than a log has, and is whole at its end."""
+    head, *lines = text.splitlines()
+    gone = re.fullmatch(r"\[(\d+) bytes before this are gone\]", head)
+    assert gone
+    first = int(gone[1]) // 13  # of the lines, each of 13 bytes
+    flood = [line for line in lines if line.startswith("flood ")]
+    assert flood == [f"flood {number:06}" for number in range(first, 1_000_000)]
+    for name in ("rogue", "victim", "late"):
+        st = (lab / "run" / name / "console.log").stat()
+        assert st.st_mode & 0o7777 == 0o600
+        assert st.st_size <= 4 << 20
+        for line in (lab / "run" / name).glob("*.in"):
+            assert line.stat().st_mode & 0o7777 == 0o600
+
+
 def _look_at_the_process(lab: Path, owner: Owner) -> None:
     """The rogue is still there, with as little as it had."""
     pid = int((lab / "run/rogue/pid").read_text().split()[0])
@@ -311,8 +353,12 @@ def _look_at_the_process(lab: Path, owner: Owner) -> None:
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
     assert int(status["CapBnd"], 16) == int(status["CapEff"], 16) == 0b11011
-    assert status["NoNewPrivs"] == "1"
+    release = tuple(int(n) for n in platform.release().split(".")[:2])
+    assert status["NoNewPrivs"] == str(int(release >= (6, 18)))
     assert status["Seccomp"] == "2"
+    real, *others = map(int, status["Uid"].split())
+    assert real
+    assert others == [0, 0, 0]
     own = Path("/proc/self")
     for kind in ("user", "mnt", "pid", "ipc", "uts"):
         assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(own / "ns" / kind)
@@ -323,7 +369,7 @@ def _look_at_the_process(lab: Path, owner: Owner) -> None:
 NO_CONTROL = {
     *("umount", "setns", "ambient", "tiocsti", "modules", "kexec", "iopl", "swapon", "settime"),
     *("device-open", "net-other", "net-tcp6", "perf", "bpf", "userfaultfd", "io-uring", "keyrings"),
-    *("quotactl", "other-abi", "new-privileges", "syslog", "acct", "reboot"),
+    *("quotactl", "other-abi", "syslog", "acct", "reboot", "memory-huge"),
 }
 
 
