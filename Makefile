@@ -3,6 +3,7 @@
 # make lint     the linters alone
 # make bench    as root: the suite against its targets, as ratios in one run (BENCH=start: only that)
 # make siege    as root: one hostile guest among many, in each of 48 ways (SIEGE: options, ways)
+# make fuzz     each harness of tests/fuzz with clang's sanitizers, for FUZZ_TIME seconds (60)
 # make docs     write the manual pages and the completions anew
 # make install  as root: the commands, their manual pages and completions, into PREFIX
 # make clean    remove what these made
@@ -15,7 +16,11 @@ BIN = .venv/bin
 LINT = lint
 SHELL_FILES = .ci/setup .ci/run tests/as-user tests/user-world.sh $(wildcard examples/*.sh)
 
-.PHONY: demo test lint bench siege docs install clean setup-run setup-test setup-bench
+FUZZ_TIME ?= 60
+FUZZ_DIR = build/fuzz
+FUZZERS = $(patsubst tests/fuzz/%.c,$(FUZZ_DIR)/%,$(wildcard tests/fuzz/fuzz_*.c))
+
+.PHONY: demo test lint bench fuzz siege docs install clean setup-run setup-test setup-bench setup-fuzz
 
 demo: setup-run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
@@ -37,6 +42,20 @@ bench: setup-bench
 siege: setup-test
 	@$(BIN)/python tests/siege.py $(SIEGE)
 
+fuzz: setup-fuzz $(FUZZERS)
+	@for fuzzer in $(FUZZERS); do \
+		words=tests/fuzz/$${fuzzer##*/}.dict; \
+		mkdir -p "$$fuzzer.corpus" && echo "$$fuzzer" && \
+		"$$fuzzer" -max_total_time=$(FUZZ_TIME) -timeout=5 -rss_limit_mb=512 -verbosity=0 \
+			-print_final_stats=1 $$([ ! -f "$$words" ] || echo "-dict=$$words") \
+			-artifact_prefix="$$fuzzer." "$$fuzzer.corpus" || exit 1; \
+	done
+
+$(FUZZ_DIR)/%: tests/fuzz/%.c $(wildcard dumm_tools/agent/*/*.[ch]) | setup-fuzz
+	@mkdir -p $(@D)
+	@clang -g -O1 -Wall -Wextra -Wno-unused-function -fsanitize=fuzzer,address,undefined \
+		-fno-sanitize-recover=all -o $@ $<
+
 docs: setup-test
 	@$(BIN)/python -m dumm_tools._docs
 
@@ -57,6 +76,9 @@ setup-bench:
 
 setup-test:
 	@.ci/setup test
+
+setup-fuzz:
+	@.ci/setup fuzz
 
 clean:
 	rm -rf .venv .cache-tests .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from dumm_tools import launch, live, view
 from dumm_tools.console_log import Reader
-from dumm_tools.errors import Conflict, DummError, NotFound
+from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut
 from dumm_tools.linux import fifo, inotify, stream, tty
 from dumm_tools.state import load
 
