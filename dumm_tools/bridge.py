@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from dumm_tools import (
     address,
+    guard,
     iface,
     live,
     masquerade,
@@ -128,8 +129,9 @@ def add_addresses(
         new = address.new_ones(name, bridge.addresses, wanted, may_exist=may_exist)
         with netlink.host() as channel, contextlib.ExitStack() as undo:
             segment.ensure_bridge(channel, found, bridge)
-            undo.callback(_drop, channel, name, new)
+            undo.callback(_drop, channel, found, bridge, list(bridge.addresses), new)
             with segment.explained(f"add an address to '{name}'"):
+                guard.bridge(channel, found, bridge, bridge.addresses + new)
                 segment.add_addresses(channel, name, wanted)
             bridge.addresses += new
             if bridge.uplink == "nat":
@@ -138,9 +140,12 @@ def add_addresses(
             undo.pop_all()
 
 
-def _drop(channel: netlink.Channel, name: str, addresses: list[str]) -> None:
+def _drop(
+    channel: netlink.Channel, found: State, bridge: Bridge, before: list[str], new: list[str]
+) -> None:
     with contextlib.suppress(OSError):
-        segment.del_addresses(channel, name, addresses)
+        segment.del_addresses(channel, bridge.name, new)
+        guard.bridge(channel, found, bridge.but(addresses=before), before)
 
 
 def del_addresses(
@@ -166,6 +171,7 @@ def del_addresses(
                 segment.del_addresses(channel, name, unwanted)
                 # Of a network the kernel drops all with the first (promote_secondaries).
                 segment.add_addresses(channel, name, [a for a in left if not address.is_v6(a)])
+                guard.bridge(channel, found, bridge, left)
         bridge.addresses = left
         if bridge.uplink == "nat" and network.ours(found, name):
             masquerade.make(found)
@@ -175,6 +181,8 @@ def remove_all(found: State) -> None:
     """Remove every link and every uplink that the working set has made; records stay."""
     present = network.our_links(found)
     uplinks = any(b.uplink for b in found.bridges.values())
+    # Of a bridge that has gone there may be rules still.
+    present += [name for name, b in found.bridges.items() if b.addresses and name not in present]
     if present or uplinks:
         with netlink.host() as channel:
             if uplinks:

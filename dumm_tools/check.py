@@ -35,7 +35,7 @@ def run(root: str, *, isolated: bool) -> list[Check]:
     for name, package, why in (
         ("gcc", "gcc libc6-dev", "for building the agent"),
         ("tcpdump", "tcpdump", "for looking at segments"),
-        ("nft", "nftables", "for uplinks"),
+        ("nft", "nftables", "for uplinks, and the host's routes between segments"),
         *([("pasta", "passt", "for uplinks")] if isolated else []),
         ("dot", "graphviz", "for pictures"),
         ("mmdebstrap", "mmdebstrap", "for masters of a real Debian"),

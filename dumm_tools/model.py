@@ -103,11 +103,13 @@ class Iface(Record):
 
 class Bridge(Record):
     """A segment; its members are the interfaces that name it. `uplink` is None, "nat", or "to:"
-    and the host device that is in the segment."""
+    and the host device that is in the segment. `host_access`: by "nat" guests reach the host's
+    own services, too."""
 
     name: str
     addresses: list[str] = []
     uplink: str | None = None
+    host_access: bool = False
     extra: dict[str, object] = {}
 
 

@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Iterator
 
-from dumm_tools import address, proc
+from dumm_tools import address, guard, proc
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, rtnl, sysfs, tun
 from dumm_tools.linux.netlink import Channel, Request
@@ -87,11 +87,11 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
                 netlink.transact(channel, [rtnl.new_bridge(name, bridge_mac(state, name))])
             except FileExistsError:
                 raise Conflict(f"'{name}' exists already and is not ours") from None
-            undo.callback(discard, channel, name)
+            undo.callback(_discard_bridge, channel, state, name)
         check_free(state, name)
         if made or sysfs.read(name, "ifalias") != state.tag or not sysfs.is_up(name):
-            if not any(address.is_v6(a) for a in bridge.addresses):
-                _quiet(name)
+            _quiet(name)  # until it has an address
+            guard.bridge(channel, state, bridge, bridge.addresses)
             netlink.transact(channel, [_dress(state, name)])
             add_addresses(channel, name, bridge.addresses)
             if bridge.uplink is not None:
@@ -111,6 +111,7 @@ def _plug_members(channel: Channel, state: State, bridge: str) -> None:
         if ours(state, member.tap):
             wanted = [("IFLA_IFNAME", member.tap), ("IFLA_MASTER", index)]
             netlink.transact(channel, [rtnl.link(rtnl.RTM_SETLINK, member.tap, wanted)])
+            guard.tap(channel, member.tap, bridged=True)
 
 
 def add_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
@@ -177,9 +178,16 @@ def _dress_tap(channel: Channel, state: State, iface: Iface) -> None:
         down = rtnl.link(rtnl.RTM_SETLINK, tap, wanted[:1], up=False)
         netlink.transact(channel, [down, rtnl.link(rtnl.RTM_SETLINK, tap, wanted)])
     _quiet(tap)
+    guard.settings(tap)
+    # What is for the bridge must not be for the host, before or after: a tap that was not open
+    # before it is on its bridge brings nothing yet.
+    if not iface.bridge:
+        guard.tap(channel, tap, bridged=False)
     master = _index(iface.bridge) if iface.bridge else 0
     request = _dress(state, tap, IFLA_MTU=mtu, IFLA_MASTER=master)
     netlink.transact(channel, [request])
+    if iface.bridge:
+        guard.tap(channel, tap, bridged=True)
     if iface.name != tap and not _has_altname(channel, tap, iface.name):
         try:
             netlink.transact(channel, [rtnl.new_altname(tap, iface.name)])
@@ -200,10 +208,17 @@ def remove(channel: Channel, state: State, devices: list[str]) -> None:
     group (rtnl_group_dellink, net/core/rtnetlink.c).
     """
     present = [d for d in devices if ours(state, d)]
-    if not present:
-        return
-    proc.log(f"remove {' '.join(present)}")
+    if present:
+        proc.log(f"remove {' '.join(present)}")
+        _remove_present(channel, state, present)
+    guard.forget(state, devices)
+
+
+def _remove_present(channel: Channel, state: State, present: list[str]) -> None:
     with explained(f"remove '{present[0]}'" + (" and others" if len(present) > 1 else "")):
+        for port in {p for d in present for p in sysfs.ports(d)} - {*present}:
+            if ours(state, port):  # it stays, on no bridge
+                guard.tap(channel, port, bridged=False)
         if len(present) == 1:
             _remove(channel, present[0])
             return
@@ -242,6 +257,11 @@ def _remove(channel: Channel, device: str) -> None:
     with _unless(errno.ENODEV):
         request = rtnl.link(rtnl.RTM_DELLINK, device, [("IFLA_IFNAME", device)])
         netlink.transact(channel, [request])
+
+
+def _discard_bridge(channel: Channel, state: State, name: str) -> None:
+    discard(channel, name)
+    guard.forget(state, [name])
 
 
 def discard(channel: Channel, device: str) -> None:
