@@ -34,7 +34,7 @@ HINT = "dumm-fs check says what this host lacks"
 def enter(root: str, *, make: bool) -> bool:
     """Enter the lab's namespaces; with `make`, have them first. False when there are none to
     enter: a lab on the host's network, or one that is not up."""
-    uplink = False
+    uplink, hosts = False, list[str]()
     pidfd = _holder(root)
     if make:  # else there is nothing to be made for a state that is damaged, and it is read once
         found = load(root)
@@ -55,6 +55,7 @@ def enter(root: str, *, make: bool) -> bool:
         from dumm_tools import outside  # only from out here can it be started
 
         outside.ensure(root)
+        hosts = outside.hosts()
     pinned.pin()
     try:
         namespaces.enter(pidfd)
@@ -66,6 +67,8 @@ def enter(root: str, *, make: bool) -> bool:
         os.close(pidfd)
     with contextlib.suppress(OSError):
         os.chdir(here)
+    if uplink:
+        outside.close(root, found, hosts)
     return True
 
 

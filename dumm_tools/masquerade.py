@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterable, Iterator
 
-from dumm_tools import address, live, proc
+from dumm_tools import address, live, nft
 from dumm_tools.errors import DummError
 from dumm_tools.linux import sysfs
 from dumm_tools.model import Bridge, State
 
 _PREFIX = "dumm_"
+#: Addresses that are for neighbours only (RFC 3927).
+LINK_LOCAL = "169.254.0.0/16"
 #: What state.json calls the devices that were opened.
 _EXTRA = "opened"
 
@@ -48,13 +49,13 @@ def make(state: State) -> None:
         mine = before.get(_table(state), set()) | _remembered(state)
         kept = {d for d in mine if sysfs.exists(d) and (d in inside or not _of_a_lab(d))}
         new = [d for d in (*inside, *outside) if sysfs.exists(d) and not sysfs.forwards(d)]
-        _nft(_replaced(state, _rules(bridges, kept | set(new))))
+        nft.run(_replaced(state, _rules(bridges, kept | set(new))))
         try:
             _forward(new, True)
         except DummError:
             with contextlib.suppress(DummError):
                 _forward(new, False)
-            _nft(_replaced(state, _rules(bridges, kept) if mine else ""))
+            nft.run(_replaced(state, _rules(bridges, kept) if mine else ""))
             raise
         _remember(state, kept | set(new))
 
@@ -70,15 +71,15 @@ def unmake(state: State, bridge: Bridge | None) -> None:
         left = [b for b in bridges_of(state) if bridge is not None and b is not bridge]
         if left and bridge is not None:
             _forward(mine & {bridge.name}, False)
-            _nft(_replaced(state, _rules(left, mine - {bridge.name})))
+            nft.run(_replaced(state, _rules(left, mine - {bridge.name})))
             _remember(state, mine - {bridge.name})
             return
         ours = {d for d in mine if _of_a_lab(d)}
         heir = min(before, default=None)
         if heir and mine - ours:
-            _nft(f"add element ip {heir} opened {_set(mine - ours)}\n")
+            nft.run(f"add element ip {heir} opened {_set(mine - ours)}\n")
         _forward(ours if heir else mine, False)
-        _nft(_replaced(state, ""))
+        nft.run(_replaced(state, ""))
         _remember(state, set())
 
 
@@ -149,6 +150,14 @@ def _rules(bridges: list[Bridge], opened: set[str]) -> str:
         for network in networks(b)
     )
     elements = f"\t\telements = {_set(opened)}\n" if opened else ""
+    # The host's own neighbours, as a cloud's metadata service; and its services, which what was
+    # sent to the host was redirected to, as Docker does.
+    closed = "".join(
+        f'\t\tiifname "{b.name}" ip daddr {LINK_LOCAL} drop\n'
+        f'\t\tiifname "{b.name}" ct direction original ct status dnat drop\n'
+        for b in bridges
+        if not b.host_access
+    )
     # A frame that stays on its bridge comes by here too where br_netfilter is loaded. From
     # outside come answers only; and where nothing was forwarded before, nothing else is now.
     return f"""\tset opened {{
@@ -158,7 +167,7 @@ def _rules(bridges: list[Bridge], opened: set[str]) -> str:
 \t\ttype filter hook forward priority filter; policy accept;
 {own}\t\toifname {names} ct state established,related accept
 \t\toifname {names} drop
-\t\tiifname {names} accept
+{closed}\t\tiifname {names} accept
 \t\tiifname @opened ct state established,related accept
 \t\tiifname @opened ct status dnat accept
 \t\tiifname @opened drop
@@ -172,28 +181,11 @@ def _rules(bridges: list[Bridge], opened: set[str]) -> str:
 def _opened() -> dict[str, set[str]]:
     """The tables of labs in this network namespace, and what each has opened."""
     found: dict[str, set[str]] = {}
-    for table in _listed("tables", "ip"):
+    for table in nft.listed("tables", "ip"):
         name = table.get("table", {}).get("name", "")
         if name.startswith(_PREFIX):
             found[name] = set()
-            for each in _listed("table", "ip", name):
+            for each in nft.listed("table", "ip", name):
                 if each.get("set", {}).get("name") == "opened":
                     found[name] |= set(each["set"].get("elem", ()))
     return found
-
-
-def _listed(*what: str) -> list[dict[str, dict[str, str]]]:
-    done = proc.run([_program(), "-j", "list", *what], capture=True, quiet=True)
-    found: list[dict[str, dict[str, str]]] = json.loads(done.stdout)["nftables"]
-    return found
-
-
-def _nft(script: str) -> None:
-    proc.run([_program(), "-f", "-"], text=script, quiet=True)
-
-
-def _program() -> str:
-    """It is where ordinary users do not look for programs."""
-    from shutil import which
-
-    return which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or "nft"

@@ -4,6 +4,9 @@ An ordinary program, which opens on the host the connections that come out of a 
 network namespace. It belongs to the lab's user and pid namespaces, so that it ends with them, and
 to the host's network: it has to be started by who has not entered the lab yet. What leads from
 the device to a segment is `uplink`'s.
+
+To the host, what guests send to its own addresses comes from one of its programs: it is dropped
+in the lab's namespace (`close`).
 """
 
 from __future__ import annotations
@@ -14,16 +17,19 @@ import select
 import signal
 import time
 
-from dumm_tools import holder, proc
+from dumm_tools import holder, nft, proc
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import mount as mnt
 from dumm_tools.linux import namespaces, process, sysfs
+from dumm_tools.model import State
 from dumm_tools.state import lock
 
 #: The device in the lab.
 DEVICE = "uplink"
 #: A network that no lab and no host has: for the two ends of a tunnel (RFC 6333, section 5.7).
 _NETWORK, _ADDRESS, _GATEWAY = "192.0.0.0/24", "192.0.0.100", "192.0.0.2"
+#: How files of ours are written anew.
+_MADE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 #: Seconds until it must be there.
 TIMEOUT = 10.0
 _RTMGRP_LINK, _RTMGRP_IPV4_ROUTE = 0x1, 0x40  # linux/rtnetlink.h
@@ -53,6 +59,54 @@ def _running(root: str) -> bool:
     return known is not None and process.start_time(known[0]) == known[1]
 
 
+def hosts() -> list[str]:
+    """The host's own IPv4 addresses and broadcast addresses now; called outside of the lab's
+    namespaces (/proc/net/fib_trie)."""
+    found: set[str] = set()
+    address = ""
+    with open("/proc/thread-self/net/fib_trie", encoding="ascii") as file:
+        for line in file:
+            if "|--" in line:
+                address = line.split()[-1]
+            elif "LOCAL" in line or "BROADCAST" in line:
+                found.add(address)
+    return sorted(a for a in found if not a.startswith("127."))
+
+
+def close(root: str, found: State, hosts: list[str]) -> None:
+    """Keep guests from these addresses, but for bridges with access to the host; called inside.
+    It costs something only when there is something new. DummError."""
+    open_ = [b.name for b in found.bridges.values() if b.host_access]
+    table = _table(found)
+    lines = [f"# {holder.find(root)}", f"add table {table}", f"delete table {table}"]
+    rules = [f'iifname "{name}" accept' for name in open_]
+    if hosts:
+        rules.append(f'oifname "{DEVICE}" ip daddr {{ {", ".join(hosts)} }} drop')
+    chain = "type filter hook forward priority filter; policy accept;"
+    lines.append(f"table {table} {{ chain forward {{ {chain} {'; '.join(rules)}; }}; }}")
+    text = "\n".join(lines) + "\n"
+    path = _pid_file(root) + ".nft"
+    try:
+        with open(path, encoding="ascii") as file:
+            if file.read() == text:
+                return
+    except FileNotFoundError:
+        pass
+    nft.run(text)
+    with open(os.open(path, _MADE, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def unclose(found: State) -> None:
+    """Take those rules away; called inside."""
+    table = _table(found)
+    nft.run(f"add table {table}\ndelete table {table}\n")
+
+
+def _table(found: State) -> str:
+    return f"inet dumm_{found.id}_hosts"
+
+
 def end(root: str) -> None:
     """End the program, and with it the device."""
     known = process.recorded(_pid_file(root))
@@ -61,7 +115,7 @@ def end(root: str) -> None:
         process.send_signal(pidfd, signal.SIGKILL)
         process.wait_exit(pidfd, TIMEOUT)
         os.close(pidfd)
-    for name in ("", ".log", ".net", ".lock"):
+    for name in ("", ".log", ".net", ".lock", ".nft"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_pid_file(root) + name)
 
@@ -148,8 +202,7 @@ def _start(root: str, argv: list[str], held: int) -> None:
     pidfd = os.pidfd_open(pid)
     # /proc is the host's: to it the number is another.
     pid = process.pid_of(pidfd)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    with open(os.open(_pid_file(root), flags, 0o600), "w", encoding="ascii") as file:
+    with open(os.open(_pid_file(root), _MADE, 0o600), "w", encoding="ascii") as file:
         file.write(f"{pid} {process.start_time(pid)}\n")
     try:
         namespaces.enter(held, namespaces.CLONE_NEWNET)

@@ -9,8 +9,9 @@ namespaces of its own, "nat" leads to a device there that `outside` serves.
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
-from dumm_tools import masquerade, names, network, outside, state
+from dumm_tools import guard, masquerade, names, network, outside, state
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.linux.netlink import Channel
@@ -19,9 +20,17 @@ from dumm_tools.model import Bridge, State
 _TO = "to:"
 
 
-def record(root: str, name: str, uplink: str) -> str | None:
-    """Record the uplink that a bridge is to have next; what it had. Called before the lab's
-    namespaces are entered: `outside` goes by it. Usage, NotFound, Conflict."""
+class Before(NamedTuple):
+    """What was recorded of a bridge's uplink."""
+
+    uplink: str | None
+    host_access: bool
+
+
+def record(root: str, name: str, uplink: str, *, host_access: bool = False) -> Before:
+    """Record the uplink that a bridge is to have next, and whether guests reach the host's own
+    services by it; what it had. Called before the lab's namespaces are entered: `outside` goes by
+    it. Usage, NotFound, Conflict."""
     with state.transaction(root, apart=True) as change:
         found = change.state
         bridge = network.bridge(found, name)
@@ -37,7 +46,8 @@ def record(root: str, name: str, uplink: str) -> str | None:
             _check_device(found, bridge, device)
             if bridge.uplink is None:
                 bridge.extra["uplink_before"] = _as_it_is(device)
-        before, bridge.uplink = bridge.uplink, uplink
+        before = Before(bridge.uplink, bridge.host_access)
+        bridge.uplink, bridge.host_access = uplink, host_access
         return before
 
 
@@ -75,7 +85,7 @@ def _check_device(found: State, bridge: Bridge, device: str) -> None:
         raise Conflict(f"'{device}' is a port of '{sysfs.master(device)}' already")
 
 
-def make(root: str, name: str, before: str | None) -> list[str]:
+def make(root: str, name: str, before: Before) -> list[str]:
     """Make what `record` recorded, in the lab's namespaces; where that fails the record is again
     as it was. What the user should know."""
     from dumm_tools import segment
@@ -86,19 +96,21 @@ def make(root: str, name: str, before: str | None) -> list[str]:
             found = change.state
             bridge = network.bridge(found, name)
             if not segment.ensure_bridge(channel, found, bridge):
+                guard.renew(found)
                 ensure(channel, found, bridge)
             return _warnings(channel, bridge)
     except BaseException:
         forget(root, name, before)
+        guard.renew(state.load(root))
         raise
 
 
-def forget(root: str, name: str, before: str | None) -> None:
+def forget(root: str, name: str, before: Before) -> None:
     """Undo a `record`."""
     with contextlib.suppress(DummError), state.transaction(root, apart=True) as change:
         bridge = network.bridge(change.state, name)
-        bridge.uplink = before
-        if before is None:
+        bridge.uplink, bridge.host_access = before
+        if before.uplink is None:
             bridge.extra.pop("uplink_before", None)
     end_outside(root)
 
@@ -186,7 +198,12 @@ def clear(root: str, name: str) -> None:
     with state.transaction(root) as change, netlink.host() as channel:
         bridge = network.bridge(change.state, name)
         remove(channel, change.state, bridge)
-        bridge.uplink = None
+        gateway = bridge.uplink == "nat"
+        bridge.uplink, bridge.host_access = None, False
+        if gateway and network.ours(change.state, name):
+            guard.renew(change.state)
+            if change.state.isolated and not masquerade.bridges_of(change.state):
+                outside.unclose(change.state)
         bridge.extra.pop("uplink_before", None)
     end_outside(root)
 

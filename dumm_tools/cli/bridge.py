@@ -28,6 +28,12 @@ FIELDS: list[Field[BridgeView]] = [
     Field("address", "The host's own addresses on it, A/P.", lambda v: sorted(v.record.addresses)),
     Field("members", "The interfaces connected to it.", lambda v: v.members),
     Field("uplink", "The way out of the lab: nat, or to:HOSTDEV.", lambda v: v.record.uplink),
+    Field(
+        "host_access",
+        "May guests reach the host's own services by the uplink?",
+        lambda v: v.record.host_access,
+        in_table=False,
+    ),
 ]
 
 several = click.argument("names", metavar="BR...", nargs=-1, required=True, type=BRIDGE)
@@ -105,20 +111,25 @@ address_verbs(
 @click.option("--nat", is_flag=True, help="By the host's own address (the default).")
 @click.option("--to", "device", metavar="HOSTDEV", help="Plug a device of the host's in (root).")
 @click.option("--none", "remove", is_flag=True, help="Take the uplink away.")
-def uplink(name: str, nat: bool, device: str | None, remove: bool) -> None:
+@click.option("--host-access", is_flag=True, help="With --nat: to the host's own services, too.")
+def uplink(name: str, nat: bool, device: str | None, remove: bool, host_access: bool) -> None:
     """Give a segment a way out of the lab.
 
     With --nat guests that send to the host's address on the bridge reach what the host reaches
-    by IPv4; nobody outside reaches them.
+    by IPv4; nobody outside reaches them. Of the host itself they reach nothing but its answer to
+    a ping, and no link-local address (169.254.0.0/16) beyond it, unless --host-access is given.
     """
     from dumm_tools import uplink as domain
 
     if nat + remove + (device is not None) > 1:
         raise click.UsageError("--nat, --to and --none exclude each other")
+    if host_access and (remove or device is not None):
+        raise click.UsageError("--host-access goes with --nat")
     if remove:
         domain.clear(lab(make=False), name)
         return
-    before = domain.record(root(), name, f"to:{device}" if device is not None else "nat")
+    wanted = f"to:{device}" if device is not None else "nat"
+    before = domain.record(root(), name, wanted, host_access=host_access)
     try:
         directory = lab()
     except BaseException:
