@@ -271,6 +271,7 @@ def test_output_shapes(lab: str) -> None:
             "address": ["10.0.0.254/24"],
             "members": [],
             "uplink": None,
+            "host_access": False,
         }
     ]
     args = ["-C", lab, "connect", "lan1", "bob-eth0", "eve-eth0"]

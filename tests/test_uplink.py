@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,10 @@ pytestmark = [pytest.mark.uml, pytest.mark.root]
 
 #: An address of the Internet's, and where it answers HTTP requests.
 THERE = "198.51.100.1"
+#: What a cloud has for its machines' neighbours; the host's own address, and what it serves there.
+METADATA = "169.254.169.254:80"
+OWN = "203.0.113.2"
+SERVICE = f"{OWN}:8000"
 
 
 def call(*argv: str) -> str:
@@ -52,16 +57,21 @@ def internet(tmp_path: Path) -> Iterator[list[str]]:
             "link set lo up",
             "address add 203.0.113.1/24 dev net0",
             f"address add {THERE}/32 dev lo",
+            "address add 169.254.169.254/32 dev lo",
             "link set net0 up",
         ):
             call(*inside, "ip", *words.split())
         groups.write_text("0 2147483647\n")  # as on the usual host: pasta pings for its guests
         (tmp_path / "www").mkdir()
         (tmp_path / "www/index.html").write_text("the Internet\n")
-        server = [*inside, "busybox", "httpd", "-f", "-p", "80", "-h", str(tmp_path / "www")]
-        with subprocess.Popen(server) as web:
+        server = ["busybox", "httpd", "-f", "-h", str(tmp_path / "www"), "-p"]
+        with (
+            subprocess.Popen([*inside, *server, "80"]) as web,
+            subprocess.Popen([*server, "8000"]) as service,
+        ):
             yield inside
             web.terminate()
+            service.terminate()
         call("ip", "link", "del", "wan0")
         groups.write_text(before)
         there.kill()
@@ -93,6 +103,13 @@ def reaches(lab: Lab, name: str = "a", to: str = THERE, port: int = 80) -> bool:
     return done.out == "the Internet\n"
 
 
+def reached(lab: Lab, *places: str) -> set[str]:
+    """Those of the places (ADDRESS:PORT) that the guest gets a page from."""
+    fetch = "timeout 2 wget -q -O - http://{0}/ | grep -q Internet && echo {0}"
+    script = "".join(f"({fetch.format(place)}) & " for place in places) + "wait"
+    return set(lab(["dumm-guest", "exec", "a", "--", "sh", "-c", script]).lines)
+
+
 def pings(lab: Lab, to: str = THERE) -> bool:
     return lab(f"dumm-guest exec a -- ping -c 1 -W 2 {to}", status=None).code == 0
 
@@ -118,6 +135,50 @@ def test_nat_and_nothing_left(internet: list[str], lab: Lab) -> None:
     assert not reaches(lab)
     lab("dumm-bridge uplink lan0")
     assert reaches(lab)
+    lab("dumm-fs destroy")
+    assert world() == before
+
+
+def test_the_host_itself_is_closed_unless_it_is_opened(internet: list[str], lab: Lab) -> None:
+    before = world()
+    lab("dumm-bridge create lan0 --address 10.0.0.254/24 --address fd00::fe/64")
+    lab("dumm-bridge create lan1 --address 10.0.1.254/24")
+    guest(lab)
+    lab("dumm-iface address add a-eth0 fd00::1/64")
+    # As Docker leads to its containers; and the host's own services, by what leads to itself.
+    call("nft", "add table ip other")
+    call("nft", "add chain ip other pre { type nat hook prerouting priority dstnat; }")
+    call("nft", f"add rule ip other pre ip daddr {OWN} tcp dport 9000 dnat to {THERE}:80")
+    call("nft", f"add rule ip other pre ip daddr {THERE} tcp dport 9001 redirect to :8000")
+    own = {"10.0.0.254:8000", "[fd00::fe]:8000", f"{THERE}:9001"}
+    others = {SERVICE, METADATA, "10.0.1.254:8000", f"{OWN}:9000"}
+    outside = {f"{THERE}:80"}
+    # Without an uplink the host is a member of the segment, by its address there.
+    assert reached(lab, *own, *others, *outside) == own
+    lab("dumm-bridge uplink lan0 --nat")
+    assert lab("dumm-bridge show -o uplink,host_access lan0").out == "nat\tno\n"
+    assert reached(lab, *own, *others, *outside) == outside
+    assert pings(lab, "10.0.0.254")
+    assert pings(lab, "fd00::fe")
+    assert not pings(lab, OWN)
+    # What the host itself asks of a guest is answered.
+    lab("dumm-guest exec a -- sh -c 'mkdir /www; echo mine >/www/index.html; httpd -h /www'")
+    with urllib.request.urlopen("http://10.0.0.1/", timeout=5) as page:
+        assert page.read() == b"mine\n"
+    lab("dumm-bridge uplink lan0 --nat --host-access")
+    assert lab("dumm-bridge show -o uplink,host_access lan0").out == "nat\tyes\n"
+    assert reached(lab, *own, *others, *outside) == own | others | outside
+    # It is remembered, and taken back.
+    lab("dumm-guest stop a")
+    call("ip", "link", "del", "lan0")
+    lab("dumm-guest start a")
+    assert reached(lab, SERVICE, METADATA) == {SERVICE, METADATA}
+    lab("dumm-bridge uplink lan0 --nat")
+    assert reached(lab, *own, *others, *outside) == outside
+    lab("dumm-bridge uplink lan0 --none")
+    assert reached(lab, *own, *others, *outside) == own
+    assert lab("dumm-bridge show -o uplink,host_access lan0").out == "-\tno\n"
+    call("nft", "delete table ip other")
     lab("dumm-fs destroy")
     assert world() == before
 
@@ -209,6 +270,8 @@ def test_refused(lab: Lab) -> None:
         ("lan0", 4, "the host has no IPv4 address on 'lan0' for guests to send to"),
         ("lan9", 3, "no bridge 'lan9'"),
         ("lan0 --nat --none", 2, "--nat, --to and --none exclude each other"),
+        ("lan0 --none --host-access", 2, "--host-access goes with --nat"),
+        ("lan0 --to lo --host-access", 2, "--host-access goes with --nat"),
         ("lan0 --to nosuch", 3, "no device 'nosuch'"),
         ("lan0 --to lo", 4, "'lo' cannot be a bridge's port"),
         ("lan0 --to lan1", 4, "'lan1' is a lab's own"),
@@ -286,28 +349,37 @@ def test_isolated(
         assert reaches(lab)
         with socket.create_server(("127.0.0.1", 0)) as private:
             port = private.getsockname()[1]
-            for address in ("10.0.0.254", "192.0.0.2", "192.0.0.100", "127.0.0.1"):
-                assert not reaches(lab, to=address, port=port)
+            addresses = ("10.0.0.254", "192.0.0.2", "192.0.0.100", "127.0.0.1")
+            assert reached(lab, *(f"{a}:{port}" for a in addresses)) == set()
             private.settimeout(0.1)
             with pytest.raises(TimeoutError):
                 private.accept()
+        closed = {SERVICE, METADATA, "203.0.113.255:8000", "192.0.0.100:8000"}
+        assert reached(lab, *closed, f"{THERE}:80") == {f"{THERE}:80"}
+        lab("dumm-bridge uplink lan0 --nat --host-access")
+        assert reached(lab, SERVICE, METADATA) == {SERVICE, METADATA}
+        lab("dumm-bridge uplink lan0 --nat")
         done = lab("dumm-bridge uplink lan0 --to wan0", status=4)
         assert one_line_error(done.err, "dumm-bridge").startswith("'lan0' has an uplink already")
+        # An address that the host gets later is closed by the next command that changes something.
+        call("ip", "address", "add", "203.0.113.99/32", "dev", "wan0")
         # Ended by whomever, it is there again with the next command that changes something.
         pid = pid_in(lab, "outside")
         call("kill", "-9", pid)
         lab("dumm-guest restart a")
-        assert reaches(lab)
+        assert reached(lab, f"{THERE}:80", "203.0.113.99:8000") == {f"{THERE}:80"}
+        call("ip", "address", "del", "203.0.113.99/32", "dev", "wan0")
         lab("dumm-bridge uplink lan0 --none")
         assert not reaches(lab)
         assert not list(lab.directory.glob("run/outside*"))
-        assert lab.host("nft list ruleset").out == ""
+        tables = json.loads(lab.host("nft -j list tables").out)["nftables"]
+        assert [t["table"]["family"] for t in tables if "table" in t] == ["inet"]
         lab("dumm-bridge uplink lan0 --nat")
         holder, pid = pid_in(lab, "holder"), pid_in(lab, "outside")
         call("kill", "-9", holder)
         until(lambda: not _lives(pid), "its end with the lab")
         lab("dumm-guest start a")
-        assert reaches(lab)
+        assert reached(lab, SERVICE, METADATA, f"{THERE}:80") == {f"{THERE}:80"}
         pid = pid_in(lab, "outside")
     finally:
         lab("dumm-fs destroy")

@@ -1,0 +1,433 @@
+"""The host's own network: what guests send to it, and what labs leave of it.
+
+Frames are made by hand and sent as a guest would (frames.py): the host takes and answers what is
+for an address that the lab gave it, and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import frames
+import pytest
+from conftest import Lab
+from uml_helpers import until
+
+from dumm_tools import iface, network, state
+from dumm_tools.linux import sysfs
+from dumm_tools.model import Guest, State
+
+pytestmark = [pytest.mark.netns, pytest.mark.root]
+
+#: Addresses of the host's that no lab gave it, on a device of its own.
+OTHER, OTHER6 = "203.0.113.7", "2001:db8:7::7"
+FENCE = "10.99.0.254"
+
+
+class Host:
+    """The host of a lab's network: of root's the session's namespace, else the lab's own."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def sh(self, script: str) -> str:
+        """Run a script there."""
+        return self.lab.host(["sh", "-ec", script]).out
+
+    def mac(self, bridge: str) -> str:
+        """A bridge's."""
+        return self.sh(f"cat /sys/class/net/{bridge}/address").strip()
+
+    def plug(self, bridge: str) -> str:
+        """Make a cable whose one end is in a bridge; the name of the other, where frames of a
+        guest go in."""
+        self.sh(
+            f"ip link add {bridge}-0 type veth peer {bridge}-1;"
+            f"for d in {bridge}-0 {bridge}-1; do"
+            " ip link set $d addrgenmode none; ip link set $d up; done;"
+            f"ip link set {bridge}-0 master {bridge}"
+        )
+        return f"{bridge}-1"
+
+    def send(self, device: str, *sent: bytes) -> list[str]:
+        """Send frames as a guest; what the host took of them, and what it said."""
+        fence = frames.udp(self.mac("fence"), "10.99.0.1", FENCE, "fence")
+        script: list[str | Path] = [
+            sys.executable,
+            Path(frames.__file__),
+            device,
+            "fence-1",
+            fence.hex(),
+        ]
+        lines = "\n".join(f.hex() for f in sent).encode()
+        done = self.lab(["dumm-guest", "exec", "--host", "--", *script], stdin=lines)
+        return sorted(done.lines)
+
+
+@pytest.fixture(params=["--host-net", "--isolated"])
+def host(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
+    """The host of a lab on the host's network, and of one with its own; the bridge `fence` is to
+    show that what was sent before has been dealt with."""
+    if request.param == "--isolated":
+        lab("dumm-fs destroy")
+        lab("dumm-fs init --kernel sid --master busybox --isolated")
+    yield from _with_another_network(lab)
+
+
+@pytest.fixture
+def roots(lab: Lab) -> Iterator[Host]:
+    """As `host`, on the host's network only: its taps are at hand."""
+    yield from _with_another_network(lab)
+
+
+def _with_another_network(lab: Lab) -> Iterator[Host]:
+    host = Host(lab)
+    lab(f"dumm-bridge create fence --address {FENCE}/24")
+    try:
+        host.sh(
+            "ip link add other0 type bridge; ip link set other0 addrgenmode none;"
+            "ip link set other0 up;"
+            f"ip addr add {OTHER}/24 dev other0; ip addr add {OTHER6}/64 dev other0 nodad"
+        )
+        host.plug("fence")
+        yield host
+    finally:
+        host.sh("for d in /sys/class/net/*-0 /sys/class/net/other0; do ip link del ${d##*/}; done")
+
+
+def everything(to: str, *also: str) -> list[bytes]:
+    """What a host with the weak model takes or answers, by the MAC address of a bridge or to a
+    group: for addresses that are not on this segment, and for everybody."""
+    found = []
+    for address in (OTHER, FENCE, *also):
+        for mac in (to, frames.EVERYBODY):
+            found += [
+                frames.arp("10.0.0.1", address, mac),
+                frames.arp(OTHER.replace(".7", ".1"), address, mac),
+                frames.udp(mac, "10.0.0.1", address, f"udp to {address}"),
+                frames.udp(mac, "203.0.113.1", address, f"udp to {address}"),
+                frames.syn(mac, "10.0.0.1", address),
+                frames.ping(mac, "10.0.0.1", address),
+            ]
+    return [
+        *found,
+        frames.udp(to, "2001:db8:7::1", OTHER6, "udp6"),
+        frames.syn(to, "2001:db8:7::1", OTHER6),
+        frames.ping(to, "fd00::1", OTHER6),
+    ]
+
+
+#: What is for everybody on a segment.
+BROADCAST = frames.udp(frames.EVERYBODY, "0.0.0.0", "255.255.255.255", "broadcast")
+MULTICAST = frames.udp("01:00:5e:00:00:01", "10.0.0.1", "224.0.0.1", "multicast")
+MULTICAST6 = frames.udp("33:33:00:00:00:01", "fe80::1", "ff02::1", "multicast6")
+
+
+def test_where_the_host_has_no_address(host: Host) -> None:
+    host.lab("dumm-bridge create lan0")
+    port, mac = host.plug("lan0"), host.mac("lan0")
+    everybody = (BROADCAST, MULTICAST, MULTICAST6, frames.router_advertisement())
+    assert host.send(port, *everything(mac), *everybody) == []
+    # One that is given and taken again leaves it as it was.
+    host.lab("dumm-bridge address add lan0 10.0.0.254/24 fd00::fe/64")
+    assert host.send(port, BROADCAST) == ["taken: broadcast"]
+    host.lab("dumm-bridge address del lan0 10.0.0.254/24 fd00::fe/64")
+    assert host.send(port, *everything(mac, "10.0.0.254"), *everybody) == []
+    # Of IPv4 there is nothing either where there is an IPv6 address.
+    host.lab("dumm-bridge address add lan0 fd00::fe/64")
+    assert host.send(port, *everything(mac), *everybody) == ["taken: multicast6"]
+
+
+def test_where_the_host_has_an_address(host: Host) -> None:
+    host.lab("dumm-bridge create lan0 --address 10.0.0.254/24 --address fd00::fe/64")
+    port, mac = host.plug("lan0"), host.mac("lan0")
+    said = host.send(port, *everything(mac), frames.router_advertisement())
+    assert said == []
+    host.sh(f"ip neigh replace fd00::1 lladdr {frames.MAC} dev lan0")
+    good = [
+        frames.arp("10.0.0.1", "10.0.0.254"),
+        frames.udp(mac, "10.0.0.1", "10.0.0.254", "udp"),
+        frames.udp(mac, "fd00::1", "fd00::fe", "udp6"),
+        frames.ping(mac, "10.0.0.1", "10.0.0.254"),
+        frames.ping(mac, "fd00::1", "fd00::fe"),
+        frames.syn(mac, "10.0.0.1", "10.0.0.254"),
+        frames.udp(frames.EVERYBODY, "10.0.0.1", "10.0.0.255", "directed broadcast"),
+    ]
+    assert host.send(port, *good, BROADCAST, MULTICAST, MULTICAST6) == [
+        "arp: it is me, 10.0.0.254",
+        "ip: protocol 1 from 10.0.0.254",
+        "ip: protocol 58/129 from fd00::fe",
+        "ip: protocol 6 from 10.0.0.254",
+        *(f"taken: {t}" for t in ("broadcast", "directed broadcast", "multicast", "multicast6")),
+        "taken: udp",
+        "taken: udp6",
+    ]
+    # Who says that it is somewhere else is not believed.
+    assert host.send(port, frames.udp(mac, "203.0.113.1", "10.0.0.254", "spoofed")) == []
+
+
+def test_no_guest_is_the_hosts_router(host: Host) -> None:
+    host.lab("dumm-bridge create lan0 --address 10.0.0.254/24 --address fd00::fe/64")
+    port, mac = host.plug("lan0"), host.mac("lan0")
+    host.sh("ip route add 10.5.0.0/16 via 10.0.0.1; ip neigh replace 10.0.0.2 lladdr"
+            f" {frames.MAC} dev lan0")  # fmt: skip
+
+    def known() -> str:
+        script = (
+            "ip -6 route; ip -6 addr; ip route; ip route get 10.5.0.9; ip -o -6 route show cache"
+        )
+        return host.sh(script)
+
+    before = known()
+    host.send(
+        port,
+        frames.router_advertisement(),
+        frames.router_advertisement("fe80::2"),
+        frames.redirect(mac, "10.0.0.1", "10.0.0.254", "10.5.0.9", "10.0.0.2"),
+    )
+    assert known() == before
+    assert "via 10.0.0.1 " in before
+
+
+def test_a_lab_without_nftables(host: Host, tmp_path: Path) -> None:
+    """The host forwards nothing then, and is as closed."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/nft").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin/nft").chmod(0o755)
+    without = {"PATH": f"{tmp_path}/bin:{host.lab.env['PATH']}"}
+    words = "--address 10.0.0.254/24 --address fd00::fe/64"
+    host.lab(f"dumm-bridge create lan0 {words}", env=without)
+    port, mac = host.plug("lan0"), host.mac("lan0")
+    assert host.send(port, *everything(mac)) == []
+    host.sh(f"ip neigh replace fd00::1 lladdr {frames.MAC} dev lan0")
+    good = [
+        frames.arp("10.0.0.1", "10.0.0.254"),
+        frames.udp(mac, "10.0.0.1", "10.0.0.254", "udp"),
+        frames.udp(mac, "fd00::1", "fd00::fe", "udp6"),
+        frames.udp(frames.EVERYBODY, "10.0.0.1", "10.0.0.255", "directed broadcast"),
+    ]
+    assert host.send(port, *good, BROADCAST, MULTICAST, MULTICAST6) == [
+        "arp: it is me, 10.0.0.254",
+        *(f"taken: {t}" for t in ("broadcast", "directed broadcast", "multicast", "multicast6")),
+        "taken: udp",
+        "taken: udp6",
+    ]
+
+
+def test_taps(roots: Host) -> None:
+    """On a bridge, off it, and by the groups that a bridge does not take for its segment."""
+    lab = roots.lab
+    lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+    lab("dumm-guest create a")
+    lab("dumm-iface create a-eth0")
+    found = state.load(str(lab.directory))
+    iface.prepare(found, "a")  # as a crash of the guest leaves it
+    mac = sysfs.read("a-eth0", "address") or ""
+    groups = [f"01:80:c2:00:00:{n:02x}" for n in (0, 2, 3, 14, 15)]
+    odd = [frame for group in groups for frame in everything(group)]
+    tagged = [f[:12] + bytes.fromhex("81000000") + f[12:] for f in odd]
+    twice = [f[:12] + bytes.fromhex("81000000") + f[12:] for f in tagged]
+    everybody = (BROADCAST, MULTICAST, MULTICAST6, frames.router_advertisement())
+    attack = [*everything(mac, "10.0.0.254"), *odd, *tagged, *twice, *everybody]
+
+    assert roots.send("tap:a-eth0", *attack) == []
+    lab("dumm-bridge connect lan0 a-eth0")
+    assert roots.send("tap:a-eth0", *odd, *tagged, *twice) == []
+    good = frames.udp(roots.mac("lan0"), "10.0.0.1", "10.0.0.254", "udp")
+    # What these groups are for still goes its way: LLDP, for one.
+    assert roots.send("tap:a-eth0", good) == ["taken: udp"]
+    lab("dumm-bridge disconnect a-eth0")
+    assert roots.send("tap:a-eth0", *attack) == []
+    lab("dumm-bridge connect lan0 a-eth0")
+    lab("dumm-bridge delete lan0")
+    assert roots.send("tap:a-eth0", *attack) == []
+    iface.release(found, "a")
+
+
+def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
+    """What a user expects works: pings in both directions, a service of the host's on its address,
+    and its way from one segment to another."""
+    lab = host.lab
+    lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+    lab("dumm-bridge create lan1 --address 10.0.1.254/24")
+    lab("dumm-guest create a b")
+    for n, guest in enumerate("ab"):
+        lab(f"dumm-iface create {guest}-eth0 --bridge lan{n} --address 10.0.{n}.1/24")
+        lab(f"dumm-iface route add {guest}-eth0 default --via 10.0.{n}.254")
+    lab("dumm-guest start a b")
+
+    def succeeds(guest: str, command: str) -> bool:
+        return lab(f"dumm-guest exec {guest} -- {command}", status=None).code == 0
+
+    host.sh("busybox ping -c1 -W5 10.0.0.1; busybox ping -c1 -W5 10.0.1.1")
+    assert succeeds("a", "ping -c1 -W5 10.0.0.254")
+    # The host's address on another segment is none on this, and it is no router.
+    host.sh("echo 0 >/proc/sys/net/ipv4/ip_forward")
+    assert not succeeds("a", "ping -c1 -W1 10.0.1.254")
+    assert not succeeds("a", f"ping -c1 -W1 {OTHER}")
+    assert not succeeds("a", "ping -c1 -W1 10.0.1.1")
+    host.sh("echo 1 >/proc/sys/net/ipv4/ip_forward")
+    try:
+        assert succeeds("a", "ping -c1 -W5 10.0.1.1")
+        assert succeeds("b", "ping -c1 -W5 10.0.0.1")
+        assert not succeeds("a", "ping -c1 -W1 10.0.1.254")
+        assert not succeeds("a", f"ping -c1 -W1 {OTHER}")
+    finally:
+        host.sh("echo 0 >/proc/sys/net/ipv4/ip_forward")
+    (tmp_path / "page").write_text("of the host's\n")
+    serve = f"busybox httpd -f -p 8000 -h {tmp_path}"
+    web = lab.start(f"dumm-guest exec --host -- {serve}")
+    try:
+        fetch = "timeout 2 wget -q -O - http://{}:8000/page"
+        until(lambda: succeeds("a", fetch.format("10.0.0.254")), "a service of the host's")
+        assert not succeeds("a", fetch.format("10.0.1.254"))
+        # A NIC that is on no bridge: the host is next to it, and says nothing.
+        lab("dumm-bridge disconnect a-eth0")
+        lab("dumm-iface up a-eth0")
+        mac = host.mac("a-eth0")
+        tries = "".join(
+            f"(ping -c1 -W1 {a} >/dev/null && echo ping {a}) &"
+            f"({fetch.format(a)} >/dev/null && echo page {a}) &"
+            for a in ("10.0.0.254", "10.0.1.254", OTHER)
+        )
+        script = (
+            f"for a in 10.0.0.254 10.0.0.253; do ip neigh replace $a lladdr {mac} dev eth0; done;"
+            f"ip route del default; ip route add default via 10.0.0.253; {tries} wait"
+        )
+        assert lab(["dumm-guest", "exec", "a", "--", "sh", "-c", script]).out == ""
+    finally:
+        web.terminate()
+        web.wait(10)
+
+
+# ---- nothing left ----
+
+
+def call(*argv: str) -> str:
+    """Run a program of the host's."""
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def world() -> dict[str, object]:
+    """All of the host's network."""
+    settings = call("sh", "-c", "sysctl -a -r '^net[.]' 2>/dev/null").splitlines()
+    links = json.loads(call("ip", "-j", "-d", "address"))
+    return {
+        "sysctls": [s for s in settings if "nf_conntrack_count" not in s],
+        "links": [{k: v for k, v in d.items() if "linkinfo" not in k} for d in links],
+        **{
+            what: call(*what.split())
+            for what in (
+                "ip -4 route show table all",
+                "ip -6 route show table all",
+                "ip neigh",
+                "ip rule",
+                "ip -6 rule",
+                "tc qdisc",
+                "nft list ruleset",
+            )
+        },
+    }
+
+
+def test_the_host_after_50_labs(new_lab: Callable[..., Lab]) -> None:
+    """Guests, bridges, addresses, uplinks; ended in order, or by a crash of their guest."""
+    call("ip", "link", "add", "wan0", "type", "veth", "peer", "wan1")
+    for device in ("wan0", "wan1"):
+        call("ip", "link", "set", device, "addrgenmode", "none")
+    for device in ("wan0", "wan1"):
+        call("ip", "link", "set", device, "up")
+    call("ip", "address", "add", "203.0.113.2/24", "dev", "wan0")
+    call("ip", "route", "add", "default", "via", "203.0.113.1")
+    try:
+        with_table = new_lab("first")  # what the kernel loads with the first stays
+        with_table("dumm-bridge create lan --address 10.200.0.254/24")
+        with_table("dumm-bridge uplink lan")
+        with_table("dumm-fs destroy")
+        before = world()
+
+        def one(number: int) -> None:
+            lab = new_lab(f"lab{number}")
+            lines = [
+                f"bridge create q{number}",
+                f"bridge create l{number} --address 10.{number}.0.254/24",
+                f"bridge address add l{number} fd00:{number}::fe/64",
+                "guest create a",
+                f"iface create a-e{number} --bridge l{number} --address 10.{number}.0.1/24",
+                f"iface create a-f{number}",
+            ]
+            if number % 2:
+                lines.append(f"bridge uplink l{number} --nat")
+            if number % 10 == 1:
+                lines += ["guest start a", f"bridge disconnect a-e{number}"]
+            if number % 10 == 3:
+                lines += [f"bridge uplink l{number} --none", f"bridge delete l{number}"]
+            lab("dumm-console", stdin="\n".join(lines).encode(), timeout=120)
+            if number % 20 == 1:
+                lab("dumm-guest exec a -- halt -f", status=None)
+            lab("dumm-fs destroy", timeout=120)
+
+        with ThreadPoolExecutor(3) as pool:
+            for done in [pool.submit(one, number) for number in range(1, 51)]:
+                done.result()
+        after = world()
+        for what, was in before.items():
+            assert after[what] == was, what
+    finally:
+        call("ip", "link", "del", "wan0")
+
+
+def test_a_rule_for_a_bridge_is_for_no_other_device(lab: Lab) -> None:
+    """What gets the name of a bridge that somebody removed is the host's own."""
+    lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+    call("ip", "link", "del", "lan0")
+    call("ip", "link", "add", "lan0", "type", "bridge")
+    try:
+        index = sysfs.number("lan0", "ifindex")
+        rules = json.loads(call("nft", "-j", "list", "ruleset"))["nftables"]
+        members = [m for r in rules for m in r.get("set", {}).get("elem", ())]
+        assert members
+        assert not {"lan0", index} & {*members}
+        assert sysfs.read("lan0", "ifalias") == ""
+    finally:
+        call("ip", "link", "del", "lan0")
+    lab("dumm-fs destroy")
+    assert call("nft", "list", "ruleset") == ""
+
+
+def test_settings_of_other_devices_stay(tmp_path: Path) -> None:
+    """`all`, `default` and each device that there is are as they were while the lab is there."""
+    (tmp_path / ".lock").touch()
+    inode = (tmp_path / ".lock").stat().st_ino
+    state.create(str(tmp_path), State("t1t1", inode, guests={"a": Guest("a")}))
+
+    def settings() -> list[str]:
+        return [s for s in call("sysctl", "-a", "-r", "^net[.]ipv.[.](conf|neigh)").splitlines()]
+
+    before = settings()
+    from dumm_tools import bridge
+
+    bridge.create(str(tmp_path), "lan0", addresses=["10.0.0.254/24", "fd00::fe/64"])
+    bridge.create(str(tmp_path), "lan1")
+    iface.create(str(tmp_path), "a-eth0", bridge="lan0")
+    found = state.load(str(tmp_path))
+    iface.prepare(found, "a")
+    assert network.ours(found, "a-eth0")
+    own = ("lan0", "lan1", "a-eth0")
+    assert [s for s in settings() if s.split(" ")[0].split(".")[3] not in own] == before
+    wanted = {
+        "ipv6": ("accept_ra=0", "autoconf=0", "accept_redirects=0", "accept_source_route=0"),
+        "ipv4": ("accept_redirects=0", "accept_source_route=0", "rp_filter=1"),
+    }
+    for device in own:
+        for family, values in wanted.items():
+            for name, value in (v.split("=") for v in values):
+                path = Path(f"/proc/sys/net/{family}/conf/{device}/{name}")
+                assert path.read_text() == f"{value}\n", path
+    bridge.remove_all(found)
+    assert settings() == before
