@@ -181,8 +181,8 @@ def remove_all(found: State) -> None:
     """Remove every link and every uplink that the working set has made; records stay."""
     present = network.our_links(found)
     uplinks = any(b.uplink for b in found.bridges.values())
-    # Of a bridge that has gone there may be rules still.
-    present += [name for name, b in found.bridges.items() if b.addresses and name not in present]
+    if not found.isolated:  # of a bridge that has gone there may be rules still
+        present += [n for n, b in found.bridges.items() if b.addresses and n not in present]
     if present or uplinks:
         with netlink.host() as channel:
             if uplinks:

@@ -18,7 +18,7 @@ import pytest
 from conftest import Lab
 from uml_helpers import until
 
-from dumm_tools import iface, network, state
+from dumm_tools import bridge, iface, network, state
 from dumm_tools.linux import sysfs
 from dumm_tools.model import Guest, State
 
@@ -410,24 +410,24 @@ def test_settings_of_other_devices_stay(tmp_path: Path) -> None:
         return [s for s in call("sysctl", "-a", "-r", "^net[.]ipv.[.](conf|neigh)").splitlines()]
 
     before = settings()
-    from dumm_tools import bridge
-
-    bridge.create(str(tmp_path), "lan0", addresses=["10.0.0.254/24", "fd00::fe/64"])
-    bridge.create(str(tmp_path), "lan1")
-    iface.create(str(tmp_path), "a-eth0", bridge="lan0")
-    found = state.load(str(tmp_path))
-    iface.prepare(found, "a")
-    assert network.ours(found, "a-eth0")
-    own = ("lan0", "lan1", "a-eth0")
-    assert [s for s in settings() if s.split(" ")[0].split(".")[3] not in own] == before
-    wanted = {
-        "ipv6": ("accept_ra=0", "autoconf=0", "accept_redirects=0", "accept_source_route=0"),
-        "ipv4": ("accept_redirects=0", "accept_source_route=0", "rp_filter=1"),
-    }
-    for device in own:
-        for family, values in wanted.items():
-            for name, value in (v.split("=") for v in values):
-                path = Path(f"/proc/sys/net/{family}/conf/{device}/{name}")
-                assert path.read_text() == f"{value}\n", path
-    bridge.remove_all(found)
+    try:
+        bridge.create(str(tmp_path), "lan0", addresses=["10.0.0.254/24", "fd00::fe/64"])
+        bridge.create(str(tmp_path), "lan1")
+        iface.create(str(tmp_path), "a-eth0", bridge="lan0")
+        found = state.load(str(tmp_path))
+        iface.prepare(found, "a")
+        assert network.ours(found, "a-eth0")
+        own = ("lan0", "lan1", "a-eth0")
+        assert [s for s in settings() if s.split(" ")[0].split(".")[3] not in own] == before
+        wanted = {
+            "ipv6": ("accept_ra=0", "autoconf=0", "accept_redirects=0", "accept_source_route=0"),
+            "ipv4": ("accept_redirects=0", "accept_source_route=0", "rp_filter=1"),
+        }
+        for device in own:
+            for family, values in wanted.items():
+                for name, value in (v.split("=") for v in values):
+                    path = Path(f"/proc/sys/net/{family}/conf/{device}/{name}")
+                    assert path.read_text() == f"{value}\n", path
+    finally:
+        bridge.remove_all(state.load(str(tmp_path)))
     assert settings() == before
