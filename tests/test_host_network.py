@@ -305,6 +305,43 @@ def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
         web.wait(10)
 
 
+def test_a_device_of_the_hosts_in_the_segment(roots: Host) -> None:
+    """Who is on its network is on the segment: the address that the host had there is none now."""
+    lab = roots.lab
+    roots.sh(
+        "ip link add port0 type veth peer port1;"
+        "for d in port0 port1; do ip link set $d addrgenmode none; ip link set $d up; done;"
+        "ip address add 192.0.2.9/24 dev port0"
+    )
+    try:
+        lab("dumm-bridge create lan0")
+        lab("dumm-bridge uplink lan0 --to port0")
+        attack = [*everything(roots.mac("lan0"), "192.0.2.9"), BROADCAST, MULTICAST, MULTICAST6]
+        attack += everything(roots.mac("port0"), "192.0.2.9")
+        assert roots.send("port1", *attack, frames.router_advertisement()) == []
+        lab("dumm-bridge address add lan0 10.0.0.254/24")
+        attack = everything(roots.mac("lan0"), "192.0.2.9")
+        attack += everything(roots.mac("port0"), "192.0.2.9")
+        assert roots.send("port1", *attack, frames.router_advertisement()) == []
+        good = frames.udp(roots.mac("lan0"), "10.0.0.1", "10.0.0.254", "udp")
+        assert roots.send("port1", good) == ["taken: udp"]
+        lab("dumm-bridge uplink lan0 --none")
+    finally:
+        roots.sh("ip link del port0")
+
+
+def test_a_firewall_that_is_loaded_anew(roots: Host) -> None:
+    lab = roots.lab
+    lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+    port, mac = roots.plug("lan0"), roots.mac("lan0")
+    call("nft", "flush", "ruleset")
+    lab("dumm-bridge address add lan0 10.0.0.254/24 --may-exist")
+    assert roots.send(port, *everything(mac)) == []
+    # Who destroys a lab whose rules have gone is not told of them.
+    call("nft", "flush", "ruleset")
+    assert lab("dumm-bridge delete lan0").err == ""
+
+
 # ---- nothing left ----
 
 
