@@ -25,7 +25,7 @@ from collections.abc import Collection, Sequence
 from dumm_tools import address, network, nft, proc
 from dumm_tools.errors import DummError
 from dumm_tools.linux import filter as packets
-from dumm_tools.linux import netlink, sysctl, sysfs
+from dumm_tools.linux import netlink, nftables, sysctl, sysfs
 from dumm_tools.linux.filter import Operation, Program
 from dumm_tools.linux.netlink import Channel
 from dumm_tools.model import Bridge, State
@@ -170,10 +170,20 @@ def refresh(state: State, also: Collection[str] = (), without: Collection[str] =
     return True
 
 
-def renew(state: State) -> None:
-    """Have the rules be for the lab's bridges as they are recorded."""
-    if any(b.addresses for b in state.bridges.values()):
-        refresh(state)
+def renew(state: State) -> bool:
+    """Have the rules be for the lab's bridges as they are recorded; False where there are none."""
+    return any(b.addresses for b in state.bridges.values()) and refresh(state)
+
+
+def mend(state: State) -> bool:
+    """Put the rules back where somebody took them away, as a firewall does that is loaded anew;
+    False where that is not so, or not possible."""
+    try:
+        if nftables.has_table(nftables.NFPROTO_INET, _PREFIX + state.id):
+            return False
+    except OSError:
+        return False  # a kernel without: there was nothing to be taken away
+    return renew(state)
 
 
 def forget(state: State, devices: Collection[str]) -> None:

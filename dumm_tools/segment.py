@@ -94,14 +94,20 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
             guard.bridge(channel, state, bridge, bridge.addresses)
             netlink.transact(channel, [_dress(state, name)])
             add_addresses(channel, name, bridge.addresses)
-            if bridge.uplink is not None:
-                from dumm_tools import uplink
-
-                uplink.ensure(channel, state, bridge)
+            _ensure_uplink(channel, state, bridge)
+        elif bridge.addresses and guard.mend(state):
+            _ensure_uplink(channel, state, bridge)
         if made:
             _plug_members(channel, state, name)
         undo.pop_all()
     return made
+
+
+def _ensure_uplink(channel: Channel, state: State, bridge: Bridge) -> None:
+    if bridge.uplink is not None:
+        from dumm_tools import uplink
+
+        uplink.ensure(channel, state, bridge)
 
 
 def _plug_members(channel: Channel, state: State, bridge: str) -> None:

@@ -331,12 +331,21 @@ def test_a_device_of_the_hosts_in_the_segment(roots: Host) -> None:
 
 
 def test_a_firewall_that_is_loaded_anew(roots: Host) -> None:
+    """The next command that has to do with a segment puts the rules back."""
     lab = roots.lab
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+    lab("dumm-guest create a")
+    lab("dumm-iface create a-e0")
     port, mac = roots.plug("lan0"), roots.mac("lan0")
-    call("nft", "flush", "ruleset")
-    lab("dumm-bridge address add lan0 10.0.0.254/24 --may-exist")
-    assert roots.send(port, *everything(mac)) == []
+    before = call("nft", "list", "ruleset")
+    for command in (
+        "bridge address add lan0 10.0.0.254/24 --may-exist",
+        "bridge connect lan0 a-e0",
+    ):
+        call("nft", "flush", "ruleset")
+        lab(f"dumm-{command}")
+        assert call("nft", "list", "ruleset") == before
+        assert roots.send(port, *everything(mac)) == []
     # Who destroys a lab whose rules have gone is not told of them.
     call("nft", "flush", "ruleset")
     assert lab("dumm-bridge delete lan0").err == ""
