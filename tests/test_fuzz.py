@@ -45,9 +45,9 @@ CASES = {
     "mconsole": (600, 10),
     "mconsole_socket": (30, 1),
     "files": (400, 10),
-    "hello": (400, 1),
-    "control": (400, 1),
-    "session": (600, 1),
+    "hello": (150, 1),
+    "control": (120, 1),
+    "session": (200, 1),
 }
 assert sum(number for number, _ in CASES.values()) >= 10_000
 
