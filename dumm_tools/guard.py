@@ -161,9 +161,8 @@ def refresh(state: State, also: Collection[str] = (), without: Collection[str] =
         for name, record in state.bridges.items()
         if name in also or (record.addresses and name not in without and network.ours(state, name))
     ]
-    guarded = [n for n in names if not state.bridges[n].host_access]
     try:
-        nft.run(_script(state, guarded))
+        nft.run(_script(state, names))
     except DummError as e:
         proc.log(str(e))
         return False
@@ -192,10 +191,11 @@ def forget(state: State, devices: Collection[str]) -> None:
         refresh(state, without=devices)
 
 
-def _script(state: State, guarded: Sequence[str]) -> str:
+def _script(state: State, names: Sequence[str]) -> str:
     table = f"{_FAMILY} {_PREFIX}{state.id}"
-    if not guarded:
+    if not names:
         return f"add table {table}\ndelete table {table}\n"
+    guarded = [n for n in names if not state.bridges[n].host_access]
     gateways = [n for n in guarded if state.bridges[n].uplink == "nat"]
     rules = [
         "iif != @guarded accept",
