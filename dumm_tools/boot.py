@@ -237,7 +237,8 @@ def _abort(root: str, started: Launch) -> None:
     if not started.ours:
         return
     if started.errors is not None:
-        os.close(started.errors)
+        with contextlib.suppress(OSError):  # Ctrl-C may have come just when it was closed
+            os.close(started.errors)
         started.errors = None
         with contextlib.suppress(ChildProcessError):
             os.waitpid(started.jail, 0)
