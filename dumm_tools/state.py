@@ -13,6 +13,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 from dumm_tools import holder, records
 from dumm_tools.errors import DummError, NotFound, TimedOut
@@ -22,6 +23,9 @@ FILE = "state.json"
 LOCK = ".lock"
 #: Seconds to wait for another command's transaction.
 LOCK_TIMEOUT = 10.0
+
+#: Is this inside a transaction?
+_locked_here: ContextVar[bool] = ContextVar("locked_here", default=False)
 
 
 def load(root: str) -> State:
@@ -85,12 +89,22 @@ def transaction(root: str, *, apart: bool = False) -> Iterator[Transaction]:
         change = Transaction(root)
         if not (apart or change.state.here) and holder.lives(root):
             raise DummError(f"the lab in '{root}' is only changed from inside its own namespaces")
+        here = _locked_here.set(True)
         try:
             yield change
             change.save()
         except BaseException:
             change.revert()
             raise
+        finally:
+            _locked_here.reset(here)
+
+
+def must_not_wait(whom: str) -> None:
+    """RuntimeError inside a transaction: nobody who may keep us waiting is waited for under the
+    lab's lock, and no guest's answer is."""
+    if _locked_here.get():
+        raise RuntimeError(f"{whom} would be waited for under the lab's lock")
 
 
 def create(root: str, state: State) -> None:
