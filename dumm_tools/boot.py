@@ -167,9 +167,7 @@ def _settle(
         await_pid(root, name, end)
         ready = _ready(root, started, end)
         if started.later:
-            state = load(root)
-            for late in state.ifaces_of(name)[-started.later :]:
-                iface.realize(root, state, late)
+            iface.plug_late(root, name, started.later)
             started.later = 0
             ready = _ready(root, started, end)
     except TimedOut:

@@ -7,12 +7,12 @@ of the host.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from dumm_tools import (
     address,
+    cable,
     guard,
-    iface,
     live,
     masquerade,
     names,
@@ -20,11 +20,15 @@ from dumm_tools import (
     nic,
     segment,
     state,
+    turn,
     uplink,
 )
+from dumm_tools.agent.client import ANSWER_TIMEOUT
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import netlink, rtnl
-from dumm_tools.model import Bridge, State
+from dumm_tools.model import Bridge, Iface, State
+
+Report = Callable[[str], None]
 
 
 def create(root: str, name: str, *, addresses: Sequence[str] = (), may_exist: bool = False) -> None:
@@ -47,74 +51,138 @@ def create(root: str, name: str, *, addresses: Sequence[str] = (), may_exist: bo
             segment.ensure_bridge(channel, found, found.bridges[name])
 
 
-def delete(root: str, name: str, *, if_exists: bool = False) -> None:
-    """Unplug a bridge's members, then remove it. Usage, NotFound, Conflict."""
+def delete(root: str, name: str, *, if_exists: bool = False, warn: Report = lambda _: None) -> None:
+    """Unplug a bridge's members, then remove it. Guests that do not let their ends down are said
+    to `warn`. Usage, NotFound, Conflict."""
     names.bridge(name)
     rtnl.load()
-    with state.transaction(root) as change:
-        found = change.state
-        if if_exists and name not in found.bridges:
-            return
-        network.bridge(found, name)
-        members = found.members_of(name)
-        running = {g: iface.reachable(root, found, g) for g in {m.guest for m in members}}
-        with contextlib.ExitStack() as undo:
-            for member in members:
-                undo.enter_context(iface.changing(root, found, member, running[member.guest]))
-                member.up = False
-                if running[member.guest]:
-                    nic.plug(root, member)
+    with state.unbroken():
+        with state.transaction(root) as change:
+            found = change.state
+            if if_exists and name not in found.bridges:
+                return
+            bridge = network.bridge(found, name)
+            members: dict[str, list[Iface]] = {}
+            for member in found.members_of(name):
+                members.setdefault(member.guest, []).append(member)
+            states = {g: live.guest_state(root, found, found.guests[g]) for g in members}
+            for guest, now in states.items():
+                if now == "paused":
+                    raise Conflict(f"guest '{guest}' is paused")
             with netlink.host() as channel:
-                uplink.remove(channel, found, found.bridges[name])
+                uplink.remove(channel, found, bridge)
                 segment.remove(channel, found, [name])
-            for member in members:
-                member.bridge = None
-            del found.bridges[name]
-            change.save()
-            for guest in running:
-                if running[guest]:
-                    iface.refresh_boot(root, found, guest)
+            told = [guest for guest, now in states.items() if now == "running"]
+            if not told:
+                _forget(root, found, name, members)
+        if told:
+            failures = turn.each(
+                root,
+                told,
+                lambda guest, seconds: _take_down(root, members[guest], seconds),
+                lambda _: _forgotten(root, name, members),
+                lambda guest, seconds: _take_down(root, _are_down(root, members[guest]), seconds),
+            )
+            for guest, error in failures.items():
+                ends = ", ".join(f"'{m.name}'" for m in members[guest])
+                warn(f"{ends} may still be up in the guest: {error}")
     uplink.end_outside(root)
+
+
+def _take_down(root: str, members: Sequence[Iface], seconds: float) -> None:
+    if members:
+        with turn.unless_ended(root, members[0].guest):
+            nic.bring_down(root, members, seconds)
+
+
+def _are_down(root: str, members: Sequence[Iface]) -> list[Iface]:
+    """Those that no other command has brought up meanwhile."""
+    records = state.load(root).ifaces
+    return [m for m in members if m.name in records and not records[m.name].up]
+
+
+def _forgotten(root: str, name: str, members: Mapping[str, Sequence[Iface]]) -> None:
+    with state.transaction(root) as change:
+        if name in change.state.bridges:
+            with netlink.host() as channel:  # another command may have made it anew
+                segment.remove(channel, change.state, [name])
+            _forget(root, change.state, name, members)
+
+
+def _forget(root: str, found: State, name: str, told: Mapping[str, Sequence[Iface]]) -> None:
+    """Forget a bridge that is removed. Its members are on none, and those that were told are
+    down: not those that another command has plugged in meanwhile."""
+    del found.bridges[name]
+    for members in told.values():
+        cable.unplugged(root, found, members)
+    cable.unplugged(root, found, found.members_of(name), down=False)
 
 
 def connect(root: str, name: str, interface: str) -> None:
     """Plug an interface into a bridge; one on another bridge moves. One that is down comes up; of
     one that is up nothing else is touched. Usage, NotFound, Conflict."""
     guest, _ = names.interface(interface)
-    with iface.transaction(root, guest) as change:
-        found = change.state
-        bridge = network.bridge(found, name)
-        member = network.interface(found, interface)
-        if member.bridge is not None and member.up and network.ours(found, member.tap):
-            # The guest sees nothing of a move: it may be paused. One that is where it should be
-            # may be of a `create` that was killed before the guest had its device.
-            now = live.guest_state(root, found, found.guests[guest])
-            running = member.bridge == name and now == "running"
-        else:
-            running = iface.reachable(root, found, member.guest)
-        with iface.changing(root, found, member, running):
-            member.up = True
-            member.bridge = name
+    if live.alive(root, guest):
+        rtnl.load()
+    if _move(root, name, interface):
+        return
+    with turn.taken(root, guest):
+        with state.transaction(root) as change:
+            found = change.state
+            bridge = network.bridge(found, name)
+            member = network.interface(found, interface)
+            running = cable.reachable(root, found, guest)
+            before = member.but()
+            member.up, member.bridge = True, name
             change.save()
             with netlink.host() as channel:
                 segment.ensure_bridge(channel, found, bridge)
-            iface.apply(root, found, member, running)
+            reopen = cable.settle_host(root, found, member, running)
+        if running:
+            with cable.taking_back(root, before, member):
+                nic.plug(root, member, reopen=reopen)
+
+
+def _move(root: str, name: str, interface: str) -> bool:
+    """Have an interface that is up on one bridge be on another. The guest sees nothing of it: it
+    may be paused, or stuck. False for one that is where it should be: it may be of a `create`
+    that was killed before the guest had its device."""
+    with state.transaction(root) as change:
+        found = change.state
+        bridge = network.bridge(found, name)
+        member = network.interface(found, interface)
+        if member.bridge is None or not member.up or not network.ours(found, member.tap):
+            return False
+        if member.bridge == name and cable.is_running(root, found, member.guest):
+            return False
+        member.bridge = name
+        change.save()
+        with netlink.host() as channel:
+            segment.ensure_bridge(channel, found, bridge)
+        cable.settle_host(root, found, member, running=False)
+    return True
 
 
 def disconnect(root: str, interface: str) -> None:
-    """Unplug an interface from its bridge and take it down. Usage, NotFound, Conflict."""
+    """Unplug an interface from its bridge, whatever its guest says, and take it down there.
+    Usage, NotFound, Conflict."""
     guest, _ = names.interface(interface)
-    with iface.transaction(root, guest) as change:
+    if live.alive(root, guest):
+        rtnl.load()
+    with state.transaction(root) as change:
         found = change.state
         member = network.interface(found, interface)
         if member.bridge is None:
             raise Conflict(f"'{interface}' is not connected")
-        running = iface.reachable(root, found, member.guest)
-        with iface.changing(root, found, member, running):
-            member.up = False
-            member.bridge = None
-            iface.apply(root, found, member, running)
-            change.save()
+        if not cable.reachable(root, found, guest):
+            cable.unplugged(root, found, [member])
+            return
+        with netlink.host() as channel:
+            segment.unplug(channel, found, member.tap)
+    with cable.cut_off(root, member, down=True), turn.taken(root, guest):
+        _take_down(root, [member], ANSWER_TIMEOUT)
+        with state.transaction(root) as change:
+            cable.unplugged(root, change.state, [member])
 
 
 def add_addresses(

@@ -1,53 +1,35 @@
 """Interfaces: a guest's NIC and its tap, recorded, and live where the guest runs.
 
-A change is checked first, then recorded, then made in the kernels; where that fails the record
-and what was done are taken back. What only removes is done in the kernels first, so that a
-command that was killed can be run again.
+A change has the guest's turn. In a transaction it is checked, recorded, and made on the host;
+then, without the lab's lock, the guest is told; where that fails another transaction takes back
+what was recorded. What only removes is done in the kernels first, so that a command that was
+killed can be run again; a cable is cut whatever the guest says.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from dumm_tools import address, device, live, names, network, nic, reach, segment, state, wire
-from dumm_tools.errors import Conflict, NotFound, TimedOut, Usage
+from dumm_tools import (
+    address,
+    cable,
+    device,
+    live,
+    names,
+    network,
+    nic,
+    segment,
+    state,
+    turn,
+    wire,
+)
+from dumm_tools.errors import Conflict, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs
-from dumm_tools.linux.netlink import Channel
-from dumm_tools.model import Guest, Iface, State
+from dumm_tools.model import Iface, State
 from dumm_tools.nic import boot_records, uml_arg
 
 __all__ = ["boot_records", "uml_arg"]
-
-
-def guest_of(found: State, name: str) -> Guest:
-    """The guest of that name; NotFound."""
-    if name not in found.guests:
-        raise NotFound(f"no guest '{name}'")
-    return found.guests[name]
-
-
-@contextlib.contextmanager
-def transaction(root: str, guest: str) -> Iterator[state.Transaction]:
-    """A transaction that will need netlink if the guest runs: what takes long is done before."""
-    if live.alive(root, guest):
-        rtnl.load()
-    with state.transaction(root) as change:
-        yield change
-
-
-def reachable(root: str, found: State, guest: str) -> bool:
-    """Does the guest run, so that a change takes effect at once? Conflict while it is between
-    the two, or paused."""
-    now = live.guest_state(root, found, guest_of(found, guest))
-    if now in ("starting", "paused", "stopping"):
-        raise Conflict(f"guest '{guest}' is {now}")
-    return now == "running"
-
-
-def refresh_boot(root: str, found: State, guest: str) -> None:
-    """Let a running guest that reboots itself come back as it is now."""
-    reach.write_boot(root, found.guests[guest], boot_records(found, guest))
 
 
 def create(
@@ -65,123 +47,112 @@ def create(
     wanted = address.interfaces(list(addresses))
     address.fits(address.mtu(mtu), wanted)
     mac = address.mac(mac) if mac else None
-    with transaction(root, guest) as change:
-        found = change.state
-        guest_of(found, guest)
-        if name in found.ifaces:
-            if not may_exist:
+    reopen = False
+    with cable.turn_of(root, guest):
+        with state.transaction(root) as change:
+            found = change.state
+            cable.guest_of(found, guest)
+            fresh = name not in found.ifaces
+            if not fresh and not may_exist:
                 raise Conflict(f"interface '{name}' exists already")
-            # An earlier command may have been killed between the record and the kernel.
-            if reachable(root, found, guest):
-                realize(root, found, found.ifaces[name])
-            return
-        if bridge is not None and bridge not in found.bridges:
-            raise NotFound(f"no bridge '{names.bridge(bridge)}'")
-        running = reachable(root, found, guest)
-        tap = names.tap(name)
-        if tap in found.bridges:
-            raise Conflict(f"'{tap}' is a bridge already")
-        for other in found.ifaces.values():
-            if other.tap == tap:
-                raise Conflict(f"'{name}' would get the same tap '{tap}' as '{other.name}'")
-        segment.check_free(found, tap)
-        taken = {i.slot for i in found.ifaces_of(guest)}
-        macs = {i.mac for i in found.ifaces.values()}
-        made = Iface(
-            name=name,
-            guest=guest,
-            device=device,
-            slot=next(n for n in range(len(taken) + 1) if n not in taken),
-            tap=tap,
-            mac=mac or address.made_mac(f"{found.id} {name}", macs),
-            bridge=bridge,
-            mtu=mtu,
-            up=bridge is not None,
-            addresses=wanted,
-        )
-        found.ifaces[name] = made
-        change.save()
+            if fresh and bridge is not None and bridge not in found.bridges:
+                raise NotFound(f"no bridge '{names.bridge(bridge)}'")
+            running = cable.reachable(root, found, guest)
+            if fresh:
+                tap = _free_tap(found, name)
+                taken = {i.slot for i in found.ifaces_of(guest)}
+                macs = {i.mac for i in found.ifaces.values()}
+                found.ifaces[name] = Iface(
+                    name=name,
+                    guest=guest,
+                    device=device,
+                    slot=next(n for n in range(len(taken) + 1) if n not in taken),
+                    tap=tap,
+                    mac=mac or address.made_mac(f"{found.id} {name}", macs),
+                    bridge=bridge,
+                    mtu=mtu,
+                    up=bridge is not None,
+                    addresses=wanted,
+                )
+                change.save()
+            made = found.ifaces[name]
+            if running:
+                reopen = cable.settle_host(root, found, made)
         if running:
-            realize(root, found, made)
+            # One that is there may be of a command that was killed before the guest had it.
+            with cable.taking_back(root, None if fresh else made, made):
+                nic.plug(root, made, reopen=reopen)
 
 
-def realize(root: str, found: State, iface: Iface) -> None:
-    """Make tap and device of a running guest, whatever of it there is already; up or down as
-    recorded. What was made here is removed again when the guest cannot have the device."""
-    # Somebody removed the tap or took it down: the guest's device may hold one that is no more,
-    # or be stuck with a packet that was not taken (vector_send, arch/um/drivers/vector_kern.c).
-    reopen = not sysfs.has_carrier(iface.tap)
-    with netlink.host() as channel, contextlib.ExitStack() as undo:
-        _plug_host(channel, undo, found, iface)
-        if nic.plug(root, iface, reopen=reopen):
-            undo.callback(nic.withdraw, root, iface)
-        refresh_boot(root, found, iface.guest)
-        undo.pop_all()
+def _free_tap(found: State, name: str) -> str:
+    """The name for an interface's tap; Conflict where something else has it."""
+    tap = names.tap(name)
+    if tap in found.bridges:
+        raise Conflict(f"'{tap}' is a bridge already")
+    for other in found.ifaces.values():
+        if other.tap == tap:
+            raise Conflict(f"'{name}' would get the same tap '{tap}' as '{other.name}'")
+    segment.check_free(found, tap)
+    return tap
 
 
-def apply(root: str, found: State, iface: Iface, running: bool) -> None:
-    """Make what there is of an interface be as recorded: all of it in a running guest, and a tap
-    that a crash has left."""
-    if running:
-        realize(root, found, iface)
-    elif network.ours(found, iface.tap):
-        with netlink.host() as channel, contextlib.ExitStack() as undo:
-            _plug_host(channel, undo, found, iface)
-            undo.pop_all()
-
-
-@contextlib.contextmanager
-def changing(root: str, found: State, iface: Iface, running: bool) -> Iterator[None]:
-    """Change the record inside, and `apply` it; where that fails the kernels get back what was."""
-    before = iface.but()
-    try:
-        yield
-    except TimedOut:
-        raise  # who does not answer would not answer to this either
-    except BaseException:
-        with contextlib.suppress(*device.UNDO_FAILURES):
-            apply(root, found, before, running)
-        raise
-
-
-def _plug_host(channel: Channel, undo: contextlib.ExitStack, found: State, iface: Iface) -> None:
-    """Bridge and tap of an interface, what is made here on the undo list."""
-    if iface.bridge is not None and segment.ensure_bridge(
-        channel, found, found.bridges[iface.bridge]
-    ):
-        undo.callback(segment.discard, channel, iface.bridge)
-    if segment.ensure_tap(channel, found, iface):
-        undo.callback(segment.discard, channel, iface.tap)
+def plug_late(root: str, guest: str, count: int) -> None:
+    """Give a guest that has just become ready its last `count` devices."""
+    with cable.turn_of(root, guest):
+        with state.transaction(root) as change:
+            late = change.state.ifaces_of(guest)[-count:]
+            reopen = [cable.settle_host(root, change.state, iface) for iface in late]
+        for iface, anew in zip(late, reopen, strict=True):
+            nic.plug(root, iface, reopen=anew)
 
 
 def delete(root: str, name: str, *, if_exists: bool = False) -> None:
-    """Remove an interface, from a running guest too. Usage, NotFound, Conflict."""
+    """Remove an interface, from a running guest too; from a segment even if the guest does not
+    let it go. Usage, NotFound, Conflict."""
     guest, _ = names.interface(name)
-    with transaction(root, guest) as change:
+    if live.alive(root, guest):
+        rtnl.load()
+    with state.transaction(root) as change:
         found = change.state
         if if_exists and name not in found.ifaces:
             return
         iface = network.interface(found, name)
-        running = reachable(root, found, iface.guest)
-        if running:
-            nic.unplug(root, iface)
+        if not cable.reachable(root, found, guest):
+            _forget(found, name)
+            return
         with netlink.host() as channel:
-            segment.remove(channel, found, [iface.tap])
-        del found.ifaces[name]
-        if running:
-            refresh_boot(root, found, iface.guest)
+            segment.unplug(channel, found, iface.tap)
+    with cable.cut_off(root, iface, down=False), turn.taken(root, guest):
+        with turn.unless_ended(root, guest):
+            nic.unplug(root, iface)
+        with state.transaction(root) as change:
+            if name in change.state.ifaces:
+                _forget(change.state, name)
+                if cable.is_running(root, change.state, guest):
+                    cable.refresh_boot(root, change.state, guest)
+
+
+def _forget(found: State, name: str) -> None:
+    """Remove the tap of an interface that its guest has no more, and forget it."""
+    with netlink.host() as channel:
+        segment.remove(channel, found, [found.ifaces[name].tap])
+    del found.ifaces[name]
 
 
 def set_up(root: str, name: str, up: bool) -> None:
     """Bring the guest's device up or down, now and at each start. NotFound, Conflict."""
     guest, _ = names.interface(name)
-    with transaction(root, guest) as change:
-        iface = network.interface(change.state, name)
-        running = reachable(root, change.state, iface.guest)
-        with changing(root, change.state, iface, running):
+    with cable.turn_of(root, guest):
+        with state.transaction(root) as change:
+            iface = network.interface(change.state, name)
+            running = cable.reachable(root, change.state, guest)
+            before = iface.but()
             iface.up = up
             change.save()
-            apply(root, change.state, iface, running)
+            reopen = cable.settle_host(root, change.state, iface, running)
+        if running:
+            with cable.taking_back(root, before, iface):
+                nic.plug(root, iface, reopen=reopen)
 
 
 def set_(root: str, name: str, *, mtu: int | None = None, mac: str | None = None) -> None:
@@ -191,24 +162,28 @@ def set_(root: str, name: str, *, mtu: int | None = None, mac: str | None = None
     mtu = address.mtu(mtu) if mtu is not None else None
     mac = address.mac(mac) if mac is not None else None
     guest, _ = names.interface(name)
-    with transaction(root, guest) as change:
-        iface = network.interface(change.state, name)
-        if mtu is not None:
-            address.fits(mtu, iface.addresses)
-        running = reachable(root, change.state, iface.guest)
-        # A vector device is born with an MTU as large as that; it cannot be given one. The record
-        # does not say what it has: an earlier command may have been killed.
-        large = running and mtu is not None and mtu > nic.MTU_BY_NETLINK
-        reborn = large and nic.live_mtu(root, iface) != mtu
-        with changing(root, change.state, iface, running):
+    with cable.turn_of(root, guest):
+        with state.transaction(root) as change:
+            iface = network.interface(change.state, name)
+            if mtu is not None:
+                address.fits(mtu, iface.addresses)
+            running = cable.reachable(root, change.state, guest)
+            before = iface.but()
             iface.mtu = mtu or iface.mtu
             iface.mac = mac or iface.mac
             change.save()
-            if reborn:
-                nic.unplug(root, iface)
-            apply(root, change.state, iface, running)
-            if running and not reborn:
-                nic.change(root, iface, mtu=mtu is not None, mac=mac is not None)
+            reopen = cable.settle_host(root, change.state, iface, running)
+        if running:
+            with cable.taking_back(root, before, iface):
+                # A vector device is born with an MTU as large as that; it cannot be given one. The
+                # record does not say what it has: an earlier command may have been killed.
+                large = mtu is not None and mtu > nic.MTU_BY_NETLINK
+                reborn = large and nic.live_mtu(root, iface) != mtu
+                if reborn:
+                    nic.unplug(root, iface)
+                nic.plug(root, iface, reopen=reopen)
+                if not reborn:
+                    nic.change(root, iface, mtu=mtu is not None, mac=mac is not None)
 
 
 def add_addresses(
@@ -217,23 +192,25 @@ def add_addresses(
     """Give an interface addresses: all or none. Usage, NotFound, Conflict."""
     wanted = address.interfaces(list(addresses))
     guest, _ = names.interface(name)
-    with transaction(root, guest) as change:
-        found = change.state
-        iface = network.interface(found, name)
-        new = address.new_ones(name, iface.addresses, wanted, may_exist=may_exist)
-        address.fits(iface.mtu, iface.addresses + new)
-        running = reachable(root, found, iface.guest)
-        with contextlib.ExitStack() as undo:
+    with cable.turn_of(root, guest):
+        with state.transaction(root) as change:
+            found = change.state
+            iface = network.interface(found, name)
+            new = address.new_ones(name, iface.addresses, wanted, may_exist=may_exist)
+            address.fits(iface.mtu, iface.addresses + new)
+            running = cable.reachable(root, found, guest)
+            before = iface.but()
+            iface.addresses = iface.addresses + new
+            change.save()
             if running:
+                cable.refresh_boot(root, found, guest)
+        if running:
+            with cable.taking_back(root, before, iface), contextlib.ExitStack() as undo:
                 device.add_addresses(root, iface, wanted)
                 undo.callback(device.drop_addresses, root, iface, new)
-            iface.addresses += new
-            change.save()
-            if running and iface.routes:  # one may have waited for this
-                device.add_routes(root, iface, iface.routes)
-            if running:
-                refresh_boot(root, found, iface.guest)
-            undo.pop_all()
+                if iface.routes:  # one may have waited for this
+                    device.add_routes(root, iface, iface.routes)
+                undo.pop_all()
 
 
 def del_addresses(
@@ -242,22 +219,33 @@ def del_addresses(
     """Take addresses from an interface. Usage, NotFound, Conflict."""
     unwanted = address.interfaces(list(addresses))
     guest, _ = names.interface(name)
-    with transaction(root, guest) as change:
-        found = change.state
+
+    def planned(found: State) -> tuple[Iface, list[str]]:
         iface = network.interface(found, name)
-        left = address.without(name, iface.addresses, unwanted, if_exists=if_exists)
-        running = reachable(root, found, iface.guest)
-        if running:
-            after = iface.but(addresses=left)
-            lost = [r for r in iface.routes if not wire.is_usable(after, r)]
-            if lost:
-                device.del_routes(root, iface, lost)
-            device.del_addresses(root, iface, unwanted, left)
-            if iface.routes:  # with the last address the kernel drops them all
-                device.add_routes(root, after, after.routes)
-        iface.addresses = left
-        if running:
-            refresh_boot(root, found, iface.guest)
+        return iface, address.without(name, iface.addresses, unwanted, if_exists=if_exists)
+
+    with cable.turn_of(root, guest):
+        if live.alive(root, guest):
+            found = state.load(root)
+            iface, left = planned(found)
+            if cable.reachable(root, found, guest):
+                _del_addresses(root, iface, unwanted, left)
+        with state.transaction(root) as change:
+            iface, left = planned(change.state)
+            iface.addresses = left
+            if cable.is_running(root, change.state, guest):
+                cable.refresh_boot(root, change.state, guest)
+
+
+def _del_addresses(root: str, iface: Iface, unwanted: list[str], left: list[str]) -> None:
+    """In the running guest, with the routes that go by them."""
+    after = iface.but(addresses=left)
+    lost = [r for r in iface.routes if not wire.is_usable(after, r)]
+    if lost:
+        device.del_routes(root, iface, lost)
+    device.del_addresses(root, iface, unwanted, left)
+    if iface.routes:  # with the last address the kernel drops them all
+        device.add_routes(root, after, after.routes)
 
 
 def addresses_of(root: str, name: str, *, ask_guest: bool = False) -> list[str]:
@@ -288,7 +276,7 @@ def prepare(found: State, guest: str) -> list[str]:
                 with contextlib.suppress(*device.UNDO_FAILURES):
                     segment.ensure_bridge(channel, found, bridge)
         for iface in ifaces:
-            _plug_host(channel, undo, found, iface)
+            cable.plug_host(channel, undo, found, iface)
         undo.pop_all()
     return [uml_arg(i) for i in ifaces]
 

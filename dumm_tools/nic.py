@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Sequence
 
 from dumm_tools import address, device, proc, reach, wire
-from dumm_tools.agent.client import Control
+from dumm_tools.agent.client import ANSWER_TIMEOUT, Control
 from dumm_tools.errors import DummError
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.linux.netlink import Channel, Request
@@ -168,10 +169,19 @@ def _set(iface: Iface, link: Link, **attributes: object) -> Request:
     return rtnl.link(rtnl.RTM_SETLINK, iface.name, wanted, index=link.ifindex)
 
 
-def withdraw(root: str, iface: Iface) -> None:
-    """Undo a `plug`."""
-    with contextlib.suppress(*device.UNDO_FAILURES):
-        unplug(root, iface)
+def bring_down(root: str, ifaces: Sequence[Iface], timeout: float = ANSWER_TIMEOUT) -> None:
+    """Take devices of one running guest down; one that is not there is fine."""
+    if not ifaces:
+        return
+    with (
+        reach.control(root, ifaces[0].guest, timeout) as control,
+        explained(f"take '{ifaces[0].name}' down in its guest"),
+    ):
+        for iface in ifaces:
+            link = device.find(control, iface)
+            if link is not None and link.up:
+                down = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
+                netlink.transact(control, [down])
 
 
 def unplug(root: str, iface: Iface) -> None:

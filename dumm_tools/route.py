@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dumm_tools import address, device, iface, live, names, network, state, wire
+from dumm_tools import address, cable, device, live, names, network, state, wire
 from dumm_tools.errors import Conflict, NotFound, Usage
 from dumm_tools.model import Iface, State
 
@@ -60,18 +60,22 @@ def add(
     """Give a guest a route out of an interface. Usage, NotFound, Conflict."""
     wanted = _wanted(dest, via)
     guest, _ = names.interface(name)
-    with iface.transaction(root, guest) as change:
-        found = change.state
-        record = network.interface(found, name)
-        _check_gateway(record, wanted)
-        running = iface.reachable(root, found, guest)
-        there = wanted in record.routes
-        if there and not may_exist:
-            raise Conflict(f"'{name}' has the route '{_text(wanted)}' already")
-        if not there:
-            _check_free(found, record, wanted)
-            record.routes = [*record.routes, wanted]
-            change.save()
+    with cable.turn_of(root, guest):
+        with state.transaction(root) as change:
+            found = change.state
+            record = network.interface(found, name)
+            _check_gateway(record, wanted)
+            running = cable.reachable(root, found, guest)
+            before = record.but()
+            there = wanted in record.routes
+            if there and not may_exist:
+                raise Conflict(f"'{name}' has the route '{_text(wanted)}' already")
+            if not there:
+                _check_free(found, record, wanted)
+                record.routes = [*record.routes, wanted]
+                change.save()
+                if running:
+                    cable.refresh_boot(root, found, guest)
         if running:
             # What was killed in between is done now; and some may have waited for this one.
             waiting = [
@@ -81,8 +85,8 @@ def add(
                 and "via" in r
                 and address.is_near(r["via"], [wanted["dest"]])
             ]
-            device.add_routes(root, record, [wanted, *waiting])
-            iface.refresh_boot(root, found, guest)
+            with cable.taking_back(root, before, record):
+                device.add_routes(root, record, [wanted, *waiting])
 
 
 def _check_gateway(record: Iface, wanted: dict[str, str]) -> None:
@@ -121,8 +125,9 @@ def delete(
     gateway = address.host(via) if via is not None else None
     network_ = None if dest == DEFAULT else address.network(dest)
     guest, _ = names.interface(name)
-    with iface.transaction(root, guest) as change:
-        found = change.state
+
+    def planned(found: State) -> tuple[Iface, list[dict[str, str]]]:
+        """The record, and which of its routes are meant."""
         record = network.interface(found, name)
         meant = [
             r
@@ -130,31 +135,35 @@ def delete(
             if gateway in (None, r.get("via"))
             and (r["dest"] == network_ if network_ else r["dest"] in _EVERYWHERE.values())
         ]
-        running = iface.reachable(root, found, guest)
-        if not meant:
-            if if_exists:
-                return
-            text = f"{network_ or dest} via {gateway}" if gateway else network_ or dest
-            raise NotFound(f"'{name}' has no route '{text}'")
         if len(meant) > 1:
             raise Usage(
                 f"'{name}' has default routes of both families",
                 hint=" or ".join(_EVERYWHERE.values()),
             )
-        left = [r for r in record.routes if r not in meant]
-        if running:
-            after = record.but(routes=left)
-            lost = [r for r in left if not wire.is_usable(after, r)]
-            device.del_routes(root, record, lost + meant)
-        record.routes = left
-        if running:
-            iface.refresh_boot(root, found, guest)
+        if not meant and not if_exists:
+            text = f"{network_ or dest} via {gateway}" if gateway else network_ or dest
+            raise NotFound(f"'{name}' has no route '{text}'")
+        return record, meant
+
+    with cable.turn_of(root, guest):
+        if live.alive(root, guest):
+            found = state.load(root)
+            record, meant = planned(found)
+            if cable.reachable(root, found, guest) and meant:
+                after = record.but(routes=[r for r in record.routes if r not in meant])
+                lost = [r for r in after.routes if not wire.is_usable(after, r)]
+                device.del_routes(root, record, lost + meant)
+        with state.transaction(root) as change:
+            record, meant = planned(change.state)
+            record.routes = [r for r in record.routes if r not in meant]
+            if cable.is_running(root, change.state, guest):
+                cable.refresh_boot(root, change.state, guest)
 
 
 def list_(root: str, guest: str, *, ask_guest: bool = False) -> list[RouteView]:
     """The routes recorded for a guest, or those that its kernel has. NotFound, Conflict."""
     found = state.load(root)
-    iface.guest_of(found, names.guest(guest))
+    cable.guest_of(found, names.guest(guest))
     if ask_guest:
         live.need_running(root, found, found.guests[guest])
         by_device = {i.device: i.name for i in found.ifaces_of(guest)}

@@ -207,6 +207,14 @@ def _has_altname(channel: Channel, device: str, name: str) -> bool:
     return False
 
 
+def unplug(channel: Channel, state: State, tap: str) -> None:
+    """Take a tap out of its bridge, if it is there and ours."""
+    if ours(state, tap) and sysfs.master(tap) is not None:
+        wanted = [("IFLA_IFNAME", tap), ("IFLA_MASTER", 0)]
+        with explained(f"unplug '{tap}'"), _unless(errno.ENODEV):
+            netlink.transact(channel, [rtnl.link(rtnl.RTM_SETLINK, tap, wanted)])
+
+
 def remove(channel: Channel, state: State, devices: list[str]) -> None:
     """Remove those of the devices that are there and are ours, all in one step.
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 
-from dumm_tools import device, iface, live, names, network, state, wire
-from dumm_tools.errors import DummError, Usage
+from dumm_tools import cable, device, live, names, network, state, wire
+from dumm_tools.errors import DummError, TimedOut, Usage
 from dumm_tools.model import Iface, State
 
 #: What can be set, with its unit and its largest value.
@@ -70,22 +70,26 @@ def set_(root: str, name: str, values: Mapping[str, float], *, clear: bool = Fal
         raise Usage("nothing to set", hint="--delay, --loss, --rate..., or --clear")
     checked({k: v for k, v in values.items() if k not in ("jitter", "reorder")})
     guest, _ = names.interface(name)
-    with state.transaction(root) as change:
-        found = change.state
-        record = network.interface(found, name)
-        wanted = checked({**({} if clear else record.shape), **values})
-        running = iface.reachable(root, found, record.guest)
-        before = record.shape
-        record.shape = wanted
-        change.save()
+    with cable.turn_of(root, guest):
+        with state.transaction(root) as change:
+            found = change.state
+            record = network.interface(found, name)
+            wanted = checked({**({} if clear else record.shape), **values})
+            running = cable.reachable(root, found, guest)
+            before = record.but()
+            record.shape = wanted
+            change.save()
+            if running:
+                cable.refresh_boot(root, found, guest)
         if running:
-            try:
-                device.change_shape(root, record)
-            except DummError:
-                record.shape = before
-                device.restore_shape(root, record)
-                raise
-            iface.refresh_boot(root, found, guest)
+            with cable.taking_back(root, before, record):
+                try:
+                    device.change_shape(root, record)
+                except TimedOut:
+                    raise
+                except DummError:
+                    device.restore_shape(root, before)
+                    raise
 
 
 def actual(root: str, found: State, record: Iface) -> dict[str, float] | None:

@@ -55,7 +55,9 @@ def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) 
     )
 
 
-delete_verb(cli, "bridge", several, "Unplug the members of bridges, then remove the bridges.")
+delete_verb(
+    cli, "bridge", several, "Unplug the members of bridges, then remove the bridges.", warns=True
+)
 list_verb(cli, FIELDS, "bridges", "List the bridges.")
 show_verb(cli, FIELDS, several, "bridge_view", "Show bridges in full.")
 

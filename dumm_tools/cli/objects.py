@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dumm_tools import output
-from dumm_tools.cli.common import Group, each, lab, output_options
+from dumm_tools.cli.common import Group, each, lab, output_options, program, report
 from dumm_tools.output import Field
 
 V = TypeVar("V")
@@ -24,15 +24,19 @@ def _domain(name: str) -> Any:
     return importlib.import_module(f"dumm_tools.{name}")
 
 
-def delete_verb(tool: Group, domain: str, operands: Decorator, help_text: str) -> None:
-    """Give a tool `delete NAME... [--if-exists]`, by the module's `delete`."""
+def delete_verb(
+    tool: Group, domain: str, operands: Decorator, help_text: str, *, warns: bool = False
+) -> None:
+    """Give a tool `delete NAME... [--if-exists]`, by the module's `delete`, which may have
+    something to warn of."""
 
     @tool.command(help=help_text)
     @operands
     @click.option("--if-exists", is_flag=True, help="One that is not there is no error.")
     def delete(names: tuple[str, ...], if_exists: bool) -> int:
-        module = _domain(domain)
-        return each(names, lambda name: module.delete(lab(), name, if_exists=if_exists))
+        module, prog = _domain(domain), program()
+        more = {"warn": lambda text: report(prog, f"warning: {text}")} if warns else {}
+        return each(names, lambda name: module.delete(lab(), name, if_exists=if_exists, **more))
 
 
 def list_verb(tool: Group, fields: Sequence[Field[V]], all_: str, help_text: str) -> None:
