@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dumm_tools import live, names, origin, overlay, transfer, view
+from dumm_tools import live, names, origin, overlay, transfer, turn, view
 from dumm_tools.errors import DummError, NotFound, Usage
 from dumm_tools.state import transaction
 
@@ -118,7 +118,7 @@ class _Place:
 @contextlib.contextmanager
 def _root_of(root: str, name: str) -> Iterator[int]:
     """The root directory of a guest, running or not."""
-    with transaction(root) as change:
+    with turn.taken(root, name), transaction(root) as change:
         guest = view.get(change.state, name)
         where = overlay.paths(root, name)[0]
         if not overlay.is_mounted(root, change.state, name):

@@ -7,7 +7,19 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator
 
-from dumm_tools import cache, diff, exposure, layer, live, names, origin, overlay, tree, view
+from dumm_tools import (
+    cache,
+    diff,
+    exposure,
+    layer,
+    live,
+    names,
+    origin,
+    overlay,
+    tree,
+    turn,
+    view,
+)
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.model import Guest, State
 from dumm_tools.state import Transaction, transaction
@@ -44,7 +56,7 @@ def changes(root: str, name: str) -> list[diff.Change]:
 def reset(root: str, name: str) -> None:
     """Drop a stopped guest's changes: empty host/NAME. Conflict while it runs."""
     run = live.run_dir(root, name)
-    with transaction(root) as change:
+    with turn.taken(root, name), transaction(root) as change:
         guest = view.get(change.state, name)
         with kept_stopped(root, change.state, guest, fcntl.LOCK_EX):
             was_mounted = overlay.umount(root, change.state, name)
@@ -67,7 +79,7 @@ def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | No
     if not as_layer:
         names.pack(to, "master name")
     with contextlib.ExitStack() as stack:
-        with transaction(root) as change:
+        with turn.taken(root, name), transaction(root) as change:
             state = change.state
             guest = view.get(state, name)
             stack.enter_context(kept_stopped(root, state, guest, fcntl.LOCK_SH))
@@ -116,7 +128,7 @@ def _mounted(root: str, change: Transaction, guest: Guest, stack: contextlib.Exi
         return
 
     def umount() -> None:
-        with transaction(root) as later:
+        with turn.taken(root, guest.name), transaction(root) as later:
             overlay.umount(root, later.state, guest.name)
 
     stack.callback(umount)

@@ -255,8 +255,9 @@ def _umount_all(state: State, place: str) -> None:
 
 def _match_top(master: str, upper: str) -> None:
     """A new upper directory takes the master's mode and owner: it is the guest's `/`."""
-    if os.listdir(upper):
-        return
+    with os.scandir(upper) as entries:
+        if next(entries, None) is not None:
+            return
     want, have = os.stat(master), os.stat(upper)
     if (want.st_uid, want.st_gid) != (have.st_uid, have.st_gid):
         with contextlib.suppress(PermissionError):

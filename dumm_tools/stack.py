@@ -1,8 +1,7 @@
-"""The stack below a guest's root, changed: layers come and go, also while the guest runs.
+"""The stacks below guests' roots: which layers come and go, also while the guests run.
 
-A mounted overlay cannot change its layers. So a new one is mounted, and takes the old one's place
-at mount/NAME and, while the guest's kernel stands still, in the guest's jail; then the guest
-forgets what it had cached.
+What a guest has changes first, in its turn (`exchange`), then the record: a command that was
+killed in between can be run again.
 """
 
 from __future__ import annotations
@@ -11,14 +10,18 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable
 
-from dumm_tools import cache, live, origin, overlay, reach, view, workdir
-from dumm_tools.errors import Conflict, DummError, NotFound, Usage
-from dumm_tools.linux import mount as mnt
-from dumm_tools.linux import namespaces, pinned
+from dumm_tools import cache, exchange, live, origin, overlay, turn, view
+from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut, Usage
 from dumm_tools.model import Guest, State
-from dumm_tools.state import Transaction, load, transaction
+from dumm_tools.state import load, transaction, unbroken
 
 Layers = list[str]
+OnError = Callable[[str, Exception], None]
+
+
+def raised(_name: str, error: Exception) -> None:
+    """Let the first failure be the caller's."""
+    raise error
 
 
 def _directory(path: str) -> str:
@@ -49,19 +52,23 @@ def _refuse_overlap(root: str, state: State, guest: Guest, said: str, layer: str
             )
 
 
-def add(root: str, names: Iterable[str], directory: str) -> None:
-    """Put a directory on top of guests' stacks; one that is there moves to the top. All or none."""
+def add(root: str, names: Iterable[str], directory: str, *, on_error: OnError = raised) -> None:
+    """Put a directory on top of guests' stacks; one that is there moves to the top."""
     layer = _directory(directory)
 
     def check(state: State, guests: list[Guest]) -> None:
         for guest in guests:
             _refuse_overlap(root, state, guest, directory, layer)
 
-    _edit(root, names, check, lambda old: [layer, *(d for d in old if d != layer)])
+    def edit(_state: State, guests: list[Guest]) -> None:
+        for guest in guests:
+            guest.overlays = [layer, *(d for d in guest.overlays if d != layer)]
+
+    restack(root, names, check, edit, on_error=on_error)
 
 
-def delete(root: str, names: Iterable[str], directory: str) -> None:
-    """Take a directory from guests' stacks. NotFound where it is in none. All or none."""
+def delete(root: str, names: Iterable[str], directory: str, *, on_error: OnError = raised) -> None:
+    """Take a directory from guests' stacks. NotFound where it is in none."""
     # It need not be there any more, nor need what was a directory once be one still.
     layers = {os.path.realpath(directory), os.path.abspath(directory)}
 
@@ -70,17 +77,25 @@ def delete(root: str, names: Iterable[str], directory: str) -> None:
             named = ", ".join(g.name for g in guests)
             raise NotFound(f"'{directory}' is no layer of guest '{named}'")
 
-    _edit(root, names, check, lambda old: [d for d in old if d not in layers], lenient=True)
+    def edit(_state: State, guests: list[Guest]) -> None:
+        for guest in guests:
+            guest.overlays = [d for d in guest.overlays if d not in layers]
+
+    restack(root, names, check, edit, lenient=True, on_error=on_error)
 
 
-def pop(root: str, names: Iterable[str]) -> None:
-    """Take the newest directory from guests' stacks. NotFound where there is none. All or none."""
+def pop(root: str, names: Iterable[str], *, on_error: OnError = raised) -> None:
+    """Take the newest directory from guests' stacks. NotFound where there is none."""
 
     def check(_state: State, guests: list[Guest]) -> None:
         if not any(g.overlays for g in guests):
             raise NotFound(f"guest '{', '.join(g.name for g in guests)}' has no overlays")
 
-    _edit(root, names, check, lambda old: old[1:], lenient=True)
+    def edit(_state: State, guests: list[Guest]) -> None:
+        for guest in guests:
+            guest.overlays = guest.overlays[1:]
+
+    restack(root, names, check, edit, lenient=True, on_error=on_error)
 
 
 def list_(root: str, name: str) -> Layers:
@@ -88,183 +103,103 @@ def list_(root: str, name: str) -> Layers:
     return list(view.get(load(root), name).overlays)
 
 
-def _edit(
-    root: str,
-    names: Iterable[str],
-    check: Callable[[State, list[Guest]], None],
-    how: Callable[[Layers], Layers],
-    *,
-    lenient: bool = False,
-) -> None:
-    with transaction(root) as change:
-        settle(root, change.state)
-        guests = [view.get(change.state, name) for name in dict.fromkeys(names)]
-        check(change.state, guests)
-
-        def apply() -> None:
-            for guest in guests:
-                guest.overlays = how(guest.overlays)
-
-        restack(root, change, guests, apply, lenient=lenient)
-
-
-def settle(root: str, state: State) -> None:
-    """Give guests the stacks that are recorded, where a command was killed in between. Called
-    inside a transaction."""
-    for guest in state.guests.values():
-        if not overlay.is_unsettled(root, guest.name):
-            continue
-        now = live.guest_state(root, state, guest)
-        if now in ("starting", "stopping", "paused"):
-            continue
-        with contextlib.suppress(DummError, OSError):
-            if now == "running":
-                with contextlib.suppress(DummError):  # it may have been left standing still
-                    reach.mconsole(root, guest.name, "go")
-            _swap(root, state, guest)
-            overlay.settled(root, guest.name)
-
-
 def restack(
     root: str,
-    change: Transaction,
-    guests: list[Guest],
-    edit: Callable[[], object],
+    names: Iterable[str],
+    check: Callable[[State, list[Guest]], object],
+    edit: Callable[[State, list[Guest]], object],
     *,
+    whole: bool = False,
     lenient: bool = False,
+    on_error: OnError = raised,
 ) -> None:
-    """Do `edit` on the records, then give `guests` the stacks that follow from them; a failure
-    gives all of them their old stacks back. Conflict for a guest that is just starting, stopping
-    or paused, before anything is done.
+    """Give guests the stacks that follow from what `edit` makes of their records, or (`whole`) of
+    the lab's, which is for all of them. What the host cannot do for one is done for none.
+    Conflict for a guest that is paused, before anything is done.
+
+    A guest that does not do its part is told to `on_error`, and keeps record and stack; where the
+    record is the lab's, the guest's stack is left for the next command on its layers, or start.
 
     With `lenient` a stack that still lacks a directory is recorded all the same: else, of two
     that are gone, neither could be taken away.
     """
-    state = change.state
+    with unbroken():
+        now = load(root)
+        guests = [view.get(now, name) for name in dict.fromkeys(names)]
+        check(now, guests)
+        failures = _busy(root, now, guests)
+        if len(guests) == 1 and failures and not whole:
+            raise failures[guests[0].name]
+        fresh: dict[str, exchange.Fresh] = {}
+        ahead = now
+
+        def prepare(ready: list[str]) -> None:
+            nonlocal ahead
+            ahead = load(root)
+            there = [view.get(ahead, name) for name in ready if not whole or name in ahead.guests]
+            edit(ahead, there)
+            new: dict[str, exchange.Fresh] = {}
+            try:
+                for guest in there:
+                    new[guest.name] = exchange.prepare(root, ahead, guest, lenient=lenient)
+            except BaseException:
+                for name, each in new.items():
+                    exchange.withdraw(root, ahead, name, each)
+                raise
+            fresh.update(new)
+
+        def replace(name: str, seconds: float) -> None:
+            try:
+                if name in fresh:  # else it was deleted before we had its turn
+                    exchange.replace(root, ahead, ahead.guests[name], fresh[name], seconds)
+            except TimedOut:
+                raise
+            except (DummError, OSError):
+                with contextlib.suppress(DummError, OSError):
+                    exchange.settle(root, name, seconds)
+                raise
+
+        def record(told: list[str]) -> None:
+            done = [name for name in told if name in fresh]
+            try:
+                with transaction(root) as change:
+                    state = change.state
+                    edit(state, [state.guests[name] for name in done])
+                    for name in state.guests.keys() - set(done) if whole else ():
+                        overlay.unsettle(root, name)
+                    change.save()
+                    for name in done:
+                        if not fresh[name].lacking:
+                            overlay.settled(root, name)
+            except BaseException:
+                for name in done:
+                    with contextlib.suppress(DummError, OSError):
+                        exchange.settle(root, name, turn.PROMPT)
+                raise
+
+        def late(name: str, seconds: float) -> None:
+            if whole:
+                exchange.settle(root, name, seconds)
+                return
+            prepare([name])
+            replace(name, seconds)
+            record([name])
+
+        ready = [guest.name for guest in guests if guest.name not in failures]
+        failures |= turn.each(root, ready, replace, record, late, first=prepare)
+    for name, error in failures.items():
+        if whole and isinstance(error, DummError):
+            error.hint = "it has its old layers until the next command on them, or its next start"
+        on_error(name, error)
+
+
+def _busy(root: str, state: State, guests: list[Guest]) -> dict[str, Exception]:
+    """Why some of the guests cannot take other layers now; Conflict for one that is paused."""
+    failures: dict[str, Exception] = {}
     for guest in guests:
         now = live.guest_state(root, state, guest)
         if now in ("starting", "stopping", "paused"):
-            raise Conflict(f"guest '{guest.name}' is {now}")
-    old = [list(g.overlays) for g in guests]
-    template = state.template
-    edit()
-    done: list[Guest] = []
-    waiting: list[Guest] = []
-    try:
-        for guest in guests:
-            done.append(guest)
-            overlay.unsettle(root, guest.name)
-            try:
-                _swap(root, state, guest)
-            except NotFound:
-                if not lenient:
-                    raise
-                waiting.append(guest)
-                if live.guest_state(root, state, guest) != "running":
-                    overlay.umount(root, state, guest.name)
-        change.save()
-    except BaseException:
-        state.template = template
-        for guest, layers in zip(guests, old, strict=True):
-            guest.overlays = layers
-        for guest in done:
-            with contextlib.suppress(DummError, OSError):
-                _swap(root, state, guest)
-                overlay.settled(root, guest.name)
-        raise
-    for guest in done:
-        if guest not in waiting:
-            overlay.settled(root, guest.name)
-
-
-def _swap(root: str, state: State, guest: Guest) -> None:
-    """Mount the guest's stack anew in the place of the old one, here and in its jail."""
-    name = guest.name
-    running = live.guest_state(root, state, guest) == "running"
-    if not overlay.is_mounted(root, state, name) and not running:
-        workdir.drop(root, name)
-        return  # the next mount takes the new stack
-    target = overlay.paths(root, name)[0]
-    fresh = overlay.next_place(root, name)
-    overlay.umount_next(root, state, name)  # of a command that was killed
-    work = overlay.mount_at(root, state, guest, origin.resolve_master(root, guest).path, fresh)
-    try:
-        here, there = mnt.clone_tree(fresh), mnt.clone_tree(fresh)
-    finally:
-        mnt.umount(fresh, detach=True)
-        os.rmdir(fresh)
-    try:
-        if running:
-            _into_jail(root, name, there)
-        overlay.umount(root, state, name)
-        mnt.attach(here, target)
-        overlay.note_fuse(root, name)
-    finally:
-        os.close(here)
-        os.close(there)
-    workdir.drop(root, name, keep=work)
-    if running:
-        with reach.control(root, name) as control:
-            control.store("/proc/sys/vm/drop_caches", "3")
-
-
-def mount_from_jail(root: str, name: str) -> None:
-    """Mount at mount/NAME what a running guest has as its root."""
-    pidfd = live.pidfd_of(root, name)
-    if pidfd is None:
-        raise Conflict(f"guest '{name}' has ended")
-    target = overlay.paths(root, name)[0]
-
-    def fetch() -> None:
-        ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        namespaces.enter_mounts(namespaces.mounts_of(pidfd))
-        tree = mnt.clone_tree("/guest")
-        namespaces.enter_mounts(ours)
-        mnt.attach(tree, target)
-
-    try:
-        error = _in_child(fetch)
-    finally:
-        os.close(pidfd)
-    if error:
-        raise DummError(f"cannot mount the root of guest '{name}': {os.strerror(error)}")
-
-
-def _into_jail(root: str, name: str, tree: int) -> None:
-    """Replace /guest in the jail. Between the two steps there is nothing: the kernel waits."""
-    pidfd = live.pidfd_of(root, name)
-    if pidfd is None:
-        raise Conflict(f"guest '{name}' has ended")
-
-    def replace() -> None:
-        namespaces.enter_mounts(namespaces.mounts_of(pidfd))
-        mnt.umount("/guest", detach=True)
-        mnt.attach(tree, "/guest")
-
-    try:
-        reach.mconsole(root, name, "stop")
-        try:
-            error = _in_child(replace)
-        finally:
-            reach.mconsole(root, name, "go")
-    finally:
-        os.close(pidfd)
-    if error:
-        raise DummError(f"cannot change the root of guest '{name}': {os.strerror(error)}")
-
-
-def _in_child(work: Callable[[], None]) -> int:
-    """Do `work` in a child, since a process that enters a mount namespace loses its place in ours;
-    0 or an errno."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            pinned.pin()  # in a jail, what lies where Python's modules lie is not Python's
-            work()
-            code = 0
-        except OSError as e:
-            code = e.errno or 1
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            failures[guest.name] = Conflict(f"guest '{guest.name}' is {now}")
+            if now == "paused":
+                raise failures[guest.name]
+    return failures

@@ -10,9 +10,10 @@ import contextlib
 import os
 from dataclasses import dataclass
 
-from dumm_tools import files, names, overlay, stack, tree
-from dumm_tools.errors import Conflict, NotFound
-from dumm_tools.state import Transaction, load, transaction
+from dumm_tools import exchange, files, live, names, overlay, stack, tree, turn
+from dumm_tools.errors import Conflict, DummError, NotFound
+from dumm_tools.model import Guest, State
+from dumm_tools.state import load, transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +36,33 @@ def _known(root: str, name: str, hint: str | None = None) -> str:
     return name
 
 
-def load_(root: str, name: str) -> None:
-    """Put a template on top of all guests' stacks, in the place of the one that is loaded."""
-    with transaction(root) as change:
-        _known(root, name, f"dumm-fs template save {name}")
-        stack.settle(root, change.state)
-        _set(root, change, name)
+def load_(root: str, name: str, *, on_error: stack.OnError = stack.raised) -> None:
+    """Put a template on top of all guests' stacks, in the place of the one that is loaded; guests
+    that do not do their part are told to `on_error`."""
+    load(root)
+    _known(root, name, f"dumm-fs template save {name}")
+    _set(root, name, on_error)
 
 
-def unload(root: str) -> None:
+def unload(root: str, *, on_error: stack.OnError = stack.raised) -> None:
     """Take the loaded template away; Conflict when none is."""
-    with transaction(root) as change:
-        stack.settle(root, change.state)
-        if change.state.template is None:
-            raise Conflict("no template is loaded")
-        _set(root, change, None)
+    loaded = load(root).template
+    _set(root, None, on_error)
+    if loaded is None:
+        raise Conflict("no template is loaded")
 
 
-def _set(root: str, change: Transaction, name: str | None) -> None:
-    state = change.state
-    if state.template == name:
-        return
+def _set(root: str, name: str | None, on_error: stack.OnError) -> None:
+    state = load(root)
 
-    def edit() -> None:
+    def edit(state: State, _guests: list[Guest]) -> None:
         state.template = name
 
-    stack.restack(root, change, list(state.guests.values()), edit)
+    # Another command may have been killed in the middle.
+    same = state.template == name
+    guests = [g for g in state.guests if not same or overlay.is_unsettled(root, g)]
+    if guests or not same:
+        stack.restack(root, guests, lambda *_: None, edit, whole=True, on_error=on_error)
 
 
 def save(root: str, name: str) -> None:
@@ -98,12 +100,18 @@ def list_(root: str) -> list[TemplateView]:
 
 
 def delete(root: str, name: str) -> None:
-    """Delete a template; Conflict while it is loaded."""
+    """Delete a template; Conflict while it is loaded, or a guest may still have it."""
+    for guest in load(root).guests:
+        if overlay.is_unsettled(root, guest):
+            with contextlib.suppress(DummError, OSError), turn.taken(root, guest, turn.PROMPT):
+                exchange.settle(root, guest, turn.PROMPT)
     with transaction(root) as change:
         place = _known(root, name) and _place(root, name)
-        stack.settle(root, change.state)
         if change.state.template == name:
             raise Conflict(f"template '{name}' is loaded", hint="dumm-fs template unload")
+        for guest in change.state.guests:
+            if overlay.is_unsettled(root, guest) and live.alive(root, guest):
+                raise Conflict(f"guest '{guest}' may still have template '{name}'")
         tree.refuse_mounts(place)
         # Gone at once, and as a whole, however long the rest takes, or if we are killed.
         gone = files.temporary(place)

@@ -8,6 +8,7 @@ import os
 from dumm_tools import (
     boot,
     bridge,
+    exchange,
     guest,
     holder,
     kernel,
@@ -16,8 +17,8 @@ from dumm_tools import (
     master,
     origin,
     overlay,
-    stack,
     tree,
+    turn,
     view,
     workdir,
 )
@@ -144,21 +145,24 @@ def destroy(root: str) -> None:
 
 def mount(root: str, name: str) -> None:
     """Mount a guest's tree at mount/NAME, as `create` and `start` do."""
-    with store.transaction(root) as change:
-        one = view.get(change.state, name)
-        stack.settle(root, change.state)
-        if overlay.is_mounted(root, change.state, name):
-            return
-        if live.guest_state(root, change.state, one) in ("running", "paused"):
-            stack.mount_from_jail(root, name)  # two mounts of one upper layer would not agree
-            overlay.note_fuse(root, name)
-        else:
-            origin.mount(root, change.state, one)
+    with turn.taken(root, name):
+        with contextlib.suppress(DummError, OSError):
+            exchange.settle(root, name, turn.PATIENCE)
+        with store.transaction(root) as change:
+            one = view.get(change.state, name)
+            if overlay.is_mounted(root, change.state, name):
+                return
+            if live.guest_state(root, change.state, one) in ("running", "paused"):
+                # Two mounts of one upper layer would not agree.
+                exchange.mount_from_jail(root, name)
+                overlay.note_fuse(root, name)
+            else:
+                origin.mount(root, change.state, one)
 
 
 def umount(root: str, name: str) -> None:
     """Take a guest's tree off mount/NAME; a running guest keeps its own."""
-    with store.transaction(root) as change:
+    with turn.taken(root, name), store.transaction(root) as change:
         view.get(change.state, name)
         if not overlay.umount(root, change.state, name):
             raise Conflict(f"'mount/{name}' is not mounted")

@@ -269,7 +269,7 @@ def test_killed_while_layers_change(pair: Lab, number: signal.Signals) -> None:
         time.sleep(chance.random() * 0.02)
         process.send_signal(number)
         process.wait()
-        pair("dumm-fs mount a")
+        pair("dumm-fs mount a b")
         for guest in "ab":
             assert not (pair.directory / "run" / guest / "unsettled").exists()
             count += 1

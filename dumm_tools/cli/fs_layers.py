@@ -31,7 +31,10 @@ TEMPLATE_FIELDS: list[Field[Any]] = [
 ]
 
 all_option = click.option(
-    "--all", "everyone", is_flag=True, help="For all guests; where one fails, for none."
+    "--all",
+    "everyone",
+    is_flag=True,
+    help="For all guests; what the host cannot do for one, for none.",
 )
 
 
@@ -78,10 +81,22 @@ def _targets(root: str, everyone: bool, words: tuple[str, ...], rest: int) -> tu
     return view.all_names(root, lambda _: True), words
 
 
+class Failures:
+    """Reports what goes wrong with some of many guests; keeps the first exit code."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self._prog = common.program()
+
+    def __call__(self, _name: str, error: Exception) -> None:
+        code = common.tell(self._prog, error)
+        self.code = self.code or code
+
+
 @overlay.command()
 @click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=GuestThenLayer(listed=False))
 @all_option
-def add(words: tuple[str, ...], everyone: bool) -> None:
+def add(words: tuple[str, ...], everyone: bool) -> int:
     """Put a directory on top of a guest's layers, running or not.
 
     What the guest writes from then on goes there: it should be closed to other users of the host,
@@ -91,36 +106,42 @@ def add(words: tuple[str, ...], everyone: bool) -> None:
 
     root = common.lab()
     names, (directory,) = _targets(root, everyone, words, 1)
-    stack.add(root, names, directory)
+    failures = Failures()
+    stack.add(root, names, directory, on_error=failures)
     if exposure.is_open(directory):
         warn(
             f"others can enter '{directory}', and run setuid programs that guests write there; "
             "a directory above it that is closed to them (0700) keeps them out"
         )
+    return failures.code
 
 
 @overlay.command("del")
 @click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=GuestThenLayer(listed=True))
 @all_option
-def del_(words: tuple[str, ...], everyone: bool) -> None:
+def del_(words: tuple[str, ...], everyone: bool) -> int:
     """Take a directory from a guest's layers; the directory itself stays."""
     from dumm_tools import stack
 
     root = common.lab()
     names, (directory,) = _targets(root, everyone, words, 1)
-    stack.delete(root, names, directory)
+    failures = Failures()
+    stack.delete(root, names, directory, on_error=failures)
+    return failures.code
 
 
 @overlay.command()
 @click.argument("words", metavar="NAME|--all", nargs=-1, type=guests())
 @all_option
-def pop(words: tuple[str, ...], everyone: bool) -> None:
+def pop(words: tuple[str, ...], everyone: bool) -> int:
     """Take the newest directory from a guest's layers."""
     from dumm_tools import stack
 
     root = common.lab()
     names, _ = _targets(root, everyone, words, 0)
-    stack.pop(root, names)
+    failures = Failures()
+    stack.pop(root, names, on_error=failures)
+    return failures.code
 
 
 @overlay.command("list")
@@ -135,22 +156,26 @@ def overlay_list(name: str, shape: output.Shape) -> None:
 
 @template.command()
 @click.argument("name", metavar="T", type=TEMPLATE)
-def load(name: str) -> None:
+def load(name: str) -> int:
     """Load a template over all guests, in the place of the one that is loaded.
 
     Guests see templates/T/GUEST on top at once, and what they write goes there.
     """
     from dumm_tools import template as templates
 
-    templates.load_(common.lab(), name)
+    failures = Failures()
+    templates.load_(common.lab(), name, on_error=failures)
+    return failures.code
 
 
 @template.command()
-def unload() -> None:
+def unload() -> int:
     """Take the loaded template away; what guests wrote meanwhile stays in it."""
     from dumm_tools import template as templates
 
-    templates.unload(common.lab())
+    failures = Failures()
+    templates.unload(common.lab(), on_error=failures)
+    return failures.code
 
 
 @template.command()
