@@ -8,19 +8,32 @@ that the next start can go on from: not alive, or alive and booting by itself.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 
-from dumm_tools import cache, iface, launch, live, origin, overlay, proc, reach, view, workdir
+from dumm_tools import (
+    cache,
+    iface,
+    launch,
+    live,
+    origin,
+    overlay,
+    proc,
+    reach,
+    turn,
+    view,
+    workdir,
+)
 from dumm_tools.agent import protocol
 from dumm_tools.agent.protocol import Ready
-from dumm_tools.errors import Conflict, DummError, TimedOut
+from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut
 from dumm_tools.launch import Launch
 from dumm_tools.linux import cgroup, process, rtnl
 from dumm_tools.model import Boot, Guest, State
-from dumm_tools.state import load, lock, transaction
+from dumm_tools.state import load, lock, must_not_wait, transaction
 
 #: How many guests of one command boot at the same time.
 WINDOW = 32
@@ -96,19 +109,23 @@ def _launch(root: str, name: str, timeout: float, pending: list[Launch]) -> None
     """Start one guest's process; it is in `pending` from before there is one."""
     nonce = os.urandom(8).hex()
     deadline = time.monotonic() + timeout
-    with contextlib.ExitStack() as stack, transaction(root) as change:
+    with contextlib.ExitStack() as stack:
+        if not stack.enter_context(turn.taken(root, name)):
+            raise NotFound(f"no guest '{name}'")
+        alive = _take_alive_lock(root, name, stack)
+        stack.callback(launch.sweep, root, name)
+        change = stack.enter_context(transaction(root))
         state = change.state
         guest = view.get(state, name)
-        now = live.guest_state(root, state, guest)
-        if now == "starting" and guest.boot:
-            # Its starter is still there or was killed: either way it boots by itself.
-            pending.append(Launch(name, guest.boot.nonce, deadline, None, ours=False))
-            return
-        if now not in ("stopped", "crashed"):
+        if alive is None:
+            now = live.guest_state(root, state, guest)
+            if now == "starting" and guest.boot:
+                # Its starter is still there or was killed: either way it boots by itself.
+                pending.append(Launch(name, guest.boot.nonce, deadline, None, ours=False))
+                return
             raise Conflict(f"guest '{name}' is {now}")
-        core, tree = origin.resolve_kernel(root, guest), origin.resolve_master(root, guest)
         launch.need_parts()
-        alive = _take_alive_lock(root, name, stack)
+        core, tree = origin.resolve_kernel(root, guest), origin.resolve_master(root, guest)
         held = [cache.hold(part.lock, part.path) for part in (core, tree) if part.lock is not None]
         for fd in held:
             stack.callback(os.close, fd)
@@ -141,13 +158,19 @@ def _launch(root: str, name: str, timeout: float, pending: list[Launch]) -> None
         undo.pop_all()
 
 
-def _take_alive_lock(root: str, name: str, stack: contextlib.ExitStack) -> int:
-    os.makedirs(live.run_dir(root, name), mode=0o700, exist_ok=True)
+def _take_alive_lock(root: str, name: str, stack: contextlib.ExitStack) -> int | None:
+    """The alive lock of a guest whose turn we have; None for one that runs or is starting."""
     path = os.path.join(live.run_dir(root, name), "lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     stack.callback(os.close, fd)
-    # A reader holds it for microseconds; a guest that just ended, until its memory is freed.
-    lock(fd, KILL_TIMEOUT, f"guest '{name}'")
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        state = load(root)
+        if live.guest_state(root, state, view.get(state, name)) not in ("stopped", "crashed"):
+            return None
+        # A reader holds it for microseconds; a guest that just ended, until its memory is freed.
+        lock(fd, KILL_TIMEOUT, f"guest '{name}'")
     return fd
 
 
@@ -263,6 +286,7 @@ def kill(root: str, name: str) -> None:
 
 def wait_gone(root: str, name: str, timeout: float) -> None:
     """Wait for the alive lock; TimedOut."""
+    must_not_wait(f"the end of guest '{name}'")
     path = os.path.join(live.run_dir(root, name), "lock")
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -287,9 +311,15 @@ def ended(root: str, nonces: Mapping[str, str]) -> None:
     but for those guests that have begun another."""
     if not nonces:
         return
-    if any(load(root).ifaces_of(name) for name in nonces):
+    found = load(root)
+    if any(found.ifaces_of(name) for name in nonces):
         rtnl.load()
-    with transaction(root) as change:
+    with contextlib.ExitStack() as turns:
+        for name in sorted(nonces.keys() & found.guests.keys()):
+            if _has_left_master(root, found.guests[name]):
+                with contextlib.suppress(TimedOut):  # who has it is about to end, as the guest did
+                    turns.enter_context(turn.taken(root, name))
+        change = turns.enter_context(transaction(root))
         known = change.state.guests
         over = [
             guest
@@ -306,3 +336,11 @@ def ended(root: str, nonces: Mapping[str, str]) -> None:
     for guest in over:
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(live.run_dir(root, guest.name), "uml", "ready"))
+
+
+def _has_left_master(root: str, guest: Guest) -> bool:
+    """Was a guest given another master while it ran, so that its tree is to be mounted anew?"""
+    with contextlib.suppress(DummError):
+        path = origin.resolve_master(root, guest).path
+        return guest.boot is not None and guest.boot.master not in ("", path)
+    return False

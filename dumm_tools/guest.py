@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from dumm_tools import (
     boot,
@@ -20,18 +21,22 @@ from dumm_tools import (
     overlay,
     reach,
     tree,
+    turn,
     view,
     workdir,
 )
 from dumm_tools.agent import protocol, session
+from dumm_tools.agent.client import ANSWER_TIMEOUT
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut, Usage
 from dumm_tools.linux import mconsole as mc
 from dumm_tools.linux import process
-from dumm_tools.model import Guest
+from dumm_tools.model import Guest, GuestState, Phase
 from dumm_tools.state import load, transaction
 
 #: The least memory that a guest kernel boots in (bytes).
 MEMORY_MIN = 40 << 20
+#: Seconds in which guests take it in that they are to end.
+ASK_TIMEOUT = 2.0
 
 
 # ---- records ----
@@ -95,7 +100,7 @@ def _spec(said: str, path: str) -> str:
 
 def change(root: str, name: str, **values: object) -> None:
     """Set fields of a guest; they hold from its next start on."""
-    with transaction(root) as tx:
+    with turn.taken(root, name), transaction(root) as tx:
         guest = view.get(tx.state, name)
         new = guest.but(**values)
         _check(root, new)
@@ -115,36 +120,49 @@ def delete(root: str, name: str, *, if_exists: bool = False) -> bool:
     from dumm_tools import files
 
     names.guest(name)
-    with transaction(root) as change_:
-        state = change_.state
-        known = name in state.guests
-        if known:
-            # Nor may a commit be at it.
-            with files.kept_stopped(root, state, state.guests[name], fcntl.LOCK_EX):
-                if os.path.lexists(_deleted(root, name)):
-                    tree.remove(_deleted(root, name))
-                iface.delete_of_guest(state, name)
-                overlay.umount(root, state, name)
-                workdir.drop(root, name)  # some may not be in run/NAME
-                del state.guests[name]
-                # Out of the way first: what a killed command leaves must not be the next guest's.
-                with contextlib.suppress(FileNotFoundError):
-                    os.rename(os.path.join(root, "host", name), _deleted(root, name))
-                change_.save()
-        # Now, before there is another guest of that name; also what a killed delete left.
-        for place in ("mount", "run"):
-            if os.path.lexists(path := os.path.join(root, place, name)):
+    with turn.taken(root, name):
+        _sweep(root, name)  # what a killed delete left
+        with transaction(root) as change_:
+            state = change_.state
+            known = name in state.guests
+            if known:
+                # Nor may a commit be at it.
+                with files.kept_stopped(root, state, state.guests[name], fcntl.LOCK_EX):
+                    iface.delete_of_guest(state, name)
+                    overlay.umount(root, state, name)
+                    workdir.drop(root, name)  # some may not be in run/NAME
+                    del state.guests[name]
+                    # Out of the way first: what a killed command leaves must not be the next
+                    # guest's.
+                    _put_aside(root, "host", name)
+                    change_.save()
+            # Now, before there is another guest of that name; also what a killed delete left.
+            _put_aside(root, "run", name)
+            if os.path.lexists(path := os.path.join(root, "mount", name)):
                 tree.remove(path)
-    if os.path.lexists(_deleted(root, name)):
-        tree.remove(_deleted(root, name))
+    _sweep(root, name)
     if not known and not if_exists:
         raise NotFound(f"no guest '{name}'")
     return known
 
 
-def _deleted(root: str, name: str) -> str:
-    """Where the files of a guest wait for their removal: no guest's name begins with a dot."""
-    return os.path.join(root, "host", f".{name}.deleted")
+def _put_aside(root: str, place: str, name: str) -> None:
+    """Give a guest's directory a name that is no guest's, as it begins with a dot: there may be
+    much in it to remove, and others would wait."""
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(
+            os.path.join(root, place, name),
+            os.path.join(root, place, f".{name}.deleted-{os.urandom(4).hex()}"),
+        )
+
+
+def _sweep(root: str, name: str) -> None:
+    """Remove what was put aside."""
+    for place in ("host", "run"):
+        with contextlib.suppress(FileNotFoundError):
+            for entry in os.listdir(os.path.join(root, place)):
+                if entry.startswith(f".{name}.deleted"):
+                    tree.remove(os.path.join(root, place, entry))
 
 
 # ---- life ----
@@ -154,25 +172,38 @@ def stop(
     root: str, targets: Iterable[str], *, timeout: float, force: bool, on_error: boot.OnError
 ) -> None:
     """Stop guests side by side: each in good order, and by force after `timeout` seconds."""
-    stopping: list[tuple[str, str, bool]] = []
+    marked: dict[str, _Ending] = {}
     for name in targets:
         try:
-            stopping.append((name, *_ask_to_stop(root, name, force)))
+            marked[name] = _mark(root, name)
         except Exception as e:
             on_error(name, e)
+    # Who does not answer at once keeps nobody waiting.
+    patience = time.monotonic() + turn.PROMPT_ALL
+    late: list[str] = []
+    asked: set[str] = set()
+    for name, ending in marked.items():
+        if not force and ending.state not in ("crashed", "starting"):
+            left = max(turn.LEAST, min(turn.PROMPT, patience - time.monotonic()))
+            (asked.add if _ask(root, name, ending, left) else late.append)(name)
+    patience = time.monotonic() + ASK_TIMEOUT
+    for number, name in enumerate(late):
+        left = (patience - time.monotonic()) / (len(late) - number)
+        if _ask(root, name, marked[name], max(turn.LEAST, left)):
+            asked.add(name)
     deadline = time.monotonic() + timeout
     gone: dict[str, str] = {}
-    for name, nonce, asked in stopping:
+    for name, ending in marked.items():
         try:
             pidfd = live.pidfd_of(root, name)
             if pidfd is not None:
                 try:
-                    if asked:
+                    if name in asked:
                         process.wait_exit(pidfd, max(0.0, deadline - time.monotonic()))
                 finally:
                     os.close(pidfd)
             boot.kill(root, name)
-            gone[name] = nonce
+            gone[name] = ending.nonce
         except Exception as e:
             on_error(name, e)
     try:
@@ -182,44 +213,49 @@ def stop(
             on_error(name, e)
 
 
-def _ask_to_stop(root: str, name: str, force: bool) -> tuple[str, bool]:
-    """Mark a guest as stopping and ask it to; its boot's nonce, and whether it was asked."""
+class _Ending(NamedTuple):
+    """A guest that is marked as stopping: its boot, and what it was like."""
+
+    nonce: str
+    state: GuestState
+    init: str | None
+
+
+def _mark(root: str, name: str) -> _Ending:
+    """Mark a guest as stopping; Conflict where it does not run."""
     with transaction(root) as change_:
         state = change_.state
         guest = view.get(state, name)
         now = live.guest_state(root, state, guest)
-        if now == "stopped" or guest.boot is None:
-            if guest.boot is not None:  # it halted by itself: only its taps are left
-                boot.release(state, guest)
-                guest.boot = None
-            raise_not_running = True
-        else:
-            raise_not_running = False
+        if now != "stopped" and guest.boot is not None:
             before, guest.boot.phase = guest.boot.phase, "stopping"
             try:
                 change_.save()
             except DummError:  # a full disk is no reason to let it run on
                 guest.boot.phase = before
-        nonce = guest.boot.nonce if guest.boot else ""
-        init = guest.init
-    if raise_not_running:
-        raise Conflict(f"guest '{name}' is not running")
-    if force or now in ("crashed", "starting"):
-        return nonce, False
+            return _Ending(guest.boot.nonce, now, guest.init)
+        if guest.boot is not None:  # it halted by itself: only its taps are left
+            boot.release(state, guest)
+            guest.boot = None
+    raise Conflict(f"guest '{name}' is not running")
+
+
+def _ask(root: str, name: str, ending: _Ending, seconds: float) -> bool:
+    """Ask a guest to end in good order; False when it does not take that in so many seconds."""
     try:
-        if now == "paused":
-            _go(root, name)
-        if init is None or not _poweroff(root, name):
-            reach.power_off(root, name)
+        if ending.state == "paused":
+            _go(root, name, seconds)
+        if ending.init is None or not _poweroff(root, name, seconds):
+            reach.power_off(root, name, seconds)
     except DummError:
-        return nonce, False
-    return nonce, True
+        return False
+    return True
 
 
-def _poweroff(root: str, name: str) -> bool:
+def _poweroff(root: str, name: str, seconds: float) -> bool:
     """Have the guest's own init end it: busybox, sysvinit and systemd all bring `poweroff`. False
     where there is none."""
-    with reach.program_line(root, name, 2.0, deadline=time.monotonic() + 2.0) as line:
+    with reach.program_line(root, name, seconds, deadline=time.monotonic() + seconds) as line:
         line.send(protocol.RUN, session.request(session.Program(["poweroff"]), 24, 80))
         with contextlib.suppress(TimeoutError):  # it waits for the end, or the end came first
             frame = line.wait_frame(1.0, (protocol.STATUS, protocol.FAILED))
@@ -229,30 +265,46 @@ def _poweroff(root: str, name: str) -> bool:
 
 def pause(root: str, name: str) -> None:
     """Stop the guest's kernel where it is."""
-    with transaction(root) as change_:
-        guest = view.get(change_.state, name)
-        live.need_running(root, change_.state, guest)
-        assert guest.boot is not None
-        guest.boot.phase = "paused"
-        change_.save()
-        reach.mconsole(root, name, "stop")
+    with turn.taken(root, name):
+        with transaction(root) as change_:
+            guest = view.get(change_.state, name)
+            live.need_running(root, change_.state, guest)
+            assert guest.boot is not None
+            guest.boot.phase = "paused"
+        try:
+            reach.halt(root, name)
+        except BaseException:
+            with contextlib.suppress(DummError):
+                _go(root, name, turn.LEAST)
+            with contextlib.suppress(DummError):
+                _set_phase(root, name, guest.boot.nonce, "paused", "running")
+            raise
 
 
 def resume(root: str, name: str) -> None:
     """Let a paused guest go on."""
-    with transaction(root) as change_:
-        guest = view.get(change_.state, name)
-        now = live.guest_state(root, change_.state, guest)
+    with turn.taken(root, name):
+        state = load(root)
+        guest = view.get(state, name)
+        now = live.guest_state(root, state, guest)
         if now != "paused" or guest.boot is None:
             raise Conflict(f"guest '{name}' is {now}, not paused")
         _go(root, name)
-        guest.boot.phase = "running"
+        _set_phase(root, name, guest.boot.nonce, "paused", "running")
 
 
-def _go(root: str, name: str) -> None:
+def _set_phase(root: str, name: str, nonce: str, before: Phase, phase: Phase) -> None:
+    """Record how far a boot is, if it still is what it was before."""
+    with transaction(root) as change_:
+        guest = change_.state.guests.get(name)
+        if guest is not None and guest.boot is not None and guest.boot.nonce == nonce:
+            guest.boot.phase = phase if guest.boot.phase == before else guest.boot.phase
+
+
+def _go(root: str, name: str, seconds: float = ANSWER_TIMEOUT) -> None:
     """Wake the guest's kernel. It may be awake: a command was killed before it could say so."""
     try:
-        reach.mconsole(root, name, "go")
+        reach.mconsole(root, name, "go", seconds)
     except DummError as e:
         if "Not stopped" not in str(e):  # mconsole_go, arch/um/drivers/mconsole_kern.c
             raise

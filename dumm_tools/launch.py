@@ -32,6 +32,8 @@ SIGNALS = 32
 #: The kernel's command line (COMMAND_LINE_SIZE, arch/um/include/asm/setup.h), less a margin for
 #: what the user adds; NICs that do not fit are plugged in once the guest runs.
 COMMAND_LINE_MAX = 3500
+#: How the names of what earlier boots left begin.
+_GONE = "gone-"
 
 
 #: Arguments that are ours alone: another value, or words behind `--`, cut a guest off from us.
@@ -194,9 +196,8 @@ def need_init(root: str, guest: Guest) -> None:
 def fresh_run_dir(root: str, name: str) -> None:
     """Make run/NAME as a boot needs it; nothing of an earlier boot may look like this one's."""
     run = live.run_dir(root, name)
-    # The guest's kernel may have made of its own directory what it liked: with links to elsewhere,
-    # deeper than recursion goes.
-    tree.remove(os.path.join(run, "uml"), look=False)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(os.path.join(run, "uml"), os.path.join(run, f"{_GONE}{os.urandom(4).hex()}"))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(run, "pid"))
     for directory in ("uml", "xfer"):
@@ -213,6 +214,16 @@ def fresh_run_dir(root: str, name: str) -> None:
     for number in range(1, CONSOLES):
         fifo.make(os.path.join(run, f"tty{number}.in"))
         fifo.make(os.path.join(run, f"tty{number}.out"))
+
+
+def sweep(root: str, name: str) -> None:
+    """Remove what `fresh_run_dir` put aside. The guest's kernel may have made of its own directory
+    what it liked: with links to elsewhere, deeper than recursion goes, and much."""
+    run = live.run_dir(root, name)
+    for entry in os.listdir(run):
+        if entry.startswith(_GONE):
+            with contextlib.suppress(OSError, DummError):  # it stays for the next time
+                tree.remove(os.path.join(run, entry), look=False)
 
 
 def spawn(

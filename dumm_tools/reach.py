@@ -91,9 +91,9 @@ def _left(deadline: float, most: float = math.inf) -> float:
     return min(most, max(0.0, deadline - time.monotonic()))
 
 
-def power_off(root: str, name: str) -> None:
+def power_off(root: str, name: str, timeout: float) -> None:
     """Ask the guest's agent for an orderly end, and do not wait for an answer."""
-    with _taken(root, name, range(1), time.monotonic() + 2.0) as line:
+    with _taken(root, name, range(1), time.monotonic() + timeout) as line:
         line.send(protocol.HELLO, os.urandom(protocol.NONCE))
         Control(line).power("o")
 
