@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import Iterator
 
-from dumm_tools import live
+from dumm_tools import live, state
 from dumm_tools.agent import protocol
 from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line
 from dumm_tools.agent.protocol import BadFrame, LineLost, Ready
@@ -22,6 +22,7 @@ from dumm_tools.model import Guest
 
 @contextlib.contextmanager
 def _taken(root: str, name: str, numbers: range, deadline: float) -> Iterator[Line]:
+    state.must_not_wait(f"guest '{name}'")
     pidfd = live.pidfd_of(root, name)
     if pidfd is None:
         raise Conflict(f"guest '{name}' is not running")
@@ -142,6 +143,7 @@ def _reply(root: str, name: str) -> tuple[str, str]:
 def mconsole(root: str, name: str, command: str, timeout: float = ANSWER_TIMEOUT) -> str:
     """Send one mconsole command to the guest's kernel and return its answer; DummError with the
     kernel's text when it refuses, Conflict when nobody is there, TimedOut."""
+    state.must_not_wait(f"guest '{name}'")
     path = os.path.join(live.umid_dir(root, name), "mconsole")
     try:
         failed, text = mc.request(path, command, timeout, reply=_reply(root, name))
