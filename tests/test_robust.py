@@ -97,6 +97,13 @@ MOMENTS = {
         "dumm-bridge connect lan0 a-eth0",
         PING,
     ),
+    "cut": Moments(
+        "dumm-bridge connect lan0 a-eth0",
+        "dumm-bridge disconnect a-eth0",
+        "dumm-bridge disconnect a-eth0 || dumm-iface down a-eth0",
+        "! dumm-guest exec a -- ip link show eth0 up | grep eth0 &&"
+        ' test "$(dumm-iface show a-eth0 -o bridge)" = -',
+    ),
     "load": Moments(
         "dumm-fs template unload || :",
         "dumm-fs template load T",

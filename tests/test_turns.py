@@ -1,0 +1,321 @@
+"""A guest that does not answer keeps nobody waiting but those who want something of it: the lab's
+lock is free, cables are cut, the others are done."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Lab
+from uml_helpers import one_line_error, state_of, until
+
+from dumm_tools import live, reach, turn
+from dumm_tools import state as store
+from dumm_tools.errors import TimedOut
+from dumm_tools.linux import process
+from dumm_tools.model import Guest, State
+
+KINDS = ("host", "isolated") if ROOT else ("isolated",)
+
+
+def is_free(path: Path) -> bool:
+    """Has nobody the lock?"""
+    with path.open("rb") as file, contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def has_turn(lab: Lab, guest: str, command: subprocess.Popen[bytes]) -> bool:
+    """Does a command have a guest's turn, or has it ended?"""
+    assert command.poll() is None, command.communicate()
+    path = lab.directory / "run" / guest / "turn"
+    return path.exists() and path.read_text() == f"{command.pid}\n" and not is_free(path)
+
+
+def record(lab: Lab, table: str, name: str) -> dict[str, object]:
+    state = json.loads((lab.directory / "state.json").read_text())
+    found: dict[str, object] = state[table][name]
+    return found
+
+
+class Stuck:
+    """Guests whose kernels stand still, until they are let go on."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.guests: set[str] = set()
+
+    def _send(self, guest: str, number: signal.Signals) -> None:
+        pidfd = live.pidfd_of(str(self.lab.directory), guest)
+        assert pidfd is not None
+        process.send_signal(pidfd, number)
+        os.close(pidfd)
+
+    def stop(self, *guests: str) -> None:
+        for guest in guests:
+            self._send(guest, signal.SIGSTOP)
+            self.guests.add(guest)
+
+    def go_on(self) -> None:
+        for guest in self.guests:
+            self._send(guest, signal.SIGCONT)
+        self.guests.clear()
+
+
+@pytest.fixture(params=KINDS)
+def lab(request: pytest.FixtureRequest, new_lab: Callable[..., Lab]) -> Lab:
+    made = new_lab()
+    if request.param == "isolated" and ROOT:
+        made("dumm-fs destroy")
+        made("dumm-fs init --isolated --kernel sid --master busybox")
+    return made
+
+
+@pytest.fixture
+def stuck(lab: Lab) -> Iterator[Stuck]:
+    made = Stuck(lab)
+    yield made
+    made.go_on()
+
+
+# ---- the turn itself ----
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    """A working set with the guest alice."""
+    (tmp_path / ".lock").touch()
+    made = State("abcdef", os.stat(tmp_path / ".lock").st_ino, guests={"alice": Guest("alice")})
+    store.create(str(tmp_path), made)
+    return str(tmp_path)
+
+
+def test_no_guest_is_waited_for_in_a_transaction(root: str) -> None:
+    asks = (
+        lambda: reach.mconsole(root, "alice", "version"),
+        lambda: reach.control(root, "alice").__enter__(),
+        lambda: turn.taken(root, "alice").__enter__(),
+    )
+    for ask in asks:
+        with pytest.raises(RuntimeError, match="under the lab's lock"), store.transaction(root):
+            ask()
+    with turn.taken(root, "alice"), store.transaction(root):
+        pass
+
+
+def test_who_has_the_turn_is_named(root: str) -> None:
+    by = f"guest 'alice' is locked by process {os.getpid()}"
+    with turn.taken(root, "alice"), pytest.raises(TimedOut, match=by):
+        turn.taken(root, "alice", 0.05).__enter__()
+    with turn.taken(root, "alice", 0.05):
+        pass
+    assert oct(Path(root, "run/alice/turn").stat().st_mode & 0o777) == "0o600"
+
+
+def test_no_turn_of_a_guest_that_there_is_not(root: str) -> None:
+    for name in ("bob", "..", "a/../alice"):
+        with turn.taken(root, name) as had:
+            assert not had
+    assert sorted(os.listdir(root)) == [".lock", "state.json"]
+
+
+def test_the_turn_of_a_guest_that_was_deleted_meanwhile(root: str) -> None:
+    """It is that of the new guest of this name, and not of the file that we waited for."""
+    with turn.taken(root, "alice"):
+        old = Path(root, "run/alice").rename(Path(root, "run/.gone"))
+        with turn.taken(root, "alice", 0.05) as had:
+            assert had
+    assert (old / "turn").stat().st_ino != Path(root, "run/alice/turn").stat().st_ino
+
+
+def test_those_that_answer_come_first(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.transaction(root) as change:
+        change.state.guests.update({n: Guest(n) for n in ("bob", "carol", "dave")})
+    told: list[object] = []
+
+    def talk(name: str, _seconds: float) -> None:
+        if name == "alice":
+            raise TimedOut("alice")
+        if name == "bob":
+            raise OSError("bob")
+        told.append(name)
+
+    def then(done: list[str]) -> None:
+        told.append(done)
+
+    def again(name: str, seconds: float) -> None:
+        assert 0 < seconds <= turn.PATIENCE
+        told.append(f"{name} again")
+
+    monkeypatch.setattr(turn, "PATIENCE", 0.5)
+    with turn.taken(root, "dave"):  # and so it is not to be had
+        failures = turn.each(root, ("dave", "carol", "bob", "alice"), talk, then, again)
+    assert told == ["carol", ["carol"], "alice again"]
+    assert failures.keys() == {"bob", "dave"}
+
+
+# ---- the commands ----
+
+#: What is wanted of a guest that does not answer, each from where the one before has led.
+VERBS = (
+    "dumm-iface create a-eth1 --bridge lan1 --address 10.1.0.1/24",
+    "dumm-iface down a-eth1",
+    "dumm-iface up a-eth1",
+    "dumm-iface set a-eth1 --mtu 1400",
+    "dumm-iface address add a-eth1 10.2.0.1/24",
+    "dumm-iface address del a-eth1 10.2.0.1/24",
+    "dumm-iface route add a-eth1 10.9.0.0/16 --via 10.1.0.9",
+    "dumm-iface route del a-eth1 10.9.0.0/16",
+    "dumm-iface shape a-eth1 --delay 5",
+    "dumm-bridge disconnect a-eth1",
+    "dumm-bridge connect lan1 a-eth1",
+    "dumm-iface delete a-eth1",
+    "dumm-fs overlay add a layer",
+    "dumm-fs overlay pop a",
+    "dumm-fs template load T",
+    "dumm-fs template unload",
+    "dumm-guest pause a",
+    "dumm-guest resume a",
+)
+#: What others do meanwhile.
+OTHERS = (
+    "dumm-iface down b-eth0",
+    "dumm-iface address add --may-exist b-eth0 10.0.0.3/24",
+    "dumm-guest create --may-exist d",
+    "dumm-bridge connect lan0 b-eth0",
+    "dumm-bridge create --may-exist lan2",
+    "dumm-fs overlay add b layer",
+    "dumm-bridge disconnect b-eth0",
+    "dumm-iface create --may-exist b-eth1 --bridge lan1",
+    "dumm-bridge delete --if-exists lan2",
+    "dumm-fs mount b",
+    "dumm-iface delete --if-exists b-eth1",
+)
+
+
+@pytest.mark.uml
+def test_others_go_on_while_a_guest_is_waited_for(lab: Lab, stuck: Stuck) -> None:
+    lab("dumm-bridge create lan0 lan1")
+    for path in ("layer", "templates/T"):
+        (lab.directory / path).mkdir()
+    lab("dumm-guest create a b --start")
+    lab("dumm-iface create a-eth0 b-eth0 --bridge lan0")
+    for number, verb in enumerate(VERBS):
+        stuck.stop("a")
+        waiting = lab.start(verb)
+        until(partial(has_turn, lab, "a", waiting), f"'{verb}' has the turn")
+        lab(OTHERS[number % len(OTHERS)])
+        assert waiting.poll() is None, verb
+        until(lambda: is_free(lab.directory / ".lock"), f"'{verb}' has not the lab's lock")
+        stuck.go_on()
+        _, err = waiting.communicate(timeout=60)
+        assert (waiting.returncode, err) == (0, b""), verb
+    assert state_of(lab, "a") == "running"
+    assert lab("dumm-guest exec a -- ls /sys/class/net").lines == ["eth0", "lo"]
+    assert record(lab, "guests", "a")["overlays"] == []
+
+
+@pytest.mark.uml
+def test_what_becomes_of_guests_that_never_answer(lab: Lab, stuck: Stuck) -> None:
+    """Cables are cut on the host and recorded so, a template is everybody else's; what the guest
+    had to do its part for is as before; and the next command makes it right."""
+    lab("dumm-bridge create lan0 lan1")
+    lab("dumm-guest create a b c d e --start")
+    lab("dumm-iface create a-eth0 b-eth0 --bridge lan0")
+    lab("dumm-iface create d-eth0 e-eth0 --bridge lan1 --address 10.0.0.1/24")
+    for guest in "ab":
+        (lab.directory / "templates/T" / guest).mkdir(parents=True)
+        (lab.directory / "templates/T" / guest / "new").touch()
+    stuck.stop("a", "d", "e")
+    loading = lab.start("dumm-fs template load T")
+    until(lambda: record(lab, "guests", "b") and _loaded(lab), "the template is recorded")
+    others = {
+        "dumm-bridge": lab.start("dumm-bridge disconnect d-eth0"),
+        "dumm-iface": lab.start("dumm-iface address add e-eth0 10.0.0.2/24"),
+    }
+    deleting = lab.start("dumm-bridge delete lan0")
+    until(lambda: lab("dumm-bridge list -q").lines == ["lan1"], "the bridge is gone")
+    assert lab("dumm-guest exec b -- ls /new").out == "/new\n"
+    assert lab("dumm-guest exec b -- cat /sys/class/net/eth0/operstate").out == "down\n"
+    assert record(lab, "ifaces", "a-eth0")["bridge"] is None
+    assert lab.host("ls /sys/class/net/lan1/brif").lines == ["e-eth0"]
+    assert "lan0" not in lab.host("ls /sys/class/net").lines
+    _, err = deleting.communicate(timeout=60)
+    assert deleting.returncode == 0
+    message = one_line_error(err.decode(), "dumm-bridge")
+    assert message.startswith("warning: 'a-eth0' may still be up in the guest: ")
+    for tool, other in others.items():
+        _, err = other.communicate(timeout=60)
+        assert other.returncode == 5
+        assert "guest '" in one_line_error(err.decode(), tool)
+    _, err = loading.communicate(timeout=60)
+    assert loading.returncode == 5
+    assert [f"guest '{g}'" in err.decode() for g in "abcde"] == [True, False, False, True, True]
+    assert (record(lab, "ifaces", "d-eth0")["bridge"], record(lab, "ifaces", "d-eth0")["up"]) == (
+        None,
+        False,
+    )
+    assert record(lab, "ifaces", "e-eth0")["addresses"] == ["10.0.0.1/24"]
+    stuck.go_on()
+    lab("dumm-fs template load T")
+    assert lab("dumm-guest exec a -- ls /new").out == "/new\n"
+    lab("dumm-iface down a-eth0 d-eth0")
+    for guest in "ad":
+        up = lab(f"dumm-guest exec {guest} -- ip link show eth0 up").out
+        assert up == ""
+    shown = lab("dumm-iface address list e-eth0 --live -q").lines
+    assert "10.0.0.2/24" not in shown
+    lab("dumm-iface address add e-eth0 10.0.0.2/24")
+
+
+def _loaded(lab: Lab) -> bool:
+    return bool(json.loads((lab.directory / "state.json").read_text())["template"] == "T")
+
+
+@pytest.mark.uml
+def test_interrupted_while_it_waits(lab: Lab, stuck: Stuck) -> None:
+    """The first Ctrl-C waits for the end, the second one puts back what was recorded."""
+    lab("dumm-guest create a --start")
+    lab("dumm-iface create a-eth0")
+    stuck.stop("a")
+    waiting = lab.start("dumm-iface up a-eth0")
+    until(lambda: record(lab, "ifaces", "a-eth0")["up"], "it is recorded")
+    until(lambda: is_free(lab.directory / ".lock"), "the guest is waited for")
+    waiting.send_signal(signal.SIGINT)
+    lab("dumm-bridge create lan0")
+    assert waiting.poll() is None
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.wait(15) == -signal.SIGINT
+    assert record(lab, "ifaces", "a-eth0")["up"] is False
+    # One that was killed leaves the record, and the next one does the rest.
+    waiting = lab.start("dumm-iface up a-eth0")
+    until(lambda: record(lab, "ifaces", "a-eth0")["up"], "it is recorded")
+    waiting.kill()
+    waiting.wait()
+    stuck.go_on()
+    lab("dumm-iface up a-eth0")
+    assert "eth0" in lab("dumm-guest exec a -- ip link show eth0 up").out
+
+
+@pytest.mark.uml
+def test_a_start_that_waits_for_the_last_end(lab: Lab) -> None:
+    """Whoever has the alive lock of a guest that does not run, others are not kept waiting."""
+    lab("dumm-guest create a b")
+    with (lab.directory / "run/a/lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        waiting = lab.start("dumm-guest start a")
+        until(lambda: has_turn(lab, "a", waiting), "it has the turn")
+        lab("dumm-guest start b")
+        until(lambda: is_free(lab.directory / ".lock"), "it has not the lab's lock")
+        assert waiting.poll() is None
+    assert waiting.wait(30) == 0
+    assert state_of(lab, "a") == "running"
