@@ -235,6 +235,7 @@ def test_what_becomes_of_guests_that_never_answer(lab: Lab, stuck: Stuck) -> Non
     for guest in "ab":
         (lab.directory / "templates/T" / guest).mkdir(parents=True)
         (lab.directory / "templates/T" / guest / "new").touch()
+    (lab.directory / "layer").mkdir()
     stuck.stop("a", "d", "e")
     loading = lab.start("dumm-fs template load T")
     until(lambda: record(lab, "guests", "b") and _loaded(lab), "the template is recorded")
@@ -243,6 +244,7 @@ def test_what_becomes_of_guests_that_never_answer(lab: Lab, stuck: Stuck) -> Non
         "dumm-iface": lab.start("dumm-iface address add e-eth0 10.0.0.2/24"),
     }
     deleting = lab.start("dumm-bridge delete lan0")
+    adding = lab.start("dumm-fs overlay add --all layer")
     until(lambda: lab("dumm-bridge list -q").lines == ["lan1"], "the bridge is gone")
     assert lab("dumm-guest exec b -- ls /new").out == "/new\n"
     assert lab("dumm-guest exec b -- cat /sys/class/net/eth0/operstate").out == "down\n"
@@ -257,9 +259,12 @@ def test_what_becomes_of_guests_that_never_answer(lab: Lab, stuck: Stuck) -> Non
         _, err = other.communicate(timeout=60)
         assert other.returncode == 5
         assert "guest '" in one_line_error(err.decode(), tool)
-    _, err = loading.communicate(timeout=60)
-    assert loading.returncode == 5
-    assert [f"guest '{g}'" in err.decode() for g in "abcde"] == [True, False, False, True, True]
+    for several in (loading, adding):
+        _, err = several.communicate(timeout=60)
+        assert several.returncode == 5
+        assert [f"guest '{g}'" in err.decode() for g in "abcde"] == [True, False, False, True, True]
+    layers = [record(lab, "guests", g)["overlays"] for g in "abcde"]
+    assert [layer != [] for layer in layers] == [False, True, True, False, False]
     assert (record(lab, "ifaces", "d-eth0")["bridge"], record(lab, "ifaces", "d-eth0")["up"]) == (
         None,
         False,
@@ -268,6 +273,8 @@ def test_what_becomes_of_guests_that_never_answer(lab: Lab, stuck: Stuck) -> Non
     stuck.go_on()
     lab("dumm-fs template load T")
     assert lab("dumm-guest exec a -- ls /new").out == "/new\n"
+    lab("dumm-fs overlay add --all layer")
+    lab("dumm-guest exec a -- touch /new")
     lab("dumm-iface down a-eth0 d-eth0")
     for guest in "ad":
         up = lab(f"dumm-guest exec {guest} -- ip link show eth0 up").out
