@@ -64,7 +64,7 @@ def start(
     wrong inside one that is ready all the same is said to `warn`."""
     names = list(names)
     state = load(root)
-    if state.bridges or any(state.ifaces_of(name) for name in names):
+    if state.bridges or state.ifaces:
         rtnl.load()  # 10 ms at the first call, or 20: not under the state's lock
     pending: list[Launch] = []
     done = 0
@@ -312,7 +312,7 @@ def ended(root: str, nonces: Mapping[str, str]) -> None:
     if not nonces:
         return
     found = load(root)
-    if any(found.ifaces_of(name) for name in nonces):
+    if found.ifaces:
         rtnl.load()
     with contextlib.ExitStack() as turns:
         for name in sorted(nonces.keys() & found.guests.keys()):
@@ -324,7 +324,7 @@ def ended(root: str, nonces: Mapping[str, str]) -> None:
         over = [
             guest
             for guest in (known[name] for name in nonces if name in known)
-            if guest.boot is not None and guest.boot.nonce == nonces[guest.name]
+            if (guest.boot.nonce if guest.boot else "") == nonces[guest.name]
         ]
         release(change.state, *over)
         for guest in over:

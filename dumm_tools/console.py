@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import os
 import select
 import signal
@@ -203,20 +204,23 @@ def attach(root: str, name: str, line: int, attached: Callable[[], object]) -> N
             path = _log(root, name)
             theirs = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, theirs)
-            os.lseek(theirs, 0, os.SEEK_END)
+            read = Reader(theirs, os.fstat(theirs).st_size).read
             wake = inotify.watch(path)
             stack.callback(os.close, wake)
         else:
             theirs = wake = stack.enter_context(_open(root, name, line, "out"))
+            read = functools.partial(os.read, theirs)
         attached()
         stack.enter_context(_ended_by_signals())
         stack.enter_context(tty.raw(0))
         screen = stream.writer(1)
         stack.callback(os.close, screen)
-        _relay(ours, theirs, wake, pidfd, screen)
+        _relay(ours, read, wake, line == 0, pidfd, screen)
 
 
-def _relay(ours: int, theirs: int, wake: int, pidfd: int, screen: int) -> None:
+def _relay(
+    ours: int, read: Callable[[int], bytes], wake: int, is_log: bool, pidfd: int, screen: int
+) -> None:
     """Keys first in each round, and output by pieces that wait for our terminal: a guest that
     prints without end, and a terminal that takes nothing, leave Ctrl-] what it is."""
     keys, output = bytearray(), bytearray()
@@ -249,11 +253,11 @@ def _relay(ours: int, theirs: int, wake: int, pidfd: int, screen: int) -> None:
             continue
         ended = ended or pidfd in events
         if at_once or wake in events or ended:
-            if wake != theirs:
+            if is_log:
                 inotify.drain(wake)
             piece = b""
             with contextlib.suppress(BlockingIOError):
-                piece = os.read(theirs, PIECE_OF_OUTPUT)
+                piece = read(PIECE_OF_OUTPUT)
             # The log has bare newlines where the kernel printed; our terminal is raw.
             output += piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
             more = bool(piece)

@@ -214,7 +214,8 @@ def stop(
 
 
 class _Ending(NamedTuple):
-    """A guest that is marked as stopping: its boot, and what it was like."""
+    """A guest that is marked as stopping: its boot, "" for one that is not recorded; what it was
+    like."""
 
     nonce: str
     state: GuestState
@@ -234,6 +235,8 @@ def _mark(root: str, name: str) -> _Ending:
             except DummError:  # a full disk is no reason to let it run on
                 guest.boot.phase = before
             return _Ending(guest.boot.nonce, now, guest.init)
+        if now != "stopped":
+            return _Ending("", now, guest.init)
         if guest.boot is not None:  # it halted by itself: only its taps are left
             boot.release(state, guest)
             guest.boot = None
@@ -269,7 +272,11 @@ def pause(root: str, name: str) -> None:
         with transaction(root) as change_:
             guest = view.get(change_.state, name)
             live.need_running(root, change_.state, guest)
-            assert guest.boot is not None
+            if guest.boot is None:
+                raise Conflict(
+                    f"guest '{name}' runs, but there is no record of its start",
+                    hint=f"dumm-guest stop {name}",
+                )
             guest.boot.phase = "paused"
         try:
             reach.halt(root, name)

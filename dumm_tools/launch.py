@@ -103,7 +103,7 @@ def own_group(state: State) -> int:
 def own_user(guest: Guest) -> int:
     """A user that no other guest has, of the same number as its group; 0 where there is none."""
     number = guest.boot.group if guest.boot else 0
-    return number if number and namespaces.has_user(number) else 0
+    return number if number and namespaces.has_id("uid", number) else 0
 
 
 def passes_descriptors(args: list[str]) -> bool:

@@ -60,6 +60,13 @@ def alive(root: str, name: str) -> bool:
         os.close(fd)
 
 
+def runs_unrecorded(root: str, name: str) -> bool:
+    """Is the guest's process there although its record says nothing of it, as when that was
+    restored from a backup? A lock alone may be a commit's."""
+    known = pid_of(root, name) if alive(root, name) else None
+    return known is not None and process.start_time(known[0]) == known[1]
+
+
 def umid_dir(root: str, name: str) -> str:
     """The guest kernel's own directory: a halt removes it, a crash leaves it."""
     return os.path.join(run_dir(root, name), "uml", "m")
@@ -69,9 +76,8 @@ def guest_state(root: str, state: State, guest: Guest) -> GuestState:
     """Merge what is written with what is there."""
     boot = guest.boot
     if boot is None or boot.host_boot != epoch(root, state):
-        if not alive(root, guest.name):
+        if not runs_unrecorded(root, guest.name):
             return "stopped"
-        # What runs is not what the record says, as when that was restored from a backup.
         return "running" if _ready_nonce(root, guest.name) else "starting"
     if not alive(root, guest.name):
         return "crashed" if os.path.isdir(umid_dir(root, guest.name)) else "stopped"

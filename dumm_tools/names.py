@@ -24,12 +24,17 @@ _PACK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 
 def guest(name: str) -> str:
     """Return `name` if it may name a guest; raise Usage otherwise."""
-    if not _GUEST.fullmatch(name):
+    if not is_guest(name):
         raise Usage(
             f"bad guest name {name!r}",
             hint="1 to 32 letters, digits, '_' and '-', beginning with a letter or digit",
         )
     return name
+
+
+def is_guest(name: str) -> bool:
+    """Might this name a guest?"""
+    return _GUEST.fullmatch(name) is not None
 
 
 def device(name: str) -> str:

@@ -15,6 +15,7 @@ from dumm_tools import (
     lab,
     live,
     master,
+    names,
     origin,
     overlay,
     tree,
@@ -117,12 +118,15 @@ def destroy(root: str) -> None:
     still = [n for n, _ in failures if live.alive(root, n)]
     if still:
         raise DummError(f"guest '{still[0]}' does not stop: {dict(failures)[still[0]]}")
+    strangers = _strangers(root)
+    for name in strangers:
+        boot.kill(root, name)
     # What is not up has nothing in the kernel that would have to be looked for inside.
     with store.transaction(root, apart=not holder.lives(root)) as change:
         state = change.state
         boot.release(state, *state.guests.values())
         bridge.remove_all(state)
-        for name in state.guests:
+        for name in {*state.guests, *strangers}:
             overlay.umount(root, state, name)
             workdir.drop(root, name)
     if state.isolated:
@@ -141,6 +145,17 @@ def destroy(root: str) -> None:
         if os.path.islink(os.path.join(root, name)):
             os.unlink(os.path.join(root, name))
     os.unlink(os.path.join(root, store.FILE))
+
+
+def _strangers(root: str) -> list[str]:
+    """Guests that have left something here and are not in the state, which may have been restored
+    from a backup."""
+    known = store.load(root).guests
+    found: set[str] = set()
+    for place in ("run", "mount"):
+        with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(root, place)) as each:
+            found.update(e.name for e in each if e.is_dir(follow_symlinks=False))
+    return sorted(name for name in found - known.keys() if names.is_guest(name))
 
 
 def mount(root: str, name: str) -> None:

@@ -503,3 +503,39 @@ def test_an_isolated_lab_whose_run_directory_is_gone(own: Lab) -> None:
     assert state_of(own, "a") == "running"
     own("dumm-iface create a-eth0 --bridge lan0")
     own("dumm-fs destroy")
+
+
+# ---- a state that was restored from a backup ----
+
+
+@pytest.mark.attack("restored-state")
+@pytest.mark.parametrize("kind", ["--host-net", "--isolated"])
+def test_guests_that_run_unrecorded(own: Lab, kind: str) -> None:
+    """The lock tells, not the record."""
+    own(f"dumm-fs init {kind} --kernel sid --master busybox")
+    path = own.directory / "state.json"
+    own("dumm-bridge create lan0")
+    own("dumm-guest create a")
+    own("dumm-iface create a-eth0 --bridge lan0")
+    before = path.read_bytes()
+    own("dumm-guest create b")
+    own("dumm-iface create b-eth0 --bridge lan0")
+    own("dumm-guest start --all")
+    pids = [int(pid) for pid in own("dumm-guest list -o pid").lines]
+    pidfds = [os.pidfd_open(pid) for pid in pids]
+    path.write_bytes(before)
+    assert own("dumm-guest list -o name,state,pid").lines == [f"a\trunning\t{pids[0]}"]
+    for verb in ("start", "delete", "pause"):
+        own(f"dumm-guest {verb} a", status=4)
+    assert own("dumm-guest exec a -- hostname").out == "a\n"
+    own("dumm-guest stop a")
+    assert process.wait_exit(pidfds[0], 0)
+    assert state_of(own, "a") == "stopped"
+    own("dumm-guest start a")
+    own("dumm-fs destroy")
+    assert process.wait_exit(pidfds[1], 10)
+    for fd in pidfds:
+        os.close(fd)
+    assert not any(os.path.exists(f"/sys/class/net/{n}") for n in ("a-eth0", "b-eth0", "lan0"))
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        assert str(own.directory) not in file.read()

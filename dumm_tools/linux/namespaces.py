@@ -185,11 +185,6 @@ def spare_groups() -> range:
     return range(top // 2 + 1, top + 1) if top > 1 else range(0)
 
 
-def has_user(number: int) -> bool:
-    """Is there a user of this number in our user namespace?"""
-    return any(first <= number < first + count for first, count in _mapped("uid"))
-
-
 def is_initial() -> bool:
     """Is our user namespace the host's own? In another, root has no power over the host."""
     return _mapped("uid") == [(0, 2**32 - 1)]
