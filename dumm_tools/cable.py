@@ -116,7 +116,7 @@ def plug_host(channel: Channel, undo: contextlib.ExitStack, found: State, iface:
     if iface.bridge is not None and segment.ensure_bridge(
         channel, found, found.bridges[iface.bridge]
     ):
-        undo.callback(segment.discard, channel, iface.bridge)
+        undo.callback(segment.discard_bridge, channel, found, iface.bridge)
     if segment.ensure_tap(channel, found, iface):
         undo.callback(segment.discard, channel, iface.tap)
 

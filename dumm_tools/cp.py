@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -77,6 +78,9 @@ def copy(
         def place(of: Operand) -> _Place:
             return _Place(roots[of.guest] if of.guest is not None else None)
 
+        if to.guest is None and len(froms) == 1 and _is_stream(to.path):
+            _copy_into(place(froms[0]), froms[0], to)
+            return
         top, name = _target(place(to), to, len(froms) > 1)
         stack.callback(os.close, top)
 
@@ -89,6 +93,33 @@ def copy(
         for each in froms:
             job = jobs[keep_mode or to.guest is not None or each.guest is None]
             _one(job, place(each), each, name, on_error)
+
+
+def _is_stream(path: str) -> bool:
+    """Is it a device or a FIFO of the host's, that a file is copied into rather than to?"""
+    with contextlib.suppress(OSError):
+        mode = os.stat(path).st_mode
+        return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+    return False
+
+
+def _copy_into(place: _Place, source: Operand, to: Operand) -> None:
+    try:
+        fd, name = place.open_parent(source.path)
+    except FileNotFoundError:
+        raise NotFound(f"no such file '{source.said}'") from None
+    try:
+        target = os.open(to.path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            transfer.copy_into(fd, name, target)
+        finally:
+            os.close(target)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise DummError(f"cannot copy '{source.said}' to '{to.said}': {_text(e)}") from None
+    finally:
+        os.close(fd)
 
 
 def _text(error: OSError) -> str:

@@ -16,6 +16,7 @@ from dumm_tools import proc, workdir
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.linux import mount as mnt
 from dumm_tools.model import Guest, State
+from dumm_tools.state import need_here
 
 FUSE = "fuse-overlayfs"
 #: The note of a mount by it that is being made: a command may be killed before it knows more.
@@ -101,6 +102,7 @@ def settled(root: str, name: str) -> None:
 def mount_at(root: str, state: State, guest: Guest, master: str, target: str) -> workdir.WorkDir:
     """Mount the guest's stack of layers at `target`, a directory that is made if need be; returns
     its work directory."""
+    need_here(state)
     stack = layers(root, state, guest, master)
     upper = stack[0]
     own = paths(root, guest.name)[1]

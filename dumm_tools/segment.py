@@ -18,6 +18,7 @@ from dumm_tools.linux import netlink, rtnl, sysfs, tun
 from dumm_tools.linux.netlink import Channel, Request
 from dumm_tools.model import Bridge, Iface, State
 from dumm_tools.network import bridge_mac, ours
+from dumm_tools.state import need_here
 
 
 @contextlib.contextmanager
@@ -78,6 +79,7 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
 
     Conflict when a link of this name is not ours. Undoes itself.
     """
+    need_here(state)
     name = bridge.name
     with explained(f"create '{name}'"), contextlib.ExitStack() as undo:
         made = not sysfs.exists(name)
@@ -87,7 +89,7 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
                 netlink.transact(channel, [rtnl.new_bridge(name, bridge_mac(state, name))])
             except FileExistsError:
                 raise Conflict(f"'{name}' exists already and is not ours") from None
-            undo.callback(_discard_bridge, channel, state, name)
+            undo.callback(discard_bridge, channel, state, name)
         check_free(state, name)
         if made or sysfs.read(name, "ifalias") != state.tag or not sysfs.is_up(name):
             _quiet(name)  # until it has an address
@@ -148,6 +150,7 @@ def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
     One that is there is made right: an earlier command may have been killed half way, or its
     guest runs. Conflict when a link of this name is not ours. Undoes itself.
     """
+    need_here(state)
     tap, owner = iface.tap, os.geteuid()
     # All guests of a lab are one user: the group keeps each to its own taps.
     boot = state.guests[iface.guest].boot
@@ -273,7 +276,8 @@ def _remove(channel: Channel, device: str) -> None:
         netlink.transact(channel, [request])
 
 
-def _discard_bridge(channel: Channel, state: State, name: str) -> None:
+def discard_bridge(channel: Channel, state: State, name: str) -> None:
+    """Undo the making of a bridge, and of what was said of it elsewhere."""
     discard(channel, name)
     guard.forget(state, [name])
 

@@ -107,6 +107,12 @@ def must_not_wait(whom: str) -> None:
         raise RuntimeError(f"{whom} would be waited for under the lab's lock")
 
 
+def need_here(state: State) -> None:
+    """DummError where links and mounts that are made would not be the lab's."""
+    if not state.here:
+        raise DummError("this lab has namespaces of its own, and this process is not in them")
+
+
 def create(root: str, state: State) -> None:
     """Write the first state of a working set whose lock file exists."""
     with _locked(root):

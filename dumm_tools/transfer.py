@@ -68,6 +68,7 @@ def _entry(
     key = (info.st_dev, info.st_ino)
     if not where:
         _refuse_same(dst, as_name, info)
+    _refuse_device(dst, as_name)
     job.count += 1
     if job.count % 100 == 0:
         job.progress(f"{job.count} files")
@@ -117,6 +118,14 @@ def _refuse_same(dst: int, name: str, info: os.stat_result) -> None:
     with contextlib.suppress(FileNotFoundError):
         if os.path.samestat(os.stat(name, dir_fd=dst, follow_symlinks=False), info):
             raise OSError(errno.EINVAL, "it is the same file")
+
+
+def _refuse_device(dst: int, name: str) -> None:
+    """OSError where a device or a socket would be replaced."""
+    with contextlib.suppress(FileNotFoundError):
+        kind = stat.S_IFMT(os.stat(name, dir_fd=dst, follow_symlinks=False).st_mode)
+        if kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK):
+            raise OSError(errno.EEXIST, "what has that name there is a device or a socket")
 
 
 def _refuse_itself(job: Job, src: int, shown: str) -> None:
@@ -172,6 +181,17 @@ def _file(job: Job, src: int, name: str, dst: int, as_name: str) -> None:
                 os.unlink(temporary, dir_fd=dst)
     finally:
         os.close(old)
+
+
+def copy_into(src: int, name: str, target: int) -> None:
+    """Copy the data of a file into an open device or FIFO. OSError."""
+    old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=src)
+    with open(old, "rb") as file:
+        if not stat.S_ISREG(os.fstat(old).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file")
+        while piece := file.read(1 << 20):
+            while piece:
+                piece = piece[os.write(target, piece) :]
 
 
 def _nameless(dst: int) -> tuple[int, str | None]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -430,3 +431,28 @@ def test_a_lab_of_an_ordinary_user(lab: Lab, packs: Path, tmp_path: Path) -> Non
             own.end()
     finally:
         user.end()
+
+
+@pytest.mark.root
+def test_devices_of_the_host_are_written_to_and_not_replaced(lab: Lab, tmp_path: Path) -> None:
+    """It was /dev/null that a file of a guest once took the place of."""
+    lab("dumm-guest create a")
+    null = tmp_path / "null"
+    os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    lab(["dumm-fs", "cp", "a:/etc/passwd", null])
+    assert stat.S_ISCHR(null.stat().st_mode)
+    text = lab("dumm-fs cp a:/etc/passwd /dev/stdout").stdout
+    assert text == (lab.mounted("a") / "etc/passwd").read_bytes()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    copying = lab.start(["dumm-fs", "cp", "a:/etc/passwd", fifo])
+    assert fifo.read_bytes() == text
+    assert copying.wait(60) == 0
+    (lab.mounted("a") / "tree").mkdir()
+    (lab.mounted("a") / "tree/null").write_text("evil")
+    (tmp_path / "tree").mkdir()
+    os.rename(null, tmp_path / "tree/null")
+    assert "there is a device" in said(lab, f"dumm-fs cp a:/tree {tmp_path}", 1)
+    assert stat.S_ISCHR((tmp_path / "tree/null").stat().st_mode)
+    assert "Is a directory" in said(lab, "dumm-fs cp a:/etc /dev/null", 1)
+    assert "no such file" in said(lab, "dumm-fs cp a:/gone /dev/null", 3)
