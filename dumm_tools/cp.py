@@ -116,6 +116,8 @@ def _copy_into(place: _Place, source: Operand, to: Operand) -> None:
             os.close(target)
     except BrokenPipeError:
         raise
+    except FileNotFoundError:
+        raise NotFound(f"no such file '{source.said}'") from None
     except OSError as e:
         raise DummError(f"cannot copy '{source.said}' to '{to.said}': {_text(e)}") from None
     finally:

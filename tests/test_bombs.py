@@ -155,6 +155,7 @@ def peak(lab: Lab, command: list[str | Path], status: int = 1) -> tuple[str, int
     return done.err, int(done.lines[-1])
 
 
+@pytest.mark.attack("huge-headers")
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused(tmp_path: Path, name: str) -> None:
     bomb = tmp_path / "bomb.tar"
@@ -170,6 +171,7 @@ def test_a_bomb_is_refused(tmp_path: Path, name: str) -> None:
     assert [n for n in kept if not n.endswith(".lock")] == []
 
 
+@pytest.mark.attack("huge-headers")
 def test_a_bomb_of_another_users(packs: Path, tmp_path: Path) -> None:
     if not ROOT:
         return  # then the others are of such a one
@@ -254,6 +256,7 @@ def test_each_kind_of_holes(tmp_path: Path, form: str) -> None:
     assert copied.stat().st_blocks < 61 * 128
 
 
+@pytest.mark.attack("damaged-images")
 @settings(max_examples=1500, deadline=None)
 @given(
     st.sampled_from(SAMPLES),

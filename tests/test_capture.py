@@ -140,6 +140,7 @@ def test_killed_leaves_no_tcpdump(pair: Lab) -> None:
     assert process.communicate(timeout=10)[0] == b""
 
 
+@pytest.mark.attack("frames-for-root")
 def test_what_guests_send_is_not_taken_apart_by_root(pair: Lab) -> None:
     """Not even where it is but the lab's own root."""
     capturing = pair.start("dumm-iface capture a-eth0 icmp")

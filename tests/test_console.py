@@ -93,6 +93,7 @@ def test_much_that_is_pasted(lab: Lab) -> None:
     until(lambda: "42and here" in lab("dumm-console log alice").out, "the console still listens")
 
 
+@pytest.mark.attack("prints-without-end")
 @pytest.mark.parametrize("line", [0, 1])
 def test_detach_from_a_guest_that_prints_without_end(lab: Lab, line: int) -> None:
     lab(["dumm-guest", "exec", "alice", "--", "sh", "-c", f"yes 0123456789 >/dev/tty{line} &"])

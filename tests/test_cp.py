@@ -433,6 +433,7 @@ def test_a_lab_of_an_ordinary_user(lab: Lab, packs: Path, tmp_path: Path) -> Non
         user.end()
 
 
+@pytest.mark.attack("replaced-devices")
 @pytest.mark.root
 def test_devices_of_the_host_are_written_to_and_not_replaced(lab: Lab, tmp_path: Path) -> None:
     """It was /dev/null that a file of a guest once took the place of."""

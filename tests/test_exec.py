@@ -284,6 +284,7 @@ def test_timeout_ends_what_does_not_listen(lab: Lab) -> None:
     until(lambda: not any(p.startswith("sh -c trap") for p in processes(lab, "sid")), "it runs on")
 
 
+@pytest.mark.attack("output-nobody-reads")
 @pytest.mark.parametrize("command", ["cat /dev/zero", "head -c 900000 /dev/zero"])
 def test_timeout_holds_to_the_last_byte(lab: Lab, command: str) -> None:
     """Our own reader reads nothing: neither the command's end nor the rest of its output comes."""
@@ -294,6 +295,7 @@ def test_timeout_holds_to_the_last_byte(lab: Lab, command: str) -> None:
     idle(lab)
 
 
+@pytest.mark.attack("output-nobody-reads")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["cat /dev/zero", "head -c 900000 /dev/zero"])
 def test_a_signal_ends_it_while_nobody_reads(
@@ -374,6 +376,7 @@ def test_control_c_leaves_a_guest_that_takes_no_keys(lab: Lab, frozen: Callable[
         assert screen.is_restored()
 
 
+@pytest.mark.attack("deaf-to-signals")
 def test_timeout_holds_while_the_guest_stands_still(lab: Lab, frozen: Callable[[], None]) -> None:
     frozen()
     done = lab("dumm-guest exec --timeout 0.5 sid -- true", status=5, timeout=15)

@@ -97,6 +97,7 @@ def rights(path: Path) -> list[str]:
     return sorted(n for n in os.listxattr(path) if n.startswith(("security.cap", "user.")))
 
 
+@pytest.mark.attack("setuid-copy")
 def test_a_copy_on_the_host_gives_no_rights(own: Lab, public: Path) -> None:
     here = own.directory
     own("dumm-fs cp alice:/srv/d out")
@@ -125,6 +126,7 @@ def test_a_copy_on_the_host_gives_no_rights(own: Lab, public: Path) -> None:
     own("dumm-fs cp --preserve=owner alice:/srv/d no", status=2)
 
 
+@pytest.mark.attack("setuid-layer")
 def test_a_committed_layer_is_closed_where_others_could_enter(own: Lab, public: Path) -> None:
     here = own.directory
     own("dumm-guest stop alice")

@@ -84,6 +84,7 @@ def error(lab: Lab, command: str | list[str | Path], status: int = 1) -> str:
     return one_line_error(lab(command, status=status).err, "dumm-fs")
 
 
+@pytest.mark.attack("running-packs")
 def test_a_directory_is_imported_without_running_any_of_it(
     packs: Path, tmp_path: Path, evil: Callable[..., Path]
 ) -> None:
@@ -105,6 +106,7 @@ def test_a_directory_is_imported_without_running_any_of_it(
             assert lab("dumm-fs kernel list -q").lines == ["dynamic", "static"]
 
 
+@pytest.mark.attack("running-packs")
 def test_a_binary_is_imported_without_running_it(
     packs: Path, tmp_path: Path, evil: Callable[..., Path]
 ) -> None:
@@ -125,6 +127,7 @@ def test_a_binary_is_imported_without_running_it(
             assert lab("dumm-fs kernel list -q").lines == ["audited", "linux-6.9.9-evil"]
 
 
+@pytest.mark.attack("running-packs")
 @pytest.mark.uml
 @pytest.mark.parametrize("option", ["--host-net", "--isolated"] if ROOT else ["--isolated"])
 def test_a_named_file_runs_in_its_jail_only(
@@ -149,6 +152,7 @@ def test_a_named_file_runs_in_its_jail_only(
         lab.end()
 
 
+@pytest.mark.attack("links-in-packs")
 def test_what_a_directory_links_to_elsewhere_stays_there(packs: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
@@ -254,6 +258,7 @@ def test_the_image_that_is_then_damaged() -> None:
 INTERESTING = (0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 31, (1 << 63) - 1, (1 << 64) - 1)
 
 
+@pytest.mark.attack("damaged-images")
 @settings(max_examples=2000, deadline=None)
 @given(
     st.lists(

@@ -234,6 +234,7 @@ ASKED: list[Callable[[netlink.Channel], object]] = [
 ]
 
 
+@pytest.mark.attack("damaged-frames")
 @cases("answers", st.tuples(st.sampled_from(ASKED), st.lists(datagrams, max_size=3)))
 def test_answers_of_a_kernel(
     many: list[tuple[Callable[[netlink.Channel], object], list[bytes]]],
@@ -262,6 +263,7 @@ def test_attributes(many: list[bytes]) -> None:
 # ---- frames ----
 
 
+@pytest.mark.attack("damaged-frames")
 @cases("frames", st.lists(st.one_of(frames, st.binary(max_size=9)), max_size=3).map(b"".join))
 def test_frames(many: list[bytes]) -> None:
     for data in many:
@@ -489,6 +491,7 @@ def test_files_of_a_guest(tmp_path: Path, many: list[bytes]) -> None:
             assert len(words) <= 2000
 
 
+@pytest.mark.attack("lies")
 @pytest.mark.parametrize("kind", ["link", "directory", "fifo", "socket", "large"])
 def test_what_is_in_the_place_of_a_guests_file(tmp_path: Path, kind: str) -> None:
     run = tmp_path / "run/a"

@@ -128,6 +128,7 @@ MULTICAST = frames.udp("01:00:5e:00:00:01", "10.0.0.1", "224.0.0.1", "multicast"
 MULTICAST6 = frames.udp("33:33:00:00:00:01", "fe80::1", "ff02::1", "multicast6")
 
 
+@pytest.mark.attack("host-without-address")
 def test_where_the_host_has_no_address(host: Host) -> None:
     host.lab("dumm-bridge create lan0")
     port, mac = host.plug("lan0"), host.mac("lan0")
@@ -143,6 +144,7 @@ def test_where_the_host_has_no_address(host: Host) -> None:
     assert host.send(port, *everything(mac), *everybody) == ["taken: multicast6"]
 
 
+@pytest.mark.attack("other-address")
 def test_where_the_host_has_an_address(host: Host) -> None:
     host.lab("dumm-bridge create lan0 --address 10.0.0.254/24 --address fd00::fe/64")
     port, mac = host.plug("lan0"), host.mac("lan0")
@@ -171,6 +173,7 @@ def test_where_the_host_has_an_address(host: Host) -> None:
     assert host.send(port, frames.udp(mac, "203.0.113.1", "10.0.0.254", "spoofed")) == []
 
 
+@pytest.mark.attack("router")
 def test_no_guest_is_the_hosts_router(host: Host) -> None:
     host.lab("dumm-bridge create lan0 --address 10.0.0.254/24 --address fd00::fe/64")
     port, mac = host.plug("lan0"), host.mac("lan0")
@@ -194,6 +197,7 @@ def test_no_guest_is_the_hosts_router(host: Host) -> None:
     assert "via 10.0.0.1 " in before
 
 
+@pytest.mark.attack("no-nftables")
 def test_a_lab_without_nftables(host: Host, tmp_path: Path) -> None:
     """The host forwards nothing then, and is as closed."""
     (tmp_path / "bin").mkdir()
@@ -219,6 +223,7 @@ def test_a_lab_without_nftables(host: Host, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.attack("lone-tap")
 def test_taps(roots: Host) -> None:
     """On a bridge, off it, and by the groups that a bridge does not take for its segment."""
     lab = roots.lab
@@ -381,6 +386,7 @@ def world() -> dict[str, object]:
     }
 
 
+@pytest.mark.attack("left-behind")
 def test_the_host_after_50_labs(new_lab: Callable[..., Lab]) -> None:
     """Guests, bridges, addresses, uplinks; ended in order, or by a crash of their guest."""
     call("ip", "link", "add", "wan0", "type", "veth", "peer", "wan1")

@@ -81,6 +81,7 @@ def line(tmp_path: Path) -> Iterator[tuple[Line, int]]:
     os.close(pidfd)
 
 
+@pytest.mark.attack("endless-answer")
 @pytest.mark.parametrize(
     "said",
     [
@@ -104,6 +105,7 @@ def test_frames_that_nobody_asked_for(line: tuple[Line, int]) -> None:
         ours.wait_frame(0.3, (b"n",))
 
 
+@pytest.mark.attack("endless-answer")
 def test_a_kernel_whose_list_has_no_end(line: tuple[Line, int]) -> None:
     """Each of the messages is part of the answer, and none the last one."""
     ours, theirs = line
@@ -237,6 +239,7 @@ def answering(tmp_path: Path) -> Iterator[Callable[[Callable[[], bytes]], Path]]
         yield start
 
 
+@pytest.mark.attack("endless-answer")
 def test_a_mconsole_that_never_stops(answering: Callable[..., Path]) -> None:
     path = answering(lambda: struct.pack("<III", 0, 1, 4) + b"more")
     with pytest.raises(TimeoutError):
@@ -277,6 +280,7 @@ def test_each_of_several_has_its_turn(capfd: pytest.CaptureFixture[str]) -> None
     ]
 
 
+@pytest.mark.attack("names-for-the-terminal")
 def test_a_message_is_not_for_the_terminal_to_obey(capfd: pytest.CaptureFixture[str]) -> None:
     common.report("dumm-guest", "guest 'a': \x1b]0;owned\x07\x1b[2J\x9bA \u00e4")
     assert capfd.readouterr().err == (
@@ -370,6 +374,7 @@ def bounded(lab: Lab, command: str, status: int, stdin: bytes = b"") -> str:
     return lab(argv, status=status, stdin=stdin).err
 
 
+@pytest.mark.attack("lies-at-the-start")
 @pytest.mark.uml
 def test_guests_that_lie_at_their_start_are_alone_with_it(lab: Lab) -> None:
     bad = [*AT_START, "errno", "escape"]
@@ -392,6 +397,7 @@ def test_guests_that_lie_at_their_start_are_alone_with_it(lab: Lab) -> None:
     lab(["dumm-guest", "delete", *good])
 
 
+@pytest.mark.attack("lies")
 @pytest.mark.uml
 @pytest.mark.parametrize("name", WHILE_IT_RUNS)
 def test_a_guest_that_lies_makes_an_error_of_one_line(lab: Lab, name: str) -> None:
@@ -402,6 +408,7 @@ def test_a_guest_that_lies_makes_an_error_of_one_line(lab: Lab, name: str) -> No
     assert "internal error" not in first
 
 
+@pytest.mark.attack("slow-answers")
 @pytest.mark.uml
 def test_all_answers_of_a_guest_have_one_time(lab: Lab) -> None:
     """Each of them is quick enough, all together are not."""
@@ -422,6 +429,7 @@ def test_a_guest_that_says_all_its_lines_are_busy(lab: Lab) -> None:
     assert one_line_error(err) == "guest 'busy' does not answer"
 
 
+@pytest.mark.attack("deaf-to-signals")
 @pytest.mark.uml
 @pytest.mark.parametrize(
     ("name", "number"), [("mute1", signal.SIGINT), ("output2", signal.SIGINT), ("output3", 15)]

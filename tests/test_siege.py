@@ -13,6 +13,7 @@ from conftest import Lab
 pytestmark = pytest.mark.uml
 
 
+@pytest.mark.attack("siege")
 def test_a_hostile_guest_is_nobody_elses_trouble(new_lab: Callable[..., Lab]) -> None:
     """No command on another fails, or needs more memory than it may have."""
     lab = new_lab()

@@ -99,6 +99,7 @@ def root(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
+@pytest.mark.attack("silence")
 def test_no_guest_is_waited_for_in_a_transaction(root: str) -> None:
     asks = (
         lambda: reach.mconsole(root, "alice", "version"),
@@ -202,6 +203,7 @@ OTHERS = (
 )
 
 
+@pytest.mark.attack("silence")
 @pytest.mark.uml
 def test_others_go_on_while_a_guest_is_waited_for(lab: Lab, stuck: Stuck) -> None:
     lab("dumm-bridge create lan0 lan1")
@@ -224,6 +226,7 @@ def test_others_go_on_while_a_guest_is_waited_for(lab: Lab, stuck: Stuck) -> Non
     assert record(lab, "guests", "a")["overlays"] == []
 
 
+@pytest.mark.attack("silence")
 @pytest.mark.uml
 def test_what_becomes_of_guests_that_never_answer(lab: Lab, stuck: Stuck) -> None:
     """Cables are cut on the host and recorded so, a template is everybody else's; what the guest

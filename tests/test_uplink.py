@@ -144,6 +144,7 @@ def test_nat_and_nothing_left(internet: list[str], lab: Lab) -> None:
     assert world() == before
 
 
+@pytest.mark.attack("host-by-nat")
 def test_the_host_itself_is_closed_unless_it_is_opened(internet: list[str], lab: Lab) -> None:
     before = world()
     lab("dumm-bridge create lan0 --address 10.0.0.254/24 --address fd00::fe/64")
