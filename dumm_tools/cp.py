@@ -13,12 +13,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dumm_tools import live, names, origin, overlay, transfer, turn, view
-from dumm_tools.errors import DummError, NotFound, Usage
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.state import transaction
 
 Report = Callable[[str], None]
@@ -26,6 +27,7 @@ OnError = Callable[[DummError], None]
 
 _LINKS_MAX = 40  # as the kernel, path_resolution(7)
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
+_STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/self/fd/\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ def copy(
         def place(of: Operand) -> _Place:
             return _Place(roots[of.guest] if of.guest is not None else None)
 
+        if to.guest is None and any(f.guest is not None for f in froms):
+            _refuse_link(to)
         if to.guest is None and len(froms) == 1 and _is_stream(to.path):
             _copy_into(place(froms[0]), froms[0], to)
             return
@@ -93,6 +97,18 @@ def copy(
         for each in froms:
             job = jobs[keep_mode or to.guest is not None or each.guest is None]
             _one(job, place(each), each, name, on_error)
+
+
+def _refuse_link(to: Operand) -> None:
+    """Conflict where a guest's file would go where a link leads: the link may be a guest's own, of
+    an earlier copy. The streams that a process has are links, and nobody's."""
+    if to.path.rstrip("/") != to.path or _STREAM.fullmatch(to.path):
+        return
+    if os.path.islink(to.path):
+        raise Conflict(
+            f"'{to.said}' is a link: a guest's file could go anywhere by it",
+            hint="remove it, or name what it leads to",
+        )
 
 
 def _is_stream(path: str) -> bool:

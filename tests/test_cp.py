@@ -457,3 +457,24 @@ def test_devices_of_the_host_are_written_to_and_not_replaced(lab: Lab, tmp_path:
     assert stat.S_ISCHR((tmp_path / "tree/null").stat().st_mode)
     assert "Is a directory" in said(lab, "dumm-fs cp a:/etc /dev/null", 1)
     assert "no such file" in said(lab, "dumm-fs cp a:/gone /dev/null", 3)
+
+
+@pytest.mark.attack("planted-target")
+def test_a_link_that_a_guest_made_is_not_a_target(lab: Lab, tmp_path: Path) -> None:
+    """The first copy brings the link, the second would follow it."""
+    lab("dumm-guest create a")
+    tree = lab.mounted("a")
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    (tmp_path / "place").mkdir()
+    for name, target in (("result", precious), ("lot", tmp_path / "place")):
+        (tree / name).symlink_to(target)
+        lab(["dumm-fs", "cp", f"a:/{name}", tmp_path / name])
+        assert (tmp_path / name).is_symlink()
+        (tree / name).unlink()
+        (tree / name).write_text("evil")
+        assert "is a link" in said(lab, f"dumm-fs cp a:/{name} {tmp_path / name}", 4)
+    assert precious.read_text() == "mine"
+    assert list((tmp_path / "place").iterdir()) == []
+    lab(["dumm-fs", "cp", "a:/lot", f"{tmp_path}/lot/"])  # said to be a directory
+    assert (tmp_path / "place/lot").read_text() == "evil"
