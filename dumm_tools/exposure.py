@@ -19,7 +19,7 @@ def is_open(path: str) -> bool:
     try:
         while True:
             info = os.fstat(at)
-            if not info.st_mode & 0o001 and info.st_uid in (os.geteuid(), 0):
+            if not info.st_mode & 0o011 and info.st_uid in (os.geteuid(), 0):
                 return False
             if os.path.samestat(info, os.fstat(top)):
                 return True

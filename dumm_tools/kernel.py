@@ -11,7 +11,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from dumm_tools import cache
+from dumm_tools import cache, trust
 from dumm_tools.errors import DummError, NotFound
 
 #: Where a UML binary may be in a directory, first found first taken.
@@ -21,6 +21,8 @@ MODULES = "/usr/lib/uml/modules"
 _PLAIN_BINARY = "/usr/bin/linux.uml"
 #: No pack.json is longer.
 _FACTS_MAX = 64 << 10
+#: Characters in one of them.
+_FACT_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ def release(kernel: Kernel) -> str | None:
 
 
 def _of_pack(path: str) -> Kernel:
+    trust.check_pack(path)
     for binary in BINARIES:
         if os.path.isfile(os.path.join(path, binary)):
             # A jail's other links are links in it; this file is bound, wherever it is.
@@ -179,7 +182,11 @@ def read_facts(fd: int) -> dict[str, str]:
         return {}
     if not isinstance(read, dict):
         return {}
-    return {k: v for k, v in read.items() if isinstance(k, str) and isinstance(v, str)}
+    return {
+        k: v
+        for k, v in read.items()
+        if isinstance(v, str) and v.isprintable() and len(v) <= _FACT_MAX
+    }
 
 
 def _only_modules(directory: str) -> str | None:

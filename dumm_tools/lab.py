@@ -13,11 +13,10 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from dumm_tools import holder, live
+from dumm_tools import holder, live, messages
 from dumm_tools.agent import JAIL
-from dumm_tools.errors import DummError
+from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.linux import namespaces, pinned, process
-from dumm_tools.model import State
 from dumm_tools.state import load, lock, transaction
 
 #: Seconds to wait for another command that makes the namespaces.
@@ -35,6 +34,9 @@ def enter(root: str, *, make: bool) -> bool:
     """Enter the lab's namespaces; with `make`, have them first. False when there are none to
     enter: a lab on the host's network, or one that is not up."""
     uplink, hosts = False, list[str]()
+    owner = os.stat(root).st_uid
+    if owner != os.geteuid():  # it was named as safe; that is not for its namespaces
+        raise Conflict(f"the lab in '{root}' has namespaces of user {owner}, who alone enters them")
     pidfd = _holder(root)
     if make:  # else there is nothing to be made for a state that is damaged, and it is read once
         found = load(root)
@@ -42,7 +44,6 @@ def enter(root: str, *, make: bool) -> bool:
             return False
         uplink = any(b.uplink == "nat" for b in found.bridges.values())
         if pidfd is None:
-            _end_lost(found)
             pidfd = _made(root)
             _note(root)
     try:
@@ -86,6 +87,7 @@ def _made(root: str) -> int:
         lock(fd, MAKE_TIMEOUT, "the lab's holder")
         pidfd = _holder(root)
         if pidfd is None:
+            _end_lost(root)
             _await_end(root)
             _spawn(root, fd)
             pidfd = _holder(root)
@@ -103,15 +105,20 @@ def _note(root: str) -> None:
             change.state.extra[_NOTE] = [live.host_boot(), *known]
 
 
-def _end_lost(found: State) -> None:
+def _end_lost(root: str) -> None:
     """End a holder that run/ does not know any more. Its guests cannot be reached: what leads to
-    them was in run/ as well."""
-    match found.extra.get(_NOTE):
+    them was in run/ as well. Under the holder's lock: another command may just have made one."""
+    try:
+        note = load(root).extra.get(_NOTE)
+    except NotFound:  # a rehearsal
+        return
+    match note:
         case [str(boot), int(pid), int(started)] if boot == live.host_boot():
             pidfd = process.open_pidfd(pid, started)
             if pidfd is not None:
-                process.send_signal(pidfd, signal.SIGKILL)
-                process.wait_exit(pidfd, MAKE_TIMEOUT)
+                if namespaces.is_holder(pidfd):
+                    process.send_signal(pidfd, signal.SIGKILL)
+                    process.wait_exit(pidfd, MAKE_TIMEOUT)
                 os.close(pidfd)
 
 
@@ -192,7 +199,7 @@ def rehearse(place: str) -> None:
     end(place)
 
 
-def run_inside(argv: Sequence[str], *, shell: bool = False) -> int:
+def run_inside(argv: Sequence[str], *, prog: str, shell: bool = False) -> int:
     """Run a program of the host where the lab's links and mounts are (after `enter`); its status.
 
     It is a child: children are in the lab's pid namespace, and end with the lab. A terminal's
@@ -225,8 +232,7 @@ def run_inside(argv: Sequence[str], *, shell: bool = False) -> int:
                 os.execvp(argv[0], list(argv))
             except OSError as e:
                 code = 127 if isinstance(e, FileNotFoundError) else 126
-                text = f"dumm-guest: cannot run '{argv[0]}': {e.strerror}\n"
-                os.write(2, text.encode(errors="surrogateescape"))
+                messages.say(f"{prog}: cannot run '{argv[0]}': {e.strerror}")
                 os._exit(code)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _, status = os.waitpid(pid, os.WUNTRACED if terminal else 0)

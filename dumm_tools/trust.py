@@ -13,6 +13,7 @@ import os
 import stat
 
 from dumm_tools.errors import Conflict
+from dumm_tools.linux import namespaces
 
 #: Working directories of others that the caller names one by one, as in PATH.
 NAMED = "DUMM_SAFE_DIRECTORY"
@@ -57,6 +58,18 @@ def check_cache(path: str) -> None:
     except OSError:
         return
     _check(root, found, _trusted())
+
+
+def check_pack(path: str) -> None:
+    """Conflict unless a kernel pack, and what of it a jail has, belongs to the caller or to root:
+    its links are followed after they were looked at."""
+    check_cache(path)
+    for name in ("usr", "lib", "lib64", "bin", "linux"):
+        try:
+            found = os.lstat(os.path.join(path, name))
+        except OSError:
+            continue
+        _check(os.path.join(path, name), found, _trusted())
 
 
 def _named() -> set[str]:
@@ -152,10 +165,12 @@ def _is_private(found: os.stat_result) -> bool:
     import grp
     import pwd
 
-    if found.st_uid == 0 or found.st_uid != os.geteuid():
+    # In a lab's namespaces an ordinary user is called root.
+    uid, gid = namespaces.outside("uid", found.st_uid), namespaces.outside("gid", found.st_gid)
+    if uid <= 0 or found.st_uid != os.geteuid():
         return False
     try:
-        user, group = pwd.getpwuid(found.st_uid), grp.getgrgid(found.st_gid)
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
     except KeyError:
         return False
     return (
@@ -178,7 +193,8 @@ def _of_another(
 def _name(uid: int) -> str:
     import pwd
 
+    known = namespaces.outside("uid", uid)
     try:
-        return f"'{pwd.getpwuid(uid).pw_name}'"
+        return f"'{pwd.getpwuid(known if known >= 0 else uid).pw_name}'"
     except KeyError:
         return f"user {uid}"

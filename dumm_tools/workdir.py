@@ -13,8 +13,8 @@ import re
 import stat
 from dataclasses import dataclass
 
-from dumm_tools import tree
-from dumm_tools.errors import DummError
+from dumm_tools import live, tree
+from dumm_tools.errors import Conflict, DummError
 
 _AWAY = ".dumm-work"
 _NAME = re.compile(r"[0-9a-f]{12}")
@@ -35,8 +35,10 @@ def place(root: str, name: str) -> str:
 
 def make(root: str, name: str, upper: str) -> WorkDir:
     """A new one for a mount with `upper` as its top layer."""
+    live.make_run_dir(root, name)
     directory = place(root, name)
-    os.makedirs(directory, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
     entry = os.path.join(directory, os.urandom(6).hex())
     device = os.stat(upper).st_dev
     if os.stat(directory).st_dev == device:
@@ -47,7 +49,11 @@ def make(root: str, name: str, upper: str) -> WorkDir:
         raise DummError(f"layer '{upper}' is the root of a file system: use a directory in it")
     path = os.path.join(beside, os.path.basename(entry))
     os.symlink(path, entry)  # first: what is made elsewhere must be found again
-    os.makedirs(path)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(beside, 0o700)
+    if not _is_made(entry, path):
+        raise Conflict(f"'{beside}' exists already and is not ours")
+    os.mkdir(path, 0o700)
     return WorkDir(path, entry)
 
 

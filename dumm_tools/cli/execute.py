@@ -98,4 +98,4 @@ def run_on_host(command: tuple[str, ...], *, shell: bool = False) -> int:
     state.load(common.lab())
     if shutil.which(command[0]) is None and "/" not in command[0]:
         raise ExecFailed(f"cannot run '{command[0]}': command not found", 127)
-    return lab.run_inside(command, shell=shell)
+    return lab.run_inside(command, shell=shell, prog=common.program())

@@ -72,6 +72,21 @@ def enter(pidfd: int, flags: int = ALL) -> None:
             os.close(fd)
 
 
+def is_holder(pidfd: int) -> bool:
+    """Does a process live in a user namespace that we own and are not in ourselves?"""
+    try:
+        fd = os.open(f"/proc/{process.pid_of(pidfd)}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        own = os.stat("/proc/self/ns/user")
+        return _owner(fd) == os.geteuid() and os.fstat(fd).st_ino != own.st_ino
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
 def mounts_of(pidfd: int) -> int:
     """The mount namespace of a process, as a descriptor; PermissionError where it is not one that
     our own user namespace has rights over, as a jail's is."""
@@ -193,6 +208,16 @@ def is_initial() -> bool:
 def has_id(kind: str, number: int) -> bool:
     """Is there a user ("uid") or a group ("gid") of this number in our user namespace?"""
     return any(first <= number < first + count for first, count in _mapped(kind))
+
+
+def outside(kind: str, number: int) -> int:
+    """What an id ("uid" or "gid") of ours is called in the user namespace that ours was made in; -1
+    where it is nothing there."""
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        for first, other, count in (map(int, line.split()) for line in file):
+            if first <= number < first + count:
+                return other + number - first
+    return -1
 
 
 def _mapped(kind: str) -> list[tuple[int, int]]:
