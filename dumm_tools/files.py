@@ -109,7 +109,7 @@ def kept_stopped(root: str, state: State, guest: Guest, how: int) -> Iterator[No
     now = live.guest_state(root, state, guest)
     if now not in ("stopped", "crashed"):
         raise Conflict(f"guest '{guest.name}' is {now}", hint=f"dumm-guest stop {guest.name}")
-    os.makedirs(live.run_dir(root, guest.name), mode=0o700, exist_ok=True)
+    live.make_run_dir(root, guest.name)
     path = os.path.join(live.run_dir(root, guest.name), "lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

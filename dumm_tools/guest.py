@@ -57,10 +57,11 @@ def create(root: str, guest: Guest, *, may_exist: bool = False) -> bool:
             origin.resolve_kernel(root, guest)
             state.guests[guest.name] = guest
             change.save()
-            for directory in (*overlay.paths(root, guest.name), live.run_dir(root, guest.name)):
+            run = live.run_dir(root, guest.name)
+            for directory in (*overlay.paths(root, guest.name), run):
                 if not os.path.isdir(directory):
-                    os.makedirs(directory, mode=0o700 if "/run/" in directory else 0o755)
                     undo.callback(_remove_empty, directory)
+            live.make_run_dir(root, guest.name)
             overlay.mount(root, state, guest, tree_below.path)
         undo.pop_all()
     return True

@@ -195,15 +195,15 @@ def need_init(root: str, guest: Guest) -> None:
 
 def fresh_run_dir(root: str, name: str) -> None:
     """Make run/NAME as a boot needs it; nothing of an earlier boot may look like this one's."""
-    run = live.run_dir(root, name)
+    run = live.make_run_dir(root, name)
     with contextlib.suppress(FileNotFoundError):
         os.rename(os.path.join(run, "uml"), os.path.join(run, f"{_GONE}{os.urandom(4).hex()}"))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(os.path.join(run, "pid"))
-    for directory in ("uml", "xfer"):
-        os.makedirs(os.path.join(run, directory), mode=0o700, exist_ok=True)
-    # The kernel takes this directory for its own; a clean halt removes it, a crash does not.
-    os.makedirs(live.umid_dir(root, name), exist_ok=True)
+    # The kernel takes the last of them for its own; a clean halt removes it, a crash does not.
+    for directory in ("uml", "xfer", "uml/m"):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.join(run, directory), 0o700)
     link = os.path.join(run, "mconsole")
     if not os.path.islink(link):
         os.symlink("uml/m/mconsole", link)

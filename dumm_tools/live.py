@@ -9,6 +9,7 @@ guest's process, which cannot reach the lock.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from typing import TYPE_CHECKING
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 def run_dir(root: str, name: str) -> str:
     """Where the run-time files of a guest are."""
     return os.path.join(root, "run", name)
+
+
+def make_run_dir(root: str, name: str) -> str:
+    """Have that directory, for us alone whatever the umask is."""
+    run = run_dir(root, name)
+    for directory in (os.path.dirname(run), run):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+    return run
 
 
 def host_boot() -> str:

@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 
-from dumm_tools import proc, workdir
+from dumm_tools import live, proc, workdir
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.linux import mount as mnt
 from dumm_tools.model import Guest, State
@@ -83,7 +83,7 @@ def _unsettled(root: str, name: str) -> str:
 def unsettle(root: str, name: str) -> None:
     """Note that what is mounted may be other than what is recorded, until `settled`: of a command
     that is killed in between, this stays."""
-    os.makedirs(os.path.join(root, "run", name), mode=0o700, exist_ok=True)
+    live.make_run_dir(root, name)
     with open(_unsettled(root, name), "w", encoding="ascii"):
         pass
 
@@ -99,6 +99,17 @@ def settled(root: str, name: str) -> None:
         os.unlink(_unsettled(root, name))
 
 
+def _close(root: str) -> None:
+    """Have what guests write in directories that nobody else can enter, whatever was removed or
+    copied: there are setuid programs in it."""
+    for name in ("host", "mount", "templates"):
+        place = os.path.join(root, name)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(place, 0o700)
+        if os.stat(place).st_mode & 0o077:
+            os.chmod(place, 0o700)
+
+
 def mount_at(root: str, state: State, guest: Guest, master: str, target: str) -> workdir.WorkDir:
     """Mount the guest's stack of layers at `target`, a directory that is made if need be; returns
     its work directory."""
@@ -107,6 +118,7 @@ def mount_at(root: str, state: State, guest: Guest, master: str, target: str) ->
     upper = stack[0]
     own = paths(root, guest.name)[1]
     ours = [own] if state.template is None else [own, upper]
+    _close(root)
     for directory in (target, *ours):
         try:
             os.makedirs(directory, exist_ok=True)

@@ -53,7 +53,7 @@ def _take(root: str, name: str, deadline: float) -> int | None:
                     return None
             except NotFound:  # no lab either
                 return None
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+            live.make_run_dir(root, name)
             continue
         try:
             left = max(0.001, deadline - time.monotonic())

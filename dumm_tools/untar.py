@@ -37,7 +37,7 @@ _XATTR = "SCHILY.xattr."
 _NONE = "is no tar archive"
 #: What is kept of a directory beside its path: their lengths, mode, owner, time.
 _RECORD = struct.Struct("=IHIIQ")
-_DIRECTORIES_MAX = 32 << 20
+_DIRECTORIES_MAX = 16 << 20
 _DEEPEST = 300
 #: `xz -9` needs 65 MiB.
 _XZ_MEMORY = 100 << 20

@@ -163,7 +163,7 @@ def test_the_users_own_files_are_there_before_and_behind(packs: Path, tmp_path: 
     (directory / "run/mine").rename(directory / "other")
     (directory / "host").rename(directory / "away")
     (directory / "host").write_text("no directory")
-    assert "host' is no directory" in one_line_error(lab(init, status=4).err, "dumm-fs")
+    assert "host' is not a directory" in one_line_error(lab(init, status=4).err, "dumm-fs")
     assert not (directory / ".lock").exists()
     (directory / "host").unlink()
     (directory / "away").rename(directory / "host")

@@ -250,7 +250,8 @@ def test_what_becomes_of_guests_that_never_answer(lab: Lab, stuck: Stuck) -> Non
     adding = lab.start("dumm-fs overlay add --all layer")
     until(lambda: lab("dumm-bridge list -q").lines == ["lan1"], "the bridge is gone")
     assert lab("dumm-guest exec b -- ls /new").out == "/new\n"
-    assert lab("dumm-guest exec b -- cat /sys/class/net/eth0/operstate").out == "down\n"
+    state = "dumm-guest exec b -- cat /sys/class/net/eth0/operstate"
+    until(lambda: lab(state).out == "down\n", "the guest that answers has taken it down")
     assert record(lab, "ifaces", "a-eth0")["bridge"] is None
     assert lab.host("ls /sys/class/net/lan1/brif").lines == ["e-eth0"]
     assert "lan0" not in lab.host("ls /sys/class/net").lines
