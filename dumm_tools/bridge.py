@@ -72,6 +72,9 @@ def delete(root: str, name: str, *, if_exists: bool = False, warn: Report = lamb
             with netlink.host() as channel:
                 uplink.remove(channel, found, bridge)
                 segment.remove(channel, found, [name])
+            # Whoever makes it anew before it is forgotten makes no uplink.
+            bridge.uplink, bridge.host_access = None, False
+            bridge.extra.pop("uplink_before", None)
             told = [guest for guest, now in states.items() if now == "running"]
             if not told:
                 _forget(root, found, name, members)
@@ -79,7 +82,7 @@ def delete(root: str, name: str, *, if_exists: bool = False, warn: Report = lamb
             failures = turn.each(
                 root,
                 told,
-                lambda guest, seconds: _take_down(root, members[guest], seconds),
+                lambda guest, seconds: _take_down(root, _are_there(root, members[guest]), seconds),
                 lambda _: _forgotten(root, name, members),
                 lambda guest, seconds: _take_down(root, _are_down(root, members[guest]), seconds),
             )
@@ -93,6 +96,23 @@ def _take_down(root: str, members: Sequence[Iface], seconds: float) -> None:
     if members:
         with turn.unless_ended(root, members[0].guest):
             nic.bring_down(root, members, seconds)
+
+
+def _are_there(root: str, members: Sequence[Iface]) -> list[Iface]:
+    """Those that no other command has plugged in elsewhere meanwhile."""
+    records = state.load(root).ifaces
+    return [m for m in members if m.name in records and records[m.name].bridge == m.bridge]
+
+
+def _moved(found: State, members: Sequence[Iface]) -> list[Iface]:
+    """The others, if they are up: they were taken down after that."""
+    records = [found.ifaces[m.name] for m in members if m.name in found.ifaces]
+    return [r for r in records if r.bridge is not None and r.up]
+
+
+def _bring_up(root: str, members: Sequence[Iface]) -> None:
+    for member in members:
+        nic.plug(root, member)
 
 
 def _are_down(root: str, members: Sequence[Iface]) -> list[Iface]:
@@ -180,9 +200,11 @@ def disconnect(root: str, interface: str) -> None:
         with netlink.host() as channel:
             segment.unplug(channel, found, member.tap)
     with cable.cut_off(root, member, down=True), turn.taken(root, guest):
-        _take_down(root, [member], ANSWER_TIMEOUT)
+        _take_down(root, _are_there(root, [member]), ANSWER_TIMEOUT)
         with state.transaction(root) as change:
             cable.unplugged(root, change.state, [member])
+            moved = _moved(change.state, [member])
+        _bring_up(root, moved)
 
 
 def add_addresses(
@@ -194,14 +216,16 @@ def add_addresses(
     with state.transaction(root) as change:
         found = change.state
         bridge = network.bridge(found, name)
-        new = address.new_ones(name, bridge.addresses, wanted, may_exist=may_exist)
+        before = list(bridge.addresses)
+        new = address.new_ones(name, before, wanted, may_exist=may_exist)
+        bridge.addresses = before + new
+        change.save()
         with netlink.host() as channel, contextlib.ExitStack() as undo:
+            undo.callback(_drop, channel, found, bridge, before, new)
             segment.ensure_bridge(channel, found, bridge)
-            undo.callback(_drop, channel, found, bridge, list(bridge.addresses), new)
             with segment.explained(f"add an address to '{name}'"):
-                guard.bridge(channel, found, bridge, bridge.addresses + new)
+                guard.bridge(channel, found, bridge, bridge.addresses)
                 segment.add_addresses(channel, name, wanted)
-            bridge.addresses += new
             if bridge.uplink == "nat":
                 masquerade.make(found)
             change.save()
@@ -213,7 +237,7 @@ def _drop(
 ) -> None:
     with contextlib.suppress(OSError):
         segment.del_addresses(channel, bridge.name, new)
-        guard.bridge(channel, found, bridge.but(addresses=before), before)
+        guard.bridge(channel, found, bridge, before)
 
 
 def del_addresses(
@@ -251,8 +275,11 @@ def remove_all(found: State) -> None:
     uplinks = any(b.uplink for b in found.bridges.values())
     if not found.isolated:  # of a bridge that has gone there may be rules still
         present += [n for n, b in found.bridges.items() if b.addresses and n not in present]
+        uplinks = uplinks or masquerade.stands(found)
     if present or uplinks:
         with netlink.host() as channel:
             if uplinks:
                 uplink.remove_all(channel, found)
             segment.remove(channel, found, present)
+    if not found.isolated:
+        guard.clear(found)

@@ -185,6 +185,19 @@ def mend(state: State) -> bool:
     return renew(state)
 
 
+def clear(state: State) -> None:
+    """Take all rules away, whatever is recorded. The caller knows that the lab ends."""
+    try:
+        there = nftables.has_table(nftables.NFPROTO_INET, _PREFIX + state.id)
+    except OSError:  # a kernel without
+        return
+    if there:
+        try:
+            nft.run(_script(state, ()))
+        except DummError as e:
+            proc.log(str(e))
+
+
 def forget(state: State, devices: Collection[str]) -> None:
     """Take bridges that have gone from the rules."""
     if any(d in state.bridges and state.bridges[d].addresses for d in devices):

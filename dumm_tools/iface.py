@@ -283,7 +283,8 @@ def prepare(found: State, guest: str) -> list[str]:
 
 def release(found: State, *guests: str) -> None:
     """Remove the taps of guests that have ended; one step for all of them."""
-    taps = [i.tap for g in guests for i in found.ifaces_of(g) if sysfs.exists(i.tap)]
+    ifaces = found.ifaces_by_guest()
+    taps = [i.tap for g in guests for i in ifaces.get(g, ()) if sysfs.exists(i.tap)]
     if taps:
         with netlink.host() as channel:
             segment.remove(channel, found, taps)

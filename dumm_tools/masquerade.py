@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from dumm_tools import address, live, nft
 from dumm_tools.errors import DummError
-from dumm_tools.linux import sysfs
+from dumm_tools.linux import nftables, sysfs
 from dumm_tools.model import Bridge, State
 
 _PREFIX = "dumm_"
@@ -81,6 +81,16 @@ def unmake(state: State, bridge: Bridge | None) -> None:
         _forward(ours if heir else mine, False)
         nft.run(_replaced(state, ""))
         _remember(state, set())
+
+
+def stands(state: State) -> bool:
+    """Is there something that `unmake` would take away? Without nft(8), which takes its time."""
+    if _remembered(state):
+        return True
+    try:
+        return nftables.has_table(nftables.NFPROTO_IPV4, _table(state))
+    except OSError:  # a kernel without
+        return False
 
 
 def _here() -> str:

@@ -97,8 +97,10 @@ def close(root: str, found: State, hosts: list[str]) -> None:
         file.write(text)
 
 
-def unclose(found: State) -> None:
+def unclose(root: str, found: State) -> None:
     """Take those rules away; called inside."""
+    with contextlib.suppress(FileNotFoundError):  # first: by it they are thought to be there
+        os.unlink(_pid_file(root) + ".nft")
     table = _table(found)
     nft.run(f"add table {table}\ndelete table {table}\n")
 

@@ -21,10 +21,11 @@ _TO = "to:"
 
 
 class Before(NamedTuple):
-    """What was recorded of a bridge's uplink."""
+    """What was recorded of a bridge's uplink, and what is in its place."""
 
     uplink: str | None
     host_access: bool
+    now: tuple[str | None, bool]
 
 
 def record(root: str, name: str, uplink: str, *, host_access: bool = False) -> Before:
@@ -46,7 +47,7 @@ def record(root: str, name: str, uplink: str, *, host_access: bool = False) -> B
             _check_device(found, bridge, device)
             if bridge.uplink is None:
                 bridge.extra["uplink_before"] = _as_it_is(device)
-        before = Before(bridge.uplink, bridge.host_access)
+        before = Before(bridge.uplink, bridge.host_access, (uplink, host_access))
         bridge.uplink, bridge.host_access = uplink, host_access
         return before
 
@@ -101,17 +102,19 @@ def make(root: str, name: str, before: Before) -> list[str]:
             return _warnings(channel, bridge)
     except BaseException:
         forget(root, name, before)
-        guard.renew(state.load(root))
         raise
 
 
 def forget(root: str, name: str, before: Before) -> None:
-    """Undo a `record`."""
+    """Undo a `record`, unless another command has recorded something else meanwhile."""
     with contextlib.suppress(DummError), state.transaction(root, apart=True) as change:
         bridge = network.bridge(change.state, name)
-        bridge.uplink, bridge.host_access = before
-        if before.uplink is None:
-            bridge.extra.pop("uplink_before", None)
+        if (bridge.uplink, bridge.host_access) == before.now:
+            bridge.uplink, bridge.host_access = before.uplink, before.host_access
+            if before.uplink is None:
+                bridge.extra.pop("uplink_before", None)
+            if change.state.here and network.ours(change.state, name):
+                guard.renew(change.state)
     end_outside(root)
 
 
@@ -203,7 +206,7 @@ def clear(root: str, name: str) -> None:
         if gateway and network.ours(change.state, name):
             guard.renew(change.state)
             if change.state.isolated and not masquerade.bridges_of(change.state):
-                outside.unclose(change.state)
+                outside.unclose(root, change.state)
         bridge.extra.pop("uplink_before", None)
     end_outside(root)
 
@@ -213,7 +216,7 @@ def remove(channel: Channel, found: State, bridge: Bridge) -> None:
     device = _device(bridge)
     if device is not None:
         _unplug(channel, bridge, device)
-    elif bridge.uplink is not None and sysfs.exists(bridge.name):
+    elif bridge.uplink is not None and (sysfs.exists(bridge.name) or masquerade.stands(found)):
         masquerade.unmake(found, bridge)
 
 
@@ -223,7 +226,7 @@ def remove_all(channel: Channel, found: State) -> None:
         if _device(bridge) is not None:
             remove(channel, found, bridge)
     # What has namespaces of its own needs no undoing: they end.
-    if masquerade.bridges_of(found) and not found.isolated:
+    if not found.isolated and (masquerade.bridges_of(found) or masquerade.stands(found)):
         masquerade.unmake(found, None)
 
 

@@ -483,3 +483,20 @@ def test_settings_of_other_devices_stay(tmp_path: Path) -> None:
     finally:
         bridge.remove_all(state.load(str(tmp_path)))
     assert settings() == before
+
+
+def test_what_is_made_for_bridges_goes_with_the_lab(lab: Lab) -> None:
+    """Also where a bridge was removed by hand, or an address could not be recorded."""
+    script = "nft list ruleset; sysctl -a 2>/dev/null | grep forwarding"
+    before = subprocess.run(["sh", "-c", script], capture_output=True, check=False).stdout
+    lab("dumm-bridge create b0 --address 10.7.0.254/24")
+    lab("dumm-bridge uplink b0 --nat")
+    subprocess.run(["ip", "link", "del", "b0"], check=True)
+    lab("dumm-bridge delete b0")
+    lab("dumm-bridge create b1")
+    full = ["sh", "-c", "ulimit -f 0; exec dumm-bridge address add b1 10.9.0.254/24"]
+    assert lab(full, status=None).code != 0
+    assert lab("dumm-bridge show b1 -o address").lines == ["-"]
+    lab("dumm-fs destroy")
+    after = subprocess.run(["sh", "-c", script], capture_output=True, check=False).stdout
+    assert after == before

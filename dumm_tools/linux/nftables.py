@@ -12,6 +12,7 @@ _NETLINK_NETFILTER = 12
 _NFT_MSG_NEWTABLE, _NFT_MSG_GETTABLE = 10 << 8, 10 << 8 | 1
 _NFTA_TABLE_NAME = 1
 NFPROTO_INET = 1
+NFPROTO_IPV4 = 2
 #: struct nfgenmsg: family, version, resource.
 _NFGENMSG = struct.Struct("=BBH")
 _TIMEOUT = 10.0
