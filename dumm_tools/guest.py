@@ -262,7 +262,7 @@ def _poweroff(root: str, name: str, seconds: float) -> bool:
     with reach.program_line(root, name, seconds, deadline=time.monotonic() + seconds) as line:
         line.send(protocol.RUN, session.request(session.Program(["poweroff"]), 24, 80))
         with contextlib.suppress(TimeoutError):  # it waits for the end, or the end came first
-            frame = line.wait_frame(1.0, (protocol.STATUS, protocol.FAILED))
+            frame = line.wait_frame(min(1.0, seconds), (protocol.STATUS, protocol.FAILED))
             return frame.kind == protocol.STATUS and frame.number == 0
     return True
 

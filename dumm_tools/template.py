@@ -41,13 +41,16 @@ def load_(root: str, name: str, *, on_error: stack.OnError = stack.raised) -> No
     that do not do their part are told to `on_error`."""
     load(root)
     _known(root, name, f"dumm-fs template save {name}")
-    _set(root, name, on_error)
+    with turn.of_templates(root):
+        _set(root, name, on_error)
 
 
 def unload(root: str, *, on_error: stack.OnError = stack.raised) -> None:
     """Take the loaded template away; Conflict when none is."""
-    loaded = load(root).template
-    _set(root, None, on_error)
+    load(root)
+    with turn.of_templates(root):
+        loaded = load(root).template
+        _set(root, None, on_error)
     if loaded is None:
         raise Conflict("no template is loaded")
 

@@ -38,6 +38,21 @@ def taken(root: str, name: str, timeout: float = TIMEOUT) -> Iterator[bool]:
             os.close(fd)
 
 
+@contextlib.contextmanager
+def of_templates(root: str) -> Iterator[None]:
+    """One at a time changes the template that is loaded: it is all guests' own. TimedOut."""
+    state.must_not_wait("the turn of the templates")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.join(root, "run"), 0o700)
+    fd = _opened(os.path.join(root, "run", "templates.turn"))
+    try:
+        state.lock(fd, PATIENCE + TIMEOUT, "the template")
+        with state.unbroken():
+            yield
+    finally:
+        os.close(fd)
+
+
 def _take(root: str, name: str, deadline: float) -> int | None:
     state.must_not_wait(f"the turn of guest '{name}'")
     try:
