@@ -21,7 +21,10 @@ _ID = re.compile(r"[0-9A-Za-z]{1,64}")
 #: What addresses are made of. Only what a command needs is looked at more closely, when it does:
 #: it takes long to import.
 _HOST = re.compile(r"[0-9a-fA-F.:]+")
-_NETWORK = re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}")
+_NETWORK = re.compile(r"([0-9a-fA-F.:]+)/([0-9]{1,3})")
+_MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+#: More than the largest of all units, 100 Gbit/s.
+_SHAPE_MAX = 1e12
 #: The kernel's devices are vec0 to vec999 at most.
 _SLOTS = 1000
 
@@ -185,17 +188,18 @@ def _check_values(iface: Iface) -> None:
         if not {"dest", "via"} >= route.keys() or not _HOST.fullmatch(str(route.get("via", "::"))):
             raise Usage(f"'{iface.name}' has a bad route: {json.dumps(route)}")
     for key, value in iface.shape.items():
-        if type(value) not in (int, float) or not 0 <= value < float("inf"):
+        if type(value) not in (int, float) or not 0 <= value <= _SHAPE_MAX:
             raise Usage(f"'{iface.name}' has a bad {key}: {json.dumps(value)}")
     if not 0 <= iface.slot < _SLOTS or not 68 <= iface.mtu < 1 << 16:
         raise Usage(f"'{iface.name}' has a bad slot or MTU")
-    if not _HOST.fullmatch(iface.mac):
+    if not _MAC.fullmatch(iface.mac):
         raise Usage(f"'{iface.name}' has a bad MAC address: {iface.mac!r}")
 
 
 def _check_addresses(addresses: list[Any]) -> None:
     for text in addresses:
-        if not _NETWORK.fullmatch(str(text)):
+        found = _NETWORK.fullmatch(str(text))
+        if not found or int(found[2]) > (128 if ":" in found[1] else 32):
             raise Usage(f"bad address {text!r}")
 
 
@@ -261,4 +265,18 @@ def _check(hint: Any) -> Check:
         return get_args(hint).__contains__
     if hint is int:
         return lambda value: type(value) is int  # and no bool
+    if hint is str:
+        return _is_text
     return lambda value: isinstance(value, hint)
+
+
+def _is_text(value: Any) -> bool:
+    """Is it a string that can become a path or an argument? A byte that is no UTF-8 stands there as
+    os.fsdecode has it."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True

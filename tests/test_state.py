@@ -32,7 +32,9 @@ def root(tmp_path: Path) -> str:
     (tmp_path / ".lock").touch()
     made = State("abcdef", os.stat(tmp_path / ".lock").st_ino)
     made.guests["alice"] = Guest("alice", args=["a"], boot=Boot("n", "running", "h"))
-    made.ifaces["alice-eth0"] = Iface("alice-eth0", "alice", "eth0", 0, "alice-eth0", "02::1")
+    made.ifaces["alice-eth0"] = Iface(
+        "alice-eth0", "alice", "eth0", 0, "alice-eth0", "02:00:00:00:00:01"
+    )
     made.bridges["lan0"] = Bridge("lan0", ["10.0.0.1/24"])
     store.create(str(tmp_path), made)
     return str(tmp_path)

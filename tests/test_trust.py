@@ -539,3 +539,78 @@ def test_guests_that_run_unrecorded(own: Lab, kind: str) -> None:
     assert not any(os.path.exists(f"/sys/class/net/{n}") for n in ("a-eth0", "b-eth0", "lan0"))
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         assert str(own.directory) not in file.read()
+
+
+# ---- umasks, groups, packs of others ----
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o000, 0o077])
+def test_a_lab_locks_nobody_out_by_a_umask(own: Lab, umask: int) -> None:
+    own("dumm-fs init --kernel sid --master busybox")
+    under = ["sh", "-c", f'umask {umask:04o}; exec "$@"', "sh"]
+    for words in (
+        "dumm-guest create a --start",
+        "dumm-bridge create lan0",
+        "dumm-iface create a-eth0 --bridge lan0",
+        "dumm-guest restart a",
+        "dumm-guest stop a",
+    ):
+        own([*under, *words.split()])
+    assert own("dumm-guest list -q").lines == ["a"]
+    own(["rm", "-rf", "host", "mount"], status=None)
+    own([*under, "dumm-fs", "destroy"])
+
+
+def test_what_guests_write_is_closed_again(own: Lab) -> None:
+    own("dumm-fs init --kernel sid --master busybox")
+    own("dumm-guest create a")
+    own("dumm-fs umount a")
+    shutil.rmtree(own.directory / "host")
+    (own.directory / "mount").chmod(0o755)
+    own("dumm-fs mount a")
+    modes = [oct((own.directory / n).stat().st_mode & 0o777) for n in ("host", "mount")]
+    assert modes == ["0o700", "0o700"]
+    own("dumm-fs destroy")
+
+
+@pytest.mark.attack("others-cache")
+def test_a_pack_of_another_by_its_path(own: Lab, packs: Path, tmp_path: Path) -> None:
+    pack = tmp_path / "pack"
+    pack.mkdir(mode=0o755)
+    for entry in (packs / "dumm/kernels/sid").iterdir():
+        (pack / entry.name).symlink_to(entry)
+    os.lchown(pack / "lib", STRANGER, STRANGER)
+    done = own(["dumm-fs", "init", "--kernel", pack], status=4)
+    assert f"'{pack}/lib' belongs to user {STRANGER}" in done.err
+    assert os.listdir(own.directory) == []
+
+
+def test_a_users_private_group_in_his_namespaces(mallory: User) -> None:
+    """There the user is root."""
+    lab = mallory.lab("inside")
+    mallory.home.chmod(0o775)
+    lab("dumm-fs init --kernel sid")
+    lab("dumm-bridge create lan0")
+    assert lab("dumm-bridge list -q").lines == ["lan0"]
+    lab("dumm-fs destroy")
+    mallory.home.chmod(0o700)
+
+
+@pytest.mark.attack("others-namespaces")
+def test_a_lab_that_is_named_as_safe_is_not_entered(trap: UserLab, victim: Lab) -> None:
+    trap("dumm-bridge create lan0")
+    stranger = subprocess.Popen(["sleep", "60"])
+    safe = {"DUMM_SAFE_DIRECTORY": str(trap.directory)}
+    started = process.start_time(stranger.pid)
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    path = trap.directory / "state.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "holder": [boot, stranger.pid, started]})
+    )
+    for verb in ("list", "create lan1"):
+        done = victim(f"dumm-bridge {verb}", status=4, env=safe)
+        assert "has namespaces of user" in one_line_error(done.err, "dumm-bridge")
+    assert stranger.poll() is None
+    stranger.kill()
+    stranger.wait()
+    assert trap("dumm-bridge list -o name,state").lines == ["lan0\tup"]
