@@ -215,7 +215,7 @@ def test_who_can_enter(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="dumm-public-") as place:
         below = Path(place, "a/b")
         below.mkdir(parents=True)
-        for mode, is_open in ((0o755, True), (0o711, True), (0o700, False), (0o770, False)):
+        for mode, is_open in ((0o755, True), (0o711, True), (0o770, True), (0o700, False)):
             os.chmod(place, mode)
             assert exposure.is_open(str(below)) == is_open
             assert exposure.is_open(place) == is_open
