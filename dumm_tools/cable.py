@@ -9,18 +9,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from dumm_tools import device, live, network, nic, reach, segment, state, turn
-from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut
+from dumm_tools import device, live, network, nic, reach, segment, state, turn, view
+from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.linux.netlink import Channel
-from dumm_tools.model import Guest, Iface, State
-
-
-def guest_of(found: State, name: str) -> Guest:
-    """The guest of that name; NotFound."""
-    if name not in found.guests:
-        raise NotFound(f"no guest '{name}'")
-    return found.guests[name]
+from dumm_tools.model import Iface, State
 
 
 @contextlib.contextmanager
@@ -36,7 +29,7 @@ def turn_of(root: str, guest: str) -> Iterator[None]:
 def reachable(root: str, found: State, guest: str) -> bool:
     """Does the guest run, so that a change takes effect at once? Conflict while it is between
     the two, or paused."""
-    now = live.guest_state(root, found, guest_of(found, guest))
+    now = live.guest_state(root, found, view.get(found, guest))
     if now in ("starting", "paused", "stopping"):
         raise Conflict(f"guest '{guest}' is {now}")
     return now == "running"

@@ -24,7 +24,7 @@ def find(root: str) -> tuple[int, int] | None:
 def lives(root: str) -> tuple[int, int] | None:
     """Its pid and start time; None when it has ended, or there is none."""
     known = find(root)
-    return known if known and process.start_time(known[0]) == known[1] else None
+    return known if process.lives(known) else None
 
 
 def is_inside(root: str) -> bool:

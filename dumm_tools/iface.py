@@ -22,6 +22,7 @@ from dumm_tools import (
     segment,
     state,
     turn,
+    view,
     wire,
 )
 from dumm_tools.errors import Conflict, NotFound, Usage
@@ -51,7 +52,7 @@ def create(
     with cable.turn_of(root, guest):
         with state.transaction(root) as change:
             found = change.state
-            cable.guest_of(found, guest)
+            view.get(found, guest)
             fresh = name not in found.ifaces
             if not fresh and not may_exist:
                 raise Conflict(f"interface '{name}' exists already")

@@ -73,8 +73,7 @@ def alive(root: str, name: str) -> bool:
 def runs_unrecorded(root: str, name: str) -> bool:
     """Is the guest's process there although its record says nothing of it, as when that was
     restored from a backup? A lock alone may be a commit's."""
-    known = pid_of(root, name) if alive(root, name) else None
-    return known is not None and process.start_time(known[0]) == known[1]
+    return alive(root, name) and process.lives(pid_of(root, name))
 
 
 def umid_dir(root: str, name: str) -> str:

@@ -55,8 +55,7 @@ def ensure(root: str) -> None:
 
 
 def _running(root: str) -> bool:
-    known = process.recorded(_pid_file(root))
-    return known is not None and process.start_time(known[0]) == known[1]
+    return process.lives(process.recorded(_pid_file(root)))
 
 
 def hosts() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dumm_tools import address, cable, device, live, names, network, state, wire
+from dumm_tools import address, cable, device, live, names, network, state, view, wire
 from dumm_tools.errors import Conflict, NotFound, Usage
 from dumm_tools.model import Iface, State
 
@@ -163,7 +163,7 @@ def delete(
 def list_(root: str, guest: str, *, ask_guest: bool = False) -> list[RouteView]:
     """The routes recorded for a guest, or those that its kernel has. NotFound, Conflict."""
     found = state.load(root)
-    cable.guest_of(found, names.guest(guest))
+    view.get(found, names.guest(guest))
     if ask_guest:
         live.need_running(root, found, found.guests[guest])
         by_device = {i.device: i.name for i in found.ifaces_of(guest)}

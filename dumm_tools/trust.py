@@ -53,11 +53,7 @@ def check_cache(path: str) -> None:
     and nobody else may write to it or put another in its place."""
     root = os.path.realpath(path)
     _check_parents(root)
-    try:
-        found = os.lstat(root)
-    except OSError:
-        return
-    _check(root, found, _trusted())
+    _check_if_there(root, _trusted())
 
 
 def check_pack(path: str) -> None:
@@ -65,11 +61,7 @@ def check_pack(path: str) -> None:
     its links are followed after they were looked at."""
     check_cache(path)
     for name in ("usr", "lib", "lib64", "bin", "linux"):
-        try:
-            found = os.lstat(os.path.join(path, name))
-        except OSError:
-            continue
-        _check(os.path.join(path, name), found, _trusted())
+        _check_if_there(os.path.join(path, name), _trusted())
 
 
 def _named() -> set[str]:
@@ -108,22 +100,16 @@ def _check_parents(path: str) -> None:
 
 def _check_entry(path: str, owners: set[int]) -> None:
     """Check one of what a working directory has, and where it is a link what that leads to."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return
-    _check(path, found, owners)
+    found = _check_if_there(path, owners)
     name = os.path.basename(path)
     if name in _LINKS:
         return  # what it names is looked at by who uses it
-    if stat.S_ISLNK(found.st_mode):
+    if found is not None and stat.S_ISLNK(found.st_mode):
         path = os.path.realpath(path)
         _check_parents(path)
-        try:
-            found = os.lstat(path)
-        except OSError:
-            return
-        _check(path, found, owners)
+        found = _check_if_there(path, owners)
+    if found is None:
+        return
     right = stat.S_ISREG if name in _FILES else stat.S_ISDIR
     if not right(found.st_mode):
         kind = "a file" if name in _FILES else "a directory"
@@ -139,6 +125,16 @@ def _check_guests(run: str, owners: set[int]) -> None:
         return
     for path, each in found:
         _check(path, each, owners)
+
+
+def _check_if_there(path: str, owners: set[int]) -> os.stat_result | None:
+    """Check what is there; None where nothing is."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return None
+    _check(path, found, owners)
+    return found
 
 
 def _check(path: str, found: os.stat_result, owners: set[int]) -> None:

@@ -18,6 +18,7 @@ import pytest
 from conftest import Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from siege import frame
 from uml_helpers import one_line_error, state_of, until
 
 from dumm_tools import messages, reach
@@ -59,11 +60,6 @@ def talker(say: Callable[[], object]) -> Iterator[None]:
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-
-
-def frame(kind: bytes, payload: bytes) -> bytes:
-    """A frame to the host (src/agent.h)."""
-    return kind + len(payload).to_bytes(3, "little") + payload
 
 
 @pytest.fixture

@@ -8,8 +8,7 @@ import os
 import struct
 from dataclasses import dataclass
 
-MS_RDONLY = 1  # linux/mount.h
-MS_NOSUID = 2
+MS_NOSUID = 2  # linux/mount.h
 MS_NODEV = 4
 MS_BIND = 0x1000
 MS_REC = 0x4000

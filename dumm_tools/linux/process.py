@@ -45,6 +45,11 @@ def recorded(path: str) -> tuple[int, int] | None:
         os.close(fd)
 
 
+def lives(known: tuple[int, int] | None) -> bool:
+    """Is there a process of this pid and this start time?"""
+    return known is not None and start_time(known[0]) == known[1]
+
+
 def open_pidfd(pid: int, started: int, *, ending: bool = False) -> int | None:
     """A pidfd of the process that has this pid and this start time; None when it is gone, or
     (but for `ending`) is just ending."""
