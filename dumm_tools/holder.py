@@ -1,6 +1,6 @@
 """The process that holds an isolated lab's namespaces, and whether we are inside them.
 
-It is made and ended by `lab.py`; this is what readers need, quick to import.
+It is made and ended by `isolation.py`; this is what readers need, quick to import.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The records of a lab: what the user wants (intent) and what is ours (ownership).
 
-Plain data, read from and written to state.json by `state.py`. Every record keeps the keys
+Plain data, read from and written to state.json by `statefile.py`. Every record keeps the keys
 it does not know in `extra`, so that an older tool never drops what a newer one wrote.
 """
 
@@ -117,8 +117,8 @@ class State(Record):
     """All of state.json. `id` tags what we make in the kernel; `lock_inode` tells a copied
     working set from the original, whose links, mounts and processes are not the copy's.
     `template` is the one that is loaded. Not written: `copied` says that it is such a copy, and
-    `here` whether this process is where the lab's links and mounts are; `epoch` is `live.epoch`,
-    once asked for."""
+    `here` whether this process is where the lab's links and mounts are; `epoch` is
+    `liveness.epoch`, once asked for."""
 
     id: str
     lock_inode: int

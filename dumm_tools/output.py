@@ -151,7 +151,7 @@ def _table(records: Sequence[T], fields: Sequence[Field[T]]) -> str:
 def _tabulate() -> Callable[..., str]:
     """tabulate's function, imported in 3 ms instead of 23: it looks for its own version, with all
     that reads packages' metadata, and for what escapes HTML."""
-    from dumm_tools import lean
+    from dumm_tools.linux import lean
 
     def escape(*arguments: Any) -> str:
         import html

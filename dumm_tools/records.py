@@ -1,4 +1,4 @@
-"""The text of state.json, to and from records (dumm-state(5)). No file, no lock: see `state.py`."""
+"""The text of state.json, to and from records (dumm-state(5)); no file, no lock (`statefile`)."""
 
 from __future__ import annotations
 

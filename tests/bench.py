@@ -27,10 +27,14 @@ from pathlib import Path
 
 from conftest import PACKS, Lab, _isolate, cache_home
 
-from dumm_tools import agent, boot, iface, kernel, launch, live, reach
-from dumm_tools import state as store
+from dumm_tools import agent
+from dumm_tools import statefile as store
 from dumm_tools.agent import protocol, session
+from dumm_tools.guests import boot, launch
+from dumm_tools.images import kernel
 from dumm_tools.linux import fifo
+from dumm_tools.net import iface
+from dumm_tools.running import contact, liveness
 
 PYTHON = sys.executable
 
@@ -352,7 +356,7 @@ def execute() -> Iterator[Figure]:
         root = str(lab.directory)
 
         def in_guest() -> None:
-            with reach.program_line(root, "alice") as line:
+            with contact.program_line(root, "alice") as line:
                 program = session.Program(["true"])
                 line.send(b"X", session.request(program, 24, 80))
                 line.wait_frame(10, (b"x",))
@@ -425,7 +429,7 @@ def files() -> Iterator[Figure]:
     with new_lab() as lab:
         lab("dumm-guest create alice --start")
         there = sum(len(found) for _, _, found in os.walk(lab.directory / "host/alice"))
-        assert live.alive(str(lab.directory), "alice")
+        assert liveness.alive(str(lab.directory), "alice")
     yield Figure("files copied at a start", str(there), "0", there == 0)
 
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from uml_helpers import one_line_error
 from users import User
 
-from dumm_tools import tarball
+from dumm_tools.trees import tarball
 
 #: Kilobytes that a command may take, whatever it is given (getrusage(2) counts so).
 MEMORY_MAX = 200 << 10

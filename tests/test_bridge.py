@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dumm_tools import bridge, iface, network, segment, state
+from dumm_tools import statefile
 from dumm_tools.cli.bridge import cli
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.model import Bridge, Guest, State
+from dumm_tools.net import bridge, host_links, iface, link_views
 
 pytestmark = pytest.mark.netns
 
@@ -26,10 +27,10 @@ def lab(tmp_path: Path) -> Iterator[str]:
     (tmp_path / ".lock").touch()
     guests = {name: Guest(name) for name in ("alice", "bob")}
     made = State("t1t1", os.stat(tmp_path / ".lock").st_ino, guests=guests)
-    state.create(str(tmp_path), made)
+    statefile.create(str(tmp_path), made)
     before = sysfs.devices()
     yield str(tmp_path)
-    bridge.remove_all(state.load(str(tmp_path)))
+    bridge.remove_all(statefile.load(str(tmp_path)))
     assert sysfs.devices() == before
 
 
@@ -48,22 +49,22 @@ def host_addresses(device: str) -> set[str]:
 
 
 def raw(lab: str) -> str:
-    return Path(lab, state.FILE).read_text()
+    return Path(lab, statefile.FILE).read_text()
 
 
 def test_made_at_once_and_quiet(lab: str) -> None:
     bridge.create(lab, "lan0")
-    found = state.load(lab)
+    found = statefile.load(lab)
     assert sysfs.read("lan0", "ifalias") == found.tag
     assert sysfs.is_up("lan0")
     assert host_addresses("lan0") == set()
     assert Path("/proc/sys/net/ipv6/conf/lan0/disable_ipv6").read_text() == "1\n"
-    view = network.bridge_view(found, "lan0")
+    view = link_views.bridge_view(found, "lan0")
     assert (view.state, view.members) == ("up", [])
     mac = sysfs.read("lan0", "address")
-    assert mac == network.bridge_mac(found, "lan0")
+    assert mac == link_views.bridge_mac(found, "lan0")
     iface.create(lab, "alice-eth0", bridge="lan0")
-    iface.prepare(state.load(lab), "alice")
+    iface.prepare(statefile.load(lab), "alice")
     assert sysfs.read("lan0", "address") == mac
     bridge.delete(lab, "lan0")
     assert not sysfs.exists("lan0")
@@ -73,7 +74,7 @@ def test_the_hosts_addresses(lab: str) -> None:
     bridge.create(lab, "lan0", addresses=["10.0.0.254/24"])
     bridge.add_addresses(lab, "lan0", ["fd00::fe/64", "10.0.1.254/24"])
     assert host_addresses("lan0") == {"10.0.0.254/24", "10.0.1.254/24", "fd00::fe/64"}
-    assert state.load(lab).bridges["lan0"].addresses[1] == "fd00::fe/64"
+    assert statefile.load(lab).bridges["lan0"].addresses[1] == "fd00::fe/64"
     bridge.add_addresses(lab, "lan0", ["10.0.0.254/24"], may_exist=True)
     bridge.del_addresses(lab, "lan0", ["10.0.0.254/24"])
     bridge.del_addresses(lab, "lan0", ["10.0.0.254/24"], if_exists=True)
@@ -125,20 +126,20 @@ def test_idempotent_forms(lab: str) -> None:
     bridge.delete(lab, "lan0", if_exists=True)
     bridge.create(lab, "lan0", may_exist=True)
     bridge.create(lab, "lan0", may_exist=True)
-    bridge.remove_all(state.load(lab))
-    assert network.bridge_view(state.load(lab), "lan0").state == "down"
+    bridge.remove_all(statefile.load(lab))
+    assert link_views.bridge_view(statefile.load(lab), "lan0").state == "down"
     bridge.create(lab, "lan0", may_exist=True)  # there again
     assert sysfs.is_up("lan0")
 
 
 def test_killed_before_it_could_tag(lab: str) -> None:
-    with state.transaction(lab) as change:
+    with statefile.transaction(lab) as change:
         change.state.bridges["lan0"] = Bridge("lan0")
-    found = state.load(lab)
+    found = statefile.load(lab)
     with netlink.host() as channel:
-        mac = network.bridge_mac(found, "lan0")
+        mac = link_views.bridge_mac(found, "lan0")
         netlink.transact(channel, [rtnl.new_bridge("lan0", mac)])
-    assert network.ours(found, "lan0")
+    assert link_views.ours(found, "lan0")
     bridge.create(lab, "lan0", may_exist=True)
     assert sysfs.read("lan0", "ifalias") == found.tag
     assert sysfs.is_up("lan0")
@@ -149,11 +150,11 @@ def test_a_copied_working_set_owns_nothing(lab: str, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     (copy / ".lock").touch()
-    (copy / state.FILE).write_text(raw(lab))
-    found = state.load(str(copy))
+    (copy / statefile.FILE).write_text(raw(lab))
+    found = statefile.load(str(copy))
     bridge.remove_all(found)
     assert sysfs.exists("lan0")
-    assert network.bridge_view(found, "lan0").state == "down"
+    assert link_views.bridge_view(found, "lan0").state == "down"
     bridge.delete(str(copy), "lan0")
     assert sysfs.exists("lan0")
 
@@ -165,7 +166,7 @@ def test_the_cable_is_recorded(lab: str) -> None:
     iface.create(lab, "bob-eth0", bridge="lan0")
 
     def cable(name: str) -> tuple[str | None, bool]:
-        found = state.load(lab).ifaces[name]
+        found = statefile.load(lab).ifaces[name]
         return found.bridge, found.up
 
     assert cable("alice-eth0") == (None, False)
@@ -178,17 +179,17 @@ def test_the_cable_is_recorded(lab: str) -> None:
     bridge.disconnect(lab, "bob-eth0")
     assert cable("bob-eth0") == (None, False)
     bridge.connect(lab, "lan1", "bob-eth0")
-    assert network.bridge_view(state.load(lab), "lan1").members == ["alice-eth0", "bob-eth0"]
+    assert link_views.bridge_view(statefile.load(lab), "lan1").members == ["alice-eth0", "bob-eth0"]
     bridge.delete(lab, "lan1")
     assert cable("bob-eth0") == cable("alice-eth0") == (None, False)
-    assert sorted(state.load(lab).ifaces) == ["alice-eth0", "bob-eth0"]
+    assert sorted(statefile.load(lab).ifaces) == ["alice-eth0", "bob-eth0"]
 
 
 def test_mtu_follows_the_members(lab: str) -> None:
     bridge.create(lab, "lan0")
     iface.create(lab, "alice-eth0", bridge="lan0", mtu=9000)
     iface.create(lab, "bob-eth0", mtu=9000)
-    found = state.load(lab)
+    found = statefile.load(lab)
     iface.prepare(found, "alice")
     iface.prepare(found, "bob")
     assert sysfs.number("lan0", "mtu") == 9000
@@ -204,7 +205,7 @@ def test_a_small_mtu_takes_nothing_from_the_bridge(lab: str) -> None:
     bridge.create(lab, "lan1")
     for name in ("lan0", "lan1"):
         iface.create(lab, "alice-eth0", bridge=name, mtu=68)
-        iface.prepare(state.load(lab), "alice")
+        iface.prepare(statefile.load(lab), "alice")
         iface.set_(lab, "alice-eth0", mtu=600)
         assert sysfs.number(name, "mtu") == sysfs.number("alice-eth0", "mtu") == 1280
         iface.set_(lab, "alice-eth0", mtu=1400)
@@ -215,7 +216,7 @@ def test_a_small_mtu_takes_nothing_from_the_bridge(lab: str) -> None:
 
 def test_the_way_out_of_a_small_mtu_that_somebody_set(lab: str) -> None:
     iface.create(lab, "alice-eth0")
-    iface.prepare(state.load(lab), "alice")
+    iface.prepare(statefile.load(lab), "alice")
     subprocess.run(["ip", "link", "set", "alice-eth0", "mtu", "500"], check=True)
     iface.set_(lab, "alice-eth0", mtu=1400)
     assert sysfs.number("alice-eth0", "mtu") == 1400
@@ -230,7 +231,7 @@ def test_made_anew_with_its_members(lab: str) -> None:
     iface.create(lab, "alice-eth0", bridge="lan0")
     iface.create(lab, "alice-eth1", bridge="lan1")
     iface.create(lab, "bob-eth0", bridge="lan0")
-    iface.prepare(state.load(lab), "alice")
+    iface.prepare(statefile.load(lab), "alice")
     subprocess.run(["ip", "link", "del", "lan0"], check=True)
     assert sysfs.master("alice-eth0") is None
     bridge.create(lab, "lan0", may_exist=True)
@@ -243,7 +244,7 @@ def test_a_failure_makes_nothing(lab: str, monkeypatch: pytest.MonkeyPatch) -> N
         raise OSError(28, "No space left on device", "lan0")
 
     before, links = raw(lab), sysfs.devices()
-    monkeypatch.setattr(segment, "add_addresses", fail)
+    monkeypatch.setattr(host_links, "add_addresses", fail)
     with pytest.raises(DummError, match="cannot create 'lan0': No space left on device"):
         bridge.create(lab, "lan0")
     assert (raw(lab), sysfs.devices()) == (before, links)
@@ -277,4 +278,4 @@ def test_output_shapes(lab: str) -> None:
     args = ["-C", lab, "connect", "lan1", "bob-eth0", "eve-eth0"]
     done = CliRunner().invoke(cli, args, standalone_mode=False)
     assert (done.return_value, done.stdout) == (3, "")
-    assert state.load(lab).ifaces["bob-eth0"].bridge == "lan1"
+    assert statefile.load(lab).ifaces["bob-eth0"].bridge == "lan1"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dumm_tools import cache, tree
 from dumm_tools.errors import Conflict, DummError, NotFound
+from dumm_tools.images import cache
+from dumm_tools.trees import tree
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +114,7 @@ def test_lock_through_a_symlink(home: Path, tmp_path: Path) -> None:
 
 def test_killed_build_is_swept(home: Path) -> None:
     child = python(
-        "import time; from dumm_tools import cache\n"
+        "import time; from dumm_tools.images import cache\n"
         "with cache.build('masters', 'a') as t:\n"
         "    open(t + '/half', 'w').close(); print('ready', flush=True); time.sleep(60)\n"
     )
@@ -131,7 +132,7 @@ def test_killed_build_is_swept(home: Path) -> None:
 
 def test_builds_of_one_name_take_turns(home: Path) -> None:
     code = (
-        "from dumm_tools import cache\nimport time\n"
+        "from dumm_tools.images import cache\nimport time\n"
         "with cache.build('masters', 'a', may_exist=True) as t:\n"
         "    print(t is not None, flush=True); time.sleep(0.3)\n"
     )
@@ -143,7 +144,7 @@ def test_builds_of_one_name_take_turns(home: Path) -> None:
 
 def test_builds_of_many_names_at_once(home: Path) -> None:
     code = (
-        "import sys; from dumm_tools import cache\n"
+        "import sys; from dumm_tools.images import cache\n"
         "for i in range(30):\n"
         "    with cache.build('masters', f'n{sys.argv[1]}-{i}') as t:\n"
         "        open(t + '/f', 'w').close()\n"
@@ -199,7 +200,8 @@ def test_remove_refuses_mounts(tmp_path: Path) -> None:
     (top / "first").write_text("x")
     script = (
         f"mount -t tmpfs none {top}/mnt && touch {top}/mnt/keep && "
-        f"{sys.executable} -c 'import sys; from dumm_tools import tree; tree.remove(sys.argv[1])'"
+        f"{sys.executable} -c"
+        " 'import sys; from dumm_tools.trees import tree; tree.remove(sys.argv[1])'"
         f" {top}; ls {top}/mnt {top}/first"
     )
     done = subprocess.run(
@@ -239,7 +241,7 @@ def test_copy_keeps_what_a_tree_is(tmp_path: Path) -> None:
 
 def test_looking_things_up_imports_little() -> None:
     code = (
-        "import sys; from dumm_tools import kernel, master\n"
+        "import sys; from dumm_tools.images import kernel; from dumm_tools.images import master\n"
         "kernel.list_(); master.list_(); kernel.default(); master.default()\n"
         "heavy = {'sh', 'subprocess', 'tarfile', 'shutil', 'tempfile', 'json'} & set(sys.modules)\n"
         "print(sorted(heavy))\n"

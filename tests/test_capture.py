@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT, Lab, installed
 from uml_helpers import on_terminal, one_line_error, until
 
-from dumm_tools import capture
 from dumm_tools.errors import DummError
+from dumm_tools.net import capture
 
 pytestmark = [
     pytest.mark.uml,

@@ -14,8 +14,8 @@ import pytest
 from conftest import Lab
 from uml_helpers import until
 
-from dumm_tools import launch
 from dumm_tools.agent import JAIL
+from dumm_tools.guests import launch
 from dumm_tools.linux import cgroup
 
 

@@ -18,7 +18,7 @@ from conftest import Lab
 from uml_helpers import on_terminal, one_line_error, pid_of, state_of, unread, until
 
 from dumm_tools.agent import JAIL
-from dumm_tools.console_log import Reader
+from dumm_tools.guests.console_log import Reader
 
 pytestmark = pytest.mark.uml
 

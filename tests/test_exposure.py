@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, Lab
 from users import User
 
-from dumm_tools import exposure
+from dumm_tools.trees import exposure
 
 pytestmark = pytest.mark.uml
 

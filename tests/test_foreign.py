@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from uml_helpers import one_line_error
 from users import User
 
-from dumm_tools import applets, banner, elf, libraries
 from dumm_tools.errors import DummError
+from dumm_tools.images import applets, elf, kernel_banner, libraries
 
 UML = "/usr/bin/linux.uml"
 LOADER = "/lib64/ld-linux-x86-64.so.2"
@@ -147,7 +147,7 @@ def test_a_named_file_runs_in_its_jail_only(
         lab(["dumm-guest", "create", "b", "--kernel", UML])
         lab("dumm-guest start b")
         release = lab("dumm-guest exec b -- uname -r").out
-        assert release == f"{banner.release_of(UML)}\n"
+        assert release == f"{kernel_banner.release_of(UML)}\n"
     finally:
         lab.end()
 
@@ -160,7 +160,7 @@ def test_what_a_directory_links_to_elsewhere_stays_there(packs: Path, tmp_path: 
         (secret / name).write_text("secret")
     shutil.copy(LOADER, secret / "ld.so")
     top = tmp_path / "top"
-    release = banner.release_of(UML)
+    release = kernel_banner.release_of(UML)
     (top / "usr/bin").mkdir(parents=True)
     (top / "usr/lib/uml/modules").mkdir(parents=True)
     (top / "usr/lib/x86_64-linux-gnu").mkdir(parents=True)
@@ -194,7 +194,7 @@ def test_what_a_directory_links_to_elsewhere_stays_there(packs: Path, tmp_path: 
 def test_what_is_no_release(tmp_path: Path, evil: Callable[..., Path], release: str) -> None:
     path = evil(tmp_path / "kernel", "-static", release=release)
     with pytest.raises(DummError, match="is no UML kernel"):
-        banner.release_of(str(path))
+        kernel_banner.release_of(str(path))
 
 
 def test_a_busybox_says_what_it_has_without_running(tmp_path: Path) -> None:

@@ -22,11 +22,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from dumm_tools import boot, live, wire
 from dumm_tools.agent import protocol, session
 from dumm_tools.agent.client import LINES, Control, Line, LineLost
 from dumm_tools.errors import DummError
+from dumm_tools.guests import boot
 from dumm_tools.linux import mconsole, netlink, qdisc, route, rtattr, rtnl
+from dumm_tools.net import link_requests
+from dumm_tools.running import liveness
 
 #: What a reader may raise.
 ERRORS = (DummError, OSError, LineLost, session.Ended)
@@ -230,7 +232,7 @@ ASKED: list[Callable[[netlink.Channel], object]] = [
     rtnl.links,
     lambda channel: rtnl.addresses(channel, 1),
     route.routes,
-    lambda channel: wire.shape_of(qdisc.read(channel, 1)),
+    lambda channel: link_requests.shape_of(qdisc.read(channel, 1)),
 ]
 
 
@@ -485,7 +487,7 @@ def test_files_of_a_guest(tmp_path: Path, many: list[bytes]) -> None:
         (run / "uml/ready").write_bytes(data)
         (run / "console.log").write_bytes(data)
         with bounded():
-            live._ready_nonce(str(tmp_path), "a")
+            liveness._ready_nonce(str(tmp_path), "a")
             words = boot.last_words(str(tmp_path), "a")
             assert words.isprintable()
             assert len(words) <= 2000
@@ -510,4 +512,4 @@ def test_what_is_in_the_place_of_a_guests_file(tmp_path: Path, kind: str) -> Non
         with ready.open("wb") as file:
             file.truncate(1 << 40)
     with bounded():
-        assert len(live._ready_nonce(str(tmp_path), "a")) <= 64
+        assert len(liveness._ready_nonce(str(tmp_path), "a")) <= 64

@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner
 from conftest import Lab
 
-from dumm_tools import graph, state
+from dumm_tools import statefile
 from dumm_tools.cli.bridge import cli
+from dumm_tools.labs import graph
 from dumm_tools.model import Bridge, Guest, Iface, State
 
 #: As odd as a bridge's name may be; `end` and `graph` are words of the languages.
@@ -38,7 +39,7 @@ def lab_of(place: Path) -> str:
     made.ifaces["end-eth0"].shape = {"delay": 20, "loss": 0.5, "rate": 2e6}
     made.bridges[ODD] = Bridge(ODD, ["10.0.0.254/24"], "nat")
     made.bridges["lan1"] = Bridge("lan1", uplink="to:eth7")
-    state.create(str(place), made)
+    statefile.create(str(place), made)
     return str(place)
 
 
@@ -120,7 +121,7 @@ def test_a_ring_and_a_chain_are_no_strips(tmp_path: Path, closed: bool) -> None:
                 name = f"r{n}-eth{slot}"
                 mac = f"02:00:00:00:0{slot}:{n:02x}"
                 made.ifaces[name] = Iface(name, f"r{n}", f"eth{slot}", slot, name, mac, to)
-    state.create(str(tmp_path), made)
+    statefile.create(str(tmp_path), made)
     svg = ElementTree.fromstring(graph.draw(str(tmp_path), "svg"))
     _, _, width, height = (float(n) for n in str(svg.get("viewBox")).split())
     assert width < 3000
@@ -170,5 +171,5 @@ def test_without_graphviz(printed: Callable[[str], str], tmp_path: Path) -> None
 
 def test_guests_stand_on_the_far_side_of_their_bridge(tmp_path: Path) -> None:
     root = lab_of(tmp_path)
-    picture = graph.look(root, state.load(root))
+    picture = graph.look(root, statefile.load(root))
     assert graph._behind(picture, graph._ranks(picture)) == {"end-eth0", "graph-eth0"}

@@ -18,9 +18,10 @@ import pytest
 from conftest import Lab
 from uml_helpers import until
 
-from dumm_tools import bridge, iface, network, state
+from dumm_tools import statefile
 from dumm_tools.linux import sysfs
 from dumm_tools.model import Guest, State
+from dumm_tools.net import bridge, iface, link_views
 
 pytestmark = [pytest.mark.netns, pytest.mark.root]
 
@@ -230,7 +231,7 @@ def test_taps(roots: Host) -> None:
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     lab("dumm-guest create a")
     lab("dumm-iface create a-eth0")
-    found = state.load(str(lab.directory))
+    found = statefile.load(str(lab.directory))
     iface.prepare(found, "a")  # as a crash of the guest leaves it
     mac = sysfs.read("a-eth0", "address") or ""
     groups = [f"01:80:c2:00:00:{n:02x}" for n in (0, 2, 3, 14, 15)]
@@ -456,7 +457,7 @@ def test_settings_of_other_devices_stay(tmp_path: Path) -> None:
     """`all`, `default` and each device that there is are as they were while the lab is there."""
     (tmp_path / ".lock").touch()
     inode = (tmp_path / ".lock").stat().st_ino
-    state.create(str(tmp_path), State("t1t1", inode, guests={"a": Guest("a")}))
+    statefile.create(str(tmp_path), State("t1t1", inode, guests={"a": Guest("a")}))
 
     def settings() -> list[str]:
         return [s for s in call("sysctl", "-a", "-r", "^net[.]ipv.[.](conf|neigh)").splitlines()]
@@ -466,9 +467,9 @@ def test_settings_of_other_devices_stay(tmp_path: Path) -> None:
         bridge.create(str(tmp_path), "lan0", addresses=["10.0.0.254/24", "fd00::fe/64"])
         bridge.create(str(tmp_path), "lan1")
         iface.create(str(tmp_path), "a-eth0", bridge="lan0")
-        found = state.load(str(tmp_path))
+        found = statefile.load(str(tmp_path))
         iface.prepare(found, "a")
-        assert network.ours(found, "a-eth0")
+        assert link_views.ours(found, "a-eth0")
         own = ("lan0", "lan1", "a-eth0")
         assert [s for s in settings() if s.split(" ")[0].split(".")[3] not in own] == before
         wanted = {
@@ -481,7 +482,7 @@ def test_settings_of_other_devices_stay(tmp_path: Path) -> None:
                     path = Path(f"/proc/sys/net/{family}/conf/{device}/{name}")
                     assert path.read_text() == f"{value}\n", path
     finally:
-        bridge.remove_all(state.load(str(tmp_path)))
+        bridge.remove_all(statefile.load(str(tmp_path)))
     assert settings() == before
 
 

@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 from siege import frame
 from uml_helpers import one_line_error, state_of, until
 
-from dumm_tools import messages, reach
+from dumm_tools import messages
 from dumm_tools.agent.client import Control, Line
 from dumm_tools.agent.protocol import BadFrame, LineLost
 from dumm_tools.cli import common
 from dumm_tools.errors import DummError, TimedOut
 from dumm_tools.linux import mconsole, netlink, qdisc, route, rtattr, rtnl
+from dumm_tools.running import contact
 
 
 @pytest.fixture(autouse=True)
@@ -245,7 +246,7 @@ def test_a_mconsole_that_never_stops(answering: Callable[..., Path]) -> None:
 def test_a_mconsole_that_talks_nonsense(answering: Callable[..., Path], tmp_path: Path) -> None:
     answering(lambda: b"?")
     with pytest.raises(DummError, match="no proper answer") as raised:
-        reach.mconsole(str(tmp_path), "a", "version")
+        contact.mconsole(str(tmp_path), "a", "version")
     assert not isinstance(raised.value, TimedOut)
 
 
@@ -411,7 +412,7 @@ def test_all_answers_of_a_guest_have_one_time(lab: Lab) -> None:
     root = str(lab.directory)
 
     def converse() -> None:
-        with reach.control(root, "slow", 1.0) as control:
+        with contact.control(root, "slow", 1.0) as control:
             for _ in range(10):
                 rtnl.links(control)
 

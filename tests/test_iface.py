@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from dumm_tools import address, bridge, iface, names, network, state
+from dumm_tools import address, names, statefile
 from dumm_tools.cli.iface import cli
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs, tun
 from dumm_tools.model import Guest, Iface, State
+from dumm_tools.net import bridge, iface, link_views
 
 LONG = "averylongguestname-eth0"
 
@@ -28,13 +29,13 @@ def lab(tmp_path: Path) -> Iterator[str]:
     (tmp_path / ".lock").touch()
     guests = {name: Guest(name) for name in ("alice", "bob", "averylongguestname")}
     made = State("t0t0", os.stat(tmp_path / ".lock").st_ino, guests=guests)
-    state.create(str(tmp_path), made)
+    statefile.create(str(tmp_path), made)
     yield str(tmp_path)
-    bridge.remove_all(state.load(str(tmp_path)))
+    bridge.remove_all(statefile.load(str(tmp_path)))
 
 
 def record(lab: str, name: str) -> Iface:
-    return state.load(lab).ifaces[name]
+    return statefile.load(lab).ifaces[name]
 
 
 @contextlib.contextmanager
@@ -45,7 +46,7 @@ def foreign_tap(name: str) -> Iterator[None]:
 
 
 def raw(lab: str) -> str:
-    return Path(lab, state.FILE).read_text()
+    return Path(lab, statefile.FILE).read_text()
 
 
 # ---- addresses ----
@@ -115,7 +116,7 @@ def test_create_for_a_stopped_guest_only_records(lab: str) -> None:
     assert (found.slot, found.tap, found.up, found.bridge) == (0, "alice-eth0", False, None)
     assert (found.addresses, found.mtu) == (["10.0.0.1/24"], 9000)
     assert not sysfs.exists("alice-eth0")
-    view = network.interface_view(state.load(lab), "alice-eth0")
+    view = link_views.interface_view(statefile.load(lab), "alice-eth0")
     assert (view.state, view.rx_bytes, view.tx_bytes) == ("down", None, None)
 
 
@@ -124,7 +125,7 @@ def test_slots_are_the_lowest_free(lab: str) -> None:
         iface.create(lab, name)
     iface.delete(lab, "alice-wan")
     iface.create(lab, "alice-eth9")
-    found = state.load(lab)
+    found = statefile.load(lab)
     assert [i.name for i in found.ifaces_of("alice")] == ["alice-eth0", "alice-eth9", "alice-eth2"]
     assert [i.slot for i in found.ifaces_of("alice")] == [0, 1, 2]
     assert found.ifaces["bob-eth0"].slot == 0
@@ -214,7 +215,7 @@ def test_prepare_and_release(lab: str) -> None:
     iface.create(lab, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24"])
     iface.create(lab, "alice-eth1", mtu=9000)
     iface.create(lab, LONG, bridge="lan0")
-    found = state.load(lab)
+    found = statefile.load(lab)
     assert iface.prepare(found, "alice") == [
         "vec0:transport=tap,ifname=alice-eth0,depth=128,gro=1",
         "vec1:transport=tap,ifname=alice-eth1,depth=128,gro=1,mtu=9000",
@@ -233,21 +234,21 @@ def test_prepare_and_release(lab: str) -> None:
         assert not sysfs.has_carrier(tap)
         assert Path(f"/proc/sys/net/ipv6/conf/{tap}/disable_ipv6").read_text() == "1\n"
     with tun._attached("alice-eth0", tun._FLAGS):  # as the guest's kernel does
-        assert network.interface_view(found, "alice-eth0").state == "up"
-    view = network.interface_view(found, "alice-eth0")
+        assert link_views.interface_view(found, "alice-eth0").state == "up"
+    view = link_views.interface_view(found, "alice-eth0")
     assert view.state == "down"
     assert isinstance(view.rx_bytes, int)
-    assert network.our_links(found) == [*sorted(["alice-eth0", "alice-eth1", short]), "lan0"]
+    assert link_views.our_links(found) == [*sorted(["alice-eth0", "alice-eth1", short]), "lan0"]
     iface.release(found, "alice", "bob", "averylongguestname")
     iface.release(found, "alice")
-    assert network.our_links(found) == ["lan0"]
+    assert link_views.our_links(found) == ["lan0"]
 
 
 @pytest.mark.netns
 def test_prepare_takes_over_what_a_crash_left(lab: str) -> None:
     bridge.create(lab, "lan0")
     iface.create(lab, LONG, bridge="lan0")
-    found = state.load(lab)
+    found = statefile.load(lab)
     tap = names.tap(LONG)
     iface.prepare(found, "averylongguestname")
     index = sysfs.number(tap, "ifindex")
@@ -268,10 +269,10 @@ def test_prepare_undoes_itself(lab: str) -> None:
     bridge.create(lab, "lan0")
     iface.create(lab, "alice-eth0", bridge="lan0")
     iface.create(lab, "alice-eth1")
-    bridge.remove_all(state.load(lab))
+    bridge.remove_all(statefile.load(lab))
     before = sysfs.devices()
     with foreign_tap("alice-eth1"), pytest.raises(Conflict, match="not ours"):
-        iface.prepare(state.load(lab), "alice")
+        iface.prepare(statefile.load(lab), "alice")
     assert sysfs.devices() == before
 
 
@@ -280,7 +281,7 @@ def test_prepare_makes_bridges_again_with_their_addresses(lab: str) -> None:
     bridge.create(lab, "lan0", addresses=["10.0.0.254/24", "fd00::ff/64"])
     bridge.create(lab, "lan1", addresses=["10.1.0.254/24"])
     iface.create(lab, "alice-eth0", bridge="lan0")
-    found = state.load(lab)
+    found = statefile.load(lab)
     bridge.remove_all(found)  # as a reboot of the host would
     iface.prepare(found, "alice")
     with netlink.host() as channel:
@@ -295,10 +296,10 @@ def test_a_foreign_link_is_left_alone(lab: str) -> None:
     with foreign_tap("alice-eth0"):
         with pytest.raises(Conflict, match="'alice-eth0' exists already and is not ours"):
             iface.create(lab, "alice-eth0")
-        assert state.load(lab).ifaces == {}
+        assert statefile.load(lab).ifaces == {}
     iface.create(lab, "alice-eth0")
     with foreign_tap("alice-eth0"):
-        found = state.load(lab)
+        found = statefile.load(lab)
         iface.release(found, "alice")
         bridge.remove_all(found)
         iface.delete(lab, "alice-eth0")
@@ -310,7 +311,7 @@ def test_a_crashed_guests_tap_follows(lab: str) -> None:
     for name in ("lan0", "lan1"):
         bridge.create(lab, name)
     iface.create(lab, "alice-eth0", bridge="lan0")
-    iface.prepare(state.load(lab), "alice")
+    iface.prepare(statefile.load(lab), "alice")
     bridge.connect(lab, "lan1", "alice-eth0")
     assert sysfs.master("alice-eth0") == "lan1"
     iface.set_(lab, "alice-eth0", mtu=1400)
@@ -325,11 +326,11 @@ def test_a_crashed_guests_tap_follows(lab: str) -> None:
 def test_many_taps_go_in_one_step(lab: str) -> None:
     for n in range(20):
         iface.create(lab, f"alice-eth{n}")
-    found = state.load(lab)
+    found = statefile.load(lab)
     iface.prepare(found, "alice")
     with foreign_tap("bob-eth0"):
         iface.release(found, "alice")
-        assert network.our_links(found) == []
+        assert link_views.our_links(found) == []
         assert sysfs.exists("bob-eth0")
 
 
@@ -337,11 +338,11 @@ def test_many_taps_go_in_one_step(lab: str) -> None:
 def test_delete_of_guest(lab: str) -> None:
     iface.create(lab, "alice-eth0")
     iface.create(lab, "bob-eth0")
-    found = state.load(lab)
+    found = statefile.load(lab)
     iface.prepare(found, "alice")
     iface.delete_of_guest(found, "alice")
     assert list(found.ifaces) == ["bob-eth0"]
-    assert network.our_links(found) == []
+    assert link_views.our_links(found) == []
 
 
 @pytest.mark.netns
@@ -349,7 +350,7 @@ def test_no_tun_device(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
     iface.create(lab, "alice-eth0")
     monkeypatch.setattr(tun, "PATH", "/dev/net/nothere")
     with pytest.raises(DummError, match="cannot create 'alice-eth0': /dev/net/nothere: No") as e:
-        iface.prepare(state.load(lab), "alice")
+        iface.prepare(statefile.load(lab), "alice")
     assert e.value.hint is not None
     assert "modprobe" in e.value.hint
 
@@ -359,7 +360,7 @@ def test_boot_records_do_their_work_in_a_kernel(lab: str) -> None:
     """What the agent sends to its kernel, sent to this one about a tap named as the device is."""
     bridge.create(lab, "lan0")
     iface.create(lab, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24", "fd00::1/64"])
-    records = iface.boot_records(state.load(lab), "alice")
+    records = iface.boot_records(statefile.load(lab), "alice")
     assert records[0] == ("M", 0, b"ipv6\0")
     with tun.created("vec0", 0), netlink.host() as channel:
         index = sysfs.number("vec0", "ifindex")
@@ -377,7 +378,7 @@ def test_boot_records_do_their_work_in_a_kernel(lab: str) -> None:
 
 def test_boot_records_of_interfaces_that_stay_down(lab: str) -> None:
     iface.create(lab, "alice-eth0", addresses=["10.0.0.1/24"], mtu=9000)
-    records = iface.boot_records(state.load(lab), "alice")
+    records = iface.boot_records(statefile.load(lab), "alice")
     assert [(kind, slot) for kind, slot, _ in records] == [("N", 0), ("N", 0)]
     length, kind, _, _, _ = struct.unpack_from("=IHHII", records[0][2])
     assert (length, kind) == (len(records[0][2]), rtnl.RTM_SETLINK)
@@ -429,6 +430,6 @@ def test_several_operands_are_all_tried(lab: str) -> None:
     assert done.return_value == 3
     assert done.stdout == ""
     assert done.stderr.splitlines()[0].endswith(": no guest 'eve'")
-    assert sorted(state.load(lab).ifaces) == ["alice-eth0", "bob-eth0"]
+    assert sorted(statefile.load(lab).ifaces) == ["alice-eth0", "bob-eth0"]
     done = CliRunner().invoke(cli, ["-C", lab, "create", "alice-a", "alice-b", "--mac", "x"])
     assert done.exit_code == 2

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dumm_tools import apt, banner, cache, elf, kernel, packing, tree
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.images import apt, cache, elf, kernel, kernel_banner, kernel_pack
+from dumm_tools.trees import tree
 
 UML = "/usr/bin/linux.uml"
 RUN = "from dumm_tools.cli.common import run; from dumm_tools.cli.fs_kernel import group; "
@@ -137,16 +138,16 @@ def test_a_plain_binary() -> None:
     assert elf.is_static(UML) or os.path.isfile(inside["/lib64/ld-linux-x86-64.so.2"])
     assert any("libc.so" in path for path in inside)
     assert all(os.path.exists(host) for host, _ in found.binds)
-    assert kernel.release(found) == banner.release_of(UML)
+    assert kernel.release(found) == kernel_banner.release_of(UML)
 
 
 @needs_uml
 def test_import_a_binary_and_then_the_pack(home: Path, tmp_path: Path) -> None:
-    name = packing.import_(UML)
-    release = banner.release_of(UML)
+    name = kernel_pack.import_(UML)
+    release = kernel_banner.release_of(UML)
     assert name == f"linux-{release}"
     check_runs(home / name, release)
-    assert packing.import_(str(home / name), "again") == "again"
+    assert kernel_pack.import_(str(home / name), "again") == "again"
     check_runs(home / "again", release)
     # An archive's layout: nothing merged, and the loader behind an absolute link.
     old = tmp_path / "old"
@@ -155,14 +156,14 @@ def test_import_a_binary_and_then_the_pack(home: Path, tmp_path: Path) -> None:
     shutil.copy(home / name / "usr/lib64/ld-linux-x86-64.so.2", old / "lib/x86_64-linux-gnu/ld.so")
     (old / "lib64/ld-linux-x86-64.so.2").symlink_to("/lib/x86_64-linux-gnu/ld.so")
     shutil.copytree(home / name / "usr/bin", old / "bin")
-    assert packing.import_(str(old)) == "old"
+    assert kernel_pack.import_(str(old)) == "old"
     assert kernel.resolve("old").binary == UML
     (old / "lib/x86_64-linux-gnu/libc.so.6").unlink()
     with pytest.raises(DummError, match=r"lacks the library 'libc\.so\.6'"):
-        packing.import_(str(old), "worse")
+        kernel_pack.import_(str(old), "worse")
     with pytest.raises(Conflict):
-        packing.import_(UML)
-    assert packing.import_(UML, may_exist=True) == name
+        kernel_pack.import_(UML)
+    assert kernel_pack.import_(UML, may_exist=True) == name
     assert visible(home) == sorted([name, "again", "old"])
 
 
@@ -174,9 +175,9 @@ def test_import_of_other_things(home: Path, tmp_path: Path) -> None:
         ("/nowhere", NotFound),
     ):
         with pytest.raises(kind):
-            packing.import_(path)
+            kernel_pack.import_(path)
     with pytest.raises(Usage):
-        packing.import_("/bin/ls", "a b")
+        kernel_pack.import_("/bin/ls", "a b")
     assert visible(home) == []
 
 
@@ -262,16 +263,16 @@ def test_an_expired_suite(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What is older than a second counts as expired, on any mirror on any day.
     monkeypatch.setattr(apt, "host_settings", lambda: [("Acquire::Max-ValidTime", "1")])
     with pytest.raises(apt.Expired) as error:
-        packing.fetch("trixie")
+        kernel_pack.fetch("trixie")
     assert str(error.value) == "the release file of 'trixie' has expired"
     assert "--allow-expired" in (error.value.hint or "")
-    monkeypatch.setattr(packing, "SUITES", ("trixie", "bookworm"))
+    monkeypatch.setattr(kernel_pack, "SUITES", ("trixie", "bookworm"))
     said: list[str] = []
     with pytest.raises(apt.Expired):
-        packing.fetch(warn=said.append)
+        kernel_pack.fetch(warn=said.append)
     assert ["'trixie'" in said[0], "'bookworm'" in said[1]] == [True, True]
     assert visible(home) == []
-    assert packing.fetch("bookworm", "old", allow_expired=True) == "old"
+    assert kernel_pack.fetch("bookworm", "old", allow_expired=True) == "old"
 
 
 @pytest.mark.net
@@ -280,7 +281,7 @@ def test_an_unknown_key_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) 
     empty.write_bytes(b"")
     monkeypatch.setattr(apt, "_KEYRINGS", (str(empty),))
     with pytest.raises(DummError, match="cannot verify"):
-        packing.fetch("trixie")
+        kernel_pack.fetch("trixie")
     assert visible(home) == []
 
 

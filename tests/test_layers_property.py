@@ -22,9 +22,13 @@ from conftest import TOP, Lab, installed
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from dumm_tools import diff, files, guest, model, stack, workset
-from dumm_tools import master as masters
-from dumm_tools.overlay import FUSE
+from dumm_tools import model
+from dumm_tools.files import changes, stack
+from dumm_tools.files.mounts import FUSE
+from dumm_tools.guests import guest
+from dumm_tools.images import master as masters
+from dumm_tools.labs import working_set
+from dumm_tools.trees import diff
 
 pytestmark = [pytest.mark.uml, pytest.mark.root]
 
@@ -263,8 +267,8 @@ class World:
 
     def remount(self, name: str) -> None:
         """Forget all that lives in the driver's memory only."""
-        workset.umount(self.root, name)
-        workset.mount(self.root, name)
+        working_set.umount(self.root, name)
+        working_set.mount(self.root, name)
 
     def merged(self, name: str) -> Path:
         return self.lab.directory / "mount" / name
@@ -273,7 +277,7 @@ class World:
         """mount/ is as the model, and diff is what a look at the trees says."""
         after = look(self.merged(name), times=True)
         assert look(self.merged(name), times=False) == look(model_, times=False)
-        said = [c for c in files.changes(self.root, name) if c.path.startswith(b"/pool")]
+        said = [c for c in changes.changes(self.root, name) if c.path.startswith(b"/pool")]
         assert said == reference(look(self.master, times=True), after)
 
     def check_over(self, name: str, before: Look, more: Sequence[Operation]) -> None:
@@ -285,7 +289,7 @@ class World:
         doer.end()
         self.remount(name)
         after = look(self.merged(name), times=True)
-        said = [c for c in files.changes(self.root, name) if c.path.startswith(b"/pool")]
+        said = [c for c in changes.changes(self.root, name) if c.path.startswith(b"/pool")]
         assert said == reference(before, after)
 
     def check_stopped(self, name: str, more: Sequence[Operation]) -> None:
@@ -293,17 +297,17 @@ class World:
         reset drops it all."""
         self.remount(name)
         before = look(self.merged(name), times=True)
-        own = files.changes(self.root, name)
+        own = changes.changes(self.root, name)
         layer, over = self.place / "layer", self.place / "over"
         over.mkdir()
-        files.commit(self.root, name, str(layer), warn=pytest.fail)
-        files.commit(self.root, name, "committed", warn=pytest.fail)
+        changes.commit(self.root, name, str(layer), warn=pytest.fail)
+        changes.commit(self.root, name, "committed", warn=pytest.fail)
         try:
             guest.create(self.root, model.Guest("other", master=str(self.master)))
             try:
                 stack.add(self.root, ["other"], str(layer))
                 assert look(self.merged("other"), times=True) == before
-                said = files.changes(self.root, "other")
+                said = changes.changes(self.root, "other")
                 assert said == own  # the layer is on top, and nothing is in host/other
                 self.check_over("other", before, more)
                 assert look(Path(masters.resolve("committed").path), times=True) == before
@@ -313,9 +317,9 @@ class World:
             masters.delete("committed", {})
             shutil.rmtree(layer)
             shutil.rmtree(over)
-        files.reset(self.root, name)
+        changes.reset(self.root, name)
         assert look(self.merged(name), times=True) == look(self.master, times=True)
-        assert files.changes(self.root, name) == []
+        assert changes.changes(self.root, name) == []
 
 
 @pytest.fixture(params=KINDS)
@@ -364,7 +368,7 @@ def test_operations_on_the_host(make_world: Callable[[], World], fileops: Path) 
     @bounded(40)
     @given(sequences(50, ATTRIBUTES))
     def run(operations: list[Operation]) -> None:
-        files.reset(world.root, "alice")  # an example that failed did not get there
+        changes.reset(world.root, "alice")  # an example that failed did not get there
         with world.model() as twin:
             for part in (operations[: len(operations) // 2], operations[len(operations) // 2 :]):
                 real, model_ = doer_in(fileops, world.merged("alice")), doer_in(fileops, twin)
@@ -396,7 +400,7 @@ def test_operations_in_a_guest(make_world: Callable[[], World], fileops: Path, p
     @given(sequences(80))
     def run(operations: list[Operation]) -> None:
         with world.model() as twin:
-            files.reset(world.root, "alice")
+            changes.reset(world.root, "alice")
             lab("dumm-guest start alice")
             real = Doer(lab.start("dumm-guest exec -w / alice -- /fileops"))
             model_ = doer_in(fileops, twin)

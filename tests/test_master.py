@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from dumm_tools import cache, master, rootfs, tree
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.images import cache, master, master_build
+from dumm_tools.trees import tree
 
 RUN = "from dumm_tools.cli.common import run; from dumm_tools.cli.fs_master import group; "
 SCRIPT = f"{RUN} run(group, 'dumm-fs')"
@@ -112,7 +113,7 @@ def test_resolve(home: Path, tmp_path: Path) -> None:
     with pytest.raises(DummError, match="no directory"):
         master.resolve(str(tmp_path / "file"))
     assert master.resolve("/") == master.Master("/", None)
-    rootfs.build_busybox("b")
+    master_build.build_busybox("b")
     assert master.resolve("b") == master.Master(str(home / "b"), str(home / ".b.lock"))
 
 
@@ -147,14 +148,14 @@ def check_busybox(root: Path) -> None:
 def test_build_busybox(home: Path) -> None:
     old = os.umask(0o077)
     try:
-        assert rootfs.build_busybox() == "busybox"
+        assert master_build.build_busybox() == "busybox"
     finally:
         os.umask(old)
     check_busybox(home / "busybox")
     assert (home / "busybox/etc").stat().st_mode & 0o777 == 0o755
     with pytest.raises(Conflict):
-        rootfs.build_busybox()
-    assert rootfs.build_busybox(may_exist=True) == "busybox"
+        master_build.build_busybox()
+    assert master_build.build_busybox(may_exist=True) == "busybox"
     assert visible(home) == ["busybox"]
 
 

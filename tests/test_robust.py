@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, SUITES, Lab
 from uml_helpers import NOISE, one_line_error, pid_of, processes, state_of, until
 
-from dumm_tools import launch
+from dumm_tools.guests import launch
 
 pytestmark = pytest.mark.uml
 

@@ -25,7 +25,7 @@ import pytest
 from conftest import BIN, ROOT, cache_home
 from users import User
 
-from dumm_tools import launch
+from dumm_tools.guests import launch
 from dumm_tools.linux import mount
 
 TOP = Path(__file__).resolve().parent.parent

@@ -11,9 +11,10 @@ import pytest
 from conftest import SUITES, Lab
 from uml_helpers import until
 
-from dumm_tools import address, iface, route, state
+from dumm_tools import address, statefile
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.model import Guest, State
+from dumm_tools.net import iface, route
 
 # ---- records ----
 
@@ -23,7 +24,7 @@ def root(tmp_path: Path) -> str:
     """A working set with the stopped guest alice, who has eth0 and eth1."""
     (tmp_path / ".lock").touch()
     inode = os.stat(tmp_path / ".lock").st_ino
-    state.create(str(tmp_path), State("t0t0", inode, guests={"alice": Guest("alice")}))
+    statefile.create(str(tmp_path), State("t0t0", inode, guests={"alice": Guest("alice")}))
     iface.create(str(tmp_path), "alice-eth0", addresses=["10.0.0.1/24", "fd00::1/64"])
     iface.create(str(tmp_path), "alice-eth1", addresses=["10.1.0.1/24"])
     return str(tmp_path)
@@ -82,10 +83,10 @@ def test_refused_with_nothing_changed(
     root: str, error: type[DummError], name: str, dest: str, via: str | None
 ) -> None:
     route.add(root, "alice-eth0", "10.7.0.0/16", via="10.0.0.2")
-    before = Path(root, state.FILE).read_text()
+    before = Path(root, statefile.FILE).read_text()
     with pytest.raises(error):
         route.add(root, name, dest, via=via)
-    assert Path(root, state.FILE).read_text() == before
+    assert Path(root, statefile.FILE).read_text() == before
 
 
 def test_recorded_and_listed(root: str) -> None:
@@ -113,7 +114,7 @@ def test_recorded_and_listed(root: str) -> None:
 
 def test_a_link_that_stays_down_has_no_routes_at_boot(root: str) -> None:
     def kinds() -> list[int]:
-        records = iface.boot_records(state.load(root), "alice")
+        records = iface.boot_records(statefile.load(root), "alice")
         return [int.from_bytes(data[4:6], "little") for kind, _, data in records if kind == "N"]
 
     route.add(root, "alice-eth0", "default", via="10.0.0.2")

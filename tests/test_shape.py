@@ -16,9 +16,10 @@ import pytest
 from conftest import SUITES, Lab
 from uml_helpers import until
 
-from dumm_tools import iface, shape, state
+from dumm_tools import statefile
 from dumm_tools.errors import NotFound, Usage
 from dumm_tools.model import Guest, State
+from dumm_tools.net import iface, shape
 
 # ---- records ----
 
@@ -28,13 +29,13 @@ def root(tmp_path: Path) -> str:
     """A working set with the stopped guest alice, who has eth0."""
     (tmp_path / ".lock").touch()
     inode = os.stat(tmp_path / ".lock").st_ino
-    state.create(str(tmp_path), State("t0t0", inode, guests={"alice": Guest("alice")}))
+    statefile.create(str(tmp_path), State("t0t0", inode, guests={"alice": Guest("alice")}))
     iface.create(str(tmp_path), "alice-eth0")
     return str(tmp_path)
 
 
 def recorded(root: str) -> dict[str, float]:
-    return state.load(root).ifaces["alice-eth0"].shape
+    return statefile.load(root).ifaces["alice-eth0"].shape
 
 
 @pytest.mark.parametrize(
@@ -77,10 +78,10 @@ def test_bad_rates(text: str) -> None:
 def test_refused_with_nothing_changed(root: str, values: dict[str, float]) -> None:
     if not {"jitter", "reorder"} & set(values) or "delay" in values or values.get("jitter") == 21:
         shape.set_(root, "alice-eth0", {"delay": 20, "jitter": 5})
-    before = Path(root, state.FILE).read_text()
+    before = Path(root, statefile.FILE).read_text()
     with pytest.raises(Usage):
         shape.set_(root, "alice-eth0", values)
-    assert Path(root, state.FILE).read_text() == before
+    assert Path(root, statefile.FILE).read_text() == before
 
 
 def test_values_named_change_and_the_others_stay(root: str) -> None:

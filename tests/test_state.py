@@ -20,10 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uml_helpers import one_line_error, pid_of, state_of
 
-from dumm_tools import graph, iface, masquerade, records
-from dumm_tools import state as store
+from dumm_tools import records
+from dumm_tools import statefile as store
 from dumm_tools.errors import DummError, NotFound, TimedOut
+from dumm_tools.labs import graph
 from dumm_tools.model import Boot, Bridge, Guest, Iface, State
+from dumm_tools.net import iface, nat
 
 
 @pytest.fixture
@@ -174,7 +176,7 @@ def test_a_state_that_is_damaged_anywhere(changes: list[tuple[tuple[Any, ...], A
             with contextlib.suppress(DummError, OSError):
                 iface.boot_records(found, name)
         with contextlib.suppress(DummError, OSError):
-            list(map(masquerade.networks, found.bridges.values()))
+            list(map(nat.networks, found.bridges.values()))
 
 
 def test_bytes_that_are_no_text(root: str) -> None:
@@ -232,7 +234,7 @@ def test_the_holder_of_the_lock_is_named(root: str, monkeypatch: pytest.MonkeyPa
 
 def test_the_lock_is_free_when_its_holder_is_killed(root: str) -> None:
     code = (
-        "import sys, time; from dumm_tools import state\n"
+        "import sys, time; from dumm_tools import statefile as state\n"
         f"with state.transaction({root!r}): print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:

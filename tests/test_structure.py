@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
 import re
 import subprocess
@@ -21,41 +22,24 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-#: What knows nothing of anything else in the package, but for one another.
-BOTTOM = {
-    *("errors", "names", "model", "address", "elf", "layer", "lean", "messages", "tarball"),
-}
-#: Tools for any purpose: no guest, no lab.
-MIDDLE = BOTTOM | {
-    *("holder", "records", "state", "trust", "proc", "program"),
-    *("tree", "untar", "output", "diff", "transfer"),
-}
+#: The folders, from the ground up: a module imports from its own floor and from lower ones. The
+#: modules that lie in no folder are the floor ".".
+FLOORS = (
+    *("linux", ".", "trees", "agent", "running"),
+    *("images", "net", "files", "guests", "labs", "cli", "_docs"),
+)
 #: Imported by one module each.
 CONFINED = {"pyroute2", "sh", "tabulate"}
 #: Too heavy for a command that only reads.
 HEAVY = {"pyroute2", "sh", "tabulate", "asyncio", "importlib.metadata", "logging"}
 
 
-def layer(module: str) -> str:
-    """bottom, linux, agent, middle, domain, cli or docs."""
-    parts = module.split(".")[1:] or ["names"]  # the package itself: nothing below it either
-    if parts[0] in ("linux", "agent", "cli"):
-        return parts[0]
-    if parts[0] == "_docs":
-        return "docs"
-    return "bottom" if parts[0] in BOTTOM else "middle" if parts[0] in MIDDLE else "domain"
-
-
-#: Which layers a layer may import, itself included.
-ALLOWED = {
-    "bottom": {"bottom"},
-    "linux": {"bottom", "linux"},
-    "agent": {"bottom", "linux", "agent"},
-    "middle": {"bottom", "linux", "agent", "middle"},
-    "domain": {"bottom", "linux", "agent", "middle", "domain"},
-    "cli": {"bottom", "linux", "agent", "middle", "domain", "cli"},
-    "docs": {"bottom", "middle", "cli"},
-}
+def floor(module: str) -> str:
+    """The folder that a module lies in, "." for none; `_docs` stands above all."""
+    folders = module.split(".")[1:]
+    if folders and ((PACKAGE / folders[0]).is_dir() or folders[0] == "_docs"):
+        return folders[0]
+    return "."
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -89,25 +73,42 @@ def ours(module: str) -> str:
     return module.removesuffix(".__init__")
 
 
-def test_imports_go_one_way() -> None:
+def ours_among(path: Path) -> set[str]:
+    """The modules of the package that a module imports."""
+    return {ours(name) for name in imports(path) if name.split(".")[0] == "dumm_tools"}
+
+
+def test_every_folder_is_a_floor() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if list(path.glob("*.py"))}
+    assert folders == set(FLOORS) - {".", "_docs"}
+
+
+def test_imports_lead_down() -> None:
     wrong = [
-        f"{ours(module)} ({layer(ours(module))}) imports {name} ({layer(name)})"
+        f"{ours(module)} imports {name}"
         for module, path in MODULES.items()
-        for name in imports(path)
-        if name.split(".")[0] == "dumm_tools"
-        and layer(ours(name)) not in ALLOWED[layer(ours(module))]
+        for name in ours_among(path)
+        if FLOORS.index(floor(name)) > FLOORS.index(floor(ours(module)))
     ]
     assert wrong == []
 
 
+def test_no_import_leads_back() -> None:
+    """Not within a floor either, nor late in a function."""
+    order = graphlib.TopologicalSorter(
+        {ours(module): ours_among(path) for module, path in MODULES.items()}
+    )
+    order.prepare()  # CycleError names the circle
+
+
 def test_click_is_for_the_commands_only() -> None:
     users = {
-        layer(ours(module))
+        floor(ours(module))
         for module, path in MODULES.items()
         for name in imports(path)
         if name.split(".")[0] == "click"
     }
-    assert users == {"cli", "docs"}
+    assert users == {"cli", "_docs"}
 
 
 @pytest.mark.parametrize("package", sorted(CONFINED))
@@ -124,7 +125,7 @@ def test_a_heavy_package_has_one_user(package: str) -> None:
 def test_only_output_and_commands_write_to_stdout() -> None:
     wrong = []
     for module, path in MODULES.items():
-        if layer(module) in ("cli", "docs") or module == "dumm_tools.output":
+        if floor(module) in ("cli", "_docs") or module == "dumm_tools.output":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             text = ast.unparse(node) if isinstance(node, ast.expr) else ""

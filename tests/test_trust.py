@@ -83,7 +83,7 @@ def test_root_acts_on_nothing_in_the_directory_of_another(
     trap: UserLab, victim: Lab, tmp_path: Path
 ) -> None:
     proof = tmp_path / "proof"
-    evil(trap, f"{TOP}/dumm_tools/network.py", proof)
+    evil(trap, f"{TOP}/dumm_tools/net/link_views.py", proof)
     before = (trap.directory / "state.json").read_bytes()
     for verb in VERBS:
         done = victim(verb, status=4)
@@ -158,8 +158,8 @@ def test_what_is_mounted_over_modules_inside_is_not_run(packs: Path, tmp_path: P
     for module in (
         packages / "tabulate/__init__.py",
         TOP / "dumm_tools/linux/rtnl.py",
-        TOP / "dumm_tools/uplink.py",
-        TOP / "dumm_tools/nic.py",
+        TOP / "dumm_tools/net/uplink.py",
+        TOP / "dumm_tools/net/nic.py",
     ):
         assert module.exists()
         evil(lab, str(module), proof)
@@ -450,7 +450,7 @@ def test_nothing_of_an_isolated_lab_is_changed_from_outside(own: Lab) -> None:
     own("dumm-fs init --isolated --kernel sid")
     own("dumm-bridge create lan0")
     code = (
-        "import sys; from dumm_tools import bridge\n"
+        "import sys; from dumm_tools.net import bridge\n"
         f"bridge.create({str(own.directory)!r}, 'lan8')\n"
     )
     done = subprocess.run(

@@ -17,11 +17,11 @@ import pytest
 from conftest import ROOT, Lab
 from uml_helpers import one_line_error, state_of, until
 
-from dumm_tools import live, reach, turn
-from dumm_tools import state as store
+from dumm_tools import statefile as store
 from dumm_tools.errors import TimedOut
 from dumm_tools.linux import process
 from dumm_tools.model import Guest, State
+from dumm_tools.running import contact, liveness, turn
 
 KINDS = ("host", "isolated") if ROOT else ("isolated",)
 
@@ -55,7 +55,7 @@ class Stuck:
         self.guests: set[str] = set()
 
     def _send(self, guest: str, number: signal.Signals) -> None:
-        pidfd = live.pidfd_of(str(self.lab.directory), guest)
+        pidfd = liveness.pidfd_of(str(self.lab.directory), guest)
         assert pidfd is not None
         process.send_signal(pidfd, number)
         os.close(pidfd)
@@ -102,8 +102,8 @@ def root(tmp_path: Path) -> str:
 @pytest.mark.attack("silence")
 def test_no_guest_is_waited_for_in_a_transaction(root: str) -> None:
     asks = (
-        lambda: reach.mconsole(root, "alice", "version"),
-        lambda: reach.control(root, "alice").__enter__(),
+        lambda: contact.mconsole(root, "alice", "version"),
+        lambda: contact.control(root, "alice").__enter__(),
         lambda: turn.taken(root, "alice").__enter__(),
     )
     for ask in asks:

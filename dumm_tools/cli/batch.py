@@ -23,9 +23,9 @@ from dumm_tools.linux import tty
 TOOLS = ("guest", "iface", "bridge", "fs", "console")
 #: What most verbs of a tool import when they run: once here, or else in each child anew.
 DOMAIN = {
-    "guest": ("boot", "execution", "guest", "view"),
-    "iface": ("iface", "network", "route", "shape"),
-    "bridge": ("bridge", "network"),
+    "guest": ("guests.boot", "guests.execution", "guests.guest", "running.guest_views"),
+    "iface": ("net.iface", "net.link_views", "net.route", "net.shape"),
+    "bridge": ("net.bridge", "net.link_views"),
 }
 LEAVE = ("exit", "quit")
 WORDS_OF_OURS = {"exit": "leave the console", "quit": "leave the console", "help": "this"}

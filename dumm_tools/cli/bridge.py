@@ -18,7 +18,7 @@ from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_v
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
-    from dumm_tools.network import BridgeView
+    from dumm_tools.net.link_views import BridgeView
 
 cli = tool("dumm-bridge", "Segments: bridges on the host that join the interfaces of guests.")
 
@@ -47,7 +47,7 @@ interfaces = click.argument("ifaces", metavar="IFACE...", nargs=-1, required=Tru
 @click.option("--may-exist", is_flag=True, help="One that is there is left as it is.")
 def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) -> int:
     """Make bridges. An address is the host's own on the segment."""
-    from dumm_tools import bridge
+    from dumm_tools.net import bridge
 
     return each(
         names,
@@ -71,7 +71,7 @@ def connect(name: str, ifaces: tuple[str, ...]) -> int:
     One that is on another bridge moves, and its traffic with it. One that is down comes up in
     its guest.
     """
-    from dumm_tools import bridge
+    from dumm_tools.net import bridge
 
     return each(ifaces, lambda interface: bridge.connect(lab(), name, interface))
 
@@ -80,7 +80,7 @@ def connect(name: str, ifaces: tuple[str, ...]) -> int:
 @interfaces
 def disconnect(ifaces: tuple[str, ...]) -> int:
     """Unplug interfaces; they go down in their guests."""
-    from dumm_tools import bridge
+    from dumm_tools.net import bridge
 
     return each(ifaces, lambda interface: bridge.disconnect(lab(), interface))
 
@@ -93,7 +93,7 @@ def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
 
     FILTER is as in pcap-filter(7). Behind `--` options of tcpdump may stand before it.
     """
-    from dumm_tools import capture
+    from dumm_tools.net import capture
 
     return captured(capture.of_bridge(lab(make=False), name), words, file)
 
@@ -121,7 +121,7 @@ def uplink(name: str, nat: bool, device: str | None, remove: bool, host_access: 
     by IPv4; nobody outside reaches them. Of the host itself they reach nothing but its answer to
     a ping, and no link-local address (169.254.0.0/16) beyond it, unless --host-access is given.
     """
-    from dumm_tools import uplink as domain
+    from dumm_tools.net import uplink as domain
 
     if nat + remove + (device is not None) > 1:
         raise click.UsageError("--nat, --to and --none exclude each other")
@@ -156,7 +156,7 @@ def graph(form: Literal["dot", "svg", "mermaid", "json"]) -> None:
     Guests with their states, interfaces with addresses and impairments, bridges, the host's
     addresses, uplinks.
     """
-    from dumm_tools import graph as domain
+    from dumm_tools.labs import graph as domain
 
     click.echo(domain.draw(lab(make=False), form), nl=False)
 

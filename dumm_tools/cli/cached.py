@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
-from dumm_tools import cache
 from dumm_tools.cli.common import Words, each
 from dumm_tools.errors import DummError, NotFound
+from dumm_tools.images import cache
 
 F = TypeVar("F", bound=Callable[..., Any])
 

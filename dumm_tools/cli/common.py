@@ -153,20 +153,20 @@ def root() -> str:
 
 
 def lab(*, make: bool = True) -> str:
-    """As `root`, but inside the lab's own namespaces where it has some (`lab.enter`): for verbs
-    that look at links or mounts, or, with `make`, change them."""
+    """As `root`, but inside the lab's own namespaces where it has some (`isolation.enter`): for
+    verbs that look at links or mounts, or, with `make`, change them."""
     directory = root()
     meta = click.get_current_context().meta
     if "dumm.entered" in meta:
         return directory
-    from dumm_tools import state
+    from dumm_tools import statefile
 
     try:
-        isolated = state.is_isolated(directory)
+        isolated = statefile.is_isolated(directory)
     except (DummError, OSError):
         return directory  # whatever is wrong, the verb itself says it
     if isolated:
-        from dumm_tools import lab as own
+        from dumm_tools.running import isolation as own
 
         if own.enter(directory, make=make):
             meta["dumm.entered"] = True
@@ -377,11 +377,11 @@ class Name(Words):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
         from click.shell_completion import CompletionItem
 
-        from dumm_tools import state
+        from dumm_tools import statefile
 
         try:
             directory = working_directory(ctx)
-            found = sorted(self._choices(state.load(directory), directory))
+            found = sorted(self._choices(statefile.load(directory), directory))
         except (DummError, OSError):
             return []
         return [CompletionItem(n) for n in found if n.startswith(incomplete)]

@@ -70,8 +70,8 @@ def shell(name: str | None, host: bool, user: str | None) -> int:
     """
     import os
 
-    from dumm_tools import execution
     from dumm_tools.agent import session
+    from dumm_tools.guests import execution
 
     if host:
         if name or user:
@@ -97,7 +97,7 @@ def attach(name: str, line: int) -> None:
 
     Without an init of the guest's own, a root shell serves line 0 once something is typed.
     """
-    from dumm_tools import console
+    from dumm_tools.guests import console
 
     def say() -> None:
         messages.say(f"attached to {name}, line {line}; ^] detaches")
@@ -116,7 +116,7 @@ def attach(name: str, line: int) -> None:
 )
 def log(name: str, follow: bool, lines: int | None) -> None:
     """Print what a guest's kernel console printed since its last start."""
-    from dumm_tools import console
+    from dumm_tools.guests import console
 
     def write(data: bytes) -> None:
         sys.stdout.buffer.write(data)
@@ -131,7 +131,7 @@ def log(name: str, follow: bool, lines: int | None) -> None:
 @line_option
 def send(name: str, text: tuple[str, ...], line: int) -> None:
     """Type TEXT and Enter at a raw console of a guest."""
-    from dumm_tools import console
+    from dumm_tools.guests import console
 
     console.send(common.root(), name, line, " ".join(text))
 
@@ -140,7 +140,7 @@ def send(name: str, text: tuple[str, ...], line: int) -> None:
 @output_options(FIELDS)
 def list_(shape: output.Shape) -> None:
     """List the raw consoles of running guests."""
-    from dumm_tools import console
+    from dumm_tools.guests import console
 
     output.emit(console.list_(common.root()), FIELDS, shape)
 

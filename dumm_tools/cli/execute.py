@@ -65,8 +65,8 @@ def exec_(
     """
     import os
 
-    from dumm_tools import execution
     from dumm_tools.agent import session
+    from dumm_tools.guests import execution
 
     if host:
         if terminal or workdir or user or timeout or env:
@@ -92,10 +92,11 @@ def run_on_host(command: tuple[str, ...], *, shell: bool = False) -> int:
     """Run a program of the host in the lab's own namespaces, if it has some."""
     import shutil
 
-    from dumm_tools import lab, state
+    from dumm_tools import statefile
     from dumm_tools.errors import ExecFailed
+    from dumm_tools.running import isolation
 
-    state.load(common.lab())
+    statefile.load(common.lab())
     if shutil.which(command[0]) is None and "/" not in command[0]:
         raise ExecFailed(f"cannot run '{command[0]}': command not found", 127)
-    return lab.run_inside(command, shell=shell, prog=common.program())
+    return isolation.run_inside(command, shell=shell, prog=common.program())

@@ -52,12 +52,12 @@ CHECK_FIELDS: list[Field[Any]] = [
 )
 def init(kernel: str | None, master: str | None, isolated: bool | None) -> None:
     """Make a working set in the working directory."""
-    from dumm_tools import workset
+    from dumm_tools.labs import working_set
 
     root_user = _is_hosts_root()
     if isolated is False and not root_user:
         raise click.UsageError("--host-net needs root")
-    workset.init(
+    working_set.init(
         common.root(),
         kernel_spec=kernel,
         master_spec=master,
@@ -71,17 +71,17 @@ def destroy() -> None:
 
     What guests wrote (host/NAME), templates, masters and kernel packs stay.
     """
-    from dumm_tools import workset
+    from dumm_tools.labs import working_set
 
-    workset.destroy(common.lab(make=False))
+    working_set.destroy(common.lab(make=False))
 
 
 def _isolated(root: str) -> bool:
     """What the lab in `root` is, or what one would be."""
-    from dumm_tools import state
+    from dumm_tools import statefile
 
     try:
-        return state.load(root).isolated
+        return statefile.load(root).isolated
     except DummError:
         return not _is_hosts_root()
 
@@ -98,7 +98,7 @@ def _is_hosts_root() -> bool:
 @output_options(CHECK_FIELDS)
 def check(shape: output.Shape) -> int:
     """Say what this host lacks, one line each, with the remedy; 0 when a guest can start."""
-    from dumm_tools import check as checks
+    from dumm_tools.labs import check as checks
 
     root = common.root()
     found = checks.run(root, isolated=_isolated(root))
@@ -116,20 +116,20 @@ def check(shape: output.Shape) -> int:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
 def mount(names: tuple[str, ...]) -> int:
     """Mount the root trees of guests at mount/NAME, after a host's reboot for example."""
-    from dumm_tools import workset
+    from dumm_tools.labs import working_set
 
     root = common.lab()
-    return each(names, lambda n: workset.mount(root, n))
+    return each(names, lambda n: working_set.mount(root, n))
 
 
 @cli.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
 def umount(names: tuple[str, ...]) -> int:
     """Take the root trees of guests off mount/NAME; a running guest keeps its own."""
-    from dumm_tools import workset
+    from dumm_tools.labs import working_set
 
     root = common.lab()
-    return each(names, lambda n: workset.umount(root, n))
+    return each(names, lambda n: working_set.umount(root, n))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from dumm_tools.errors import DummError
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
-    from dumm_tools.diff import Change
+    from dumm_tools.trees.diff import Change
 
 
 def _path(change: Change) -> str:
@@ -37,9 +37,9 @@ def diff(name: str, shape: output.Shape) -> None:
     it. Content, type, mode, owner, extended attributes and the time of modification count; the
     times of directories do not.
     """
-    from dumm_tools import files
+    from dumm_tools.files import changes
 
-    found = files.changes(common.lab(), name)
+    found = changes.changes(common.lab(), name)
     if shape.names or shape.fields or shape.as_json:
         output.emit(found, FIELDS, shape)
     else:
@@ -50,10 +50,10 @@ def diff(name: str, shape: output.Shape) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests("stopped"))
 def reset(names: tuple[str, ...]) -> int:
     """Drop the changes of stopped guests: what is in host/NAME."""
-    from dumm_tools import files
+    from dumm_tools.files import changes
 
     root = common.lab()
-    return each(names, lambda n: files.reset(root, n))
+    return each(names, lambda n: changes.reset(root, n))
 
 
 @click.command(cls=Command)
@@ -67,10 +67,10 @@ def commit(name: str, to: str) -> None:
     warning: it may have a guest's setuid programs in it. Any other TO is a new master of that
     name, with all that the guest sees. The guest keeps its changes.
     """
-    from dumm_tools import files
+    from dumm_tools.files import changes
 
     with Progress() as progress:
-        files.commit(common.lab(), name, to, warn=warn, progress=progress)
+        changes.commit(common.lab(), name, to, warn=warn, progress=progress)
 
 
 class Place(Words):
@@ -105,7 +105,7 @@ def cp(sources: tuple[str, ...], target: str, preserve: str | None) -> int:
     for what is in it. A local name with a colon in it is ./NAME. Guests may run, and see what was
     copied at once.
     """
-    from dumm_tools import cp as copying
+    from dumm_tools.files import cp as copying
 
     status = 0
 

@@ -19,11 +19,11 @@ from dumm_tools.cli.common import Group, Progress, output_options, warn
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
-    from dumm_tools import kernel
+    from dumm_tools.images import kernel
 
 
 def _size(pack: kernel.Pack) -> int:
-    from dumm_tools import tree
+    from dumm_tools.trees import tree
 
     return tree.size(pack.path)
 
@@ -56,10 +56,10 @@ def fetch(
     Prints the name of the pack unless --name gives it: it is that of the suite. A suite whose
     Release file has expired is passed over, unless --suite names it: then that is an error.
     """
-    from dumm_tools import packing
+    from dumm_tools.images import kernel_pack
 
     with Progress() as progress:
-        made = packing.fetch(
+        made = kernel_pack.fetch(
             suite,
             name,
             mirror=mirror,
@@ -82,9 +82,9 @@ def import_(path: str, name: str | None, may_exist: bool) -> None:
     A binary takes the libraries and the modules that it uses on this host along. Nothing of PATH is
     run. Prints the name of the pack unless --name gives it.
     """
-    from dumm_tools import packing
+    from dumm_tools.images import kernel_pack
 
-    made = packing.import_(path, name, may_exist=may_exist)
+    made = kernel_pack.import_(path, name, may_exist=may_exist)
     if name is None:
         click.echo(made)
 
@@ -93,7 +93,7 @@ def import_(path: str, name: str | None, may_exist: bool) -> None:
 @output_options(FIELDS)
 def list_(shape: output.Shape) -> None:
     """List the kernel packs."""
-    from dumm_tools import kernel
+    from dumm_tools.images import kernel
 
     output.emit(kernel.list_(), FIELDS, shape)
 
@@ -103,6 +103,6 @@ def list_(shape: output.Shape) -> None:
 @if_exists_option
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete kernel packs; not one that a guest runs."""
-    from dumm_tools import kernel
+    from dumm_tools.images import kernel
 
     return delete_each(kernel.delete, names, if_exists)

@@ -76,9 +76,9 @@ def _targets(root: str, everyone: bool, words: tuple[str, ...], rest: int) -> tu
         raise click.UsageError("--all or one guest" + (", and one directory" if rest else ""))
     if not everyone:
         return [words[0]], words[1:]
-    from dumm_tools import view
+    from dumm_tools.running import guest_views
 
-    return view.all_names(root, lambda _: True), words
+    return guest_views.all_names(root, lambda _: True), words
 
 
 class Failures:
@@ -102,7 +102,8 @@ def add(words: tuple[str, ...], everyone: bool) -> int:
     What the guest writes from then on goes there: it should be closed to other users of the host,
     who could run setuid programs in it. One that is among the layers moves to the top.
     """
-    from dumm_tools import exposure, stack
+    from dumm_tools.files import stack
+    from dumm_tools.trees import exposure
 
     root = common.lab()
     names, (directory,) = _targets(root, everyone, words, 1)
@@ -121,7 +122,7 @@ def add(words: tuple[str, ...], everyone: bool) -> int:
 @all_option
 def del_(words: tuple[str, ...], everyone: bool) -> int:
     """Take a directory from a guest's layers; the directory itself stays."""
-    from dumm_tools import stack
+    from dumm_tools.files import stack
 
     root = common.lab()
     names, (directory,) = _targets(root, everyone, words, 1)
@@ -135,7 +136,7 @@ def del_(words: tuple[str, ...], everyone: bool) -> int:
 @all_option
 def pop(words: tuple[str, ...], everyone: bool) -> int:
     """Take the newest directory from a guest's layers."""
-    from dumm_tools import stack
+    from dumm_tools.files import stack
 
     root = common.lab()
     names, _ = _targets(root, everyone, words, 0)
@@ -149,7 +150,7 @@ def pop(words: tuple[str, ...], everyone: bool) -> int:
 @output_options(OVERLAY_FIELDS)
 def overlay_list(name: str, shape: output.Shape) -> None:
     """List the directories added to a guest's layers, the newest first."""
-    from dumm_tools import stack
+    from dumm_tools.files import stack
 
     output.emit(list(enumerate(stack.list_(common.root(), name), 1)), OVERLAY_FIELDS, shape)
 
@@ -161,7 +162,7 @@ def load(name: str) -> int:
 
     Guests see templates/T/GUEST on top at once, and what they write goes there.
     """
-    from dumm_tools import template as templates
+    from dumm_tools.files import template as templates
 
     failures = Failures()
     templates.load_(common.lab(), name, on_error=failures)
@@ -171,7 +172,7 @@ def load(name: str) -> int:
 @template.command()
 def unload() -> int:
     """Take the loaded template away; what guests wrote meanwhile stays in it."""
-    from dumm_tools import template as templates
+    from dumm_tools.files import template as templates
 
     failures = Failures()
     templates.unload(common.lab(), on_error=failures)
@@ -185,7 +186,7 @@ def save(name: str) -> None:
 
     That is a copy of the loaded template, or of the guests' own files when none is loaded.
     """
-    from dumm_tools import template as templates
+    from dumm_tools.files import template as templates
 
     templates.save(common.lab(), name)
 
@@ -194,7 +195,7 @@ def save(name: str) -> None:
 @output_options(TEMPLATE_FIELDS)
 def template_list(shape: output.Shape) -> None:
     """List the templates."""
-    from dumm_tools import template as templates
+    from dumm_tools.files import template as templates
 
     output.emit(templates.list_(common.root()), TEMPLATE_FIELDS, shape)
 
@@ -203,7 +204,7 @@ def template_list(shape: output.Shape) -> None:
 @click.argument("names", metavar="T...", nargs=-1, required=True, type=TEMPLATE)
 def delete(names: tuple[str, ...]) -> int:
     """Delete templates that are not loaded."""
-    from dumm_tools import template as templates
+    from dumm_tools.files import template as templates
 
     root = common.lab()
     return each(names, lambda name: templates.delete(root, name))

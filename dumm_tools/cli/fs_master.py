@@ -19,11 +19,11 @@ from dumm_tools.cli.common import Group, Progress, output_options, warn
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
-    from dumm_tools import master
+    from dumm_tools.images import master
 
 
 def _size(stored: master.Stored) -> int:
-    from dumm_tools import tree
+    from dumm_tools.trees import tree
 
     return tree.size(stored.path)
 
@@ -63,14 +63,14 @@ def build(
     is given; its root user has no password. Prints the name of the master unless --name gives
     it.
     """
-    from dumm_tools import master, rootfs
+    from dumm_tools.images import master, master_build
 
     packages = [p for each in include for p in each.split(",") if p]
     if packages and what != "debian":
         raise click.UsageError("--include goes with debian")
     with Progress() as progress:
         if what == "busybox":
-            made = rootfs.build_busybox(
+            made = master_build.build_busybox(
                 name or master.BUSYBOX,
                 suite=suite,
                 mirror=mirror,
@@ -79,7 +79,7 @@ def build(
                 progress=progress,
             )
         else:
-            made = rootfs.build_debian(
+            made = master_build.build_debian(
                 name,
                 suite=suite,
                 include=packages,
@@ -103,9 +103,10 @@ def import_(source: str, name: str | None, may_exist: bool) -> None:
     guest makes its own. An archive that would write outside of the master is refused. Prints
     the name of the master unless --name gives it.
     """
-    from dumm_tools import lab, master
+    from dumm_tools.images import master
+    from dumm_tools.running import isolation
 
-    lab.become_root()
+    isolation.become_root()
     with Progress() as progress:
         made = master.import_(source, name, may_exist=may_exist, progress=progress, warn=warn)
     if name is None:
@@ -116,7 +117,7 @@ def import_(source: str, name: str | None, may_exist: bool) -> None:
 @output_options(FIELDS)
 def list_(shape: output.Shape) -> None:
     """List the masters."""
-    from dumm_tools import master
+    from dumm_tools.images import master
 
     output.emit(master.list_(), FIELDS, shape)
 
@@ -126,8 +127,9 @@ def list_(shape: output.Shape) -> None:
 @if_exists_option
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete masters; not one that a guest uses."""
-    from dumm_tools import lab, master
+    from dumm_tools.images import master
+    from dumm_tools.running import isolation
 
     over = master.mounted_over()
-    lab.become_root()
+    isolation.become_root()
     return delete_each(lambda name: master.delete(name, over), names, if_exists)

@@ -92,17 +92,17 @@ class Errors:
 
 def chosen(root: str, names: tuple[str, ...], everyone: bool, states: tuple[str, ...]) -> list[str]:
     """The operands, or with --all the guests in one of `states`."""
-    from dumm_tools import view
+    from dumm_tools.running import guest_views
 
     if everyone == bool(names):
         raise click.UsageError("name guests, or say --all" if not names else "--all takes no names")
     if everyone:
-        return view.all_names(root, lambda s: s in states)
+        return guest_views.all_names(root, lambda s: s in states)
     return list(dict.fromkeys(names))
 
 
 def _start(root: str, names: list[str], timeout: float, wait: bool, *, keep: bool = True) -> Errors:
-    from dumm_tools import boot
+    from dumm_tools.guests import boot
 
     errors, prog = Errors(keep), common.program()
 
@@ -140,7 +140,9 @@ def create(
     start: bool,
 ) -> int:
     """Make guests: their records, directories and root trees (mount/NAME)."""
-    from dumm_tools import guest, model, view
+    from dumm_tools import model
+    from dumm_tools.guests import guest
+    from dumm_tools.running import guest_views
 
     root = common.lab()
     there: list[str] = []
@@ -161,7 +163,7 @@ def create(
 
     code = each(dict.fromkeys(names), one)
     if start and there:
-        up = set(view.all_names(root, lambda s: s not in ("stopped", "crashed")))
+        up = set(guest_views.all_names(root, lambda s: s not in ("stopped", "crashed")))
         errors = _start(root, [n for n in there if n not in up], 30.0, True, keep=False)
         code = code or errors.code
         each((n for n in errors.names if n in made), lambda n: guest.delete(root, n))
@@ -175,7 +177,7 @@ def create(
 @click.option("--if-exists", is_flag=True, help="Do not mind a guest that does not exist.")
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete stopped guests with their interfaces and files."""
-    from dumm_tools import guest
+    from dumm_tools.guests import guest
 
     root = common.lab()
     return each(dict.fromkeys(names), lambda n: guest.delete(root, n, if_exists=if_exists))
@@ -211,7 +213,7 @@ stop_timeout_option = click.option(
 @click.option("--kill", "force", is_flag=True, help="Use force at once.")
 def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) -> int:
     """Stop guests side by side: in good order, and by force after the timeout."""
-    from dumm_tools import guest
+    from dumm_tools.guests import guest
 
     errors, root = Errors(), common.lab(make=False)
     targets = chosen(root, names, everyone, UP)
@@ -225,7 +227,7 @@ def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) ->
 @timeout_option
 def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
     """Stop guests and start them again, side by side."""
-    from dumm_tools import guest
+    from dumm_tools.guests import guest
 
     root = common.lab()
     targets = chosen(root, names, everyone, UP)
@@ -240,7 +242,7 @@ def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
 @click.option("--all", "everyone", is_flag=True, help="All guests that run.")
 def pause(names: tuple[str, ...], everyone: bool) -> int:
     """Stop the kernels of guests where they are."""
-    from dumm_tools import guest
+    from dumm_tools.guests import guest
 
     root = common.lab(make=False)
     return each(chosen(root, names, everyone, ("running",)), lambda n: guest.pause(root, n))
@@ -251,7 +253,7 @@ def pause(names: tuple[str, ...], everyone: bool) -> int:
 @click.option("--all", "everyone", is_flag=True, help="All paused guests.")
 def resume(names: tuple[str, ...], everyone: bool) -> int:
     """Let paused guests go on."""
-    from dumm_tools import guest
+    from dumm_tools.guests import guest
 
     root = common.lab(make=False)
     return each(chosen(root, names, everyone, ("paused",)), lambda n: guest.resume(root, n))
@@ -276,7 +278,7 @@ def set_(
 
     All --arg together replace the earlier ones.
     """
-    from dumm_tools import guest
+    from dumm_tools.guests import guest
 
     values: dict[str, object] = {}
     if memory is not None:
@@ -295,9 +297,9 @@ def set_(
 @output_options(FIELDS)
 def list_(shape: output.Shape) -> None:
     """List all guests."""
-    from dumm_tools import view
+    from dumm_tools.running import guest_views
 
-    output.emit(view.list_(common.root()), FIELDS, shape)
+    output.emit(guest_views.list_(common.root()), FIELDS, shape)
 
 
 @cli.command()
@@ -305,11 +307,11 @@ def list_(shape: output.Shape) -> None:
 @output_options(FIELDS)
 def show(names: tuple[str, ...], shape: output.Shape) -> int:
     """Show all about guests."""
-    from dumm_tools import view
+    from dumm_tools.running import guest_views
 
     root = common.root()
     views: list[Any] = []
-    code = each(names, lambda n: views.append(view.show(root, n)))
+    code = each(names, lambda n: views.append(guest_views.show(root, n)))
     if views:
         output.emit(views, FIELDS, shape, one_by_one=True)
     return code
@@ -333,7 +335,7 @@ def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
     """Wait until guests are ready, or stopped; exit status 5 when the time is up."""
     import time
 
-    from dumm_tools import guest
+    from dumm_tools.guests import guest
 
     root = common.root()
     end = None if timeout is None else time.monotonic() + timeout
@@ -349,9 +351,9 @@ def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
 @click.argument("name", type=guests())
 def is_running(name: str) -> int:
     """Exit with 0 if a guest runs, with 1 if not."""
-    from dumm_tools import view
+    from dumm_tools.running import guest_views
 
-    return 0 if view.is_running(common.root(), name) else 1
+    return 0 if guest_views.is_running(common.root(), name) else 1
 
 
 @cli.command()
@@ -362,7 +364,7 @@ def mconsole(name: str, command: tuple[str, ...]) -> None:
 
     `help` lists the commands of the kernel.
     """
-    from dumm_tools import guest
+    from dumm_tools.guests import guest
 
     answer = guest.mconsole(common.lab(make=False), name, command)
     if answer:

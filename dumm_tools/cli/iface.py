@@ -13,8 +13,8 @@ from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_v
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
-    from dumm_tools.network import InterfaceView
-    from dumm_tools.route import RouteView
+    from dumm_tools.net.link_views import InterfaceView
+    from dumm_tools.net.route import RouteView
 
 cli = tool(
     "dumm-iface",
@@ -67,10 +67,11 @@ ADDRESS_FIELDS: list[Field[str]] = [
 
 
 def _actual(view: InterfaceView) -> dict[str, output.Scalar] | None:
-    from dumm_tools import shape, state
+    from dumm_tools import statefile
+    from dumm_tools.net import shape
 
     root = lab(make=False)
-    found = shape.actual(root, state.load(root), view.record)
+    found = shape.actual(root, statefile.load(root), view.record)
     return dict(found) if found else None
 
 
@@ -134,7 +135,7 @@ def create(
 
     The device is up when it is connected to a bridge.
     """
-    from dumm_tools import iface
+    from dumm_tools.net import iface
 
     if mac is not None and len(names) > 1:
         raise click.UsageError("--mac goes with one interface only")
@@ -162,7 +163,7 @@ show_verb(cli, SHOW_FIELDS, several, "interface_view", "Show interfaces in full.
 @several
 def up(names: tuple[str, ...]) -> int:
     """Bring the guests' devices up, now and at each start."""
-    from dumm_tools import iface
+    from dumm_tools.net import iface
 
     return each(names, lambda name: iface.set_up(lab(), name, True))
 
@@ -171,7 +172,7 @@ def up(names: tuple[str, ...]) -> int:
 @several
 def down(names: tuple[str, ...]) -> int:
     """Take the guests' devices down, now and at each start."""
-    from dumm_tools import iface
+    from dumm_tools.net import iface
 
     return each(names, lambda name: iface.set_up(lab(), name, False))
 
@@ -187,7 +188,7 @@ def set_(name: str, mtu: int | None, mac: str | None) -> None:
     again, which costs it the routes that were set by hand. Its neighbours may send to the old
     address for some seconds more, until they ask again.
     """
-    from dumm_tools import iface
+    from dumm_tools.net import iface
 
     iface.set_(lab(), name, mtu=mtu, mac=mac)
 
@@ -208,7 +209,7 @@ address_group = address_verbs(
 @output_options(ADDRESS_FIELDS)
 def address_list(name: str, live: bool, shape: output.Shape) -> None:
     """List the addresses that an interface is given."""
-    from dumm_tools import iface
+    from dumm_tools.net import iface
 
     output.emit(iface.addresses_of(lab(make=False), name, ask_guest=live), ADDRESS_FIELDS, shape)
 
@@ -230,7 +231,7 @@ def route_add(name: str, dest: str, via: str | None, may_exist: bool) -> None:
     interface has an address of, or that a route without gateway leads to. The route is in force
     while the interface is up.
     """
-    from dumm_tools import route
+    from dumm_tools.net import route
 
     route.add(lab(), name, dest, via=via, may_exist=may_exist)
 
@@ -242,7 +243,7 @@ def route_add(name: str, dest: str, via: str | None, may_exist: bool) -> None:
 @click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
 def route_del(name: str, dest: str, via: str | None, if_exists: bool) -> None:
     """Take a route from a guest."""
-    from dumm_tools import route
+    from dumm_tools.net import route
 
     route.delete(lab(), name, dest, via=via, if_exists=if_exists)
 
@@ -253,7 +254,7 @@ def route_del(name: str, dest: str, via: str | None, if_exists: bool) -> None:
 @output_options(ROUTE_FIELDS)
 def route_list(guest: str, live: bool, shape: output.Shape) -> None:
     """List the routes that a guest is given."""
-    from dumm_tools import route
+    from dumm_tools.net import route
 
     output.emit(route.list_(lab(make=False), guest, ask_guest=live), ROUTE_FIELDS, shape)
 
@@ -273,7 +274,7 @@ def shape_(name: str, rate: str | None, clear: bool, **values: float | None) -> 
 
     The values named change, the others stay; 0 takes one away.
     """
-    from dumm_tools import shape
+    from dumm_tools.net import shape
 
     wanted = {key: value for key, value in values.items() if value is not None}
     if rate is not None:
@@ -292,7 +293,7 @@ def capture_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def captured(device: str, words: tuple[str, ...], file: str | None) -> int:
     """Run a `capture`; its exit status."""
-    from dumm_tools import capture
+    from dumm_tools.net import capture
 
     try:
         return capture.run(device, words, file)
@@ -310,7 +311,7 @@ def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
 
     FILTER is as in pcap-filter(7). Behind `--` options of tcpdump may stand before it.
     """
-    from dumm_tools import capture
+    from dumm_tools.net import capture
 
     return captured(capture.of_interface(lab(make=False), name), words, file)
 

@@ -18,10 +18,10 @@ addresses_argument = click.argument("addresses", metavar="A/P...", nargs=-1, req
 
 
 def _domain(name: str) -> Any:
-    """A module of the domain, when it is needed: it imports much."""
+    """A module of `net`, when it is needed: it imports much."""
     import importlib
 
-    return importlib.import_module(f"dumm_tools.{name}")
+    return importlib.import_module(f"dumm_tools.net.{name}")
 
 
 def delete_verb(
@@ -40,14 +40,14 @@ def delete_verb(
 
 
 def list_verb(tool: Group, fields: Sequence[Field[V]], all_: str, help_text: str) -> None:
-    """Give a tool `list`, of what the function `all_` of network.py finds in the state."""
+    """Give a tool `list`, of what the function `all_` of net/link_views.py finds in the state."""
 
     @tool.command("list", help=help_text)
     @output_options(fields)
     def list_(shape: output.Shape) -> None:
-        from dumm_tools import state
+        from dumm_tools import statefile
 
-        found = getattr(_domain("network"), all_)(state.load(lab(make=False)))
+        found = getattr(_domain("link_views"), all_)(statefile.load(lab(make=False)))
         output.emit(found, fields, shape)
 
 
@@ -58,16 +58,16 @@ def show_verb(
     one: str,
     help_text: str,
 ) -> None:
-    """Give a tool `show NAME...`, of what the function `one` of network.py finds in the state under
-    a name."""
+    """Give a tool `show NAME...`, of what the function `one` of net/link_views.py finds in the
+    state under a name."""
 
     @tool.command(help=help_text)
     @operands
     @output_options(fields)
     def show(names: tuple[str, ...], shape: output.Shape) -> int:
-        from dumm_tools import state
+        from dumm_tools import statefile
 
-        stored, view = state.load(lab(make=False)), getattr(_domain("network"), one)
+        stored, view = statefile.load(lab(make=False)), getattr(_domain("link_views"), one)
         found: list[V] = []
         status = each(names, lambda name: found.append(view(stored, name)))
         output.emit(found, fields, shape, one_by_one=True)

@@ -15,10 +15,10 @@ def guests(*states: str) -> Name:
     """An operand that names a guest; completion offers those in one of `states`."""
 
     def choices(state: State, root: str) -> Iterable[str]:
-        from dumm_tools import live
+        from dumm_tools.running import liveness
 
         for name, guest in state.guests.items():
-            if not states or live.guest_state(root, state, guest) in states:
+            if not states or liveness.guest_state(root, state, guest) in states:
                 yield name
 
     return Name("guest", choices)

@@ -13,8 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dumm_tools import lean
-from dumm_tools.linux import rtattr
+from dumm_tools.linux import lean, rtattr
 from dumm_tools.linux.netlink import (
     NLM_F_CREATE,
     NLM_F_DUMP,

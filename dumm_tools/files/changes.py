@@ -1,0 +1,179 @@
+"""What a guest changed in its files: said, dropped, kept as a layer or as a master."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+
+from dumm_tools import names
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.files import choice, mounts
+from dumm_tools.images import cache
+from dumm_tools.model import Guest, State
+from dumm_tools.running import guest_views, liveness, turn
+from dumm_tools.statefile import Transaction, transaction
+from dumm_tools.trees import diff, exposure, layer, tree
+
+Report = Callable[[str], None]
+
+_TEMP = ".tmp-"
+_OPEN = (
+    "'{}' is closed to others (0700), who could run a guest's setuid programs in it: for ordinary "
+    "users of guests move it into a directory that is closed, and chmod 755 it"
+)
+
+
+def marks(root: str, state: State, name: str) -> layer.Marks:
+    """How the driver of a guest's overlay marks what is deleted and hidden."""
+    if mounts.by_fuse(root, name):
+        return layer.FUSE
+    return layer.USER if state.isolated else layer.KERNEL
+
+
+def changes(root: str, name: str) -> list[diff.Change]:
+    """What the guest's top layer changes against the layers below it, sorted by path."""
+    with transaction(root) as change:
+        guest = guest_views.get(change.state, name)
+        below = choice.resolve_master(root, guest).path
+        top, *lower = mounts.layers(root, change.state, guest, below)
+        how = marks(root, change.state, name)
+    try:
+        return diff.changes(top, lower, how)
+    except FileNotFoundError as e:
+        raise NotFound(f"layer '{e.filename}' of guest '{name}' is gone") from None
+
+
+def reset(root: str, name: str) -> None:
+    """Drop a stopped guest's changes: empty host/NAME. Conflict while it runs."""
+    run = liveness.run_dir(root, name)
+    with turn.taken(root, name), transaction(root) as change:
+        guest = guest_views.get(change.state, name)
+        with kept_stopped(root, change.state, guest, fcntl.LOCK_EX):
+            was_mounted = mounts.umount(root, change.state, name)
+            own = mounts.paths(root, name)[1]
+            if os.path.lexists(own):
+                # Gone at once, however long the rest takes, or if we are killed.
+                os.rename(own, os.path.join(run, f"dropped-{os.urandom(4).hex()}"))
+            os.makedirs(own)
+            if was_mounted:
+                choice.mount(root, change.state, guest)
+    for old in os.listdir(run):
+        if old.startswith("dropped-"):
+            tree.remove(os.path.join(run, old))
+
+
+def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | None = None) -> None:
+    """Make a stopped guest's changes a new layer, where `to` is a path, or else a new master
+    called `to`, of all that the guest sees. Conflict while it runs, and where `to` exists."""
+    as_layer, is_open = "/" in to, False
+    if not as_layer:
+        names.pack(to, "master name")
+    with contextlib.ExitStack() as stack:
+        with turn.taken(root, name), transaction(root) as change:
+            state = change.state
+            guest = guest_views.get(state, name)
+            stack.enter_context(kept_stopped(root, state, guest, fcntl.LOCK_SH))
+            if not as_layer:
+                _mounted(root, change, guest, stack)
+        mount, own, _ = mounts.paths(root, name)
+        if as_layer:
+            os.makedirs(own, exist_ok=True)  # a reset may have been killed
+            parent = os.path.realpath(os.path.dirname(os.path.abspath(to)))
+            if f"{parent}/".startswith(f"{os.path.realpath(own)}/"):
+                raise Usage(f"'{to}' is in the layer itself")
+            target = stack.enter_context(staged(to))
+            is_open = exposure.is_open(os.path.dirname(target))
+            left = tree.copy(own, target, marks=marks(root, state, name), private=is_open)
+        else:
+            target = stack.enter_context(cache.build("masters", to, progress=progress)) or ""
+            left = tree.copy(mount, target)
+    if left:
+        warn(f"left aside {left} device nodes and sockets")
+    if is_open:
+        warn(_OPEN.format(to))
+
+
+@contextlib.contextmanager
+def kept_stopped(root: str, state: State, guest: Guest, how: int) -> Iterator[None]:
+    """See to it that the guest is stopped and not started: `start` needs this lock for itself."""
+    now = liveness.guest_state(root, state, guest)
+    if now not in ("stopped", "crashed"):
+        raise Conflict(f"guest '{guest.name}' is {now}", hint=f"dumm-guest stop {guest.name}")
+    liveness.make_run_dir(root, guest.name)
+    path = os.path.join(liveness.run_dir(root, guest.name), "lock")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"the files of guest '{guest.name}' are in use") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _mounted(root: str, change: Transaction, guest: Guest, stack: contextlib.ExitStack) -> None:
+    """Have the guest's tree mounted; taken off again at the end when it was not."""
+    if not choice.mount(root, change.state, guest):
+        return
+
+    def umount() -> None:
+        with turn.taken(root, guest.name), transaction(root) as later:
+            mounts.umount(root, later.state, guest.name)
+
+    stack.callback(umount)
+
+
+@contextlib.contextmanager
+def staged(to: str) -> Iterator[str]:
+    """An empty directory that gets the name `to` when the block ends well, and goes away else.
+
+    It grows beside its final place, locked: what killed commands left there is swept up.
+    """
+    # Links on the way are followed once: what is known of that place holds to the end.
+    parent, own = os.path.split(os.path.abspath(to))
+    parent = os.path.realpath(parent)
+    final = os.path.join(parent, own)
+    if os.path.lexists(final):
+        raise Conflict(f"'{to}' exists already")
+    if not os.path.isdir(parent):
+        raise NotFound(f"no directory '{parent}'")
+    sweep(final)
+    place = temporary(final)
+    os.mkdir(place, 0o700)
+    with _locked(place):
+        try:
+            yield place
+            if os.path.lexists(final):
+                raise Conflict(f"'{to}' exists already")
+            os.rename(place, final)
+        except BaseException:
+            tree.remove(place)
+            raise
+
+
+def temporary(final: str) -> str:
+    """A name beside `final` for what is not there yet, or no more."""
+    parent, name = os.path.split(final)
+    return os.path.join(parent, f".{name}{_TEMP}{os.urandom(4).hex()}")
+
+
+def sweep(final: str) -> None:
+    """Remove what lies at names that `temporary` gave for `final`, and nobody works on."""
+    parent, name = os.path.split(final)
+    for old in os.listdir(parent):
+        if old.startswith(f".{name}{_TEMP}"):
+            with contextlib.suppress(OSError, DummError), _locked(os.path.join(parent, old)):
+                tree.remove(os.path.join(parent, old))
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,54 @@
+"""What a guest is started from: its kernel, its master, its tree."""
+
+from __future__ import annotations
+
+import os
+
+from dumm_tools.errors import NotFound
+from dumm_tools.files import mounts
+from dumm_tools.images import kernel, master
+from dumm_tools.model import Guest, State
+
+
+def resolve_kernel(root: str, guest: Guest) -> kernel.Kernel:
+    """The guest's kernel: its own, else the working set's, which the first look pins to the
+    newest pack of the cache. Called inside a transaction."""
+    if guest.kernel is not None:
+        return kernel.resolve(guest.kernel)
+    link = os.path.join(root, "linux")
+    if os.path.lexists(link):
+        return kernel.resolve(os.path.realpath(link))
+    found = kernel.default()
+    if found is None:
+        raise NotFound("there is no kernel for guests", hint="dumm-fs kernel fetch")
+    os.symlink(found.path, link)
+    return found
+
+
+def resolve_master(root: str, guest: Guest) -> master.Master:
+    """The guest's master: its own, else the working set's, which the first look pins to the one
+    of the cache. Called inside a transaction."""
+    if guest.master is not None:
+        return master.resolve(guest.master)
+    link = os.path.join(root, "master")
+    if os.path.lexists(link):
+        return master.resolve(os.path.realpath(link))
+    found = master.default()
+    if found is None:
+        if master.list_():
+            raise NotFound("several masters, and none is the default", hint="name one by --master")
+        raise NotFound("there is no master for guests", hint="dumm-fs master build busybox")
+    os.symlink(found.path, link)
+    return found
+
+
+def mount(root: str, state: State, guest: Guest) -> bool:
+    """Mount the guest's tree; False when it was mounted already."""
+    return mounts.mount(root, state, guest, resolve_master(root, guest).path)
+
+
+def leave_master(root: str, state: State, guest: Guest, path: str) -> bool:
+    """Unmount a tree whose guest was given another master, `path`, while it ran."""
+    if guest.boot is None or guest.boot.master in ("", path):
+        return False
+    return mounts.umount(root, state, guest.name)

@@ -1,0 +1,247 @@
+"""Files copied between the host and guests, and between guests (`dumm-fs cp`).
+
+A guest's path is looked up as the guest itself would: its links, absolute ones too, and its `..`
+stay in its tree. What is found is copied by `copying.py`.
+
+A running guest looks each name up anew (hostfs), except for what its processes have open: that is
+what it was until it is closed. So files are replaced, and never written to in place: a process
+of the guest's sees all of the old one or all of the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from dumm_tools import names
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.files import choice, mounts
+from dumm_tools.running import guest_views, liveness, turn
+from dumm_tools.statefile import transaction
+from dumm_tools.trees import copying
+
+Report = Callable[[str], None]
+OnError = Callable[[DummError], None]
+
+_LINKS_MAX = 40  # as the kernel, path_resolution(7)
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
+_STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/self/fd/\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A path here (`guest` None) or in a guest."""
+
+    said: str
+    guest: str | None
+    path: str
+
+
+def operand(said: str) -> Operand:
+    """Take GUEST:PATH apart; a colon behind a slash belongs to a local name. Usage."""
+    head, colon, path = said.partition(":")
+    if not colon or "/" in head:
+        if not said:
+            raise Usage("an empty path")
+        return Operand(said, None, said)
+    return Operand(said, names.guest(head), f"/{path}")
+
+
+def copy(
+    root: str,
+    sources: Sequence[str],
+    target: str,
+    *,
+    on_error: OnError,
+    warn: Report,
+    progress: Report = lambda _: None,
+    keep_mode: bool = False,
+) -> None:
+    """Copy files and trees; what cannot be copied is told to `on_error`, the rest is copied. What
+    a guest's root user made setuid is not so on the host, unless with `keep_mode`.
+
+    NotFound for a guest or a place that is not there, Usage where neither side is a guest's.
+    """
+    froms, to = [operand(s) for s in sources], operand(target)
+    if to.guest is None and all(f.guest is None for f in froms):
+        raise Usage(
+            "neither side is in a guest",
+            hint="a guest's file is GUEST:PATH, a local name with a colon ./NAME",
+        )
+    with contextlib.ExitStack() as stack:
+        roots = {
+            guest: stack.enter_context(_root_of(root, guest))
+            for guest in {o.guest for o in (*froms, to)}
+            if guest is not None
+        }
+
+        def place(of: Operand) -> _Place:
+            return _Place(roots[of.guest] if of.guest is not None else None)
+
+        if to.guest is None and any(f.guest is not None for f in froms):
+            _refuse_link(to)
+        if to.guest is None and len(froms) == 1 and _is_stream(to.path):
+            _copy_into(place(froms[0]), froms[0], to)
+            return
+        top, name = _target(place(to), to, len(froms) > 1)
+        stack.callback(os.close, top)
+
+        def report(error: OSError) -> None:
+            on_error(DummError(f"cannot copy '{error.filename}': {_text(error)}"))
+
+        jobs = {
+            trusted: copying.Job(top, warn, report, progress, trusted) for trusted in (True, False)
+        }
+        for each in froms:
+            job = jobs[keep_mode or to.guest is not None or each.guest is None]
+            _one(job, place(each), each, name, on_error)
+
+
+def _refuse_link(to: Operand) -> None:
+    """Conflict where a guest's file would go where a link leads: the link may be a guest's own, of
+    an earlier copy. The streams that a process has are links, and nobody's."""
+    if to.path.rstrip("/") != to.path or _STREAM.fullmatch(to.path):
+        return
+    if os.path.islink(to.path):
+        raise Conflict(
+            f"'{to.said}' is a link: a guest's file could go anywhere by it",
+            hint="remove it, or name what it leads to",
+        )
+
+
+def _is_stream(path: str) -> bool:
+    """Is it a device or a FIFO of the host's, that a file is copied into rather than to?"""
+    with contextlib.suppress(OSError):
+        mode = os.stat(path).st_mode
+        return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
+    return False
+
+
+def _copy_into(place: _Place, source: Operand, to: Operand) -> None:
+    try:
+        fd, name = place.open_parent(source.path)
+    except FileNotFoundError:
+        raise NotFound(f"no such file '{source.said}'") from None
+    try:
+        target = os.open(to.path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            copying.copy_into(fd, name, target)
+        finally:
+            os.close(target)
+    except BrokenPipeError:
+        raise
+    except FileNotFoundError:
+        raise NotFound(f"no such file '{source.said}'") from None
+    except OSError as e:
+        raise DummError(f"cannot copy '{source.said}' to '{to.said}': {_text(e)}") from None
+    finally:
+        os.close(fd)
+
+
+def _text(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where paths are looked up: in a guest's root directory, or here."""
+
+    root: int | None
+
+    def open(self, path: str, flags: int) -> int:
+        """Open a path."""
+        if self.root is None:
+            return os.open(path, flags | os.O_CLOEXEC)
+        from dumm_tools.linux import openat2
+
+        return openat2.open_in_root(self.root, path, flags)
+
+    def open_parent(self, path: str) -> tuple[int, str]:
+        """The directory that a path without a slash at its end is in, and its name there."""
+        parent, name = os.path.split(path)
+        return self.open(parent or ".", os.O_PATH | os.O_DIRECTORY), name
+
+
+@contextlib.contextmanager
+def _root_of(root: str, name: str) -> Iterator[int]:
+    """The root directory of a guest, running or not."""
+    with turn.taken(root, name), transaction(root) as change:
+        guest = guest_views.get(change.state, name)
+        where = mounts.paths(root, name)[0]
+        if not mounts.is_mounted(root, change.state, name):
+            known = liveness.pid_of(root, name) if liveness.alive(root, name) else None
+            if known is not None:
+                # mount/NAME was unmounted; the guest has its own. Two mounts are never made of
+                # the same layers.
+                where = f"/proc/{known[0]}/root/guest"
+            else:
+                choice.mount(root, change.state, guest)
+        fd = os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _target(place: _Place, to: Operand, many: bool) -> tuple[int, str | None]:
+    """The directory to copy into, and the name to get there: None for the sources' own."""
+    try:
+        return place.open(to.path, os.O_PATH | os.O_DIRECTORY), None
+    except OSError as e:
+        if e.errno not in _NOT_THERE:
+            raise DummError(f"cannot copy to '{to.said}': {_text(e)}") from None
+    if many or to.path.endswith("/"):
+        raise NotFound(f"no directory '{to.said}' to copy into")
+    path = to.path
+    try:
+        for _ in range(_LINKS_MAX):
+            at, name = place.open_parent(path)
+            try:
+                link = os.readlink(name, dir_fd=at)
+            except OSError as e:
+                if e.errno not in (errno.EINVAL, errno.ENOENT):
+                    os.close(at)
+                    raise
+                return at, name
+            os.close(at)
+            path = os.path.join(os.path.dirname(path), link).rstrip("/")
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    except FileNotFoundError:
+        raise NotFound(f"no directory for '{to.said}'") from None
+    except OSError as e:
+        raise DummError(f"cannot copy to '{to.said}': {_text(e)}") from None
+
+
+def _one(
+    job: copying.Job, place: _Place, source: Operand, name: str | None, on_error: OnError
+) -> None:
+    own = os.path.basename(source.path.rstrip("/"))
+    contents = own in ("", ".", "..")
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                if contents or source.path.endswith("/"):
+                    fd = place.open(source.path, os.O_RDONLY | os.O_DIRECTORY)
+                else:
+                    fd, own = place.open_parent(source.path)
+                stack.callback(os.close, fd)
+                if not contents and not source.path.endswith("/"):
+                    os.stat(own, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                raise NotFound(f"no such file '{source.said}'") from None
+            if contents:
+                copying.copy_tree(job, fd, name, source.said)
+            elif source.path.endswith("/"):
+                copying.copy_tree(job, fd, name or own, source.said)
+            else:
+                copying.copy(job, fd, own, name or own, source.said)
+    except OSError as e:
+        shown = e.filename if str(e.filename).startswith(source.said) else source.said
+        on_error(DummError(f"cannot copy '{shown}': {_text(e)}"))
+    except DummError as e:
+        on_error(e)

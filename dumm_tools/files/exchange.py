@@ -1,0 +1,205 @@
+"""The stack under a guest's root, exchanged for another, also while the guest runs.
+
+A mounted overlay cannot change its layers. So a new one is mounted beside it, and takes the old
+one's place at mount/NAME and, while the guest's kernel stands still, in the guest's jail; then
+the guest forgets what it had cached. All but `mount_from_jail` is done in the guest's turn, and
+outside of transactions: the guest is waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from dumm_tools.errors import Conflict, DummError, NotFound
+from dumm_tools.files import choice, mounts, workdir
+from dumm_tools.linux import mount as mnt
+from dumm_tools.linux import namespaces, pinned
+from dumm_tools.model import Guest, State
+from dumm_tools.running import contact, liveness, turn
+from dumm_tools.statefile import load
+
+#: Seconds for a kernel that stands still to go on.
+_GO_TIMEOUT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """A stack that waits to take the place of another: mounted, with a work directory; None where
+    there is none to replace, or (`lacking`) where a layer is not there."""
+
+    work: workdir.WorkDir | None
+    unsettled: bool  # was it so before?
+    lacking: bool = False
+
+
+def prepare(root: str, state: State, guest: Guest, *, lenient: bool = False) -> Fresh:
+    """Mount the stack that follows from the record beside the one that is in use. NotFound, but
+    with `lenient`, for a layer that is gone; Conflict, DummError."""
+    name = guest.name
+    before = mounts.is_unsettled(root, name)
+    if not mounts.is_mounted(root, state, name) and not _runs(root, state, guest):
+        return Fresh(None, before)  # the next mount takes the new stack
+    mounts.umount_next(root, state, name)  # of a command that was killed
+    below = choice.resolve_master(root, guest).path
+    mounts.unsettle(root, name)
+    try:
+        work = mounts.mount_at(root, state, guest, below, mounts.next_place(root, name))
+    except BaseException as e:
+        _remove_next(root, state, name)
+        if lenient and isinstance(e, NotFound):
+            return Fresh(None, before, lacking=True)
+        if not before:
+            mounts.settled(root, name)
+        raise
+    return Fresh(work, before)
+
+
+def withdraw(root: str, state: State, name: str, fresh: Fresh) -> None:
+    """Undo a `prepare`."""
+    if fresh.work is not None:
+        _remove_next(root, state, name)
+        workdir.remove(fresh.work.entry)
+        mounts.note_fuse(root, name)
+    if not fresh.unsettled:
+        mounts.settled(root, name)
+
+
+def _remove_next(root: str, state: State, name: str) -> None:
+    mounts.umount_next(root, state, name)
+    with contextlib.suppress(OSError):
+        os.rmdir(mounts.next_place(root, name))
+
+
+def replace(root: str, state: State, guest: Guest, fresh: Fresh, seconds: float) -> None:
+    """Have the new stack take the old one's place, here and in the jail of a guest that runs and
+    gets so many seconds for its part. TimedOut, DummError; what was not begun is then undone."""
+    name = guest.name
+    running = _runs(root, state, guest)
+    if fresh.work is None:
+        if fresh.lacking and not running:
+            mounts.umount(root, state, name)
+        elif not fresh.lacking:
+            workdir.drop(root, name)
+        return
+    done = False
+    with contextlib.ExitStack() as stack:
+        trees = []
+        try:
+            for _ in range(2 if running else 1):
+                trees.append(mnt.clone_tree(mounts.next_place(root, name)))
+                stack.callback(os.close, trees[-1])
+        finally:
+            _remove_next(root, state, name)
+
+        def here() -> None:
+            nonlocal done
+            mounts.umount(root, state, name)
+            mnt.attach(trees[0], mounts.paths(root, name)[0])
+            done = True
+
+        try:
+            if running:
+                with turn.unless_ended(root, name), _standing_still(root, name, seconds):
+                    _into_jail(root, name, trees[1])
+                    here()
+            if not done:
+                here()
+        except BaseException:
+            if not done:
+                withdraw(root, state, name, fresh)
+            raise
+    mounts.note_fuse(root, name)
+    workdir.drop(root, name, keep=fresh.work)
+    if running:
+        with turn.unless_ended(root, name), contact.control(root, name, seconds) as control:
+            control.store("/proc/sys/vm/drop_caches", "3")
+
+
+def settle(root: str, name: str, seconds: float) -> None:
+    """Give a guest the stack that is recorded, where a command was killed in between, or the guest
+    did not answer then."""
+    state = load(root)
+    if name not in state.guests or not mounts.is_unsettled(root, name):
+        return
+    guest = state.guests[name]
+    now = liveness.guest_state(root, state, guest)
+    if now in ("starting", "stopping", "paused"):
+        raise Conflict(f"guest '{name}' is {now}")
+    fresh = prepare(root, state, guest)
+    replace(root, state, guest, fresh, seconds)
+    mounts.settled(root, name)
+
+
+def _runs(root: str, state: State, guest: Guest) -> bool:
+    return liveness.guest_state(root, state, guest) == "running"
+
+
+@contextlib.contextmanager
+def _standing_still(root: str, name: str, seconds: float) -> Iterator[None]:
+    """Keep the guest's kernel from looking."""
+    contact.halt(root, name, seconds)  # it may be standing: a command was killed before "go"
+    try:
+        yield
+    finally:
+        contact.mconsole(root, name, "go", max(seconds, _GO_TIMEOUT))
+
+
+def mount_from_jail(root: str, name: str) -> None:
+    """Mount at mount/NAME what a running guest has as its root."""
+    pidfd = liveness.pidfd_of(root, name)
+    if pidfd is None:
+        raise Conflict(f"guest '{name}' has ended")
+    target = mounts.paths(root, name)[0]
+
+    def fetch() -> None:
+        ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.enter_mounts(namespaces.mounts_of(pidfd))
+        tree = mnt.clone_tree("/guest")
+        namespaces.enter_mounts(ours)
+        mnt.attach(tree, target)
+
+    try:
+        error = _in_child(fetch)
+    finally:
+        os.close(pidfd)
+    if error:
+        raise DummError(f"cannot mount the root of guest '{name}': {os.strerror(error)}")
+
+
+def _into_jail(root: str, name: str, tree: int) -> None:
+    """Replace /guest in the jail. Between the two steps there is nothing: the kernel waits."""
+    pidfd = liveness.pidfd_of(root, name)
+    if pidfd is None:
+        raise Conflict(f"guest '{name}' has ended")
+
+    def place() -> None:
+        namespaces.enter_mounts(namespaces.mounts_of(pidfd))
+        mnt.umount("/guest", detach=True)
+        mnt.attach(tree, "/guest")
+
+    try:
+        error = _in_child(place)
+    finally:
+        os.close(pidfd)
+    if error:
+        raise DummError(f"cannot change the root of guest '{name}': {os.strerror(error)}")
+
+
+def _in_child(work: Callable[[], None]) -> int:
+    """Do `work` in a child, since a process that enters a mount namespace loses its place in ours;
+    0 or an errno."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            pinned.pin()  # in a jail, what lies where Python's modules lie is not Python's
+            work()
+            code = 0
+        except OSError as e:
+            code = e.errno or 1
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,0 +1,209 @@
+"""The stacks below guests' roots: which layers come and go, also while the guests run.
+
+What a guest has changes first, in its turn (`exchange`), then the record: a command that was
+killed in between can be run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+
+from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut, Usage
+from dumm_tools.files import choice, exchange, mounts
+from dumm_tools.images import cache
+from dumm_tools.model import Guest, State
+from dumm_tools.running import guest_views, liveness, turn
+from dumm_tools.statefile import load, transaction, unbroken
+
+Layers = list[str]
+OnError = Callable[[str, Exception], None]
+
+
+def raised(_name: str, error: Exception) -> None:
+    """Let the first failure be the caller's."""
+    raise error
+
+
+def _directory(path: str) -> str:
+    """A layer as it is recorded: absolute, its links resolved. NotFound, Usage."""
+    real = os.path.realpath(path)
+    if not os.path.isdir(real):
+        raise NotFound(f"no directory '{path}'")
+    if real == "/" or "\0" in real:
+        raise Usage(f"'{path}' cannot be a layer")
+    return real
+
+
+def _refuse_overlap(root: str, state: State, guest: Guest, said: str, layer: str) -> None:
+    """Usage where the guest would write into what is no layer of its own: into other layers, the
+    working set, the cache."""
+    taken = [os.path.join(root, name) for name in ("run", "mount")]
+    taken += [cache.directory("masters"), cache.directory("kernels")]
+    with contextlib.suppress(NotFound):  # it may be there when it is needed
+        below = choice.resolve_master(root, guest).path
+        taken += [each for each in mounts.layers(root, state, guest, below)]
+    for other in taken:
+        real = os.path.realpath(other)
+        if real == layer and other in guest.overlays:
+            continue  # it moves to the top
+        if f"{real}/".startswith(f"{layer}/") or f"{layer}/".startswith(f"{real}/"):
+            raise Usage(
+                f"'{said}' cannot be a layer of guest '{guest.name}': it overlaps '{other}'"
+            )
+
+
+def add(root: str, names: Iterable[str], directory: str, *, on_error: OnError = raised) -> None:
+    """Put a directory on top of guests' stacks; one that is there moves to the top."""
+    layer = _directory(directory)
+
+    def check(state: State, guests: list[Guest]) -> None:
+        for guest in guests:
+            _refuse_overlap(root, state, guest, directory, layer)
+
+    def edit(_state: State, guests: list[Guest]) -> None:
+        for guest in guests:
+            guest.overlays = [layer, *(d for d in guest.overlays if d != layer)]
+
+    restack(root, names, check, edit, on_error=on_error)
+
+
+def delete(root: str, names: Iterable[str], directory: str, *, on_error: OnError = raised) -> None:
+    """Take a directory from guests' stacks. NotFound where it is in none."""
+    # It need not be there any more, nor need what was a directory once be one still.
+    layers = {os.path.realpath(directory), os.path.abspath(directory)}
+
+    def check(_state: State, guests: list[Guest]) -> None:
+        if not any(layers.intersection(g.overlays) for g in guests):
+            named = ", ".join(g.name for g in guests)
+            raise NotFound(f"'{directory}' is no layer of guest '{named}'")
+
+    def edit(_state: State, guests: list[Guest]) -> None:
+        for guest in guests:
+            guest.overlays = [d for d in guest.overlays if d not in layers]
+
+    restack(root, names, check, edit, lenient=True, on_error=on_error)
+
+
+def pop(root: str, names: Iterable[str], *, on_error: OnError = raised) -> None:
+    """Take the newest directory from guests' stacks. NotFound where there is none."""
+
+    def check(_state: State, guests: list[Guest]) -> None:
+        if not any(g.overlays for g in guests):
+            raise NotFound(f"guest '{', '.join(g.name for g in guests)}' has no overlays")
+
+    def edit(_state: State, guests: list[Guest]) -> None:
+        for guest in guests:
+            guest.overlays = guest.overlays[1:]
+
+    restack(root, names, check, edit, lenient=True, on_error=on_error)
+
+
+def list_(root: str, name: str) -> Layers:
+    """The directories added to a guest's stack, the newest first."""
+    return list(guest_views.get(load(root), name).overlays)
+
+
+def restack(
+    root: str,
+    names: Iterable[str],
+    check: Callable[[State, list[Guest]], object],
+    edit: Callable[[State, list[Guest]], object],
+    *,
+    whole: bool = False,
+    lenient: bool = False,
+    on_error: OnError = raised,
+) -> None:
+    """Give guests the stacks that follow from what `edit` makes of their records, or (`whole`) of
+    the lab's, which is for all of them. What the host cannot do for one is done for none.
+    Conflict for a guest that is paused, before anything is done.
+
+    A guest that does not do its part is told to `on_error`, and keeps record and stack; where the
+    record is the lab's, the guest's stack is left for the next command on its layers, or start.
+
+    With `lenient` a stack that still lacks a directory is recorded all the same: else, of two
+    that are gone, neither could be taken away.
+    """
+    with unbroken():
+        now = load(root)
+        guests = [guest_views.get(now, name) for name in dict.fromkeys(names)]
+        check(now, guests)
+        failures = _busy(root, now, guests)
+        if len(guests) == 1 and failures and not whole:
+            raise failures[guests[0].name]
+        fresh: dict[str, exchange.Fresh] = {}
+        ahead = now
+
+        def prepare(ready: list[str]) -> None:
+            nonlocal ahead
+            ahead = load(root)
+            there = [
+                guest_views.get(ahead, name) for name in ready if not whole or name in ahead.guests
+            ]
+            edit(ahead, there)
+            new: dict[str, exchange.Fresh] = {}
+            try:
+                for guest in there:
+                    new[guest.name] = exchange.prepare(root, ahead, guest, lenient=lenient)
+            except BaseException:
+                for name, each in new.items():
+                    exchange.withdraw(root, ahead, name, each)
+                raise
+            fresh.update(new)
+
+        def replace(name: str, seconds: float) -> None:
+            try:
+                if name in fresh:  # else it was deleted before we had its turn
+                    exchange.replace(root, ahead, ahead.guests[name], fresh[name], seconds)
+            except TimedOut:
+                raise
+            except (DummError, OSError):
+                with contextlib.suppress(DummError, OSError):
+                    exchange.settle(root, name, seconds)
+                raise
+
+        def record(told: list[str]) -> None:
+            done = [name for name in told if name in fresh]
+            try:
+                with transaction(root) as change:
+                    state = change.state
+                    edit(state, [state.guests[name] for name in done])
+                    for name in state.guests.keys() - set(done) if whole else ():
+                        mounts.unsettle(root, name)
+                    change.save()
+                    for name in done:
+                        if not fresh[name].lacking:
+                            mounts.settled(root, name)
+            except BaseException:
+                for name in done:
+                    with contextlib.suppress(DummError, OSError):
+                        exchange.settle(root, name, turn.PROMPT)
+                raise
+
+        def late(name: str, seconds: float) -> None:
+            if whole:
+                exchange.settle(root, name, seconds)
+                return
+            prepare([name])
+            replace(name, seconds)
+            record([name])
+
+        ready = [guest.name for guest in guests if guest.name not in failures]
+        failures |= turn.each(root, ready, replace, record, late, first=prepare)
+    for name, error in failures.items():
+        if whole and isinstance(error, DummError):
+            error.hint = "it has its old layers until the next command on them, or its next start"
+        on_error(name, error)
+
+
+def _busy(root: str, state: State, guests: list[Guest]) -> dict[str, Exception]:
+    """Why some of the guests cannot take other layers now; Conflict for one that is paused."""
+    failures: dict[str, Exception] = {}
+    for guest in guests:
+        now = liveness.guest_state(root, state, guest)
+        if now in ("starting", "stopping", "paused"):
+            failures[guest.name] = Conflict(f"guest '{guest.name}' is {now}")
+            if now == "paused":
+                raise failures[guest.name]
+    return failures

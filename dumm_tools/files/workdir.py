@@ -1,0 +1,97 @@
+"""The work directories of guests' overlays: an empty one for each mount, never used again.
+
+overlayfs wants them on the file system of the layer that takes the writes. They lie in
+run/NAME/work, or, where that is on another one, beside the layer in DIR.dumm-work; a symbolic link
+in run/NAME/work then says where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from dataclasses import dataclass
+
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.running import liveness
+from dumm_tools.trees import tree
+
+_AWAY = ".dumm-work"
+_NAME = re.compile(r"[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDir:
+    """One of them, and what stands for it in run/NAME/work: itself, or a link to it."""
+
+    path: str
+    entry: str
+
+
+def place(root: str, name: str) -> str:
+    """Where a guest's are, or the links to them."""
+    return os.path.join(root, "run", name, "work")
+
+
+def make(root: str, name: str, upper: str) -> WorkDir:
+    """A new one for a mount with `upper` as its top layer."""
+    liveness.make_run_dir(root, name)
+    directory = place(root, name)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
+    entry = os.path.join(directory, os.urandom(6).hex())
+    device = os.stat(upper).st_dev
+    if os.stat(directory).st_dev == device:
+        os.mkdir(entry)
+        return WorkDir(entry, entry)
+    beside = f"{upper.rstrip('/')}{_AWAY}"
+    if os.stat(os.path.dirname(beside)).st_dev != device:
+        raise DummError(f"layer '{upper}' is the root of a file system: use a directory in it")
+    path = os.path.join(beside, os.path.basename(entry))
+    os.symlink(path, entry)  # first: what is made elsewhere must be found again
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(beside, 0o700)
+    if not _is_made(entry, path):
+        raise Conflict(f"'{beside}' exists already and is not ours")
+    os.mkdir(path, 0o700)
+    return WorkDir(path, entry)
+
+
+def drop(root: str, name: str, keep: WorkDir | None = None) -> None:
+    """Remove those of mounts that are no more: all but `keep`."""
+    directory = place(root, name)
+    for old in os.listdir(directory) if os.path.isdir(directory) else ():
+        entry = os.path.join(directory, old)
+        if keep is None or entry != keep.entry:
+            remove(entry)
+
+
+def remove(entry: str) -> None:
+    """Remove one; what cannot go now stays for the next time."""
+    with contextlib.suppress(OSError, DummError):
+        if os.path.islink(entry):
+            path = os.readlink(entry)
+            beside = os.path.dirname(path)
+            if not _is_made(entry, path):
+                return  # no link of ours
+            if os.path.isdir(beside):
+                tree.remove(path)
+                with contextlib.suppress(OSError):  # another guest may have one in it
+                    os.rmdir(beside)
+            os.unlink(entry)
+        else:
+            tree.remove(entry)
+
+
+def _is_made(entry: str, path: str) -> bool:
+    """Is the link `entry` to `path` one that `make` makes? What a link leads to is removed, and a
+    working set may have come out of an archive."""
+    beside, name = os.path.split(path)
+    if not _NAME.fullmatch(name) or name != os.path.basename(entry) or not beside.endswith(_AWAY):
+        return False
+    try:
+        found = os.lstat(beside)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()

@@ -1,0 +1,40 @@
+"""Programs run in guests. Apart from `guest.py`, since a loop over `exec` pays for each import."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from dumm_tools.agent import session
+from dumm_tools.errors import DummError, ExecFailed, TimedOut
+from dumm_tools.running import contact, guest_views, liveness
+from dumm_tools.statefile import load
+
+
+def execute(root: str, name: str, program: session.Program) -> int:
+    """Run a program in a guest with our stdin, stdout and stderr; its exit status.
+
+    ExecFailed (125, 126, 127) when it could not be run, TimedOut after its time, be it that it
+    went by before a line was free. 128 + n where signal n has ended us and not the program.
+    """
+    patience = math.inf if program.timeout is None else program.timeout
+    deadline = time.monotonic() + patience
+    try:
+        state = load(root)
+        liveness.need_running(root, state, guest_views.get(state, name))
+        with contact.program_line(root, name, deadline=deadline) as line:
+            running = session.Session(line, liveness.run_dir(root, name), program, deadline)
+            try:
+                return running.run()
+            finally:
+                running.clean()
+    except (ExecFailed, BrokenPipeError):
+        raise
+    except session.Ended as e:
+        return 128 + e.number
+    except TimedOut as e:
+        if time.monotonic() >= deadline:
+            raise
+        raise ExecFailed(str(e), hint=e.hint) from None
+    except DummError as e:
+        raise ExecFailed(str(e), hint=e.hint) from None

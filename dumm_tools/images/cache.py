@@ -1,0 +1,249 @@
+"""Kernel packs and masters that several labs share, below $XDG_CACHE_HOME/dumm.
+
+Beside each NAME lies `.NAME.lock`, never renamed or removed. A running guest holds it shared
+through an inherited descriptor; building and deleting hold it exclusively. What is built
+grows in a `.NAME.tmp-...` directory, itself locked, and gets its name by one rename: a killed
+command leaves no half of a pack under a name, and the next one sweeps up what it left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+from dumm_tools import trust
+from dumm_tools.errors import Conflict, DummError, NotFound
+
+Kind = Literal["kernels", "masters"]
+#: What one object of a kind is called in messages.
+NOUN: dict[Kind, str] = {"kernels": "kernel", "masters": "master"}
+
+_TEMP = ".tmp-"
+
+
+def directory(kind: Kind) -> str:
+    """Where objects of a kind lie; it need not exist. Conflict where others may put some there."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not base.startswith("/"):  # "relative paths must be ignored": XDG base directories
+        base = os.path.expanduser("~/.cache")
+    if not base.startswith("/"):
+        raise DummError("cannot tell the home directory", hint="set HOME or XDG_CACHE_HOME")
+    path = os.path.join(base, "dumm", kind)
+    trust.check_cache(path)
+    return path
+
+
+def names(kind: Kind) -> list[str]:
+    """The names of all objects of a kind, sorted."""
+    try:
+        with os.scandir(directory(kind)) as entries:
+            return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+    except FileNotFoundError:
+        return []
+
+
+def find(kind: Kind, name: str) -> str | None:
+    """The path of the object called `name`, None when there is none."""
+    if not name or name.startswith(".") or "/" in name or "\0" in name:
+        return None
+    path = os.path.join(directory(kind), name)
+    if not os.path.isdir(path):
+        return None
+    if kind == "kernels":  # the root directory of a master is as its distribution has it
+        trust.check_cache(path)
+    return path
+
+
+def lock_of(kind: Kind, path: str) -> str | None:
+    """The lock that guards the directory `path`, None when it is no object of the cache.
+
+    A working set names a pack by a symbolic link, so it is the real place that counts.
+    """
+    parent, name = os.path.split(os.path.realpath(path))
+    if name.startswith(".") or parent != os.path.realpath(directory(kind)):
+        return None
+    return os.path.join(parent, f".{name}.lock")
+
+
+def hold(lock: str, path: str) -> int:
+    """Take the lock of the object at `path` shared; the descriptor keeps it from deletion.
+
+    Conflict while it is being deleted, NotFound when it was deleted meanwhile. The descriptor
+    is close-on-exec: pass it on to the guest's process by name.
+    """
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if not os.path.isdir(path):
+            raise NotFound(f"'{path}' was deleted")
+    except BlockingIOError:
+        os.close(fd)
+        raise Conflict(f"'{path}' is being made or deleted") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+@contextlib.contextmanager
+def scratch(kind: Kind, name: str) -> Iterator[str]:
+    """A directory of our own beside the objects; what is left in it at the end goes away."""
+    place = _made(kind)
+    _sweep(place)
+    path, fd = _locked_temp(place, name)
+    try:
+        yield path
+    finally:
+        from dumm_tools.trees import tree
+
+        if os.path.lexists(path):
+            tree.remove(path)
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def build(
+    kind: Kind,
+    name: str,
+    *,
+    may_exist: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Iterator[str | None]:
+    """Yield an empty directory that becomes `name` when the block ends well.
+
+    When `name` exists already that is a Conflict, or with `may_exist` None is yielded and
+    nothing is to be done. Two builds of one name take turns.
+    """
+    place = _made(kind)
+    final = os.path.join(place, name)
+    if _present(kind, final, name, may_exist):
+        yield None
+        return
+    with _exclusive(place, name, progress):
+        if _present(kind, final, name, may_exist):
+            yield None
+            return
+        with scratch(kind, name) as path:
+            work = os.path.join(path, "new")
+            os.mkdir(work, 0o755)
+            # Not what the umask left of it: a root directory that only its owner may enter
+            # would shut out the ordinary users of a guest.
+            os.chmod(work, 0o755)
+            yield work
+            _move(work, final)
+
+
+def delete(kind: Kind, name: str) -> None:
+    """Delete an object. NotFound when there is none, Conflict while guests run from it."""
+    if find(kind, name) is None:
+        raise NotFound(f"no {NOUN[kind]} '{name}'")
+    place = directory(kind)
+    fd = os.open(os.path.join(place, f".{name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if find(kind, name) is None:
+            raise NotFound(f"no {NOUN[kind]} '{name}'")
+        from dumm_tools.trees import tree
+
+        tree.refuse_mounts(os.path.join(place, name))
+        with scratch(kind, name) as path:
+            # The name is free at once, however long the rest takes, or if we are killed.
+            _move(os.path.join(place, name), os.path.join(path, "old"))
+    except BlockingIOError:
+        raise Conflict(f"{NOUN[kind]} '{name}' is in use") from None
+    finally:
+        os.close(fd)
+
+
+def _move(old: str, new: str) -> None:
+    """Rename a directory, also one that its owner may not write to (rename(2), EACCES)."""
+    mode = os.stat(old).st_mode & 0o7777
+    if mode & 0o200:
+        os.rename(old, new)
+        return
+    os.chmod(old, mode | 0o200)
+    os.rename(old, new)
+    os.chmod(new, mode)
+
+
+def _present(kind: Kind, final: str, name: str, may_exist: bool) -> bool:
+    if not os.path.lexists(final):
+        return False
+    if may_exist and os.path.isdir(final):
+        return True
+    raise Conflict(f"{NOUN[kind]} '{name}' exists already")
+
+
+def _made(kind: Kind) -> str:
+    """The directory of a kind, made where it is missing.
+
+    It is ours alone: a master may hold programs that are setuid root.
+    """
+    from dumm_tools.trees import exposure
+
+    path = directory(kind)
+    parent = os.path.dirname(path)
+    os.makedirs(os.path.dirname(parent), exist_ok=True)
+    for each in (parent, path):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(each, 0o700)
+    if exposure.is_open(path):
+        os.chmod(path, 0o700)
+    return path
+
+
+@contextlib.contextmanager
+def _exclusive(place: str, name: str, progress: Callable[[str], None] | None) -> Iterator[None]:
+    fd = os.open(os.path.join(place, f".{name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if progress:
+                progress(f"waiting for another command that uses the name '{name}'")
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locked_temp(place: str, name: str) -> tuple[str, int]:
+    """A new directory with a lock on it; a sweeper may be quicker than our lock: then another."""
+    while True:
+        path = os.path.join(place, f".{name}{_TEMP}{os.getpid()}-{os.urandom(4).hex()}")
+        os.mkdir(path, 0o700)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.isdir(path):
+                return path, fd
+        except BlockingIOError:
+            pass
+        os.close(fd)
+
+
+def _sweep(place: str) -> None:
+    """Remove the temporary directories whose maker is dead."""
+    from dumm_tools.trees import tree
+
+    for entry in os.listdir(place):
+        if not entry.startswith(".") or _TEMP not in entry:
+            continue
+        path = os.path.join(place, entry)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            tree.remove(path)
+        except (OSError, DummError):
+            pass  # its maker lives, or it is stuck: neither is a reason to fail here
+        finally:
+            os.close(fd)

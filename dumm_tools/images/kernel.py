@@ -1,0 +1,199 @@
+"""Kernel packs: a UML binary, its loader, its libraries and its modules in one directory.
+
+A pack serves as the root of the guest's jail, so the newest UML runs on any distribution. Its
+layout is merged (`usr`, and links `bin lib lib64` into it); `pack.json` says what it is. Making
+packs is in `kernel_pack.py`; this module only finds them, quickly, at each start of a guest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from dumm_tools import trust
+from dumm_tools.errors import DummError, NotFound
+from dumm_tools.images import cache
+
+#: Where a UML binary may be in a directory, first found first taken.
+BINARIES = ("usr/bin/linux.uml", "usr/bin/linux", "bin/linux.uml", "bin/linux", "linux")
+#: Where the modules of a UML kernel lie, in a pack and on Debian.
+MODULES = "/usr/lib/uml/modules"
+_PLAIN_BINARY = "/usr/bin/linux.uml"
+#: No pack.json is longer.
+_FACTS_MAX = 64 << 10
+#: Characters in one of them.
+_FACT_MAX = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What a guest is started with.
+
+    `path` is the pack's directory or the plain binary, absolute; `binary` the UML binary inside
+    the jail. A pack gives the jail its `root`; a plain binary has none, but `binds`: pairs of a
+    host path and its path in the jail. `lock` guards a pack of the cache: see `cache.hold`.
+    """
+
+    path: str
+    binary: str
+    root: str | None = None
+    binds: tuple[tuple[str, str], ...] = ()
+    lock: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A kernel pack of the cache; what is not known of it is None. `date`: of the archive."""
+
+    name: str
+    path: str
+    release: str | None = None
+    version: str | None = None
+    suite: str | None = None
+    date: str | None = None
+
+
+def resolve(spec: str) -> Kernel:
+    """The kernel that `spec` means: a pack in the cache, a pack directory, or a UML binary.
+
+    NotFound when there is none, DummError when it is no kernel.
+    """
+    path = cache.find("kernels", spec) or os.path.abspath(spec)
+    if spec and os.path.isdir(path):
+        return _of_pack(path)
+    if not spec or not os.path.exists(path):
+        raise NotFound(f"no kernel '{spec}'", hint="dumm-fs kernel fetch")
+    # A pack's own binary runs with the pack's libraries only.
+    real = os.path.realpath(path)
+    root = real.removesuffix("/usr/bin/linux.uml")
+    if root != real and os.path.exists(f"{root}/pack.json"):
+        return _of_pack(root)
+    return _of_binary(path)
+
+
+def default() -> Kernel | None:
+    """The pack of the cache with the highest release, None when there is none."""
+    packs = list_()
+    return resolve(max(packs, key=order).name) if packs else None
+
+
+def list_() -> list[Pack]:
+    """All packs of the cache, sorted by name."""
+    return [_describe(name) for name in cache.names("kernels")]
+
+
+def delete(name: str) -> None:
+    """Delete a pack: NotFound when there is none, Conflict while guests run it."""
+    cache.delete("kernels", name)
+
+
+def order(pack: Pack) -> tuple[tuple[int, ...], str]:
+    """Sort key: the release by its numbers, then the name."""
+    return (release_number(pack.release or ""), pack.name)
+
+
+def release_number(release: str) -> tuple[int, ...]:
+    """`7.2.7-um` as (7, 2, 7); empty when it does not begin with a number."""
+    head = re.match(r"\d+(\.\d+)*", release)
+    return tuple(int(n) for n in head[0].split(".")) if head else ()
+
+
+def release(kernel: Kernel) -> str | None:
+    """The release of a kernel (`uname -r`), None where nothing in its pack tells."""
+    if kernel.root is not None:
+        known = facts(kernel.root).get("release")
+        return known or _only_modules(kernel.root + MODULES)
+    from dumm_tools.images import kernel_banner
+
+    return kernel_banner.release_of(kernel.path)
+
+
+def _of_pack(path: str) -> Kernel:
+    trust.check_pack(path)
+    for binary in BINARIES:
+        if os.path.isfile(os.path.join(path, binary)):
+            # A jail's other links are links in it; this file is bound, wherever it is.
+            inside = os.path.join(os.path.realpath(path), "")
+            if not os.path.realpath(os.path.join(path, "linux")).startswith(inside):
+                raise DummError(f"'{path}' is no kernel pack: its 'linux' leads out of it")
+            lock = cache.lock_of("kernels", path)
+            return Kernel(path, f"/{binary}", root=path, lock=lock)
+    raise DummError(f"'{path}' is no kernel pack: there is no {BINARIES[0]} in it")
+
+
+def _of_binary(path: str) -> Kernel:
+    """A binary of this host, which nothing but its jail will run: what it is, and what the jail
+    is to show it of this host, is told by reading it."""
+    from dumm_tools.images import elf, libraries
+
+    real = os.path.realpath(path)
+    fd = elf.opened(real)
+    try:
+        image = elf.image(fd, path)
+        loader = libraries.loader(image, path)
+        if not os.access(path, os.X_OK):
+            raise DummError(f"'{path}' is not executable", hint=f"chmod +x {path}")
+        found = libraries.of_host(image, path) if loader is not None else []
+    finally:
+        os.close(fd)
+    binds = [(real, _PLAIN_BINARY)]
+    if loader is not None:
+        binds.append((libraries.loader_file(loader, path), loader))
+        binds += [(os.path.realpath(library), library) for library in found]
+        if any(os.path.dirname(library) not in libraries.DIRECTORIES for library in found):
+            binds.append((libraries.CACHE, libraries.CACHE))
+    if os.path.isdir(MODULES):
+        binds.append((MODULES, MODULES))
+    return Kernel(path, _PLAIN_BINARY, binds=tuple(binds))
+
+
+def _describe(name: str) -> Pack:
+    path = os.path.join(cache.directory("kernels"), name)
+    known = facts(path)
+    return Pack(
+        name,
+        path,
+        release=known.get("release") or _only_modules(path + MODULES),
+        version=known.get("version"),
+        suite=known.get("suite"),
+        date=known.get("date"),
+    )
+
+
+def facts(root: str) -> dict[str, str]:
+    """The strings of a pack's pack.json; nothing when there is none that can be read."""
+    try:
+        fd = os.open(f"{root}/pack.json", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return {}
+    try:
+        return read_facts(fd)
+    finally:
+        os.close(fd)
+
+
+def read_facts(fd: int) -> dict[str, str]:
+    """The strings of an open pack.json; nothing when there are none to be read."""
+    import json
+
+    try:
+        read = json.loads(os.pread(fd, _FACTS_MAX, 0))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(read, dict):
+        return {}
+    return {
+        k: v
+        for k, v in read.items()
+        if isinstance(v, str) and v.isprintable() and len(v) <= _FACT_MAX
+    }
+
+
+def _only_modules(directory: str) -> str | None:
+    """The release that a directory of modules is for, when it holds those of one kernel."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return None
+    return names[0] if len(names) == 1 else None

@@ -1,0 +1,149 @@
+"""Masters: read-only root trees that guests share. Any directory tree can be one.
+
+Those of the cache have a name and a lock; a directory elsewhere serves as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from dumm_tools import names
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.images import cache
+
+Report = Callable[[str], None]
+
+BUSYBOX = "busybox"
+_TAR_NAME = re.compile(r"(.+?)\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)")
+
+
+@dataclass(frozen=True, slots=True)
+class Master:
+    """A root tree: its absolute path, and its lock when it is in the cache (`cache.hold`)."""
+
+    path: str
+    lock: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A master of the cache."""
+
+    name: str
+    path: str
+
+
+def resolve(spec: str) -> Master:
+    """The master that `spec` means: a name in the cache, or a directory.
+
+    NotFound when there is none, DummError when it is empty or no directory.
+    """
+    path = cache.find("masters", spec) or os.path.abspath(spec)
+    try:
+        if not spec or "\0" in spec:
+            raise FileNotFoundError
+        with os.scandir(path) as entries:
+            if next(entries, None) is None:
+                raise DummError(f"master '{spec}' is empty")
+    except FileNotFoundError:
+        raise NotFound(f"no master '{spec}'", hint="dumm-fs master build busybox") from None
+    except NotADirectoryError:
+        raise DummError(
+            f"master '{spec}' is no directory", hint="dumm-fs master import takes archives"
+        ) from None
+    return Master(path, cache.lock_of("masters", path))
+
+
+def default() -> Master | None:
+    """The master called busybox if there is one, else the only one there is, else None."""
+    found = cache.names("masters")
+    if BUSYBOX in found:
+        return resolve(BUSYBOX)
+    return resolve(found[0]) if len(found) == 1 else None
+
+
+def list_() -> list[Stored]:
+    """All masters of the cache, sorted by name."""
+    place = cache.directory("masters")
+    return [Stored(name, os.path.join(place, name)) for name in cache.names("masters")]
+
+
+def mounted_over() -> dict[str, str]:
+    """Directories over which trees of guests are mounted, and where. Only the user who made a lab
+    sees its mounts: not who became root of another user namespace."""
+    from dumm_tools.linux import mount
+
+    return mount.overlays()
+
+
+def delete(name: str, over: Mapping[str, str]) -> None:
+    """Delete a master: NotFound when there is none, Conflict while guests use it, be it that they
+    are stopped and their trees mounted (`over`): these would be empty from then on."""
+    path = cache.find("masters", name)
+    at = over.get(os.path.realpath(path)) if path else None
+    if at is not None:
+        raise Conflict(
+            f"master '{name}' is in use: '{at}' is mounted over it",
+            hint="dumm-guest delete, or dumm-fs umount",
+        )
+    cache.delete("masters", name)
+
+
+def import_(
+    source: str,
+    name: str | None = None,
+    *,
+    may_exist: bool = False,
+    progress: Report | None = None,
+    warn: Report | None = None,
+) -> str:
+    """Make a master of a directory, of a tar archive, or of one on stdin (`-`); returns its name.
+
+    Nothing is followed or written outside the new tree. Device nodes are left aside.
+    """
+    if name is None:
+        name = _name_for(source)
+    names.pack(name, "master name")
+    if source != "-" and not os.path.exists(source):
+        raise NotFound(f"no such file '{source}'")
+    with cache.build("masters", name, may_exist=may_exist, progress=progress) as target:
+        if target is None:
+            return name
+        if source != "-" and os.path.isdir(source):
+            from dumm_tools.trees import tree
+
+            resolve(os.path.abspath(source))  # an empty one is refused here already
+            ours = os.path.dirname(cache.directory("masters"))
+            left = tree.copy(source, target, skip=(ours,), live=True)
+        else:
+            left = _unpack(source, target, progress)
+        # Whoever collected the tree in a private directory did not mean to shut out everyone.
+        os.chmod(target, os.stat(target).st_mode & 0o7777 | 0o555)
+        resolve(target)
+    if left and warn:
+        warn(f"left aside {left} device nodes and sockets: a guest makes its own")
+    return name
+
+
+def _unpack(source: str, target: str, progress: Report | None) -> int:
+    from dumm_tools.trees import untar
+
+    if source == "-":
+        if os.isatty(0):
+            raise Usage("standard input is a terminal, no archive")
+        with open(0, "rb", buffering=0, closefd=False) as stream:
+            return untar.extract(stream, "standard input", target, progress)
+    with open(source, "rb", buffering=0) as stream:
+        return untar.extract(stream, source, target, progress)
+
+
+def _name_for(source: str) -> str:
+    """The name that goes without saying: that of the directory, or of the archive."""
+    if source == "-":
+        raise Usage("a tar on standard input needs a name", hint="--name NAME")
+    base = os.path.basename(os.path.abspath(source))
+    archive = _TAR_NAME.fullmatch(base)
+    return archive[1] if archive and not os.path.isdir(source) else base

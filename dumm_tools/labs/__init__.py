@@ -1,0 +1,1 @@
+"""The working set as a whole: made, checked, drawn and destroyed."""

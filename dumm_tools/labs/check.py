@@ -1,0 +1,167 @@
+"""What a host must have for guests: each thing is tried, not looked up in a version table."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from dumm_tools.agent import INITRD, JAIL
+from dumm_tools.errors import DummError
+from dumm_tools.images import kernel, master
+from dumm_tools.labs import probe
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`missing` keeps guests from starting; `absent` only costs a feature."""
+
+    name: str
+    state: Literal["ok", "missing", "absent"]
+    found: str
+    remedy: str | None = None
+
+
+def run(root: str, *, isolated: bool) -> list[Check]:
+    """Try everything for a lab in `root`, on the host's network or in namespaces of its own."""
+    found = [_agent(), _namespaces()]
+    if isolated:
+        found.append(_ids())
+    found.append(_tun())
+    if found[1].state == "ok":  # else these cannot be tried
+        found += [_shm(), _overlay(root, isolated)]
+    found += [_kernel(), _master()]
+    for name, package, why in (
+        ("gcc", "gcc libc6-dev", "for building the agent"),
+        ("tcpdump", "tcpdump", "for looking at segments"),
+        ("nft", "nftables", "for uplinks, and the host's routes between segments"),
+        *([("pasta", "passt", "for uplinks")] if isolated else []),
+        ("dot", "graphviz", "for pictures"),
+        ("mmdebstrap", "mmdebstrap", "for masters of a real Debian"),
+        ("apt-get", "apt", "for fetching kernel packs"),
+    ):
+        found.append(_program(name, package, why))
+    return found
+
+
+def _agent() -> Check:
+    if os.path.exists(INITRD) and os.access(JAIL, os.X_OK):
+        return Check("agent", "ok", INITRD)
+    return Check(
+        "agent", "missing", "not built", "python3 -m dumm_tools.agent.build (needs gcc, libc6-dev)"
+    )
+
+
+def _namespaces() -> Check:
+    error = probe.in_child(probe.make_namespaces).rpartition("namespaces: ")[2]
+    if not error:
+        return Check("namespaces", "ok", "user, mount, network, pid, ipc and uts namespaces")
+    remedy = "allow user namespaces: sysctl user.max_user_namespaces=100000"
+    for path, wanted, how in (
+        ("kernel/unprivileged_userns_clone", "1", "sysctl kernel.unprivileged_userns_clone=1"),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "0",
+            "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile that "
+            f"allows userns to {JAIL}",
+        ),
+    ):
+        try:
+            with open(f"/proc/sys/{path}", encoding="ascii") as file:
+                if file.read().strip() != wanted:
+                    remedy = how
+        except OSError:
+            continue
+    return Check("namespaces", "missing", error, remedy)
+
+
+def _ids() -> Check:
+    from shutil import which
+
+    from dumm_tools.linux import namespaces
+
+    if os.geteuid() == 0:
+        return Check("ids", "ok", "all ids")
+    ranges = min(namespaces.id_map(kind).count("\n") for kind in ("uid", "gid")) > 1
+    if which("newuidmap") is None or which("newgidmap") is None:
+        found, remedy = "no newuidmap", "apt-get install uidmap"
+    elif not ranges:
+        found = "no ids for this user in /etc/subuid and /etc/subgid"
+        remedy = "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+    else:
+        return Check("ids", "ok", "a range of ids")
+    return Check("ids", "absent", f"{found}: all files in guests are root's", remedy)
+
+
+def _tun() -> Check:
+    path = "/dev/net/tun"
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return Check("tun", "missing", f"no {path}", "modprobe tun")
+    except OSError as e:
+        return Check("tun", "missing", f"{path}: {e.strerror}", f"as root: chmod 0666 {path}")
+    return Check("tun", "ok", path)
+
+
+def _shm() -> Check:
+    """A guest's memory is a tmpfs of its jail: can one be mounted, and executed from?"""
+    error = probe.in_child(probe.executable_tmpfs)
+    if error:
+        return Check("shm", "missing", f"tmpfs: {error}", "dumm-tools needs tmpfs in the kernel")
+    return Check("shm", "ok", "tmpfs")
+
+
+def _overlay(root: str, isolated: bool) -> Check:
+    """Mount an overlay with its upper layer where the working set is."""
+    place = root if os.access(root, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix=".dumm-check-", dir=place) as top:
+        for name in ("lower", "upper", "work", "merged"):
+            os.mkdir(os.path.join(top, name))
+        error = probe.in_child(lambda: probe.mount_overlay(top, isolated))
+        if not error:
+            return Check("overlay", "ok", "overlayfs")
+        from shutil import which
+
+        remedy = "modprobe overlay; keep the working set on ext4, xfs, btrfs or tmpfs"
+        if which("fuse-overlayfs") and os.access("/dev/fuse", os.R_OK | os.W_OK):
+            return Check("overlay", "absent", f"overlayfs: {error}; fuse-overlayfs serves", remedy)
+        remedy += "; or apt-get install fuse-overlayfs, with /dev/fuse for all (chmod 0666)"
+        return Check("overlay", "missing", f"overlayfs: {error}", remedy)
+
+
+def _kernel() -> Check:
+    def find() -> str | None:
+        found = kernel.default()
+        return found.path if found else None
+
+    return _found("kernel", find, "dumm-fs kernel fetch")
+
+
+def _master() -> Check:
+    def find() -> str | None:
+        found = master.default()
+        return found.path if found else ", ".join(m.name for m in master.list_()) or None
+
+    return _found("master", find, "dumm-fs master build busybox")
+
+
+def _found(name: str, find: Callable[[], str | None], remedy: str) -> Check:
+    try:
+        path = find()
+    except (DummError, OSError) as e:
+        return Check(name, "missing", str(e), remedy)
+    if path is None:
+        return Check(name, "missing", f"no {name} in the cache", remedy)
+    return Check(name, "ok", path)
+
+
+def _program(name: str, package: str, why: str) -> Check:
+    from shutil import which
+
+    path = which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if path:
+        return Check(name, "ok", path)
+    return Check(name, "absent", f"no {name}, {why}", f"apt-get install {package}")

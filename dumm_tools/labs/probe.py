@@ -1,0 +1,68 @@
+"""Tries for `check`: each in a child of its own, in namespaces that end with it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+
+from dumm_tools.errors import DummError
+from dumm_tools.linux import mount as mnt
+from dumm_tools.linux import namespaces
+from dumm_tools.running import isolation
+
+
+def in_child(attempt: Callable[[], object]) -> str:
+    """Run `attempt` in a child; what went wrong, or nothing."""
+    read, write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        text = ""
+        try:
+            attempt()
+        except OSError as e:
+            text = e.strerror or str(e)
+        except DummError as e:
+            text = str(e)
+        finally:
+            os.write(write, text.encode())
+            os._exit(0)
+    os.close(write)
+    with open(read, "rb") as file:
+        text = file.read().decode()
+    os.waitpid(pid, 0)
+    return text
+
+
+def make_namespaces() -> None:
+    """All the namespaces that an isolated lab has; a guest's are some of these."""
+    with tempfile.TemporaryDirectory(prefix="dumm-check-") as place:
+        isolation.rehearse(place)
+
+
+def _private() -> None:
+    """A mount namespace whose mounts nobody else sees."""
+    isolation.become_root()
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    mnt.mount("none", "/", "none", mnt.MS_REC | mnt.MS_PRIVATE, "")
+
+
+def executable_tmpfs() -> None:
+    """A tmpfs from which memory can be mapped executable (UML maps the guest's so)."""
+    _private()
+    mnt.mount("dumm-check", "/proc", "tmpfs", mnt.MS_NOSUID | mnt.MS_NODEV, "size=1M")
+    with tempfile.TemporaryFile(dir="/proc") as file:
+        file.truncate(mmap.PAGESIZE)
+        mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC).close()
+
+
+def mount_overlay(top: str, isolated: bool) -> None:
+    """An overlay of the directories lower, upper, work and merged in `top`."""
+    _private()
+    options = ",".join(
+        f"{name}dir={os.path.join(top, name)}" for name in ("lower", "upper", "work")
+    )
+    if isolated:
+        options += ",userxattr"
+    mnt.mount("dumm-check", os.path.join(top, "merged"), "overlay", mnt.MS_NODEV, options)

@@ -1,0 +1,172 @@
+"""The working set: the directory of a lab, made by `init` and taken apart by `destroy`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from dumm_tools import holder, names
+from dumm_tools import statefile as store
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.files import choice, exchange, mounts, workdir
+from dumm_tools.guests import boot, guest
+from dumm_tools.images import kernel, master
+from dumm_tools.linux import inode as inode_flags
+from dumm_tools.model import State
+from dumm_tools.net import bridge
+from dumm_tools.running import guest_views, isolation, liveness, turn
+from dumm_tools.trees import tree
+
+DIRECTORIES = ("host", "mount", "run", "templates")
+#: Seconds that destroy gives guests to halt.
+HALT_TIMEOUT = 5.0
+
+
+def init(root: str, *, kernel_spec: str | None, master_spec: str | None, isolated: bool) -> None:
+    """Make a working set in `root`; Conflict when there is one. A failure leaves nothing new."""
+    core = kernel.resolve(kernel_spec).path if kernel_spec else None
+    tree_ = master.resolve(master_spec).path if master_spec else None
+    with store.unbroken(), contextlib.ExitStack() as undo:
+        if not os.path.isdir(root):
+            os.mkdir(root, 0o700)
+            undo.callback(_remove, os.rmdir, root)
+        path = os.path.join(root, store.FILE)
+        if os.path.lexists(path):
+            raise Conflict(f"'{root}' is a working set already")
+        _refuse_taken(root)
+        lock = os.path.join(root, store.LOCK)
+        fresh = not os.path.lexists(lock)
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        inode = os.fstat(fd).st_ino
+        os.close(fd)
+        if fresh:
+            undo.callback(_remove, os.unlink, lock)
+        for name in DIRECTORIES:
+            directory = os.path.join(root, name)
+            if not os.path.isdir(directory):
+                os.mkdir(directory, 0o700)
+                undo.callback(_remove, os.rmdir, directory)
+            else:
+                _close(undo, directory)
+        # A guest has dozens of FIFOs there. For each new inode ext4 steps over all that were freed
+        # in the last minute in its group: a lab made again and again started half as fast.
+        with contextlib.suppress(OSError):
+            inode_flags.spread(os.path.join(root, "run"))
+        for name, target in (("linux", core), ("master", tree_)):
+            if target is not None:
+                _link(undo, os.path.join(root, name), target)
+        store.create(root, State(id=os.urandom(6).hex(), lock_inode=inode, isolated=isolated))
+        undo.pop_all()
+
+
+def _close(undo: contextlib.ExitStack, directory: str) -> None:
+    """Close a directory that is there already to others: guests' setuid programs will lie in it."""
+    mode = os.stat(directory).st_mode & 0o7777
+    if mode & 0o077:
+        os.chmod(directory, mode & ~0o077)
+        undo.callback(os.chmod, directory, mode)
+
+
+def _refuse_taken(root: str) -> None:
+    """Conflict where there is what destroy would remove although it is not ours."""
+    for name in DIRECTORIES:
+        path = os.path.join(root, name)
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise Conflict(f"'{path}' is no directory", hint="move it away")
+        if name == "run" and os.path.isdir(path) and os.listdir(path):
+            raise Conflict(f"'{path}' exists already, and is not empty", hint="move it away")
+
+
+def _link(undo: contextlib.ExitStack, path: str, target: str) -> None:
+    if os.path.lexists(path):
+        if os.path.realpath(path) == os.path.realpath(target):
+            return
+        raise Conflict(f"'{path}' exists already", hint="move it away, or leave the option out")
+    os.symlink(target, path)
+    undo.callback(_remove, os.unlink, path)
+
+
+def _remove(how: object, path: str) -> None:
+    assert callable(how)
+    with contextlib.suppress(OSError):
+        how(path)
+
+
+def destroy(root: str) -> None:
+    """Stop the guests, remove links, mounts and run-time files; what guests wrote (host/NAME), the
+    templates and the user's own files stay."""
+    failures: list[tuple[str, Exception]] = []
+    running = guest_views.all_names(root, lambda s: s not in ("stopped",))
+    guest.stop(
+        root,
+        running,
+        timeout=HALT_TIMEOUT,
+        force=False,
+        on_error=lambda name, e: failures.append((name, e)),
+    )
+    still = [n for n, _ in failures if liveness.alive(root, n)]
+    if still:
+        raise DummError(f"guest '{still[0]}' does not stop: {dict(failures)[still[0]]}")
+    strangers = _strangers(root)
+    for name in strangers:
+        boot.kill(root, name)
+    # What is not up has nothing in the kernel that would have to be looked for inside.
+    with store.transaction(root, apart=not holder.lives(root)) as change:
+        state = change.state
+        boot.release(state, *state.guests.values())
+        bridge.remove_all(state)
+        for name in {*state.guests, *strangers}:
+            mounts.umount(root, state, name)
+            workdir.drop(root, name)
+    if state.isolated:
+        isolation.end(root)
+    for name in DIRECTORIES:
+        path = os.path.join(root, name)
+        if not os.path.isdir(path):
+            continue  # an earlier destroy was killed here
+        if name == "run":
+            tree.remove(path)
+        elif name in ("mount", "host"):
+            for each in os.listdir(path):
+                _remove(os.rmdir, os.path.join(path, each))
+        _remove(os.rmdir, path)
+    for name in ("linux", "master"):
+        if os.path.islink(os.path.join(root, name)):
+            os.unlink(os.path.join(root, name))
+    os.unlink(os.path.join(root, store.FILE))
+
+
+def _strangers(root: str) -> list[str]:
+    """Guests that have left something here and are not in the state, which may have been restored
+    from a backup."""
+    known = store.load(root).guests
+    found: set[str] = set()
+    for place in ("run", "mount"):
+        with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(root, place)) as each:
+            found.update(e.name for e in each if e.is_dir(follow_symlinks=False))
+    return sorted(name for name in found - known.keys() if names.is_guest(name))
+
+
+def mount(root: str, name: str) -> None:
+    """Mount a guest's tree at mount/NAME, as `create` and `start` do."""
+    with turn.taken(root, name):
+        with contextlib.suppress(DummError, OSError):
+            exchange.settle(root, name, turn.PATIENCE)
+        with store.transaction(root) as change:
+            one = guest_views.get(change.state, name)
+            if mounts.is_mounted(root, change.state, name):
+                return
+            if liveness.guest_state(root, change.state, one) in ("running", "paused"):
+                # Two mounts of one upper layer would not agree.
+                exchange.mount_from_jail(root, name)
+                mounts.note_fuse(root, name)
+            else:
+                choice.mount(root, change.state, one)
+
+
+def umount(root: str, name: str) -> None:
+    """Take a guest's tree off mount/NAME; a running guest keeps its own."""
+    with turn.taken(root, name), store.transaction(root) as change:
+        guest_views.get(change.state, name)
+        if not mounts.umount(root, change.state, name):
+            raise Conflict(f"'mount/{name}' is not mounted")

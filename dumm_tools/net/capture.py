@@ -1,0 +1,206 @@
+"""Captures: tcpdump of this host, where the lab's links are."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import shutil
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from dumm_tools import proc, statefile
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.linux import namespaces, process
+from dumm_tools.model import State
+from dumm_tools.net import link_views
+
+#: Where tcpdump is, though ordinary users seldom look there.
+_ALSO = "/usr/local/sbin:/usr/sbin:/sbin"
+#: Whom it may run as; the first is Debian's own choice.
+_USERS = ("tcpdump", "nobody")
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def of_interface(root: str, name: str) -> str:
+    """The host's device of an interface. Usage, NotFound, Conflict when it has none now."""
+    found = statefile.load(root)
+    return _present(found, link_views.interface(found, name).tap, f"'{name}' is not plugged in")
+
+
+def of_bridge(root: str, name: str) -> str:
+    """The host's device of a bridge. Usage, NotFound, Conflict when it is not there."""
+    found = statefile.load(root)
+    return _present(found, link_views.bridge(found, name).name, f"bridge '{name}' is not up")
+
+
+def _present(found: State, device: str, otherwise: str) -> str:
+    if not link_views.ours(found, device):
+        raise Conflict(otherwise, hint="it is there while a guest on it runs")
+    return device
+
+
+def run(device: str, words: Sequence[str], file: str | None) -> int:
+    """Print the packets of a device, or write them as pcap to a file ("-": stdout), until a
+    signal comes; tcpdump's exit status. `words`: options of tcpdump and a filter.
+    BrokenPipeError when nobody reads on.
+    """
+    program = shutil.which("tcpdump", path=f"{os.environ.get('PATH', '')}:{_ALSO}")
+    if program is None:
+        raise DummError("cannot find 'tcpdump'", hint="install the package tcpdump")
+    argv = [program, "--immediate-mode", "-i", device, *_user()]
+    argv += ["-n", "-l"] if file is None else ["-U", "-w", "-"]
+    argv += words
+    proc.log(" ".join(argv))
+    with _Child(argv) as child:
+        return child.relay(None if file == "-" else file)
+
+
+def _user() -> list[str]:
+    """Have tcpdump become an ordinary user as soon as it has the device: what guests send is not
+    for root to take apart. In the namespaces of a user who has but one id, root is that user."""
+    import pwd
+
+    if os.geteuid() != 0:
+        return []
+    for name in _USERS:
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwnam(name)
+            if namespaces.has_id("uid", user.pw_uid) and namespaces.has_id("gid", user.pw_gid):
+                return ["-Z", name]
+    if namespaces.is_initial():
+        raise DummError(f"there is no user '{_USERS[0]}' on this host for tcpdump to run as")
+    namespaces.ease_setgroups()
+    return ["-Z", "root"]
+
+
+class _Child:
+    """A tcpdump whose output goes through us: it has much to say of a reader that has gone, and
+    notices only at its next packet. Signals that come to us go on to it."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._argv = list(argv)
+        self._pid = 0
+        self._status: int | None = None
+        self._watcher: tuple[int, int] | None = None
+        self._output = -1
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _Child:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+        try:
+            for number in _FORWARDED:
+                self._previous[number] = signal.signal(number, self._forward)
+            self._previous[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+            self._output, theirs = os.pipe2(os.O_CLOEXEC)
+            with contextlib.suppress(OSError):  # an ordinary user's share may be used up
+                fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 1 << 20)
+            try:
+                # In an isolated lab this is in its pid namespace, and ends with it.
+                self._pid = os.posix_spawn(
+                    self._argv[0],
+                    self._argv,
+                    os.environ,
+                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 1)],
+                    setsigdef=[*_FORWARDED, signal.SIGPIPE],
+                    setsigmask=mask,
+                )
+            except OSError as e:
+                raise DummError(f"cannot run '{self._argv[0]}': {e.strerror}") from None
+            finally:
+                os.close(theirs)
+            self._watcher = _watch(self._pid)
+        except BaseException:
+            self.__exit__()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pid and self._status is None:
+            os.kill(self._pid, signal.SIGKILL)
+            self._wait()
+        if self._watcher:
+            pid, pipe = self._watcher
+            os.close(pipe)
+            os.waitpid(pid, 0)
+        if self._output >= 0:
+            os.close(self._output)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _forward(self, number: int, _frame: object) -> None:
+        if self._pid and self._status is None:
+            os.kill(self._pid, number)
+
+    def _wait(self) -> int:
+        if self._status is None:
+            # Until it is reaped nobody else has its pid.
+            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return self._status
+
+    def relay(self, file: str | None) -> int:
+        """Copy to stdout, or to a file that is made when the first byte comes: tcpdump has then
+        taken device and filter. The exit status."""
+        with contextlib.ExitStack() as stack:
+            target = 1 if file is None else -1
+            poll = select.poll()
+            poll.register(self._output, select.POLLIN)
+            if file is None:
+                poll.register(target, 0)
+            while True:
+                if target in dict(poll.poll()):
+                    raise BrokenPipeError
+                piece = os.read(self._output, 1 << 18)
+                if not piece:
+                    break
+                if target < 0:
+                    target = _created(str(file))
+                    stack.callback(os.close, target)
+                while piece:
+                    piece = piece[_written(target, piece, file) :]
+        code = self._wait()
+        return code if code >= 0 else 128 - code
+
+
+def _watch(pid: int) -> tuple[int, int]:
+    """Have `pid` killed when we are: it notices only when it has something to say, and who changes
+    to another user loses what the kernel does for that (PR_SET_PDEATHSIG in prctl(2)). The process
+    that sees to it, and the pipe that keeps it waiting."""
+    watched = os.pidfd_open(pid)
+    waiting, ours = os.pipe2(os.O_CLOEXEC)
+    watcher = os.fork()
+    if watcher:
+        os.close(waiting)
+        os.close(watched)
+        return watcher, ours
+    try:
+        # All signals that we forward are blocked here. Who reads what we write waits for its end.
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if fd not in (waiting, watched):
+                with contextlib.suppress(OSError):  # that of the list itself
+                    os.close(fd)
+        os.read(waiting, 1)
+        process.send_signal(watched, signal.SIGKILL)
+    finally:
+        os._exit(0)
+
+
+def _written(fd: int, piece: bytes, path: str | None) -> int:
+    try:
+        return os.write(fd, piece)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise DummError(f"cannot write '{path or 'standard output'}': {e.strerror}") from None
+
+
+def _created(path: str) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY, 0o666)
+    except OSError as e:
+        raise DummError(f"cannot write '{path}': {e.strerror}") from None

@@ -1,0 +1,241 @@
+"""What reaches the host itself from a segment: what is for an address that the lab gave it there.
+
+Linux takes a packet for any of its addresses by any of its devices, answers ARP for all of them,
+and believes who advertises itself as a router. Here
+
+- settings of the device end what settings can end;
+- on a bridge without an address, and on a tap that is on no bridge, a filter on the device drops
+  everything. A bridge's own filter sees only what goes up to the host, not what stays on the
+  segment;
+- of what comes in by a bridge with an address, nftables drop what is for another address of the
+  host's. They alone know it from what the host forwards. A host without them gets a filter that
+  passes only what is for the address, and so forwards nothing that comes in there.
+
+Broadcasts and multicast pass where there is an address: the host is a member of such a segment
+then, and what serves names or routes to guests may run on it. Where the address is there for an
+uplink to the outside (`nat`), it is a gateway and no more, unless the user wants more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Collection, Sequence
+
+from dumm_tools import address, nft, proc
+from dumm_tools.errors import DummError
+from dumm_tools.linux import filter as packets
+from dumm_tools.linux import netlink, nftables, sysctl, sysfs
+from dumm_tools.linux.filter import Operation, Program
+from dumm_tools.linux.netlink import Channel
+from dumm_tools.model import Bridge, State
+from dumm_tools.net import link_views
+
+#: On each device. A source must be where it is said to be; and what the host asks for comes from
+#: the address that it has there.
+_IPV4 = {
+    "accept_redirects": 0,
+    "accept_source_route": 0,
+    "arp_accept": 0,
+    "arp_announce": 2,
+    "rp_filter": 1,
+    "send_redirects": 0,
+}
+_IPV6 = {"accept_ra": 0, "accept_redirects": 0, "accept_source_route": 0, "autoconf": 0}
+#: No answer to ARP, and one for the addresses of the device only.
+_ARP_IGNORE = {False: 8, True: 1}
+
+# linux/if_ether.h
+_IP, _ARP, _VLAN, _IP6, _VLAN_AD = 0x0800, 0x0806, 0x8100, 0x86DD, 0x88A8
+_MULTICAST_IP = 0xE0000000  # and what is above: broadcast
+_MULTICAST_IP6 = 0xFF000000
+
+
+def _drop(*kinds: int) -> list[Operation]:
+    """Drop frames of these protocols, when the protocol is loaded."""
+    return [op for kind in kinds for op in (packets.unless_equal(kind, 1), packets.DROP)]
+
+
+#: What IP comes in: a tag of VLAN 0 would be taken off later.
+_ALL_IP = _drop(_IP, _ARP, _IP6, _VLAN, _VLAN_AD)
+#: Groups that a bridge takes for itself, and passes up by the port that they came in by
+#: (br_handle_frame, net/bridge/br_input.c): the host would take IP from the tap then. What these
+#: groups are for is no IP.
+_ON_A_BRIDGE: Program = [
+    packets.load(0),
+    packets.unless_equal(0x0180C200, 4 + len(_ALL_IP)),
+    packets.load(4, 2),
+    packets.mask(0xFFF0),
+    packets.unless_equal(0, 1 + len(_ALL_IP)),
+    packets.LOAD_PROTOCOL,
+    *_ALL_IP,
+    packets.PASS,
+]
+_NOTHING: Program = [packets.DROP]
+_NO_IPV4: Program = [packets.LOAD_PROTOCOL, *_drop(_IP, _ARP, _VLAN, _VLAN_AD), packets.PASS]
+
+_FAMILY = "inet"
+_PREFIX = "dumm_"
+
+
+def settings(device: str, *, ipv4: bool = False) -> None:
+    """Settings of a device that is not up yet; with `ipv4` the host has such an address there."""
+    wanted = {"ipv4": {**_IPV4, "arp_ignore": _ARP_IGNORE[ipv4]}, "ipv6": _IPV6}
+    # Where /proc/sys is read-only, as in a container, the rest must do.
+    for family, values in wanted.items():
+        with contextlib.suppress(OSError):
+            sysctl.set_all(family, device, values)
+
+
+def tap(channel: Channel, device: str, *, bridged: bool) -> None:
+    """Keep from the host what comes in by a tap: all of it, or where it is on a bridge, what the
+    bridge would not take. OSError."""
+    _put(channel, device, _ON_A_BRIDGE if bridged else _NOTHING)
+
+
+def bridge(channel: Channel, state: State, record: Bridge, addresses: Sequence[str]) -> None:
+    """Let guests on a bridge reach these addresses of the host's, which it gets next or has just
+    kept, and no others. OSError."""
+    ipv4, ipv6 = ([a for a in addresses if address.is_v6(a) is v6] for v6 in (False, True))
+    if record.addresses or addresses:
+        known = refresh(state, {record.name} if addresses else set(), {record.name})
+    else:
+        known = True
+    settings(record.name, ipv4=bool(ipv4))
+    if not addresses:
+        program = _NOTHING
+    elif not known and not record.host_access:
+        program = _only(ipv4, ipv6)
+    else:
+        program = [] if ipv4 else _NO_IPV4
+    _put(channel, record.name, program)
+
+
+def _only(ipv4: Sequence[str], ipv6: Sequence[str]) -> Program:
+    """Pass what is for these addresses, or for everybody."""
+    import ipaddress
+
+    groups = [packets.unless_at_least(_MULTICAST_IP, 1), packets.PASS]
+    to_ip = [packets.load(16, network=True), *(groups if ipv4 else [])]
+    for text in ipv4:
+        own = ipaddress.IPv4Interface(text)
+        for number in {int(own.ip), int(own.network.broadcast_address)}:
+            to_ip += [packets.unless_equal(number, 1), packets.PASS]
+    to_ip6 = [packets.load(24, network=True), packets.mask(_MULTICAST_IP6)]
+    to_ip6 += [packets.unless_equal(_MULTICAST_IP6, 1), packets.PASS]
+    for text in ipv6:
+        packed = ipaddress.IPv6Interface(text).ip.packed
+        for n in range(0, 16, 4):
+            word = int.from_bytes(packed[n : n + 4], "big")
+            to_ip6 += [packets.load(24 + n, network=True), packets.unless_equal(word, 7 - n // 2)]
+        to_ip6.append(packets.PASS)
+    return [
+        packets.LOAD_PROTOCOL,
+        *packets.when_equal(_IP, [*to_ip, packets.DROP]),
+        *packets.when_equal(_IP6, [*to_ip6, packets.DROP]),
+        packets.unless_equal(_ARP, 1),
+        packets.PASS if ipv4 else packets.DROP,
+        packets.DROP,
+    ]
+
+
+def _put(channel: Channel, device: str, program: Program) -> None:
+    index = sysfs.number(device, "ifindex") or 0
+    try:
+        if program:
+            netlink.transact(channel, packets.put(index, program, device))
+        else:
+            netlink.transact(channel, [packets.remove(index, device)])
+    except OSError as e:
+        # ENOENT and EINVAL: no filter there is, nor ever was; or a kernel that knows none.
+        if e.errno not in (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        if program:
+            proc.log(f"no filter on {device}: {e.strerror}")
+
+
+def refresh(state: State, also: Collection[str] = (), without: Collection[str] = ()) -> bool:
+    """Have the rules be for the lab's bridges that are there and have addresses, for `also`, and
+    not for others that are in `without`. False where nftables cannot do it."""
+    names = [
+        name
+        for name, record in state.bridges.items()
+        if name in also
+        or (record.addresses and name not in without and link_views.ours(state, name))
+    ]
+    try:
+        nft.run(_script(state, names))
+    except DummError as e:
+        proc.log(str(e))
+        return False
+    return True
+
+
+def renew(state: State) -> bool:
+    """Have the rules be for the lab's bridges as they are recorded; False where there are none."""
+    return any(b.addresses for b in state.bridges.values()) and refresh(state)
+
+
+def mend(state: State) -> bool:
+    """Put the rules back where somebody took them away, as a firewall does that is loaded anew;
+    False where that is not so, or not possible."""
+    try:
+        if nftables.has_table(nftables.NFPROTO_INET, _PREFIX + state.id):
+            return False
+    except OSError:
+        return False  # a kernel without: there was nothing to be taken away
+    return renew(state)
+
+
+def clear(state: State) -> None:
+    """Take all rules away, whatever is recorded. The caller knows that the lab ends."""
+    try:
+        there = nftables.has_table(nftables.NFPROTO_INET, _PREFIX + state.id)
+    except OSError:  # a kernel without
+        return
+    if there:
+        try:
+            nft.run(_script(state, ()))
+        except DummError as e:
+            proc.log(str(e))
+
+
+def forget(state: State, devices: Collection[str]) -> None:
+    """Take bridges that have gone from the rules."""
+    if any(d in state.bridges and state.bridges[d].addresses for d in devices):
+        refresh(state, without=devices)
+
+
+def _script(state: State, names: Sequence[str]) -> str:
+    table = f"{_FAMILY} {_PREFIX}{state.id}"
+    if not names:
+        return f"add table {table}\ndelete table {table}\n"
+    guarded = [n for n in names if not state.bridges[n].host_access]
+    gateways = [n for n in guarded if state.bridges[n].uplink == "nat"]
+    rules = [
+        "iif != @guarded accept",
+        # Of the kernel's settings for these some are the host's, not the device's.
+        "icmp type redirect drop",
+        "icmpv6 type { nd-router-advert, nd-redirect } drop",
+    ]
+    if gateways:
+        rules.append("iif @gateways ct state established,related accept")
+    rules.append("fib daddr . iif type != { local, broadcast, multicast, anycast } drop")
+    if gateways:
+        asked = "{ echo-request, nd-neighbor-solicit, nd-neighbor-advert }"
+        rules += [
+            "icmp type echo-request accept",
+            f"icmpv6 type {asked} accept",
+            "iif @gateways drop",
+        ]
+    lines = [f"add table {table}"]
+    for name, members in (("guarded", guarded), ("gateways", gateways)):
+        # By index: what gets the name of a bridge that has gone is not meant.
+        numbers = [str(sysfs.number(n, "ifindex")) for n in members]
+        lines += [f"add set {table} {name} {{ type iface_index; }}", f"flush set {table} {name}"]
+        if numbers:
+            lines.append(f"add element {table} {name} {{ {', '.join(numbers)} }}")
+    chain = "{ type filter hook input priority filter; policy accept; }"
+    lines += [f"add chain {table} input {chain}", f"flush chain {table} input"]
+    lines += [f"add rule {table} input {rule}" for rule in rules]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,209 @@
+"""The device of an interface in its running guest: found, given addresses, routes and a shape.
+
+By netlink through the agent: no program runs in the guest. Writes no state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Sequence
+
+from dumm_tools import address
+from dumm_tools.agent.client import Control, LineLost
+from dumm_tools.errors import DummError
+from dumm_tools.linux import netlink, qdisc, route, rtnl
+from dumm_tools.linux.netlink import Channel, Request
+from dumm_tools.linux.rtnl import Link
+from dumm_tools.model import Iface
+from dumm_tools.net import link_requests
+from dumm_tools.net.host_links import explained
+from dumm_tools.running import contact
+
+#: What an undo may meet without hiding the failure that led to it.
+UNDO_FAILURES = (DummError, OSError, LineLost)
+#: Seconds to wait for a guest whose answer is not all that was asked for.
+ASK_TIMEOUT = 2.0
+
+
+def find(channel: Channel, iface: Iface) -> Link | None:
+    """The interface's device in its guest, by its name, or where it was renamed by what it is."""
+    parent = f"uml-vector.{iface.slot}"
+    try:
+        link = rtnl.find_link(channel, iface.device)
+        if link.parent in (parent, None):
+            return link
+    except OSError as e:
+        if e.errno != errno.ENODEV:
+            raise
+    for link in rtnl.links(channel):
+        if link.parent == parent or (link.parent is None and link.name == born_as(iface)):
+            return link
+    return None
+
+
+def need(control: Control, iface: Iface) -> Link:
+    """The interface's device; DummError where its guest has none."""
+    link = find(control, iface)
+    if link is None:
+        raise DummError(
+            f"guest '{iface.guest}' has no device for '{iface.name}'",
+            hint=f"'dumm-iface up {iface.name}' plugs it in",
+        )
+    return link
+
+
+def born_as(iface: Iface) -> str:
+    """What the kernel calls the device before it is set up."""
+    return f"vec{iface.slot}"
+
+
+def load_ipv6(control: Control, iface: Iface) -> None:
+    """Where IPv6 is a module it must be there before an address; where it is built in, or is
+    not to be had, the address itself tells."""
+    if link_requests.needs_ipv6(iface):
+        with contextlib.suppress(OSError):
+            control.load_module("ipv6")
+
+
+def apply_shape(control: Control, iface: Iface, index: int) -> None:
+    """Shape a device as recorded; as for IPv6, the kernel says when it cannot."""
+    if iface.shape:
+        with contextlib.suppress(OSError):
+            control.load_module(link_requests.MODULE)
+        netlink.transact(control, link_requests.shaping(iface, index))
+
+
+def add_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
+    """Give the device in the running guest addresses: all or none."""
+    with (
+        contact.control(root, iface.guest) as control,
+        explained(f"add an address to '{iface.name}'"),
+        contextlib.ExitStack() as undo,
+    ):
+        index = need(control, iface).ifindex
+        if any(map(address.is_v6, addresses)):
+            with contextlib.suppress(OSError):
+                control.load_module("ipv6")
+        flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
+        for text in addresses:
+            request = rtnl.address(rtnl.RTM_NEWADDR, index, text, flags=flags)
+            netlink.transact(control, [request])
+            undo.callback(_drop_address, control, index, text)
+        undo.pop_all()
+
+
+def _drop_address(control: Control, index: int, text: str) -> None:
+    """Undo."""
+    with contextlib.suppress(*UNDO_FAILURES):
+        netlink.transact(control, [rtnl.address(rtnl.RTM_DELADDR, index, text)])
+
+
+def del_addresses(root: str, iface: Iface, addresses: list[str], left: Sequence[str] = ()) -> None:
+    """Take addresses from the device in the running guest; one it does not have is fine. `left`
+    are to stay: of a network the kernel drops all with the first (promote_secondaries in
+    Documentation/networking/ip-sysctl.rst)."""
+    with (
+        contact.control(root, iface.guest) as control,
+        explained(f"remove an address from '{iface.name}'"),
+    ):
+        index = need(control, iface).ifindex
+        for text in addresses:
+            try:
+                netlink.transact(control, [rtnl.address(rtnl.RTM_DELADDR, index, text)])
+            except OSError as e:
+                if e.errno != errno.EADDRNOTAVAIL:
+                    raise
+        stay = iface.but(addresses=[a for a in left if not address.is_v6(a)])
+        netlink.transact(control, link_requests.addresses(stay, index))
+
+
+def drop_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
+    """Undo an `add_addresses`."""
+    with contextlib.suppress(*UNDO_FAILURES):
+        del_addresses(root, iface, addresses)
+
+
+def live_addresses(root: str, iface: Iface) -> list[str]:
+    """The addresses that the device has in the running guest."""
+    with (
+        contact.control(root, iface.guest) as control,
+        explained(f"list the addresses of '{iface.name}'"),
+    ):
+        return [a.address for a in rtnl.addresses(control, need(control, iface).ifindex)]
+
+
+def add_routes(root: str, iface: Iface, routes: list[dict[str, str]]) -> None:
+    """Give the running guest routes out of the device, those that it can have now."""
+    with (
+        contact.control(root, iface.guest) as control,
+        explained(f"add a route to '{iface.name}'"),
+    ):
+        link = need(control, iface)
+        if not link.up:
+            return
+        load_ipv6(control, iface)
+        netlink.transact(control, link_requests.routes(iface, link.ifindex, routes))
+
+
+def del_routes(root: str, iface: Iface, routes: list[dict[str, str]]) -> None:
+    """Take routes from the running guest; one that it does not have is fine."""
+    with (
+        contact.control(root, iface.guest) as control,
+        explained(f"remove a route from '{iface.name}'"),
+    ):
+        index = need(control, iface).ifindex
+        for each in routes:
+            request = route.route(route.RTM_DELROUTE, index, each["dest"], each.get("via"))
+            _tolerant(control, request, errno.ESRCH, errno.ENODEV, errno.EAFNOSUPPORT)
+
+
+def _tolerant(control: Control, request: Request, *numbers: int) -> None:
+    """Send a request that may have been done already."""
+    try:
+        netlink.transact(control, [request])
+    except OSError as e:
+        if e.errno not in numbers:
+            raise
+
+
+def live_routes(root: str, guest: str) -> list[tuple[str, route.Route]]:
+    """The routes of the running guest, with the names of their devices."""
+    with contact.control(root, guest) as control, explained(f"list the routes of '{guest}'"):
+        by_index = {link.ifindex: link.name for link in rtnl.links(control)}
+        return [(by_index.get(r.ifindex, "?"), r) for r in route.routes(control)]
+
+
+def change_shape(root: str, iface: Iface) -> None:
+    """Shape the device in the running guest as recorded, whatever it was like."""
+    with (
+        contact.control(root, iface.guest) as control,
+        explained(f"shape '{iface.name}' in its guest"),
+    ):
+        index = need(control, iface).ifindex
+        if iface.shape:
+            apply_shape(control, iface, index)
+        else:
+            request = qdisc.remove(index, iface.name)
+            _tolerant(control, request, errno.ENOENT, errno.EINVAL)
+
+
+def restore_shape(root: str, iface: Iface) -> None:
+    """Undo a `change_shape`."""
+    with contextlib.suppress(*UNDO_FAILURES):
+        change_shape(root, iface)
+
+
+def live_shape(root: str, iface: Iface) -> dict[str, float]:
+    """What the device in the running guest has of shaping; quick to import."""
+    with (
+        contact.control(root, iface.guest, ASK_TIMEOUT) as control,
+        explained(f"ask for the shape of '{iface.name}'"),
+    ):
+        try:
+            index = rtnl.index_of(control, iface.device)
+        except OSError as e:
+            if e.errno != errno.ENODEV:
+                raise
+            index = need(control, iface).ifindex  # renamed by its guest
+        return link_requests.shape_of(qdisc.read(control, index))

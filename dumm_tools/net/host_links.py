@@ -1,0 +1,288 @@
+"""The host's side of a lab's network: taps and bridges, made, found again and removed.
+
+Each link bears the working set's tag as its alias. A link that does not is never changed:
+Conflict. This is the only domain module that makes or removes a link; it knows no records but
+what it is given, and writes no state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+from dumm_tools import address, proc
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.linux import netlink, rtnl, sysfs, tun
+from dumm_tools.linux.netlink import Channel, Request
+from dumm_tools.model import Bridge, Iface, State
+from dumm_tools.net import guard, way_out
+from dumm_tools.net.link_views import bridge_mac, ours
+from dumm_tools.statefile import need_here
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn an OSError inside into a DummError that says what could not be done; who gave the
+    time to answer explains a TimeoutError."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except OSError as e:
+        hint = None
+        if e.filename == tun.PATH:
+            hint = _tun_hint(e)
+        elif e.errno in (errno.EPERM, errno.EACCES):
+            hint = "links of the host are made by root, or in an isolated lab"
+        where = f"{tun.PATH}: " if e.filename == tun.PATH else ""
+        raise DummError(f"cannot {what}: {where}{e.strerror or e}", hint=hint) from None
+
+
+def _tun_hint(error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+        return "load the kernel's tun driver: modprobe tun"
+    return "it must be open to the user of the lab: chmod 0666 /dev/net/tun"
+
+
+def check_free(state: State, device: str) -> None:
+    """Conflict when a link of this name exists that is not ours."""
+    if sysfs.exists(device) and not ours(state, device):
+        raise Conflict(f"'{device}' exists already and is not ours")
+
+
+def _quiet(device: str) -> None:
+    """Keep the host's IPv6 off a link. Where /proc/sys is read-only, having no link-local
+    address to send from must do."""
+    with contextlib.suppress(OSError):
+        sysfs.set_ipv6(device, False)
+
+
+def _dress(state: State, device: str, **attributes: object) -> Request:
+    """Tag a link, keep it quiet, bring it up. Without IPv6 it knows no address generation."""
+    wanted: list[tuple[str, object]] = [("IFLA_IFNAME", device), ("IFLA_IFALIAS", state.tag)]
+    wanted += attributes.items()
+    if os.path.exists(f"/proc/sys/net/ipv6/conf/{device}"):
+        wanted.append(rtnl.no_address_generation())
+    return rtnl.link(rtnl.RTM_SETLINK, device, wanted, up=True)
+
+
+def _index(device: str) -> int:
+    index = sysfs.number(device, "ifindex")
+    if index is None:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), device)
+    return index
+
+
+def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
+    """Make a bridge with its addresses and its uplink, unless it is there; True when it was made.
+
+    Conflict when a link of this name is not ours. Undoes itself.
+    """
+    need_here(state)
+    name = bridge.name
+    with explained(f"create '{name}'"), contextlib.ExitStack() as undo:
+        made = not sysfs.exists(name)
+        if made:
+            proc.log(f"make bridge {name}")
+            try:
+                netlink.transact(channel, [rtnl.new_bridge(name, bridge_mac(state, name))])
+            except FileExistsError:
+                raise Conflict(f"'{name}' exists already and is not ours") from None
+            undo.callback(discard_bridge, channel, state, name)
+        check_free(state, name)
+        if made or sysfs.read(name, "ifalias") != state.tag or not sysfs.is_up(name):
+            _quiet(name)  # until it has an address
+            guard.bridge(channel, state, bridge, bridge.addresses)
+            netlink.transact(channel, [_dress(state, name)])
+            add_addresses(channel, name, bridge.addresses)
+            _ensure_uplink(channel, state, bridge)
+        elif bridge.addresses and guard.mend(state):
+            _ensure_uplink(channel, state, bridge)
+        if made:
+            _plug_members(channel, state, name)
+        undo.pop_all()
+    return made
+
+
+def _ensure_uplink(channel: Channel, state: State, bridge: Bridge) -> None:
+    if bridge.uplink is not None:
+        way_out.ensure(channel, state, bridge)
+
+
+def _plug_members(channel: Channel, state: State, bridge: str) -> None:
+    """Plug in what there is of the members of a bridge that somebody removed and that is new."""
+    index = _index(bridge)
+    for member in state.members_of(bridge):
+        if ours(state, member.tap):
+            wanted = [("IFLA_IFNAME", member.tap), ("IFLA_MASTER", index)]
+            netlink.transact(channel, [rtnl.link(rtnl.RTM_SETLINK, member.tap, wanted)])
+            guard.tap(channel, member.tap, bridged=True)
+
+
+def add_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
+    """Give the host's device these addresses; one it has already is left. OSError."""
+    if not addresses:
+        return
+    if any(address.is_v6(a) for a in addresses):
+        sysfs.set_ipv6(device, True)
+    index = _index(device)
+    flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
+    netlink.transact(
+        channel,
+        [rtnl.address(rtnl.RTM_NEWADDR, index, a, flags=flags) for a in addresses],
+    )
+
+
+def del_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
+    """Take addresses from the host's device; one it does not have is fine. OSError."""
+    for text in addresses:
+        with _unless(errno.EADDRNOTAVAIL, errno.ENODEV):
+            request = rtnl.address(rtnl.RTM_DELADDR, _index(device), text)
+            netlink.transact(channel, [request])
+
+
+def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
+    """Make an interface's tap as recorded, in its bridge, which exists; True when it was made.
+
+    One that is there is made right: an earlier command may have been killed half way, or its
+    guest runs. Conflict when a link of this name is not ours. Undoes itself.
+    """
+    need_here(state)
+    tap, owner = iface.tap, os.geteuid()
+    # All guests of a lab are one user: the group keeps each to its own taps.
+    boot = state.guests[iface.guest].boot
+    group = boot.group or None if boot else None
+    check_free(state, tap)
+    with explained(f"create '{iface.name}'"):
+        if not sysfs.exists(tap):
+            try:
+                with tun.created(tap, owner, group) as fd:
+                    proc.log(f"make tap {tap}")
+                    _dress_tap(channel, state, iface)
+                    # From here on it outlives us: it bears our tag.
+                    tun.persist(fd)
+            except OSError as e:
+                if e.errno == errno.EBUSY and e.filename == tap:
+                    raise Conflict(f"'{tap}' exists already and is not ours") from None
+                raise
+            return True
+        if sysfs.number(tap, "owner") != owner or (
+            group is not None and sysfs.number(tap, "group") != group
+        ):
+            tun.give(tap, owner, group)
+        _dress_tap(channel, state, iface)
+        return False
+
+
+def _dress_tap(channel: Channel, state: State, iface: Iface) -> None:
+    tap = iface.tap
+    # With less the kernel has no IPv6 on a tap, nor on the bridge that follows it; and begins anew
+    # with a link-local address when one that is up gets room again (addrconf_notify, net/ipv6).
+    mtu = max(iface.mtu, address.MTU_MIN_IPV6)
+    if (sysfs.number(tap, "mtu") or 0) < address.MTU_MIN_IPV6:
+        wanted = [("IFLA_IFNAME", tap), ("IFLA_MTU", mtu)]
+        down = rtnl.link(rtnl.RTM_SETLINK, tap, wanted[:1], up=False)
+        netlink.transact(channel, [down, rtnl.link(rtnl.RTM_SETLINK, tap, wanted)])
+    _quiet(tap)
+    guard.settings(tap)
+    # What is for the bridge must not be for the host, before or after: a tap that was not open
+    # before it is on its bridge brings nothing yet.
+    if not iface.bridge:
+        guard.tap(channel, tap, bridged=False)
+    master = _index(iface.bridge) if iface.bridge else 0
+    request = _dress(state, tap, IFLA_MTU=mtu, IFLA_MASTER=master)
+    netlink.transact(channel, [request])
+    if iface.bridge:
+        guard.tap(channel, tap, bridged=True)
+    if iface.name != tap and not _has_altname(channel, tap, iface.name):
+        try:
+            netlink.transact(channel, [rtnl.new_altname(tap, iface.name)])
+        except FileExistsError:
+            raise Conflict(f"'{iface.name}' exists already and is not ours") from None
+
+
+def _has_altname(channel: Channel, device: str, name: str) -> bool:
+    with _unless(errno.ENODEV):
+        return name in rtnl.find_link(channel, device).altnames
+    return False
+
+
+def unplug(channel: Channel, state: State, tap: str) -> None:
+    """Take a tap out of its bridge, if it is there and ours."""
+    if ours(state, tap) and sysfs.master(tap) is not None:
+        wanted = [("IFLA_IFNAME", tap), ("IFLA_MASTER", 0)]
+        with explained(f"unplug '{tap}'"), _unless(errno.ENODEV):
+            guard.tap(channel, tap, bridged=False)  # first: what leaves a bridge is the host's
+            netlink.transact(channel, [rtnl.link(rtnl.RTM_SETLINK, tap, wanted)])
+
+
+def remove(channel: Channel, state: State, devices: list[str]) -> None:
+    """Remove those of the devices that are there and are ours, all in one step.
+
+    The kernel waits some 20 ms for each link that is removed by itself, and once for a whole
+    group (rtnl_group_dellink, net/core/rtnetlink.c).
+    """
+    present = [d for d in devices if ours(state, d)]
+    if present:
+        proc.log(f"remove {' '.join(present)}")
+        _remove_present(channel, state, present)
+    guard.forget(state, devices)
+
+
+def _remove_present(channel: Channel, state: State, present: list[str]) -> None:
+    with explained(f"remove '{present[0]}'" + (" and others" if len(present) > 1 else "")):
+        for port in {p for d in present for p in sysfs.ports(d)} - {*present}:
+            if ours(state, port):  # it stays, on no bridge
+                guard.tap(channel, port, bridged=False)
+        if len(present) == 1:
+            _remove(channel, present[0])
+            return
+        group = _unused_group()
+        for device in present:
+            # One that has gone meanwhile is as good as removed.
+            with _unless(errno.ENODEV):
+                wanted = [("IFLA_IFNAME", device), ("IFLA_GROUP", group)]
+                request = rtnl.link(rtnl.RTM_SETLINK, device, wanted)
+                netlink.transact(channel, [request])
+        with _unless(errno.ENODEV):
+            request = rtnl.link(rtnl.RTM_DELLINK, present[0], [("IFLA_GROUP", group)])
+            netlink.transact(channel, [request])
+
+
+def _unused_group() -> int:
+    """A number that no link has as its group; users take small ones."""
+    used = {sysfs.number(d, "netdev_group") for d in sysfs.devices()}
+    while True:
+        group = int.from_bytes(os.urandom(4), "big") >> 2 | 1 << 30
+        if group not in used:
+            return group
+
+
+@contextlib.contextmanager
+def _unless(*numbers: int) -> Iterator[None]:
+    """Let an OSError with one of these errno pass as done."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in numbers:
+            raise
+
+
+def _remove(channel: Channel, device: str) -> None:
+    with _unless(errno.ENODEV):
+        request = rtnl.link(rtnl.RTM_DELLINK, device, [("IFLA_IFNAME", device)])
+        netlink.transact(channel, [request])
+
+
+def discard_bridge(channel: Channel, state: State, name: str) -> None:
+    """Undo the making of a bridge, and of what was said of it elsewhere."""
+    discard(channel, name)
+    guard.forget(state, [name])
+
+
+def discard(channel: Channel, device: str) -> None:
+    """Undo: what made us undo is the error to tell of, not this one."""
+    with contextlib.suppress(OSError):
+        _remove(channel, device)

@@ -1,0 +1,214 @@
+"""The guest's side of an interface: how its kernel gets a device, and how the device is set up.
+
+At boot by arguments and by messages that the agent sends to its own kernel; live by mconsole
+(`config vecN`, `remove vecN`) and by netlink through the agent. No program runs in the guest.
+Writes no state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Sequence
+
+from dumm_tools import address, proc
+from dumm_tools.agent.client import ANSWER_TIMEOUT, Control
+from dumm_tools.errors import DummError
+from dumm_tools.linux import netlink, rtnl
+from dumm_tools.linux.netlink import Channel, Request
+from dumm_tools.linux.rtnl import Link
+from dumm_tools.model import Iface, State
+from dumm_tools.net import guest_links, link_requests
+from dumm_tools.net.host_links import explained
+from dumm_tools.running import contact
+
+#: The largest MTU that netlink can give a vector device: alloc_etherdev leaves max_mtu at
+#: ETH_DATA_LEN. A larger one is an argument of the device (vector_kern.c, get_mtu).
+MTU_BY_NETLINK = 1500
+#: Packets moved at once by one system call.
+DEPTH = 128
+
+
+def uml_arg(iface: Iface) -> str:
+    """The device as an argument of the guest's kernel, and of mconsole's `config`."""
+    mtu = f",mtu={iface.mtu}" if iface.mtu > MTU_BY_NETLINK else ""
+    return f"vec{iface.slot}:transport=tap,ifname={iface.tap},depth={DEPTH},gro=1{mtu}"
+
+
+def boot_records(state: State, guest: str) -> list[tuple[str, int, bytes]]:
+    """What the agent does at boot for the guest's interfaces: (kind, slot, payload), where kind
+    'M' names a module to load and 'N' is a netlink message about vec<slot>, whose index the
+    agent puts in."""
+    ifaces = state.ifaces_of(guest)
+    records: list[tuple[str, int, bytes]] = []
+    if any(map(link_requests.needs_ipv6, ifaces)):
+        records.append(("M", 0, b"ipv6\0"))
+    if any(i.shape for i in ifaces):
+        records.append(("M", 0, link_requests.MODULE.encode() + b"\0"))
+    for iface in ifaces:
+        requests = [
+            _name(iface, 0),
+            *link_requests.addresses(iface, 0),
+            *link_requests.routes(iface, 0),
+            *link_requests.shaping(iface, 0),
+        ]
+        records += [("N", iface.slot, r.data) for r in requests]
+    return records
+
+
+def _name(iface: Iface, index: int) -> Request:
+    """All that a new device is told, in one message: the kernel renames, then brings up
+    (do_setlink, net/core/rtnetlink.c)."""
+    wanted: list[tuple[str, object]] = [
+        ("IFLA_IFNAME", iface.device),
+        ("IFLA_ADDRESS", iface.mac),
+    ]
+    if iface.mtu <= MTU_BY_NETLINK:
+        wanted.append(("IFLA_MTU", iface.mtu))
+    return rtnl.link(rtnl.RTM_SETLINK, iface.name, wanted, index=index, up=iface.up)
+
+
+def _newborn(channel: Channel, iface: Iface) -> Link | None:
+    """The device that was just made, unless the guest has been as quick as to rename it."""
+    try:
+        return rtnl.find_link(channel, guest_links.born_as(iface))
+    except OSError as e:
+        if e.errno != errno.ENODEV:
+            raise
+    return guest_links.find(channel, iface)
+
+
+def plug(root: str, iface: Iface, *, reopen: bool = False) -> bool:
+    """Give the running guest the device, set up as recorded, if it lacks it; True when it did.
+
+    One that is there is only brought up or down: name, MTU, MAC and addresses are the guest's
+    to change. The tap is there; with `reopen` a device that is up opens it anew. A device that
+    cannot be set up is taken away again.
+    """
+    with (
+        contact.control(root, iface.guest) as control,
+        explained(f"set up '{iface.name}' in its guest"),
+    ):
+        link = guest_links.find(control, iface)
+        if link is not None and link.name != guest_links.born_as(iface):
+            if link.up and reopen:
+                down = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
+                netlink.transact(control, [down])
+                link = link._replace(up=False)
+            if link.up != iface.up:
+                guest_links.load_ipv6(control, iface)
+                netlink.transact(control, _turn(iface, link.ifindex))
+            return False
+        if link is None:
+            proc.log(f"plug {iface.name} into the running guest")
+            contact.mconsole(root, iface.guest, f"config {uml_arg(iface)}", control.left())
+        try:
+            link = link or _newborn(control, iface)
+            if link is None:
+                # vector_config says nothing when vector_eth_configure fails.
+                raise DummError(
+                    f"guest '{iface.guest}' made no device {guest_links.born_as(iface)}"
+                )
+            guest_links.load_ipv6(control, iface)
+            index = link.ifindex
+            # The name comes last: who finds the first name knows that this was not done.
+            netlink.transact(control, link_requests.addresses(iface, index))
+            guest_links.apply_shape(control, iface, index)
+            netlink.transact(control, [_name(iface, index)])
+            netlink.transact(control, link_requests.routes(iface, index))
+        except BaseException:
+            with contextlib.suppress(*guest_links.UNDO_FAILURES):
+                _unplug(root, control, iface)
+            raise
+    return True
+
+
+def _turn(iface: Iface, index: int) -> list[Request]:
+    """Bring a device up or down as recorded. Going down costs it its IPv6 addresses, and all its
+    routes."""
+    flag = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=index, up=iface.up)
+    lost = [r for r in link_requests.addresses(iface, index) if address.is_v6(r.subject)]
+    return [flag, *lost, *link_requests.routes(iface, index)] if iface.up else [flag]
+
+
+def change(root: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
+    """Give the device in the running guest its recorded MTU, which netlink can give, or MAC, or
+    both."""
+    with (
+        contact.control(root, iface.guest) as control,
+        explained(f"set up '{iface.name}' in its guest"),
+    ):
+        link = guest_links.need(control, iface)
+        if mtu:
+            netlink.transact(control, [_set(iface, link, IFLA_MTU=iface.mtu)])
+        if not mac:
+            return
+        # A vector device that is up keeps its MAC (eth_mac_addr, net/ethernet/eth.c).
+        down = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
+        try:
+            netlink.transact(control, [down])
+            netlink.transact(control, [_set(iface, link, IFLA_ADDRESS=iface.mac)])
+        except OSError:
+            if mtu:
+                with contextlib.suppress(*guest_links.UNDO_FAILURES):
+                    netlink.transact(control, [_set(iface, link, IFLA_MTU=link.mtu)])
+            raise
+        finally:
+            guest_links.load_ipv6(control, iface)
+            netlink.transact(control, _turn(iface, link.ifindex))
+
+
+def live_mtu(root: str, iface: Iface) -> int | None:
+    """The MTU that the device has in the running guest; None where there is no device."""
+    with (
+        contact.control(root, iface.guest) as control,
+        explained(f"ask for the MTU of '{iface.name}'"),
+    ):
+        link = guest_links.find(control, iface)
+        return link.mtu if link is not None else None
+
+
+def _set(iface: Iface, link: Link, **attributes: object) -> Request:
+    wanted = list(attributes.items())
+    return rtnl.link(rtnl.RTM_SETLINK, iface.name, wanted, index=link.ifindex)
+
+
+def bring_down(root: str, ifaces: Sequence[Iface], timeout: float = ANSWER_TIMEOUT) -> None:
+    """Take devices of one running guest down; one that is not there is fine."""
+    if not ifaces:
+        return
+    with (
+        contact.control(root, ifaces[0].guest, timeout) as control,
+        explained(f"take '{ifaces[0].name}' down in its guest"),
+    ):
+        for iface in ifaces:
+            link = guest_links.find(control, iface)
+            if link is not None and link.up:
+                down = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
+                netlink.transact(control, [down])
+
+
+def unplug(root: str, iface: Iface) -> None:
+    """Take the device from the running guest; one that is not there is fine."""
+    with (
+        contact.control(root, iface.guest) as control,
+        explained(f"remove '{iface.name}' from its guest"),
+    ):
+        _unplug(root, control, iface)
+
+
+def _unplug(root: str, control: Control, iface: Iface) -> None:
+    link = guest_links.find(control, iface)
+    if link is not None and link.up:
+        down = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
+        netlink.transact(control, [down])
+    try:
+        contact.mconsole(root, iface.guest, f"remove {guest_links.born_as(iface)}", control.left())
+    except DummError as e:
+        # "Device doesn't exist" (mconsole_kern.c, mconsole_remove)
+        if link is None and "exist" in str(e):
+            return
+        if link is not None and link.up:
+            with contextlib.suppress(*guest_links.UNDO_FAILURES):
+                netlink.transact(control, _turn(iface, link.ifindex))
+        raise

@@ -1,0 +1,106 @@
+"""Shaping: what the traffic that a guest sends on an interface suffers, by netem in
+the guest's own kernel. The host needs none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+
+from dumm_tools import names, statefile
+from dumm_tools.errors import DummError, TimedOut, Usage
+from dumm_tools.model import Iface, State
+from dumm_tools.net import cable, guest_links, link_requests, link_views
+from dumm_tools.running import liveness
+
+#: What can be set, with its unit and its largest value.
+KEYS: dict[str, tuple[str, float]] = {
+    "delay": (" ms", 600_000),
+    "jitter": (" ms", 600_000),
+    "loss": (" %", 100),
+    "duplicate": (" %", 100),
+    "corrupt": (" %", 100),
+    "reorder": (" %", 100),
+    "rate": (" bit/s", 100e9),
+}
+RATE_MIN = 1000
+_SUFFIXES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
+
+
+def rate(text: str) -> float:
+    """Bits a second of 10mbit, 1.5gbit, 500kbit, 64k or 64000; Usage."""
+    found = text.lower().removesuffix("/s").removesuffix("bit")
+    number = found.rstrip("kmg")
+    factor = _SUFFIXES.get(found[len(number) :])
+    try:
+        if factor is None or not number.replace(".", "", 1).isdecimal() or not number.isascii():
+            raise ValueError
+        return float(number) * factor
+    except ValueError:
+        raise Usage(f"bad rate {text!r}", hint="bits a second: 10mbit, 500kbit, 64000") from None
+
+
+def checked(shape: Mapping[str, float]) -> dict[str, float]:
+    """A shape that netem can do, without what is 0; Usage."""
+    for key, value in shape.items():
+        unit, most = KEYS[key]
+        if not 0 <= value <= most:  # not a number is neither
+            raise Usage(f"bad {key} {short_text(value)}", hint=f"0 to {most:.0f}{unit}")
+    found = {
+        key: link_requests.short(shape[key])
+        for key in sorted(KEYS)
+        if link_requests.short(shape.get(key, 0))
+    }
+    if 0 < found.get("rate", RATE_MIN) < RATE_MIN:
+        raise Usage(f"bad rate {short_text(found['rate'])}", hint=f"at least {RATE_MIN} bit/s")
+    for key in ("jitter", "reorder"):
+        if key in found and "delay" not in found:
+            raise Usage(f"{key} needs a delay", hint="--delay MS")
+    if found.get("jitter", 0) > found.get("delay", 0):
+        raise Usage(
+            f"the jitter of {short_text(found['jitter'])} ms is more than the delay"
+            f" of {short_text(found['delay'])} ms"
+        )
+    return found
+
+
+def short_text(value: float) -> str:
+    """A number for people."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")
+
+
+def set_(root: str, name: str, values: Mapping[str, float], *, clear: bool = False) -> None:
+    """Change the values named, and keep the others; with `clear`, forget those first. 0 takes
+    one away. Usage, NotFound, Conflict."""
+    if not values and not clear:
+        raise Usage("nothing to set", hint="--delay, --loss, --rate..., or --clear")
+    checked({k: v for k, v in values.items() if k not in ("jitter", "reorder")})
+    guest, _ = names.interface(name)
+    with cable.turn_of(root, guest):
+        with statefile.transaction(root) as change:
+            found = change.state
+            record = link_views.interface(found, name)
+            wanted = checked({**({} if clear else record.shape), **values})
+            running = cable.reachable(root, found, guest)
+            before = record.but()
+            record.shape = wanted
+            change.save()
+            if running:
+                cable.refresh_boot(root, found, guest)
+        if running:
+            with cable.taking_back(root, before, record):
+                try:
+                    guest_links.change_shape(root, record)
+                except TimedOut:
+                    raise
+                except DummError:
+                    guest_links.restore_shape(root, before)
+                    raise
+
+
+def actual(root: str, found: State, record: Iface) -> dict[str, float] | None:
+    """What the interface has in its guest now; None when that does not run or does not say."""
+    if liveness.guest_state(root, found, found.guests[record.guest]) == "running":
+        with contextlib.suppress(*guest_links.UNDO_FAILURES):
+            return guest_links.live_shape(root, record)
+    return None

@@ -1,0 +1,134 @@
+"""What an uplink is in the kernel: a host's device that is a port of the bridge, or address
+translation (`nat`). Made again with the bridge, and undone; `uplink.py` records it.
+
+What was before is put back: of the host's device the record says how it was, of the rest the
+kernel does.
+"""
+
+from __future__ import annotations
+
+from dumm_tools import names
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.linux import netlink, rtnl, sysfs
+from dumm_tools.linux.netlink import Channel
+from dumm_tools.model import Bridge, State
+from dumm_tools.net import nat
+
+_TO = "to:"
+
+
+def named(uplink: str) -> str:
+    """The host's device that "to:DEVICE" names. Usage."""
+    device = uplink.removeprefix(_TO)
+    try:
+        return names.bridge(device)
+    except Usage:
+        raise Usage(f"bad device name {device!r}") from None
+
+
+def check_device(found: State, bridge: Bridge, device: str) -> None:
+    if found.isolated:
+        raise Conflict(
+            f"'{device}' is outside of this lab's network namespace",
+            hint="--nat; or a lab of root's on the host's network",
+        )
+    if not sysfs.exists(device):
+        # Where it has gone, guests on the bridge wait for it.
+        recorded = device_of(bridge) == device
+        hint = f"dumm-bridge uplink {bridge.name} --none does without it" if recorded else None
+        raise NotFound(f"no device '{device}'", hint=hint)
+    if (sysfs.read(device, "ifalias") or "").startswith("dumm:") or device in found.bridges:
+        raise Conflict(f"'{device}' is a lab's own")
+    if device == "lo" or sysfs.exists(f"{device}/bridge"):
+        raise Conflict(f"'{device}' cannot be a bridge's port")
+    if sysfs.master(device) not in (None, bridge.name):
+        raise Conflict(f"'{device}' is a port of '{sysfs.master(device)}' already")
+
+
+def ensure(channel: Channel, found: State, bridge: Bridge) -> None:
+    """Make the uplink of a bridge that is there. DummError; the caller saves the state."""
+    device = device_of(bridge)
+    if device is not None:
+        check_device(found, bridge, device)
+        _plug(channel, bridge, device)
+    elif bridge.uplink is not None:
+        nat.make(found)
+
+
+def device_of(bridge: Bridge) -> str | None:
+    uplink = bridge.uplink or ""
+    return uplink.removeprefix(_TO) if uplink.startswith(_TO) else None
+
+
+def addresses_of(channel: Channel, device: str) -> list[str]:
+    index = rtnl.find_link(channel, device).ifindex
+    return [a.address for a in rtnl.addresses(channel, index)]
+
+
+def as_it_is(device: str) -> dict[str, bool]:
+    """Is the device up; and if not, would the host speak IPv6 there once it is?"""
+    rtnl.load()
+    up = sysfs.is_up(device)
+    with netlink.host() as channel:
+        speaks = not sysfs.ipv6_is_off(device) and not addresses_of(channel, device)
+    return {"up": up, "ipv6": not up and speaks}
+
+
+def _plug(channel: Channel, bridge: Bridge, device: str) -> None:
+    if sysfs.master(device) == bridge.name:
+        return
+    try:
+        if _before(bridge).get("ipv6"):
+            sysfs.set_ipv6(device, False)
+        index = sysfs.number(bridge.name, "ifindex")
+        netlink.transact(channel, [_set(device, up=True, IFLA_MASTER=index)])
+    except OSError as e:
+        _put_back(channel, bridge, device)
+        raise DummError(f"cannot plug '{device}' into '{bridge.name}': {e.strerror}") from None
+
+
+def _unplug(channel: Channel, bridge: Bridge, device: str) -> None:
+    if sysfs.master(device) == bridge.name:
+        _put_back(channel, bridge, device)
+
+
+def _before(bridge: Bridge) -> dict[str, object]:
+    found = bridge.extra.get("uplink_before")
+    return found if isinstance(found, dict) else {}
+
+
+def _put_back(channel: Channel, bridge: Bridge, device: str) -> None:
+    before = _before(bridge)
+    try:
+        requests = [_set(device, up=None, IFLA_MASTER=0)]
+        if before.get("up") is False:
+            requests.insert(0, _set(device, up=False))
+        netlink.transact(channel, requests)
+        if before.get("ipv6"):
+            sysfs.set_ipv6(device, True)
+    except OSError as e:
+        raise DummError(f"cannot take '{device}' from '{bridge.name}': {e.strerror}") from None
+
+
+def _set(device: str, *, up: bool | None, **attributes: object) -> netlink.Request:
+    wanted = [("IFLA_IFNAME", device), *attributes.items()]
+    return rtnl.link(rtnl.RTM_SETLINK, device, wanted, up=up)
+
+
+def remove(channel: Channel, found: State, bridge: Bridge) -> None:
+    """Undo what was made for a bridge's uplink, and leave what is recorded."""
+    device = device_of(bridge)
+    if device is not None:
+        _unplug(channel, bridge, device)
+    elif bridge.uplink is not None and (sysfs.exists(bridge.name) or nat.stands(found)):
+        nat.unmake(found, bridge)
+
+
+def remove_all(channel: Channel, found: State) -> None:
+    """Undo what was made for all uplinks, and leave what is recorded."""
+    for bridge in found.bridges.values():
+        if device_of(bridge) is not None:
+            remove(channel, found, bridge)
+    # What has namespaces of its own needs no undoing: they end.
+    if not found.isolated and (nat.bridges_of(found) or nat.stands(found)):
+        nat.unmake(found, None)

@@ -1,0 +1,1 @@
+"""What runs of a lab, and how to talk to it: guests' processes, namespaces, turns."""

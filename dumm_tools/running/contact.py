@@ -1,0 +1,192 @@
+"""Talking to a guest that runs: by its lines, to the agent; by its mconsole, to the kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import select
+import struct
+import time
+from collections.abc import Iterator
+
+from dumm_tools import statefile
+from dumm_tools.agent import protocol
+from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line
+from dumm_tools.agent.protocol import BadFrame, LineLost, Ready
+from dumm_tools.errors import Conflict, DummError, TimedOut
+from dumm_tools.linux import mconsole as mc
+from dumm_tools.model import Guest
+from dumm_tools.running import liveness
+
+
+@contextlib.contextmanager
+def _taken(root: str, name: str, numbers: range, deadline: float) -> Iterator[Line]:
+    statefile.must_not_wait(f"guest '{name}'")
+    pidfd = liveness.pidfd_of(root, name)
+    if pidfd is None:
+        raise Conflict(f"guest '{name}' is not running")
+    try:
+        line = _take(root, name, numbers, pidfd, deadline)
+        try:
+            yield line
+        except BadFrame:
+            raise DummError(f"guest '{name}' gives no proper answer") from None
+        except LineLost:
+            raise DummError(f"guest '{name}' has ended") from None
+        except TimeoutError:
+            raise TimedOut(f"guest '{name}' does not answer") from None
+        finally:
+            line.close()
+    finally:
+        os.close(pidfd)
+
+
+def _take(root: str, name: str, numbers: range, pidfd: int, deadline: float) -> Line:
+    """The first line that is free; when none is, wait until one is closed."""
+    directory = liveness.run_dir(root, name)
+    closed = -1
+    try:
+        while True:
+            for number in numbers:
+                try:
+                    return Line(directory, number, pidfd)
+                except BlockingIOError:
+                    continue
+                except FileNotFoundError:
+                    raise Conflict(f"guest '{name}' is not running") from None
+            from dumm_tools.linux import inotify  # seldom needed, and slow to import
+
+            if closed < 0:  # and look again: one may have been closed before the watch
+                closed = inotify.watch(directory, inotify.IN_CLOSE)
+                continue
+            poll = select.poll()
+            poll.register(closed, select.POLLIN)
+            poll.register(pidfd, select.POLLIN)
+            left = deadline - time.monotonic()
+            # The second's limit is for a host that does not tell of FIFOs.
+            ended = pidfd in dict(poll.poll(max(0, int(min(1000, left * 1000)))))
+            if ended:
+                raise Conflict(f"guest '{name}' is not running")
+            if left <= 0:
+                raise TimedOut(f"guest '{name}' is busy: all its lines are in use")
+            inotify.drain(closed)
+    finally:
+        if closed >= 0:
+            os.close(closed)
+
+
+@contextlib.contextmanager
+def control(root: str, name: str, timeout: float = ANSWER_TIMEOUT) -> Iterator[Control]:
+    """The guest's control line, synchronised. Conflict, TimedOut, DummError.
+
+    `timeout` is for all that is waited for until the block's end together.
+    """
+    deadline = time.monotonic() + timeout
+    with _taken(root, name, range(1), deadline) as line:
+        line.hello(_left(deadline))
+        yield Control(line, deadline)
+
+
+def _left(deadline: float, most: float = math.inf) -> float:
+    return min(most, max(0.0, deadline - time.monotonic()))
+
+
+def power_off(root: str, name: str, timeout: float) -> None:
+    """Ask the guest's agent for an orderly end, and do not wait for an answer."""
+    with _taken(root, name, range(1), time.monotonic() + timeout) as line:
+        line.send(protocol.HELLO, os.urandom(protocol.NONCE))
+        Control(line).power("o")
+
+
+@contextlib.contextmanager
+def program_line(
+    root: str, name: str, timeout: float = ANSWER_TIMEOUT, *, deadline: float = math.inf
+) -> Iterator[Line]:
+    """A free line for a program, synchronised within `timeout` seconds. When all are in use, wait
+    for one, until the deadline."""
+    with _taken(root, name, range(1, LINES), deadline) as line:
+        deadline = min(deadline, time.monotonic() + timeout)
+        ready = line.hello(_left(deadline))
+        for number in ready.busy - {0}:
+            _drop_orphan(root, name, number, line.pidfd, deadline)
+        yield line
+
+
+def _drop_orphan(root: str, name: str, number: int, pidfd: int, deadline: float) -> None:
+    """End the program on a line whose client has died: the line is busy, and nobody holds it."""
+    try:
+        line = Line(liveness.run_dir(root, name), number, pidfd)
+    except BlockingIOError:
+        return
+    try:
+        line.hello(_left(deadline))
+    finally:
+        line.close()
+
+
+def wait_ready(root: str, name: str, nonce: str, timeout: float) -> Ready:
+    """Wait until the agent of the boot `nonce` answers on the control line."""
+    deadline = time.monotonic() + timeout
+    with _taken(root, name, range(1), deadline) as line:
+        ready = line.hello(_left(deadline))
+    if ready.nonce != nonce:
+        raise DummError(f"guest '{name}' answered for another boot")
+    return ready
+
+
+def _reply(root: str, name: str) -> tuple[str, str]:
+    """Where a guest's kernel, whose working directory is the jail's root, finds us."""
+    return liveness.run_dir(root, name), f"uml/reply.{os.urandom(6).hex()}"
+
+
+def mconsole(root: str, name: str, command: str, timeout: float = ANSWER_TIMEOUT) -> str:
+    """Send one mconsole command to the guest's kernel and return its answer; DummError with the
+    kernel's text when it refuses, Conflict when nobody is there, TimedOut."""
+    statefile.must_not_wait(f"guest '{name}'")
+    path = os.path.join(liveness.umid_dir(root, name), "mconsole")
+    try:
+        failed, text = mc.request(path, command, timeout, reply=_reply(root, name))
+    except TimeoutError:
+        raise TimedOut(f"guest '{name}' does not answer on its mconsole") from None
+    except OSError as e:
+        if e.errno == errno.EMSGSIZE:
+            raise DummError("an mconsole command has at most 511 bytes") from None
+        if e.errno == errno.EBADMSG:
+            raise DummError(f"guest '{name}' gives no proper answer on its mconsole") from None
+        if e.errno in (
+            errno.ENOENT,
+            errno.ENOTDIR,
+            errno.ELOOP,
+            errno.ENOTSOCK,
+            errno.ECONNREFUSED,
+        ):
+            raise Conflict(f"guest '{name}' is not running") from None
+        raise DummError(f"cannot reach the mconsole of guest '{name}': {e.strerror}") from None
+    if failed:
+        raise DummError(f"guest '{name}': {command.split()[0]}: {text}")
+    return text
+
+
+def halt(root: str, name: str, timeout: float = ANSWER_TIMEOUT) -> None:
+    """Have the guest's kernel stand still. One that does not answer is not asked to: it would obey
+    later, when nobody says "go" (which overtakes: mconsole_commands, mconsole_kern.c)."""
+    mconsole(root, name, "version", timeout)
+    try:
+        mconsole(root, name, "stop", timeout)
+    except DummError as e:
+        if "Already stopped" not in str(e):
+            raise
+
+
+def write_boot(root: str, guest: Guest, records: list[tuple[str, int, bytes]]) -> None:
+    """Write what the agent does at boot (boot.c, boot_configure), in one step."""
+    head: list[tuple[str, int, bytes]] = [("H", 0, guest.name.encode() + b"\0")]
+    if guest.init:
+        head.append(("I", 0, os.fsencode(guest.init) + b"\0"))
+    path = os.path.join(liveness.run_dir(root, guest.name), "xfer", "boot")
+    with open(path + ".new", "wb") as file:
+        for kind, slot, payload in head + records:
+            file.write(struct.pack("<BBHI", ord(kind), 0, slot, len(payload)) + payload)
+    os.replace(path + ".new", path)

@@ -1,0 +1,305 @@
+"""The lab's own namespaces: how an ordinary user gets links, mounts and guests with no root.
+
+One tiny process holds them (agent/jail/hold.c); the first command that needs them starts it, and
+each command enters before its real work. When it ends, all of the lab in the kernel ends with it.
+A lab of root's on the host's network has none of this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from dumm_tools import holder, messages
+from dumm_tools.agent import JAIL
+from dumm_tools.errors import Conflict, DummError, NotFound
+from dumm_tools.linux import namespaces, pinned, process
+from dumm_tools.running import liveness
+from dumm_tools.statefile import load, lock, transaction
+
+#: Seconds to wait for another command that makes the namespaces.
+MAKE_TIMEOUT = 10.0
+#: Seconds to wait for the end of namespaces whose holder was killed.
+END_TIMEOUT = 1.0
+
+#: What the state calls the holder.
+_NOTE = "holder"
+
+HINT = "dumm-fs check says what this host lacks"
+
+
+def enter(root: str, *, make: bool) -> bool:
+    """Enter the lab's namespaces; with `make`, have them first. False when there are none to
+    enter: a lab on the host's network, or one that is not up."""
+    uplink, hosts = False, list[str]()
+    owner = os.stat(root).st_uid
+    if owner != os.geteuid():  # it was named as safe; that is not for its namespaces
+        raise Conflict(f"the lab in '{root}' has namespaces of user {owner}, who alone enters them")
+    pidfd = _holder(root)
+    if make:  # else there is nothing to be made for a state that is damaged, and it is read once
+        found = load(root)
+        if not found.isolated:
+            return False
+        uplink = any(b.uplink == "nat" for b in found.bridges.values())
+        if pidfd is None:
+            pidfd = _made(root)
+            _note(root)
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        here = "/"
+    if pidfd is None:
+        return False
+    if uplink:
+        from dumm_tools.running import usernet  # only from out here can it be started
+
+        usernet.ensure(root)
+        hosts = usernet.hosts()
+    pinned.pin()
+    try:
+        namespaces.enter(pidfd)
+    except OSError as e:
+        if not holder.lives(root):  # just now
+            return enter(root, make=make)
+        raise DummError(f"cannot enter the lab's namespaces: {e.strerror}", hint=HINT) from None
+    finally:
+        os.close(pidfd)
+    with contextlib.suppress(OSError):
+        os.chdir(here)
+    if uplink:
+        usernet.close(root, found, hosts)
+    return True
+
+
+def _holder(root: str, *, ending: bool = False) -> int | None:
+    known = holder.find(root)
+    return process.open_pidfd(*known, ending=ending) if known else None
+
+
+def _made(root: str) -> int:
+    """Start the holder, unless another command just did; its pidfd."""
+    run = os.path.join(root, "run")
+    os.makedirs(run, 0o700, exist_ok=True)
+    fd = os.open(os.path.join(run, "holder.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock(fd, MAKE_TIMEOUT, "the lab's holder")
+        pidfd = _holder(root)
+        if pidfd is None:
+            _end_lost(root)
+            _await_end(root)
+            _spawn(root, fd)
+            pidfd = _holder(root)
+        if pidfd is None:
+            raise DummError("the lab's namespaces ended at once", hint=HINT)
+        return pidfd
+    finally:
+        os.close(fd)
+
+
+def _note(root: str) -> None:
+    """Have the state say who the holder is: whoever removes run/ must not leave it to itself."""
+    with transaction(root, apart=True) as change:
+        if known := holder.find(root):
+            change.state.extra[_NOTE] = [liveness.host_boot(), *known]
+
+
+def _end_lost(root: str) -> None:
+    """End a holder that run/ does not know any more. Its guests cannot be reached: what leads to
+    them was in run/ as well. Under the holder's lock: another command may just have made one."""
+    try:
+        note = load(root).extra.get(_NOTE)
+    except NotFound:  # a rehearsal
+        return
+    match note:
+        case [str(boot), int(pid), int(started)] if boot == liveness.host_boot():
+            pidfd = process.open_pidfd(pid, started)
+            if pidfd is not None:
+                if namespaces.is_holder(pidfd):
+                    process.send_signal(pidfd, signal.SIGKILL)
+                    process.wait_exit(pidfd, MAKE_TIMEOUT)
+                os.close(pidfd)
+
+
+def _await_end(root: str) -> None:
+    """Let what an earlier holder leaves in the kernel go first. Not for long: it is there until
+    its last process is reaped, and whose parent was killed is left to a pid 1 that may not care."""
+    pidfd = _holder(root, ending=True)
+    if pidfd is not None:
+        process.wait_exit(pidfd, END_TIMEOUT)
+        os.close(pidfd)
+
+
+def _spawn(root: str, locked: int) -> None:
+    """With a range of ids where newuidmap grants one, else with our own id alone. The lock stays
+    until the holder holds, even if we are killed."""
+    uids, gids = namespaces.id_map("uid"), namespaces.id_map("gid")
+    ways = [("--map", uids, gids)]
+    if os.geteuid() != 0:
+        ways = [("--map", uids.split("\n")[0] + "\n", gids.split("\n")[0] + "\n")]
+        if uids.count("\n") > 1 and gids.count("\n") > 1:
+            ways.insert(0, ("--helpers", uids, gids))
+    for number, way in enumerate(ways):
+        error = _hold(root, way, locked)
+        if not error:
+            return
+        if number == len(ways) - 1:
+            raise DummError(f"cannot make the lab's namespaces: {error}", hint=HINT)
+
+
+def _hold(root: str, way: Sequence[str], locked: int) -> str:
+    """Run the holder; what it says when it fails."""
+    if not os.access(JAIL, os.X_OK):
+        raise DummError(
+            f"'{JAIL}' is missing: the package was not built",
+            hint="python3 -m dumm_tools.agent.build",
+        )
+    path = holder.file_of(root)
+    errors, theirs = os.pipe2(os.O_CLOEXEC)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        target = max(errors, theirs, null, locked) + 1
+        actions = [(os.POSIX_SPAWN_DUP2, null, n) for n in (0, 1, 2)]
+        actions.append((os.POSIX_SPAWN_DUP2, theirs, target))
+        actions.append((os.POSIX_SPAWN_DUP2, locked, target + 1))
+        argv = [JAIL, "hold", "--errors", str(target), "--pid-file", path, *way]
+        env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
+        pid = os.posix_spawn(JAIL, argv, env, file_actions=actions)
+        os.close(theirs)
+        theirs = -1
+        text = b""
+        while piece := os.read(errors, 4096):
+            text += piece
+        os.waitpid(pid, 0)
+    finally:
+        for fd in (errors, theirs, null):
+            if fd >= 0:
+                os.close(fd)
+    return text.decode(errors="replace").strip()
+
+
+def end(root: str) -> None:
+    """End the holder, and with it what of the lab is in the kernel."""
+    pidfd = _holder(root, ending=True)
+    if pidfd is not None:
+        process.send_signal(pidfd, signal.SIGKILL)
+        if not process.wait_exit(pidfd, END_TIMEOUT) and holder.lives(root):
+            process.wait_exit(pidfd, MAKE_TIMEOUT)
+        os.close(pidfd)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(holder.file_of(root))
+
+
+def rehearse(place: str) -> None:
+    """Make namespaces as a lab's, and end them; DummError. `place` is a directory for them."""
+    os.mkdir(os.path.join(place, "run"))
+    os.mknod(os.path.join(place, ".lock"))
+    os.close(_made(place))
+    end(place)
+
+
+def run_inside(argv: Sequence[str], *, prog: str, shell: bool = False) -> int:
+    """Run a program of the host where the lab's links and mounts are (after `enter`); its status.
+
+    It is a child: children are in the lab's pid namespace, and end with the lab. A terminal's
+    signals reach it as they reach us; those that are sent to us go on to it. A `shell` that has
+    jobs needs a process group that it can see, which ours is not, and gives its terminal.
+    """
+    pid = 0
+    terminal = shell and os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
+
+    def forward(number: int, _frame: object) -> None:
+        os.kill(pid, number)
+
+    ours: dict[int, Any] = {signal.SIGINT: signal.SIG_IGN, signal.SIGQUIT: signal.SIG_IGN}
+    ours |= {signal.SIGTERM: forward, signal.SIGHUP: forward, signal.SIGTTOU: signal.SIG_IGN}
+    # What comes before both sides are set up waits until they are.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
+    previous = {number: signal.signal(number, handler) for number, handler in ours.items()}
+    try:
+        pid = os.fork()
+        if pid == 0:
+            if terminal:
+                os.setpgid(0, 0)
+                os.tcsetpgrp(0, os.getpgrp())
+            for number in (*ours, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            with contextlib.suppress(OSError):  # only few programs mind
+                namespaces.ease_setgroups()
+            try:
+                os.execvp(argv[0], list(argv))
+            except OSError as e:
+                code = 127 if isinstance(e, FileNotFoundError) else 126
+                messages.say(f"{prog}: cannot run '{argv[0]}': {e.strerror}")
+                os._exit(code)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _, status = os.waitpid(pid, os.WUNTRACED if terminal else 0)
+        while os.WIFSTOPPED(status):  # nobody else could wake it
+            os.killpg(pid, signal.SIGCONT)
+            _, status = os.waitpid(pid, os.WUNTRACED)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if terminal:
+            os.tcsetpgrp(0, os.getpgrp())
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code
+
+
+def become_root() -> None:
+    """For an ordinary user: be root of a new user namespace with a lab's id map, so that masters
+    made there have the owners that guests will see. Root stays what it is."""
+    if os.geteuid() == 0:
+        return
+    uids, gids = namespaces.id_map("uid"), namespaces.id_map("gid")
+    ranges = uids.count("\n") > 1 and gids.count("\n") > 1
+    own_uid, own_gid = uids.split("\n")[0], gids.split("\n")[0]
+    go_read, go_write = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    # newuidmap must come from outside the new namespace: a child that stays there.
+    helper = os.fork()
+    if helper == 0:
+        code = 1
+        try:
+            os.close(go_write)
+            if os.read(go_read, 1) and ranges:
+                code = _run_helpers(parent, uids, gids)
+        finally:
+            os._exit(code)
+    os.close(go_read)
+    try:
+        try:
+            namespaces.unshare(namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWNS)
+        except OSError as e:
+            os.close(go_write)
+            os.waitpid(helper, 0)
+            raise DummError(f"cannot make a user namespace: {e.strerror}", hint=HINT) from None
+        os.write(go_write, b"g")
+        os.close(go_write)
+        _, status = os.waitpid(helper, 0)
+        if status != 0:
+            for name, text in (("setgroups", "deny"), ("uid_map", own_uid), ("gid_map", own_gid)):
+                with open(f"/proc/self/{name}", "r+", encoding="ascii") as file:
+                    if name == "setgroups" or not file.read():  # one helper may have done its part
+                        file.write(text)
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as e:
+        raise DummError(f"cannot become root of a user namespace: {e.strerror}") from None
+
+
+def _run_helpers(pid: int, uids: str, gids: str) -> int:
+    import subprocess
+
+    for program, text in (("newuidmap", uids), ("newgidmap", gids)):
+        try:
+            code = subprocess.call([program, str(pid), *text.split()])
+        except FileNotFoundError:
+            return 1
+        if code:
+            return code
+    return 0

@@ -1,0 +1,130 @@
+"""What of a guest is alive: its lock, its process, its readiness.
+
+Every reading command needs this: it must stay quick to import. `contact.py` talks to guests.
+
+The alive lock is held by the command that starts a guest, then by the keeper of its jail, through
+an inherited descriptor: it is free when, and only when, both are gone. The keeper ends with the
+guest's process, which cannot reach the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from dumm_tools import holder
+from dumm_tools.errors import Conflict
+from dumm_tools.linux import process
+
+if TYPE_CHECKING:
+    from dumm_tools.model import Guest, GuestState, State
+
+
+def run_dir(root: str, name: str) -> str:
+    """Where the run-time files of a guest are."""
+    return os.path.join(root, "run", name)
+
+
+def make_run_dir(root: str, name: str) -> str:
+    """Have that directory, for us alone whatever the umask is."""
+    run = run_dir(root, name)
+    for directory in (os.path.dirname(run), run):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+    return run
+
+
+def host_boot() -> str:
+    """The id of the host's present boot (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def epoch(root: str, state: State) -> str:
+    """What a guest's boot belongs to: the host's boot, and in an isolated lab its holder. Guests
+    of another epoch are gone, whatever files they left."""
+    if state.epoch is None:
+        if not state.isolated:
+            state.epoch = host_boot()
+        elif known := holder.lives(root):
+            state.epoch = f"{host_boot()} {known[0]} {known[1]}"
+        else:
+            state.epoch = ""
+    return state.epoch
+
+
+def alive(root: str, name: str) -> bool:
+    """Is the guest's process there, or a command that is just starting it?"""
+    try:
+        fd = os.open(os.path.join(run_dir(root, name), "lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def runs_unrecorded(root: str, name: str) -> bool:
+    """Is the guest's process there although its record says nothing of it, as when that was
+    restored from a backup? A lock alone may be a commit's."""
+    return alive(root, name) and process.lives(pid_of(root, name))
+
+
+def umid_dir(root: str, name: str) -> str:
+    """The guest kernel's own directory: a halt removes it, a crash leaves it."""
+    return os.path.join(run_dir(root, name), "uml", "m")
+
+
+def guest_state(root: str, state: State, guest: Guest) -> GuestState:
+    """Merge what is written with what is there."""
+    boot = guest.boot
+    if boot is None or boot.host_boot != epoch(root, state):
+        if not runs_unrecorded(root, guest.name):
+            return "stopped"
+        return "running" if _ready_nonce(root, guest.name) else "starting"
+    if not alive(root, guest.name):
+        return "crashed" if os.path.isdir(umid_dir(root, guest.name)) else "stopped"
+    if boot.phase == "stopping":
+        return "stopping"
+    if _ready_nonce(root, guest.name) != boot.nonce:
+        return "starting"
+    return "paused" if boot.phase == "paused" else "running"
+
+
+def _ready_nonce(root: str, name: str) -> str:
+    """What the agent left when it was ready. The guest may write this file: believe little."""
+    path = os.path.join(run_dir(root, name), "uml", "ready")
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return ""
+    try:
+        return os.read(fd, 64).decode("ascii", "replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
+def pid_of(root: str, name: str) -> tuple[int, int] | None:
+    """Pid and start time of the guest's process, as the jail wrote them."""
+    return process.recorded(os.path.join(run_dir(root, name), "pid"))
+
+
+def pidfd_of(root: str, name: str) -> int | None:
+    """A pidfd of the guest's process; the caller closes it."""
+    known = pid_of(root, name)
+    return process.open_pidfd(*known) if known else None
+
+
+def need_running(root: str, state: State, guest: Guest) -> None:
+    """Conflict unless the guest can answer."""
+    found = guest_state(root, state, guest)
+    if found != "running":
+        raise Conflict(f"guest '{guest.name}' is {found}")

@@ -1,0 +1,165 @@
+"""A guest's turn: whoever has it talks to the guest, or has it be as it is recorded.
+
+The lab's lock (`statefile.transaction`) is held for milliseconds; a turn for as long as its
+guest is waited for, so that only commands on the same guest wait. It is a flock on run/NAME/turn,
+and is taken before the lab's lock, never within it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from dumm_tools import names, statefile
+from dumm_tools.errors import DummError, NotFound, TimedOut, Usage
+from dumm_tools.running import liveness
+
+#: Seconds to wait for another command that has the turn.
+TIMEOUT = 10.0
+#: Of several guests, seconds for those that answer at once: for each, and for all together.
+PROMPT, PROMPT_ALL = 0.3, 1.0
+#: Then seconds for all the others together.
+PATIENCE = 10.0
+#: Nobody gets less (seconds).
+LEAST = 0.02
+
+
+@contextlib.contextmanager
+def taken(root: str, name: str, timeout: float = TIMEOUT) -> Iterator[bool]:
+    """Have a guest's turn; TimedOut names who has it. Ctrl-C inside waits for the end. False for
+    a guest that there is not, and that has none: the records tell those who ask."""
+    fd = _take(root, name, time.monotonic() + timeout)
+    try:
+        with statefile.unbroken():
+            yield fd is not None
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def of_templates(root: str) -> Iterator[None]:
+    """One at a time changes the template that is loaded: it is all guests' own. TimedOut."""
+    statefile.must_not_wait("the turn of the templates")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.join(root, "run"), 0o700)
+    fd = _opened(os.path.join(root, "run", "templates.turn"))
+    try:
+        statefile.lock(fd, PATIENCE + TIMEOUT, "the template")
+        with statefile.unbroken():
+            yield
+    finally:
+        os.close(fd)
+
+
+def _take(root: str, name: str, deadline: float) -> int | None:
+    statefile.must_not_wait(f"the turn of guest '{name}'")
+    try:
+        directory = liveness.run_dir(root, names.guest(name))
+    except Usage:
+        return None
+    while True:
+        try:
+            fd = _opened(os.path.join(directory, "turn"))
+        except FileNotFoundError:
+            try:
+                if name not in statefile.load(root).guests:
+                    return None
+            except NotFound:  # no lab either
+                return None
+            liveness.make_run_dir(root, name)
+            continue
+        try:
+            left = max(0.001, deadline - time.monotonic())
+            statefile.lock(fd, left, f"guest '{name}'")
+            if _is_at(fd, os.path.join(directory, "turn")):
+                with contextlib.suppress(OSError):  # a full disk: only its name is missing
+                    os.ftruncate(fd, 0)
+                    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # of a guest that was deleted meanwhile
+
+
+def _opened(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        raise DummError(f"cannot open '{path}': {e.strerror}") from None
+
+
+def _is_at(fd: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def each(
+    root: str,
+    guests: Iterable[str],
+    talk: Callable[[str, float], object],
+    then: Callable[[list[str]], object],
+    again: Callable[[str, float], object],
+    *,
+    first: Callable[[list[str]], object] = lambda _: None,
+) -> dict[str, Exception]:
+    """Do `talk` with each guest, in its turn and within the seconds it is given; what failed.
+
+    Who does not answer at once keeps nobody waiting: when the others are through, `then` records
+    it for them, whose turns end, and only then `again` is done with the late ones. `first` comes
+    before all, for those whose turns were to be had; where it fails nothing more is done.
+    """
+    failures: dict[str, Exception] = {}
+    ready: list[str] = []
+    late: list[str] = []
+    deadline = time.monotonic() + PROMPT_ALL
+
+    def share() -> float:
+        return max(LEAST, min(PROMPT, deadline - time.monotonic()))
+
+    with contextlib.ExitStack() as turns:
+        for name in sorted(guests):
+            try:
+                turns.enter_context(taken(root, name, share()))
+                ready.append(name)
+            except TimedOut:
+                late.append(name)
+        first(ready)
+        done = []
+        for name in ready:
+            try:
+                talk(name, share())
+                done.append(name)
+            except TimedOut:
+                late.append(name)
+            except Exception as e:  # whatever one does, the others go on
+                failures[name] = e
+        then(done)
+    deadline = time.monotonic() + PATIENCE
+    for number, name in enumerate(late):
+        seconds = max(LEAST, (deadline - time.monotonic()) / (len(late) - number))
+        try:
+            with taken(root, name, seconds):
+                again(name, seconds)
+        except Exception as e:
+            failures[name] = e
+    return failures
+
+
+@contextlib.contextmanager
+def unless_ended(root: str, guest: str) -> Iterator[None]:
+    """Have a running guest do something inside; one that has just ended need not."""
+    try:
+        yield
+    except DummError:
+        pidfd = liveness.pidfd_of(root, guest)
+        if pidfd is not None:
+            os.close(pidfd)
+            raise

@@ -1,0 +1,250 @@
+"""The way out of a lab that has namespaces of its own: pasta or slirp4netns.
+
+An ordinary program, which opens on the host the connections that come out of a device in the lab's
+network namespace. It belongs to the lab's user and pid namespaces, so that it ends with them, and
+to the host's network: it has to be started by who has not entered the lab yet. What leads from
+the device to a segment is `uplink`'s.
+
+To the host, what guests send to its own addresses comes from one of its programs: it is dropped
+in the lab's namespace (`close`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+
+from dumm_tools import holder, nft, proc
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.linux import mount as mnt
+from dumm_tools.linux import namespaces, process, sysfs
+from dumm_tools.model import State
+from dumm_tools.statefile import lock
+
+#: The device in the lab.
+DEVICE = "uplink"
+#: A network that no lab and no host has: for the two ends of a tunnel (RFC 6333, section 5.7).
+_NETWORK, _ADDRESS, _GATEWAY = "192.0.0.0/24", "192.0.0.100", "192.0.0.2"
+#: How files of ours are written anew.
+_MADE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+#: Seconds until it must be there.
+TIMEOUT = 10.0
+_RTMGRP_LINK, _RTMGRP_IPV4_ROUTE = 0x1, 0x40  # linux/rtnetlink.h
+
+
+def _pid_file(root: str) -> str:
+    """Beside the holder's, and as that not one that a copy of the working set would go by."""
+    path = holder.file_of(root)
+    return os.path.join(os.path.dirname(path), os.path.basename(path).replace("holder", "outside"))
+
+
+def ensure(root: str) -> None:
+    """Have the program run, and its device in the lab; called outside of the lab's namespaces."""
+    if _running(root):
+        return
+    fd = os.open(_pid_file(root) + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock(fd, TIMEOUT, "the lab's uplink")
+        if not _running(root):
+            _in_child(root)
+    finally:
+        os.close(fd)
+
+
+def _running(root: str) -> bool:
+    return process.lives(process.recorded(_pid_file(root)))
+
+
+def hosts() -> list[str]:
+    """The host's own IPv4 addresses and broadcast addresses now; called outside of the lab's
+    namespaces (/proc/net/fib_trie)."""
+    found: set[str] = set()
+    address = ""
+    with open("/proc/thread-self/net/fib_trie", encoding="ascii") as file:
+        for line in file:
+            if "|--" in line:
+                address = line.split()[-1]
+            elif "LOCAL" in line or "BROADCAST" in line:
+                found.add(address)
+    return sorted(a for a in found if not a.startswith("127."))
+
+
+def close(root: str, found: State, hosts: list[str]) -> None:
+    """Keep guests from these addresses, but for bridges with access to the host; called inside.
+    It costs something only when there is something new. DummError."""
+    open_ = [b.name for b in found.bridges.values() if b.host_access]
+    table = _table(found)
+    lines = [f"# {holder.find(root)}", f"add table {table}", f"delete table {table}"]
+    rules = [f'iifname "{name}" accept' for name in open_]
+    if hosts:
+        rules.append(f'oifname "{DEVICE}" ip daddr {{ {", ".join(hosts)} }} drop')
+    chain = "type filter hook forward priority filter; policy accept;"
+    lines.append(f"table {table} {{ chain forward {{ {chain} {'; '.join(rules)}; }}; }}")
+    text = "\n".join(lines) + "\n"
+    path = _pid_file(root) + ".nft"
+    try:
+        with open(path, encoding="ascii") as file:
+            if file.read() == text:
+                return
+    except FileNotFoundError:
+        pass
+    nft.run(text)
+    with open(os.open(path, _MADE, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
+
+
+def unclose(root: str, found: State) -> None:
+    """Take those rules away; called inside."""
+    with contextlib.suppress(FileNotFoundError):  # first: by it they are thought to be there
+        os.unlink(_pid_file(root) + ".nft")
+    table = _table(found)
+    nft.run(f"add table {table}\ndelete table {table}\n")
+
+
+def _table(found: State) -> str:
+    return f"inet dumm_{found.id}_hosts"
+
+
+def end(root: str) -> None:
+    """End the program, and with it the device."""
+    known = process.recorded(_pid_file(root))
+    pidfd = process.open_pidfd(*known) if known else None
+    if pidfd is not None:
+        process.send_signal(pidfd, signal.SIGKILL)
+        process.wait_exit(pidfd, TIMEOUT)
+        os.close(pidfd)
+    for name in ("", ".log", ".net", ".lock", ".nft"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_pid_file(root) + name)
+
+
+def _in_child(root: str) -> None:
+    """Who enters a namespace has no way back: a child does it, and for a pid namespace its child.
+    The program is left to the lab's own pid 1."""
+    argv = _command(root)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            pidfd = _holder(root)
+            namespaces.enter(pidfd, namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
+            inner = os.fork()
+            if inner:
+                os.waitpid(inner, 0)
+            else:
+                _start(root, argv, pidfd)
+        except DummError as e:
+            os.write(write, str(e).encode())
+        except OSError as e:
+            os.write(write, f"cannot start {argv[0]}: {e.strerror or e}".encode())
+        except Exception as e:  # it would end unseen
+            os.write(write, f"internal error: {type(e).__name__}: {e}".encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, encoding="utf-8", errors="replace") as file:
+        text = file.read()
+    os.waitpid(pid, 0)
+    if text:
+        raise DummError(text, hint="'dumm-bridge uplink BR --none' does without")
+
+
+def _command(root: str) -> list[str]:
+    from shutil import which
+
+    namespace = _pid_file(root) + ".net"
+    # The host's loopback is not for guests: neither program leads there.
+    if path := which("pasta"):
+        # fmt: off
+        return [
+            path, "--foreground", "--quiet", "--stderr", "--ipv4-only", "--config-net",
+            "--ns-ifname", DEVICE, "--no-map-gw", "--no-dhcp",
+            "--address", _ADDRESS, "--netmask", _NETWORK.partition("/")[2], "--gateway", _GATEWAY,
+            "--tcp-ports", "none", "--udp-ports", "none",
+            "--tcp-ns", "none", "--udp-ns", "none",
+            "--runas", "0:0", "--netns-only", "--netns", namespace,
+        ]
+        # fmt: on
+    if path := which("slirp4netns"):
+        # fmt: off
+        return [
+            path, "--configure", "--mtu", "65520", "--cidr", _NETWORK,
+            "--disable-host-loopback", "--disable-dns", "--netns-type", "path", namespace, DEVICE,
+        ]
+        # fmt: on
+    raise DummError(
+        "cannot find 'pasta' nor 'slirp4netns'",
+        hint="apt-get install passt, or 'dumm-bridge uplink BR --none'",
+    )
+
+
+def _holder(root: str) -> int:
+    known = holder.find(root)
+    pidfd = process.open_pidfd(*known) if known else None
+    if pidfd is None:
+        raise Conflict("the lab's namespaces have ended")
+    return pidfd
+
+
+def _start(root: str, argv: list[str], held: int) -> None:
+    proc.log(" ".join(argv))
+    log = os.open(
+        _pid_file(root) + ".log",
+        os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
+        0o600,
+    )
+    _name_namespace(root, _pid_file(root) + ".net")
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    actions = [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate((null, log, log))]
+    pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsid=True)
+    pidfd = os.pidfd_open(pid)
+    # /proc is the host's: to it the number is another.
+    pid = process.pid_of(pidfd)
+    with open(os.open(_pid_file(root), _MADE, 0o600), "w", encoding="ascii") as file:
+        file.write(f"{pid} {process.start_time(pid)}\n")
+    try:
+        namespaces.enter(held, namespaces.CLONE_NEWNET)
+        _await_device(pidfd)
+        sysfs.set_forwarding(DEVICE, True)
+    except BaseException:
+        ended = process.wait_exit(pidfd, 0)
+        process.send_signal(pidfd, signal.SIGKILL)
+        os.unlink(_pid_file(root))
+        words = os.pread(log, 65536, 0).decode(errors="replace").strip().rpartition("\n")[2]
+        if ended:
+            raise DummError(f"{os.path.basename(argv[0])} failed: {words}") from None
+        raise
+
+
+def _name_namespace(root: str, path: str) -> None:
+    """Give the lab's network namespace a name that only we and our children see: to open the one
+    in /proc, pasta would have to have as many capabilities as the holder (ptrace(2))."""
+    known = holder.find(root) or (0, 0)
+    namespaces.unshare(namespaces.CLONE_NEWNS)
+    mnt.mount("none", "/", "none", mnt.MS_REC | mnt.MS_PRIVATE, "")
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+    mnt.mount(f"/proc/{known[0]}/ns/net", path, "none", mnt.MS_BIND, "")
+
+
+def _await_device(pidfd: int) -> None:
+    """Wait until the lab's network namespace, which is ours now, has the device and a route."""
+    import socket
+
+    deadline = time.monotonic() + TIMEOUT
+    monitor = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    with monitor:
+        monitor.bind((0, _RTMGRP_LINK | _RTMGRP_IPV4_ROUTE))
+        poll = select.poll()
+        poll.register(monitor, select.POLLIN)
+        poll.register(pidfd, select.POLLIN)
+        while not sysfs.routed().get(DEVICE):
+            events = dict(poll.poll(max(0, int((deadline - time.monotonic()) * 1000))))
+            if pidfd in events:
+                raise DummError("it ended")
+            if not events:
+                raise DummError("the lab's uplink was not there in time")
+            with contextlib.suppress(OSError):  # ENOBUFS: more than it holds has happened
+                monitor.recv(65536)

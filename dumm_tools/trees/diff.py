@@ -1,0 +1,196 @@
+"""What the top layer of a stack changes against the layers below it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dumm_tools.errors import DummError
+from dumm_tools.trees import layer, tree
+
+Kind = Literal["A", "M", "D"]
+_DEEPEST = 300
+_CHUNK = 1 << 20
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: What is deleted while we look is no error.
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A path that was added, modified or deleted, absolute as the guest has it."""
+
+    kind: Kind
+    path: bytes
+
+
+def changes(top: str, lower: Sequence[str], marks: layer.Marks) -> list[Change]:
+    """What the directory `top` changes against the stack `lower`, sorted by path.
+
+    A deleted directory stands there itself and with each thing that was in it, and so does what
+    gave way to something of another type. What was only copied to the top layer is no change,
+    and neither is the time of a directory, which changes with what is in it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:  # several descriptors for each level of directories
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        upper = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return []
+    try:
+        with layer.Directory.open(lower, marks) as below:
+            found = list(
+                _inside(_Place(upper, below, marks, b"", 0, layer.is_opaque(upper, marks)))
+            )
+            if below.fds and _directory_differs(upper, below.fds[0]):
+                found.append(Change("M", b"/"))
+    finally:
+        os.close(upper)
+    return sorted(found, key=lambda c: c.path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A directory of the top layer, what is below it, and its path. Where it hides what is below
+    it, so does each directory in it."""
+
+    fd: int
+    below: layer.Directory
+    marks: layer.Marks
+    path: bytes
+    depth: int
+    hides: bool
+
+
+def _inside(here: _Place) -> Iterator[Change]:
+    if here.depth > _DEEPEST:
+        raise DummError(f"directories are nested too deeply: '{os.fsdecode(here.path[:60])}...'")
+    names = [os.fsencode(n) for n in os.listdir(here.fd)]
+    gone = layer.deleted_names(names, here.marks)
+    if here.hides:
+        gone |= here.below.names()
+    gone.difference_update(names)
+    for name in gone:
+        yield from _deleted(here.below, name, here.path, here.depth)
+    for name in names:
+        if layer.is_mark(name, here.marks):
+            continue
+        try:
+            yield from _entry(here, name)
+        except OSError as e:
+            if e.errno not in _GONE:
+                e.filename = os.fsdecode(here.path + b"/" + name)
+                raise
+
+
+def _entry(here: _Place, name: bytes) -> Iterator[Change]:
+    path = here.path + b"/" + name
+    info = os.stat(name, dir_fd=here.fd, follow_symlinks=False)
+    if layer.is_whiteout(info):
+        yield from _deleted(here.below, name, here.path, here.depth)
+        return
+    old = here.below.look(name)
+    if stat.S_ISDIR(info.st_mode):
+        fd = layer.open_directory(here.fd, name)
+        try:
+            if old is None:
+                yield Change("A", path)
+            elif not stat.S_ISDIR(old[1].st_mode):
+                yield Change("M", path)
+            with here.below.below(name) as below:
+                if below.fds and _directory_differs(fd, below.fds[0]):
+                    yield Change("M", path)
+                hides = here.hides or layer.is_opaque(fd, here.marks)
+                yield from _inside(_Place(fd, below, here.marks, path, here.depth + 1, hides))
+        finally:
+            os.close(fd)
+    elif old is None:
+        yield Change("A", path)
+    elif stat.S_ISDIR(old[1].st_mode):
+        yield Change("M", path)
+        with here.below.below(name) as below:
+            yield from _all(below, path, here.depth + 1)
+    elif _differs(here.fd, old[0], name, info, old[1]):
+        yield Change("M", path)
+
+
+def _deleted(below: layer.Directory, name: bytes, path: bytes, depth: int) -> Iterator[Change]:
+    """`name` and all that is in it, if it is there at all."""
+    found = below.look(name)
+    if found is None:
+        return
+    yield Change("D", path + b"/" + name)
+    if stat.S_ISDIR(found[1].st_mode):
+        with below.below(name) as inside:
+            yield from _all(inside, path + b"/" + name, depth + 1)
+
+
+def _all(below: layer.Directory, path: bytes, depth: int) -> Iterator[Change]:
+    if depth > _DEEPEST:
+        raise DummError(f"directories are nested too deeply: '{os.fsdecode(path[:60])}...'")
+    for name in below.names():
+        yield from _deleted(below, name, path, depth)
+
+
+def _owner_and_mode(info: os.stat_result) -> tuple[int, int, int]:
+    return info.st_mode, info.st_uid, info.st_gid
+
+
+def _directory_differs(new: int, old: int) -> bool:
+    a, b = os.fstat(new), os.fstat(old)
+    return _owner_and_mode(a) != _owner_and_mode(b) or _xattrs(b".", new) != _xattrs(b".", old)
+
+
+def _differs(
+    new_at: int, old_at: int, name: bytes, new: os.stat_result, old: os.stat_result
+) -> bool:
+    """Do two that are no directories differ? The cheap questions first."""
+    if _owner_and_mode(new) != _owner_and_mode(old) or new.st_mtime_ns != old.st_mtime_ns:
+        return True
+    kind = stat.S_IFMT(new.st_mode)
+    if kind == stat.S_IFLNK:
+        if os.readlink(name, dir_fd=new_at) != os.readlink(name, dir_fd=old_at):
+            return True
+    elif kind in (stat.S_IFCHR, stat.S_IFBLK):
+        if new.st_rdev != old.st_rdev:
+            return True
+    elif kind == stat.S_IFREG and (
+        new.st_size != old.st_size or not _same_data(new_at, old_at, name)
+    ):
+        return True
+    return _xattrs(name, new_at) != _xattrs(name, old_at)
+
+
+def _same_data(new_at: int, old_at: int, name: bytes) -> bool:
+    with (
+        open(os.open(name, _FILE, dir_fd=new_at), "rb", buffering=0) as new,
+        open(os.open(name, _FILE, dir_fd=old_at), "rb", buffering=0) as old,
+    ):
+        at = 0
+        while True:
+            a, b = os.pread(new.fileno(), _CHUNK, at), os.pread(old.fileno(), _CHUNK, at)
+            if a != b:
+                return False
+            if not a:
+                return True
+            at += len(a)
+
+
+def _xattrs(name: bytes, at: int) -> dict[str, bytes]:
+    # There is no getxattrat(2) in Python; a descriptor's name in /proc serves as a prefix.
+    path = b"/proc/self/fd/%d/%s" % (at, name)
+    try:
+        found = os.listxattr(path, follow_symlinks=False)
+        return {
+            n: os.getxattr(path, n, follow_symlinks=False) for n in found if not tree.is_private(n)
+        }
+    except OSError as e:
+        if e.errno in tree.NOT_POSSIBLE:
+            return {}
+        raise

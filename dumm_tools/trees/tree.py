@@ -1,0 +1,373 @@
+"""Whole directory trees: copied as they are, measured, removed. Never follows a symbolic link.
+
+Everything goes by directory descriptors, so that neither a link swapped in nor a path longer
+than PATH_MAX leads elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass, field
+
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.trees import layer
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Attributes that mean something to the overlay they come from only.
+_PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.")
+#: What setting an attribute or an owner says where it is not possible; anything else is a failure.
+NOT_POSSIBLE = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL, errno.ENODATA})
+_NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF})
+_GONE = frozenset({errno.ENOENT, errno.ESTALE})
+_SMALL = 128 << 10
+_DEEP = 100
+_DEEPEST_COPY = 300
+
+
+@dataclass(slots=True)
+class _Copy:
+    device: int
+    own: bool
+    skip: frozenset[tuple[int, int]]
+    marks: layer.Marks | None
+    live: bool
+    links: dict[tuple[int, int], tuple[str, ...]] = field(default_factory=dict)
+    left_aside: int = 0
+
+
+def copy(
+    source: str,
+    target: str,
+    *,
+    skip: tuple[str, ...] = (),
+    marks: layer.Marks | None = None,
+    live: bool = False,
+    private: bool = False,
+) -> int:
+    """Copy what is in the directory `source` into the empty directory `target`.
+
+    Modes, times, hard links, holes and attributes stay; owners do for root. Device nodes and
+    sockets are left aside: their number is returned. Directories on which something is
+    mounted are copied empty, those named in `skip` not at all.
+
+    With `marks` the source is a layer: what it deletes and hides of other layers is copied too,
+    and so are sockets and, where we may make them, devices.
+
+    A `live` source changes meanwhile: what is deleted before its turn comes is no error.
+
+    With `private` nobody but us can enter `target`, then or later: it stays ours, mode 0700.
+    """
+    src = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    dst = os.open(target, _DIRECTORY)
+    try:
+        info = os.fstat(src)
+        inodes = frozenset((s.st_dev, s.st_ino) for s in map(os.stat, skip))
+        job = _Copy(info.st_dev, os.geteuid() == 0, inodes, marks, live)
+        _copy_entries(job, src, dst, dst, ())
+        if private:
+            # Its list of who else may enter (acl(5)) is an attribute, and so would be copied.
+            _mark_opaque(job, src, dst)
+            os.fchmod(dst, 0o700)
+        else:
+            _attributes(job, src, dst, info)
+    finally:
+        os.close(src)
+        os.close(dst)
+    return job.left_aside
+
+
+def _copy_entries(job: _Copy, src: int, dst: int, top: int, where: tuple[str, ...]) -> None:
+    if len(where) > _DEEPEST_COPY:
+        raise DummError(f"directories are nested too deeply: '{'/'.join(where[:8])}/...'")
+    for name in os.listdir(src):
+        try:
+            _copy_entry(job, src, dst, top, where, name)
+        except OSError as e:
+            if job.live and e.errno in _GONE and not _exists(src, name):
+                continue
+            if e.filename in (None, name):
+                e.filename = "/".join((*where, name))
+            raise
+
+
+def _exists(at: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=at, follow_symlinks=False)
+    except OSError as e:
+        return e.errno not in _GONE
+    return True
+
+
+def _copy_entry(
+    job: _Copy, src: int, dst: int, top: int, where: tuple[str, ...], name: str
+) -> None:
+    info = os.stat(name, dir_fd=src, follow_symlinks=False)
+    key = (info.st_dev, info.st_ino)
+    kind = stat.S_IFMT(info.st_mode)
+    if kind == stat.S_IFDIR:
+        if key in job.skip:
+            return
+        os.mkdir(name, 0o700, dir_fd=dst)
+        below = os.open(name, _DIRECTORY, dir_fd=src)
+        try:
+            made = os.open(name, _DIRECTORY, dir_fd=dst)
+            try:
+                if info.st_dev == job.device:
+                    _copy_entries(job, below, made, top, (*where, name))
+                _attributes(job, below, made, info)
+            finally:
+                os.close(made)
+        finally:
+            os.close(below)
+    elif job.marks and layer.is_mark(os.fsencode(name), job.marks):
+        deleted = os.fsencode(name)[len(layer.PREFIX) :]
+        if not deleted.startswith(layer.PREFIX):
+            os.mknod(deleted, stat.S_IFCHR, dir_fd=dst)
+    elif info.st_nlink > 1 and key in job.links:
+        _link(top, job.links[key], dst, name)
+    elif kind in (stat.S_IFBLK, stat.S_IFCHR, stat.S_IFSOCK) and not _make_node(
+        job, dst, name, info
+    ):
+        job.left_aside += 1
+    else:
+        if info.st_nlink > 1 and not layer.is_whiteout(info):
+            job.links[key] = (*where, name)
+        if kind == stat.S_IFREG:
+            _copy_file(job, src, dst, name, info)
+            return
+        if kind == stat.S_IFLNK:
+            os.symlink(os.readlink(name, dir_fd=src), name, dir_fd=dst)
+        elif kind == stat.S_IFIFO:
+            os.mkfifo(name, stat.S_IMODE(info.st_mode), dir_fd=dst)
+        if job.own:
+            chown(name, info.st_uid, info.st_gid, dst)
+        if kind != stat.S_IFLNK:
+            os.chmod(name, stat.S_IMODE(info.st_mode), dir_fd=dst)
+        times = (info.st_atime_ns, info.st_mtime_ns)
+        os.utime(name, ns=times, dir_fd=dst, follow_symlinks=False)
+
+
+def _make_node(job: _Copy, dst: int, name: str, info: os.stat_result) -> bool:
+    """Make a device or a socket in the copy of a layer; False where that is not to be."""
+    if job.marks is None:
+        return False
+    try:
+        os.mknod(name, info.st_mode, info.st_rdev, dir_fd=dst)
+    except PermissionError:
+        return False
+    return True
+
+
+def _link(top: int, first: tuple[str, ...], dst: int, name: str) -> None:
+    """Make a hard link to what was copied before as `first`."""
+    at = os.dup(top)
+    try:
+        for part in first[:-1]:
+            at, above = os.open(part, _DIRECTORY, dir_fd=at), at
+            os.close(above)
+        os.link(first[-1], name, src_dir_fd=at, dst_dir_fd=dst, follow_symlinks=False)
+    finally:
+        os.close(at)
+
+
+def _copy_file(job: _Copy, src: int, dst: int, name: str, info: os.stat_result) -> None:
+    # Not blocking, in case a FIFO took its place a moment ago.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    old = os.open(name, flags, dir_fd=src)
+    try:
+        new = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=dst)
+        try:
+            copy_data(old, new, info)
+            _attributes(job, old, new, info)
+        finally:
+            os.close(new)
+    finally:
+        os.close(old)
+
+
+def copy_data(old: int, new: int, info: os.stat_result) -> None:
+    """Copy what is in an open file to an empty one, holes as holes."""
+    size = info.st_size
+    if size <= _SMALL and info.st_blocks << 9 >= size:
+        data = os.read(old, size)
+        while data:
+            data = data[os.write(new, data) :]
+        return
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(old, at, os.SEEK_DATA)
+        except OSError as e:
+            if e.errno == errno.ENXIO:  # only a hole is left
+                break
+            raise
+        end = min(os.lseek(old, at, os.SEEK_HOLE), size)
+        while at < end:
+            done = _copy_range(old, new, end - at, at)
+            if done == 0:
+                return  # the file has shrunk meanwhile
+            at += done
+    os.ftruncate(new, size)
+
+
+def _copy_range(old: int, new: int, count: int, at: int) -> int:
+    try:
+        done = os.copy_file_range(old, new, count, at, at)
+        if done:
+            return done
+    except OSError as e:
+        if e.errno not in _NO_COPY_RANGE:
+            raise
+    return os.pwrite(new, os.pread(old, min(count, 1 << 20), at), at)
+
+
+def _attributes(job: _Copy, old: int, new: int, info: os.stat_result) -> None:
+    """Owner first (chown clears setuid and capabilities), times last."""
+    if job.own:
+        chown(new, info.st_uid, info.st_gid)
+    for name in xattrs(old):
+        set_xattr(new, name, os.getxattr(old, name))
+    if stat.S_ISDIR(info.st_mode):
+        _mark_opaque(job, old, new)
+    os.fchmod(new, stat.S_IMODE(info.st_mode))
+    os.utime(new, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _mark_opaque(job: _Copy, old: int, new: int) -> None:
+    if job.marks and layer.is_opaque(old, job.marks):
+        layer.make_opaque(new, job.marks)
+
+
+def is_private(name: str) -> bool:
+    """Does an attribute mean something to the overlay it comes from only?"""
+    return name.startswith(_PRIVATE_XATTRS)
+
+
+def xattrs(fd: int) -> list[str]:
+    """The names of an open file's attributes, those of overlays left out."""
+    try:
+        found = os.listxattr(fd)
+    except OSError as e:
+        if e.errno in NOT_POSSIBLE:
+            return []
+        raise
+    return [name for name in found if not is_private(name)]
+
+
+def set_xattr(fd: int, name: str, value: bytes) -> None:
+    """Set an attribute where the file system and our rights allow it."""
+    try:
+        os.setxattr(fd, name, value)
+    except OSError as e:
+        if e.errno not in NOT_POSSIBLE:
+            raise
+
+
+def chown(file: int | str | bytes, uid: int, gid: int, dir_fd: int | None = None) -> None:
+    """Give a file to its owner where our user namespace knows that one; else it stays ours."""
+    try:
+        if isinstance(file, int):
+            os.fchown(file, uid, gid)
+        else:
+            os.chown(file, uid, gid, dir_fd=dir_fd, follow_symlinks=False)
+    except OSError as e:
+        if e.errno not in NOT_POSSIBLE:
+            raise
+
+
+def size(path: str) -> int:
+    """Bytes that a tree takes on disk, a file with several names counted once."""
+    total = 0
+    seen: set[int] = set()
+    stack = [path]
+    while stack:
+        try:
+            with os.scandir(stack.pop()) as entries:
+                for entry in entries:
+                    info = entry.stat(follow_symlinks=False)
+                    if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+                        if info.st_ino in seen:
+                            continue
+                        seen.add(info.st_ino)
+                    total += info.st_blocks << 9
+                    if entry.is_dir(follow_symlinks=False):
+                        stack.append(entry.path)
+        except (FileNotFoundError, PermissionError):
+            continue  # deleted meanwhile, or not ours to look into
+    return total
+
+
+def refuse_mounts(path: str) -> None:
+    """Conflict when something is mounted at or below `path`."""
+    real = os.path.realpath(path)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            at = line.split(" ", 5)[4]
+            for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+                at = at.replace(code, char)
+            if at == real or at.startswith(real + "/"):
+                raise Conflict(f"something is mounted on '{at}'")
+
+
+def remove(path: str, *, look: bool = True) -> None:
+    """Remove a tree, or a file, whatever the modes of its directories say.
+
+    Refuses, before it removes anything, a tree in which something is mounted; without `look`,
+    where that cannot be, it stops only where it meets such a thing. A tree that is gone already
+    is no error.
+    """
+    if look:
+        refuse_mounts(path)
+    parent, name = os.path.split(os.path.abspath(path))
+    at = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        info = os.stat(name, dir_fd=at, follow_symlinks=False)
+        if stat.S_ISDIR(info.st_mode):
+            _remove_directory(at, name, info.st_dev, at, 0)
+        else:
+            os.unlink(name, dir_fd=at)
+    except FileNotFoundError:
+        pass
+    except OSError as e:
+        e.filename = path
+        raise
+    finally:
+        os.close(at)
+
+
+def _remove_directory(above: int, name: str, device: int, top: int, depth: int) -> None:
+    at = _open_to_empty(above, name)
+    try:
+        if os.fstat(at).st_dev != device:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), name)
+        while entries := os.listdir(at):
+            for entry in entries:
+                info = os.stat(entry, dir_fd=at, follow_symlinks=False)
+                if not stat.S_ISDIR(info.st_mode):
+                    os.unlink(entry, dir_fd=at)
+                elif depth >= _DEEP:
+                    # Deeper than we have descriptors and stack for: hang it further up.
+                    # The loop over the topmost directory comes by again.
+                    os.close(_open_to_empty(at, entry))
+                    moved = f".deep-{os.urandom(8).hex()}"
+                    os.rename(entry, moved, src_dir_fd=at, dst_dir_fd=top)
+                else:
+                    _remove_directory(at, entry, device, at if depth == 0 else top, depth + 1)
+    finally:
+        os.close(at)
+    os.rmdir(name, dir_fd=above)
+
+
+def _open_to_empty(above: int, name: str) -> int:
+    """Open a directory that we may read and write, giving ourselves the rights if need be."""
+    node = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    try:
+        info = os.fstat(node)
+        if info.st_mode & 0o700 != 0o700 and info.st_uid == os.geteuid():
+            # chmod does not take an O_PATH descriptor; its name in /proc it does (open(2)).
+            os.chmod(f"/proc/self/fd/{node}", 0o700)
+        return os.open(name, _DIRECTORY, dir_fd=above)
+    finally:
+        os.close(node)

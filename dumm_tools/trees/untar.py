@@ -1,0 +1,405 @@
+"""A tar archive of unknown origin unpacked into an empty directory, and nowhere else.
+
+Each name is walked from the directory's own descriptor without following any link, so that
+neither `..`, nor an absolute name, nor a link planted earlier in the archive leads out. An
+archive that tries is refused as a whole. Names are bytes: they need not be UTF-8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import stat
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, BinaryIO
+
+from dumm_tools.errors import DummError
+from dumm_tools.trees import tarball, tree
+
+if TYPE_CHECKING:
+    import lzma
+
+    from _typeshed import WriteableBuffer as Buffer
+
+Report = Callable[[str], None]
+Parts = tuple[bytes, ...]
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CHUNK = 64 << 10
+_ZEROS = bytes(_CHUNK)
+_XATTR = "SCHILY.xattr."
+_NONE = "is no tar archive"
+#: What is kept of a directory beside its path: their lengths, mode, owner, time.
+_RECORD = struct.Struct("=IHIIQ")
+_DIRECTORIES_MAX = 16 << 20
+_DEEPEST = 300
+#: `xz -9` needs 65 MiB.
+_XZ_MEMORY = 100 << 20
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError, UnicodeError)
+
+
+@dataclass(slots=True)
+class _Job:
+    """The unpacking of one archive. `parent` caches the directory that was used last."""
+
+    top: int
+    own: bool
+    directories: bytearray = field(default_factory=bytearray)
+    parent: tuple[Parts, int] | None = None
+    left_aside: int = 0
+    entries: int = 0
+    bytes: int = 0
+
+
+def extract(source: BinaryIO, label: str, target: str, progress: Report | None = None) -> int:
+    """Unpack a tar, compressed or not, from a stream that need not seek.
+
+    Modes, times, hard links, holes and attributes stay; owners do for root. Device nodes and
+    what else has no place in a tree are left aside: their number is returned. DummError names
+    `label` when the archive is damaged, ends too early, or would leave the directory.
+    """
+    top = os.open(target, _DIRECTORY)
+    job = _Job(top, os.geteuid() == 0)
+    try:
+        with _plain(source, label) as stream:
+            archive = tarball.Archive(stream)
+            while (member := archive.next()) is not None:
+                _entry(job, archive, member)
+                if progress and job.entries % 100 == 0:
+                    progress(f"{job.entries} files, {job.bytes >> 20} MB")
+            if not archive.ended:
+                why = "ends too early" if job.entries else _NONE
+                raise DummError(f"'{label}' {why}")
+            if not _drain(archive.rest()):
+                raise DummError(f"'{label}' goes on behind its end: is it several archives?")
+        _finish_directories(job)
+    except _DAMAGE as e:
+        text = str(e) or type(e).__name__
+        damaged = job.entries or isinstance(e, tarball.Damaged)
+        raise DummError(f"'{label}' {f'is damaged: {text}' if damaged else _NONE}") from None
+    except OSError as e:
+        if e.errno is None or type(e).__module__ == "gzip":  # gzip and bz2 say so of broken data
+            raise DummError(f"'{label}' is damaged: {e}") from None
+        raise
+    finally:
+        _forget_parent(job)
+        os.close(top)
+    if job.entries == 0:
+        raise DummError(f"'{label}' is empty")
+    return job.left_aside
+
+
+def _drain(stream: BinaryIO) -> bool:
+    """Read to the end, which checks the checksums and lets a writer of ours finish. Was there
+    nothing but zeros?"""
+    zeros = True
+    while data := stream.read(_CHUNK):
+        zeros = zeros and data == _ZEROS[: len(data)]
+    return zeros
+
+
+class _Headed(io.RawIOBase):
+    """A stream of which the head was read already; a pipe takes nothing back."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill the buffer with the head first."""
+        view = memoryview(buffer)
+        data = self._head[: len(view)] or self._rest.read(len(view))
+        self._head = self._head[len(data) :]
+        view[: len(data)] = data
+        return len(data)
+
+
+class _Xz(io.RawIOBase):
+    """An xz stream without its compression; lzma's own would take as much memory as it says."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        self._decompressor = self._fresh()
+
+    def _fresh(self) -> lzma.LZMADecompressor:
+        import lzma
+
+        return lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill the buffer; an archive may be several streams, one behind the other."""
+        view = memoryview(buffer)
+        while True:
+            old = self._decompressor
+            data = b""
+            if old.eof:
+                data = old.unused_data.lstrip(b"\0")
+                while not data:
+                    more = self._source.read(_CHUNK)
+                    if not more:
+                        return 0
+                    data = more.lstrip(b"\0")
+                self._decompressor = old = self._fresh()
+            elif old.needs_input:
+                data = self._source.read(_CHUNK)
+                if not data:
+                    raise EOFError("unexpected end of data")
+            out = old.decompress(data, len(view))
+            if out:
+                view[: len(out)] = out
+                return len(out)
+
+
+@contextlib.contextmanager
+def _plain(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
+    """The stream without its compression, which its first bytes tell."""
+    magic = b""
+    while len(magic) < 6 and (more := source.read(6 - len(magic))):
+        magic += more
+    buffered = io.BufferedReader(_Headed(magic, source), 1 << 20)
+    if magic.startswith(b"\x1f\x8b"):
+        import gzip
+
+        with gzip.GzipFile(fileobj=buffered) as stream:
+            yield stream  # type: ignore[misc]
+    elif magic.startswith(b"BZh"):
+        import bz2
+
+        with bz2.BZ2File(buffered) as stream:
+            yield stream  # type: ignore[misc]
+    elif magic.startswith((b"\xfd7zXZ", b"\x5d\x00\x00")):
+        import lzma
+
+        try:
+            yield io.BufferedReader(_Xz(buffered), 1 << 20)
+        except lzma.LZMAError as e:
+            raise DummError(f"'{label}' is damaged: {e}") from None
+    elif magic.startswith(b"\x28\xb5\x2f\xfd"):
+        from dumm_tools import foreground
+
+        chunks = iter(lambda: buffered.read(_CHUNK), b"")
+        with (
+            foreground.decompressed(["zstd", "-dc"], chunks) as fd,
+            open(fd, "rb", closefd=False) as stream,
+        ):
+            yield stream
+    else:
+        yield buffered
+
+
+def _entry(job: _Job, archive: tarball.Archive, member: tarfile.TarInfo) -> None:
+    parts = _parts(member.name)
+    job.entries += 1
+    try:
+        if member.isdir():
+            _xattrs(_directory(job, parts), member)
+            _remember(job, parts, member)
+            return
+        if not parts:
+            raise DummError("the archive's root is no directory")
+        if not (member.isreg() or member.issym() or member.islnk() or member.isfifo()):
+            job.left_aside += 1
+            return
+        at = _directory(job, parts[:-1])
+        if member.islnk():
+            _hard_link(job, parts, member)
+            return
+        _clear(at, parts[-1])
+        if member.isreg():
+            _file(job, archive, member, at, parts[-1])
+            return
+        if member.issym():
+            os.symlink(_bytes(member.linkname), parts[-1], dir_fd=at)
+        else:
+            os.mkfifo(parts[-1], member.mode & 0o7777, dir_fd=at)
+        if job.own:
+            tree.chown(parts[-1], member.uid, member.gid, at)
+        if not member.issym():
+            os.chmod(parts[-1], member.mode & 0o7777, dir_fd=at)
+        os.utime(parts[-1], ns=_times(member), dir_fd=at, follow_symlinks=False)
+    except OSError as e:
+        if e.errno is not None:
+            e.filename = member.name
+        raise
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _parts(name: str) -> Parts:
+    """A member's name as components; DummError when it is one that leads elsewhere."""
+    if name.startswith("/"):
+        raise DummError(f"refused: the archive has an absolute name, {name!r}")
+    parts = tuple(p for p in _bytes(name).split(b"/") if p not in (b"", b"."))
+    if len(parts) > _DEEPEST:
+        raise DummError(f"directories are nested too deeply: '{name[:60]}...'")
+    if b".." in parts:
+        raise DummError(f"refused: a name in the archive leads out of it, {name!r}")
+    return parts
+
+
+def _directory(job: _Job, parts: Parts, make: bool = True) -> int:
+    """A descriptor of the directory `parts`, made where it is missing; the job owns it."""
+    if job.parent and job.parent[0] == parts:
+        return job.parent[1]
+    at = os.dup(job.top)
+    try:
+        for part in parts:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=at)
+            below = os.open(part, _DIRECTORY, dir_fd=at)
+            os.close(at)
+            at = below
+    except OSError as e:
+        os.close(at)
+        if e.errno in (errno.ENOTDIR, errno.ELOOP):
+            where = os.fsdecode(b"/".join(parts))
+            raise DummError(
+                f"refused: {where!r} is used as a directory in the archive, but is a link or file"
+            ) from None
+        raise
+    _forget_parent(job)
+    job.parent = (parts, at)
+    return at
+
+
+def _forget_parent(job: _Job) -> None:
+    if job.parent:
+        os.close(job.parent[1])
+        job.parent = None
+
+
+def _clear(at: int, name: bytes) -> None:
+    """Make way for a member that comes again; nothing is ever written through an old one."""
+    try:
+        os.unlink(name, dir_fd=at)
+    except FileNotFoundError:
+        pass
+    except IsADirectoryError:
+        raise DummError(
+            f"refused: {os.fsdecode(name)!r} is a directory in the archive, and then no more"
+        ) from None
+
+
+def _hard_link(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
+    first = _parts(member.linkname)
+    if first == parts or not first:
+        return
+    missing = DummError(
+        f"refused: {member.name!r} is a link to {member.linkname!r}, which the archive lacks"
+    )
+    try:
+        origin = os.dup(_directory(job, first[:-1], make=False))
+    except FileNotFoundError:
+        raise missing from None
+    try:
+        if stat.S_ISDIR(os.stat(first[-1], dir_fd=origin, follow_symlinks=False).st_mode):
+            raise DummError(f"refused: {member.name!r} is a hard link to a directory")
+        at = _directory(job, parts[:-1])
+        _clear(at, parts[-1])
+        os.link(first[-1], parts[-1], src_dir_fd=origin, dst_dir_fd=at, follow_symlinks=False)
+    except FileNotFoundError:
+        raise missing from None
+    finally:
+        os.close(origin)
+
+
+def _file(
+    job: _Job, archive: tarball.Archive, member: tarfile.TarInfo, at: int, name: bytes
+) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o600, dir_fd=at)
+    try:
+        # The pieces are all that the archive has: a hole, which may be larger than any disk, takes
+        # no time.
+        pieces = [(0, member.size)] if archive.pieces is None else archive.pieces
+        for start, size in pieces:
+            os.lseek(fd, start, os.SEEK_SET)
+            _data(archive, size, fd)
+            job.bytes += size
+        os.ftruncate(fd, member.size)
+        _attributes(job, fd, member)
+    finally:
+        os.close(fd)
+
+
+def _data(archive: tarball.Archive, size: int, fd: int) -> None:
+    while size:
+        chunk = archive.read(min(size, _CHUNK))
+        if not chunk:
+            raise tarball.Damaged("unexpected end of data")
+        size -= len(chunk)
+        if chunk == _ZEROS:
+            os.lseek(fd, len(chunk), os.SEEK_CUR)
+            continue
+        while chunk:
+            chunk = chunk[os.write(fd, chunk) :]
+
+
+def _attributes(job: _Job, fd: int, member: tarfile.TarInfo) -> None:
+    """Owner first (chown clears setuid and capabilities), times last."""
+    if job.own:
+        tree.chown(fd, member.uid, member.gid)
+    _xattrs(fd, member)
+    os.fchmod(fd, member.mode & 0o7777)
+    os.utime(fd, ns=_times(member))
+
+
+def _xattrs(fd: int, member: tarfile.TarInfo) -> None:
+    for key, value in member.pax_headers.items():
+        name = key.removeprefix(_XATTR)
+        if not tree.is_private(name):
+            tree.set_xattr(fd, name, _bytes(value))
+
+
+def _times(member: tarfile.TarInfo) -> tuple[int, int]:
+    at = int(min(max(member.mtime, 0), 1 << 33) * 1_000_000_000)
+    return at, at
+
+
+def _remember(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
+    """Keep a directory's owner, mode and time, packed, until all is unpacked."""
+    path = b"/".join(parts)
+    numbers = (member.mode & 0o7777, member.uid, member.gid, _times(member)[0])
+    job.directories += _RECORD.pack(len(path), *numbers) + path
+    if len(job.directories) > _DIRECTORIES_MAX:
+        raise DummError("the archive has too many directories")
+
+
+def _finish_directories(job: _Job) -> None:
+    """Modes and times of directories, the deepest first: they may forbid what came before."""
+    places, at = [], 0
+    while at < len(job.directories):
+        size, *_ = _RECORD.unpack_from(job.directories, at)
+        places.append((_RECORD.size + at, size))
+        at += _RECORD.size + size
+
+    def depth(place: tuple[int, int]) -> int:
+        start, size = place
+        return job.directories.count(b"/", start, start + size) + (size > 0)
+
+    places.sort(key=depth, reverse=True)
+    for start, size in places:
+        _, mode, uid, gid, time = _RECORD.unpack_from(job.directories, start - _RECORD.size)
+        path = bytes(job.directories[start : start + size])
+        fd = _directory(job, tuple(filter(None, path.split(b"/"))))
+        if job.own:
+            tree.chown(fd, uid, gid)
+        os.fchmod(fd, mode)
+        os.utime(fd, ns=(time, time))
