@@ -10,26 +10,26 @@ import os
 from dumm_tools.linux import process
 
 
-def file_of(root: str) -> str:
+def file_of(labdir: str) -> str:
     """Where its pid and start time are written. A copy of the working set has another lock, and so
     no holder: it must neither enter nor end the original's."""
-    return os.path.join(root, "run", f"holder-{os.stat(os.path.join(root, '.lock')).st_ino}")
+    return os.path.join(labdir, "run", f"holder-{os.stat(os.path.join(labdir, '.lock')).st_ino}")
 
 
-def find(root: str) -> tuple[int, int] | None:
+def find(labdir: str) -> tuple[int, int] | None:
     """Its pid and start time, as written; it may have ended."""
-    return process.recorded(file_of(root))
+    return process.recorded(file_of(labdir))
 
 
-def lives(root: str) -> tuple[int, int] | None:
+def lives(labdir: str) -> tuple[int, int] | None:
     """Its pid and start time; None when it has ended, or there is none."""
-    known = find(root)
+    known = find(labdir)
     return known if process.lives(known) else None
 
 
-def is_inside(root: str) -> bool:
+def is_inside(labdir: str) -> bool:
     """Is this process in the lab's own user and network namespaces?"""
-    known = lives(root)
+    known = lives(labdir)
     if known is None:
         return False
     try:

@@ -28,25 +28,25 @@ LOCK_TIMEOUT = 10.0
 _locked_here: ContextVar[bool] = ContextVar("locked_here", default=False)
 
 
-def load(root: str) -> State:
+def load(labdir: str) -> State:
     """Read the working set's state; NotFound where there is none, DummError where it is damaged."""
-    return _decode(root, _read(root))
+    return _decode(labdir, _read(labdir))
 
 
-def is_isolated(root: str) -> bool:
+def is_isolated(labdir: str) -> bool:
     """Has the lab namespaces of its own? As for `load`, but quicker, for a lab of many guests."""
-    path = os.path.join(root, FILE)
-    return records.isolated(path, records.parsed(path, _read(root)))
+    path = os.path.join(labdir, FILE)
+    return records.isolated(path, records.parsed(path, _read(labdir)))
 
 
 class Transaction:
     """A state that may be changed, and whose changes may be saved before the end. A file that says
     the same in another look is left as it is."""
 
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._before = self._saved = _read(root)
-        self.state = _decode(root, self._before)
+    def __init__(self, labdir: str) -> None:
+        self._labdir = labdir
+        self._before = self._saved = _read(labdir)
+        self.state = _decode(labdir, self._before)
         self._written = False
 
     def save(self) -> None:
@@ -59,23 +59,23 @@ class Transaction:
         last = self._saved, self._written
         self._saved, self._written = text, True
         try:
-            _replace(self._root, text)
+            _replace(self._labdir, text)
         except DummError:
             self._saved, self._written = last
             raise
 
     def _has_news(self) -> bool:
-        path = os.path.join(self._root, FILE)
+        path = os.path.join(self._labdir, FILE)
         return self.state.copied or not records.says(path, self._before, self.state)
 
     def revert(self) -> None:
         """Put back what the file said before."""
         if self._written:
-            _replace(self._root, self._before)
+            _replace(self._labdir, self._before)
 
 
 @contextlib.contextmanager
-def transaction(root: str, *, apart: bool = False) -> Iterator[Transaction]:
+def transaction(labdir: str, *, apart: bool = False) -> Iterator[Transaction]:
     """Lock, read, hand out the state to be changed, and write it back; an exception undoes all
     that was written. TimedOut after LOCK_TIMEOUT seconds, naming the holder.
 
@@ -84,11 +84,11 @@ def transaction(root: str, *, apart: bool = False) -> Iterator[Transaction]:
 
     Ctrl-C waits for the end, so that record and kernel agree; a second one is obeyed at once.
     """
-    _read(root)
-    with _locked(root), unbroken():
-        change = Transaction(root)
-        if not (apart or change.state.here) and holder.lives(root):
-            raise DummError(f"the lab in '{root}' is only changed from inside its own namespaces")
+    _read(labdir)
+    with _locked(labdir), unbroken():
+        change = Transaction(labdir)
+        if not (apart or change.state.here) and holder.lives(labdir):
+            raise DummError(f"the lab in '{labdir}' is only changed from inside its own namespaces")
         here = _locked_here.set(True)
         try:
             yield change
@@ -113,10 +113,10 @@ def need_here(state: State) -> None:
         raise DummError("this lab has namespaces of its own, and this process is not in them")
 
 
-def create(root: str, state: State) -> None:
+def create(labdir: str, state: State) -> None:
     """Write the first state of a working set whose lock file exists."""
-    with _locked(root):
-        _replace(root, records.encode(state))
+    with _locked(labdir):
+        _replace(labdir, records.encode(state))
 
 
 @contextlib.contextmanager
@@ -143,10 +143,10 @@ def unbroken() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(root: str) -> Iterator[None]:
-    fd = os.open(os.path.join(root, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _locked(labdir: str) -> Iterator[None]:
+    fd = os.open(os.path.join(labdir, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        lock(fd, LOCK_TIMEOUT, f"the working set '{root}'")
+        lock(fd, LOCK_TIMEOUT, f"the working set '{labdir}'")
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         yield
@@ -178,8 +178,8 @@ def lock(fd: int, timeout: float, what: str) -> None:
         signal.signal(signal.SIGALRM, previous)
 
 
-def _replace(root: str, text: str) -> None:
-    path = os.path.join(root, FILE)
+def _replace(labdir: str, text: str) -> None:
+    path = os.path.join(labdir, FILE)
     # One writer at a time, under the lock: a temporary left by a killed one is simply reused.
     temporary = path + ".new"
     try:
@@ -198,20 +198,21 @@ def _replace(root: str, text: str) -> None:
         raise DummError(f"cannot write '{path}': {e.strerror}") from None
 
 
-def _read(root: str) -> str:
+def _read(labdir: str) -> str:
     try:
-        with open(os.path.join(root, FILE), encoding="utf-8") as file:
+        with open(os.path.join(labdir, FILE), encoding="utf-8") as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(
-            f"no working set in '{root}'", hint="make one with 'dumm-fs init', or name one with -C"
+            f"no working set in '{labdir}'",
+            hint="make one with 'dumm-fs init', or name one with -C",
         ) from None
     except UnicodeDecodeError as e:
-        raise DummError(f"'{os.path.join(root, FILE)}' is not UTF-8: {e.reason}") from None
+        raise DummError(f"'{os.path.join(labdir, FILE)}' is not UTF-8: {e.reason}") from None
 
 
-def _decode(root: str, text: str) -> State:
-    lock_inode = os.stat(os.path.join(root, LOCK)).st_ino
-    state = records.decode(os.path.join(root, FILE), text, lock_inode)
-    state.here = not state.isolated or holder.is_inside(root)
+def _decode(labdir: str, text: str) -> State:
+    lock_inode = os.stat(os.path.join(labdir, LOCK)).st_ino
+    state = records.decode(os.path.join(labdir, FILE), text, lock_inode)
+    state.here = not state.isolated or holder.is_inside(labdir)
     return state

@@ -54,15 +54,15 @@ def raw(lab: str) -> str:
 
 def test_made_at_once_and_quiet(lab: str) -> None:
     bridge.create(lab, "lan0")
-    found = statefile.load(lab)
-    assert sysfs.read("lan0", "ifalias") == found.tag
+    state = statefile.load(lab)
+    assert sysfs.read("lan0", "ifalias") == state.tag
     assert sysfs.is_up("lan0")
     assert host_addresses("lan0") == set()
     assert Path("/proc/sys/net/ipv6/conf/lan0/disable_ipv6").read_text() == "1\n"
-    view = link_views.bridge_view(found, "lan0")
+    view = link_views.bridge_view(state, "lan0")
     assert (view.state, view.members) == ("up", [])
     mac = sysfs.read("lan0", "address")
-    assert mac == link_views.bridge_mac(found, "lan0")
+    assert mac == link_views.bridge_mac(state, "lan0")
     iface.create(lab, "alice-eth0", bridge="lan0")
     iface.prepare(statefile.load(lab), "alice")
     assert sysfs.read("lan0", "address") == mac
@@ -135,13 +135,13 @@ def test_idempotent_forms(lab: str) -> None:
 def test_killed_before_it_could_tag(lab: str) -> None:
     with statefile.transaction(lab) as change:
         change.state.bridges["lan0"] = Bridge("lan0")
-    found = statefile.load(lab)
+    state = statefile.load(lab)
     with netlink.host() as channel:
-        mac = link_views.bridge_mac(found, "lan0")
+        mac = link_views.bridge_mac(state, "lan0")
         netlink.transact(channel, [rtnl.new_bridge("lan0", mac)])
-    assert link_views.ours(found, "lan0")
+    assert link_views.ours(state, "lan0")
     bridge.create(lab, "lan0", may_exist=True)
-    assert sysfs.read("lan0", "ifalias") == found.tag
+    assert sysfs.read("lan0", "ifalias") == state.tag
     assert sysfs.is_up("lan0")
 
 
@@ -151,10 +151,10 @@ def test_a_copied_working_set_owns_nothing(lab: str, tmp_path: Path) -> None:
     copy.mkdir()
     (copy / ".lock").touch()
     (copy / statefile.FILE).write_text(raw(lab))
-    found = statefile.load(str(copy))
-    bridge.remove_all(found)
+    state = statefile.load(str(copy))
+    bridge.remove_all(state)
     assert sysfs.exists("lan0")
-    assert link_views.bridge_view(found, "lan0").state == "down"
+    assert link_views.bridge_view(state, "lan0").state == "down"
     bridge.delete(str(copy), "lan0")
     assert sysfs.exists("lan0")
 
@@ -166,8 +166,8 @@ def test_the_cable_is_recorded(lab: str) -> None:
     iface.create(lab, "bob-eth0", bridge="lan0")
 
     def cable(name: str) -> tuple[str | None, bool]:
-        found = statefile.load(lab).ifaces[name]
-        return found.bridge, found.up
+        record = statefile.load(lab).ifaces[name]
+        return record.bridge, record.up
 
     assert cable("alice-eth0") == (None, False)
     assert cable("bob-eth0") == ("lan0", True)
@@ -189,9 +189,9 @@ def test_mtu_follows_the_members(lab: str) -> None:
     bridge.create(lab, "lan0")
     iface.create(lab, "alice-eth0", bridge="lan0", mtu=9000)
     iface.create(lab, "bob-eth0", mtu=9000)
-    found = statefile.load(lab)
-    iface.prepare(found, "alice")
-    iface.prepare(found, "bob")
+    state = statefile.load(lab)
+    iface.prepare(state, "alice")
+    iface.prepare(state, "bob")
     assert sysfs.number("lan0", "mtu") == 9000
     bridge.connect(lab, "lan0", "bob-eth0")
     iface.set_(lab, "bob-eth0", mtu=1400)

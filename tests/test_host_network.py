@@ -231,8 +231,8 @@ def test_taps(roots: Host) -> None:
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     lab("dumm-guest create a")
     lab("dumm-iface create a-eth0")
-    found = statefile.load(str(lab.directory))
-    iface.prepare(found, "a")  # as a crash of the guest leaves it
+    state = statefile.load(str(lab.directory))
+    iface.prepare(state, "a")  # as a crash of the guest leaves it
     mac = sysfs.read("a-eth0", "address") or ""
     groups = [f"01:80:c2:00:00:{n:02x}" for n in (0, 2, 3, 14, 15)]
     odd = [frame for group in groups for frame in everything(group)]
@@ -252,7 +252,7 @@ def test_taps(roots: Host) -> None:
     lab("dumm-bridge connect lan0 a-eth0")
     lab("dumm-bridge delete lan0")
     assert roots.send("tap:a-eth0", *attack) == []
-    iface.release(found, "a")
+    iface.release(state, "a")
 
 
 def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
@@ -467,9 +467,9 @@ def test_settings_of_other_devices_stay(tmp_path: Path) -> None:
         bridge.create(str(tmp_path), "lan0", addresses=["10.0.0.254/24", "fd00::fe/64"])
         bridge.create(str(tmp_path), "lan1")
         iface.create(str(tmp_path), "a-eth0", bridge="lan0")
-        found = statefile.load(str(tmp_path))
-        iface.prepare(found, "a")
-        assert link_views.ours(found, "a-eth0")
+        state = statefile.load(str(tmp_path))
+        iface.prepare(state, "a")
+        assert link_views.ours(state, "a-eth0")
         own = ("lan0", "lan1", "a-eth0")
         assert [s for s in settings() if s.split(" ")[0].split(".")[3] not in own] == before
         wanted = {

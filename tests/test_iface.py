@@ -125,10 +125,10 @@ def test_slots_are_the_lowest_free(lab: str) -> None:
         iface.create(lab, name)
     iface.delete(lab, "alice-wan")
     iface.create(lab, "alice-eth9")
-    found = statefile.load(lab)
-    assert [i.name for i in found.ifaces_of("alice")] == ["alice-eth0", "alice-eth9", "alice-eth2"]
-    assert [i.slot for i in found.ifaces_of("alice")] == [0, 1, 2]
-    assert found.ifaces["bob-eth0"].slot == 0
+    state = statefile.load(lab)
+    assert [i.name for i in state.ifaces_of("alice")] == ["alice-eth0", "alice-eth9", "alice-eth2"]
+    assert [i.slot for i in state.ifaces_of("alice")] == [0, 1, 2]
+    assert state.ifaces["bob-eth0"].slot == 0
 
 
 REFUSED: list[tuple[type[DummError], Callable[[str], object]]] = [
@@ -215,13 +215,13 @@ def test_prepare_and_release(lab: str) -> None:
     iface.create(lab, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24"])
     iface.create(lab, "alice-eth1", mtu=9000)
     iface.create(lab, LONG, bridge="lan0")
-    found = statefile.load(lab)
-    assert iface.prepare(found, "alice") == [
+    state = statefile.load(lab)
+    assert iface.prepare(state, "alice") == [
         "vec0:transport=tap,ifname=alice-eth0,depth=128,gro=1",
         "vec1:transport=tap,ifname=alice-eth1,depth=128,gro=1,mtu=9000",
     ]
-    assert iface.prepare(found, "bob") == []
-    iface.prepare(found, "averylongguestname")
+    assert iface.prepare(state, "bob") == []
+    iface.prepare(state, "averylongguestname")
     short = names.tap(LONG)
     assert sysfs.ports("lan0") == sorted(["alice-eth0", short])
     assert sysfs.number("alice-eth1", "mtu") == 9000
@@ -229,33 +229,33 @@ def test_prepare_and_release(lab: str) -> None:
     with netlink.host() as channel:
         assert rtnl.find_link(channel, short).altnames == (LONG,)
     for tap in ("alice-eth0", "alice-eth1", short):
-        assert sysfs.read(tap, "ifalias") == found.tag
+        assert sysfs.read(tap, "ifalias") == state.tag
         assert sysfs.is_up(tap)
         assert not sysfs.has_carrier(tap)
         assert Path(f"/proc/sys/net/ipv6/conf/{tap}/disable_ipv6").read_text() == "1\n"
     with tun._attached("alice-eth0", tun._FLAGS):  # as the guest's kernel does
-        assert link_views.interface_view(found, "alice-eth0").state == "up"
-    view = link_views.interface_view(found, "alice-eth0")
+        assert link_views.interface_view(state, "alice-eth0").state == "up"
+    view = link_views.interface_view(state, "alice-eth0")
     assert view.state == "down"
     assert isinstance(view.rx_bytes, int)
-    assert link_views.our_links(found) == [*sorted(["alice-eth0", "alice-eth1", short]), "lan0"]
-    iface.release(found, "alice", "bob", "averylongguestname")
-    iface.release(found, "alice")
-    assert link_views.our_links(found) == ["lan0"]
+    assert link_views.our_links(state) == [*sorted(["alice-eth0", "alice-eth1", short]), "lan0"]
+    iface.release(state, "alice", "bob", "averylongguestname")
+    iface.release(state, "alice")
+    assert link_views.our_links(state) == ["lan0"]
 
 
 @pytest.mark.netns
 def test_prepare_takes_over_what_a_crash_left(lab: str) -> None:
     bridge.create(lab, "lan0")
     iface.create(lab, LONG, bridge="lan0")
-    found = statefile.load(lab)
+    state = statefile.load(lab)
     tap = names.tap(LONG)
-    iface.prepare(found, "averylongguestname")
+    iface.prepare(state, "averylongguestname")
     index = sysfs.number(tap, "ifindex")
     tun.give(tap, 1234)
     subprocess.run(["ip", "link", "set", tap, "nomaster", "down", "mtu", "1400"], check=True)
     subprocess.run(["ip", "link", "property", "del", "dev", tap, "altname", LONG], check=True)
-    iface.prepare(found, "averylongguestname")
+    iface.prepare(state, "averylongguestname")
     assert sysfs.number(tap, "ifindex") == index
     assert sysfs.number(tap, "owner") == os.geteuid()
     assert (sysfs.master(tap), sysfs.number(tap, "mtu")) == ("lan0", 1500)
@@ -281,14 +281,14 @@ def test_prepare_makes_bridges_again_with_their_addresses(lab: str) -> None:
     bridge.create(lab, "lan0", addresses=["10.0.0.254/24", "fd00::ff/64"])
     bridge.create(lab, "lan1", addresses=["10.1.0.254/24"])
     iface.create(lab, "alice-eth0", bridge="lan0")
-    found = statefile.load(lab)
-    bridge.remove_all(found)  # as a reboot of the host would
-    iface.prepare(found, "alice")
+    state = statefile.load(lab)
+    bridge.remove_all(state)  # as a reboot of the host would
+    iface.prepare(state, "alice")
     with netlink.host() as channel:
         for name in ("lan0", "lan1"):
             index = rtnl.find_link(channel, name).ifindex
             there = {a.address for a in rtnl.addresses(channel, index)}
-            assert there == set(found.bridges[name].addresses)
+            assert there == set(state.bridges[name].addresses)
 
 
 @pytest.mark.netns
@@ -299,9 +299,9 @@ def test_a_foreign_link_is_left_alone(lab: str) -> None:
         assert statefile.load(lab).ifaces == {}
     iface.create(lab, "alice-eth0")
     with foreign_tap("alice-eth0"):
-        found = statefile.load(lab)
-        iface.release(found, "alice")
-        bridge.remove_all(found)
+        state = statefile.load(lab)
+        iface.release(state, "alice")
+        bridge.remove_all(state)
         iface.delete(lab, "alice-eth0")
         assert sysfs.exists("alice-eth0")
 
@@ -326,11 +326,11 @@ def test_a_crashed_guests_tap_follows(lab: str) -> None:
 def test_many_taps_go_in_one_step(lab: str) -> None:
     for n in range(20):
         iface.create(lab, f"alice-eth{n}")
-    found = statefile.load(lab)
-    iface.prepare(found, "alice")
+    state = statefile.load(lab)
+    iface.prepare(state, "alice")
     with foreign_tap("bob-eth0"):
-        iface.release(found, "alice")
-        assert link_views.our_links(found) == []
+        iface.release(state, "alice")
+        assert link_views.our_links(state) == []
         assert sysfs.exists("bob-eth0")
 
 
@@ -338,11 +338,11 @@ def test_many_taps_go_in_one_step(lab: str) -> None:
 def test_delete_of_guest(lab: str) -> None:
     iface.create(lab, "alice-eth0")
     iface.create(lab, "bob-eth0")
-    found = statefile.load(lab)
-    iface.prepare(found, "alice")
-    iface.delete_of_guest(found, "alice")
-    assert list(found.ifaces) == ["bob-eth0"]
-    assert link_views.our_links(found) == []
+    state = statefile.load(lab)
+    iface.prepare(state, "alice")
+    iface.delete_of_guest(state, "alice")
+    assert list(state.ifaces) == ["bob-eth0"]
+    assert link_views.our_links(state) == []
 
 
 @pytest.mark.netns

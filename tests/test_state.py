@@ -167,16 +167,16 @@ def test_a_state_that_is_damaged_anywhere(changes: list[tuple[tuple[Any, ...], A
             else:
                 place[last] = value
     with contextlib.suppress(DummError, OSError):
-        found = records.decode("state.json", json.dumps({**data, "lock_inode": 5}), 5)
-        records.says("state.json", records.encode(found), found)
-        picture = graph.look("/nonexistent", found)
+        state = records.decode("state.json", json.dumps({**data, "lock_inode": 5}), 5)
+        records.says("state.json", records.encode(state), state)
+        picture = graph.look("/nonexistent", state)
         for draw in (graph.as_json, graph.as_dot, graph.as_mermaid):
             draw(picture)
-        for name in found.guests:
+        for name in state.guests:
             with contextlib.suppress(DummError, OSError):
-                iface.boot_records(found, name)
+                iface.boot_records(state, name)
         with contextlib.suppress(DummError, OSError):
-            list(map(nat.networks, found.bridges.values()))
+            list(map(nat.networks, state.bridges.values()))
 
 
 def test_bytes_that_are_no_text(root: str) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from dumm_tools.cli.common import each, lab, root, run, tool, warn
+from dumm_tools.cli.common import each, entered, labdir, run, tool, warn
 from dumm_tools.cli.iface import (
     BRIDGE,
     IFACE,
@@ -51,7 +51,7 @@ def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) 
 
     return each(
         names,
-        lambda name: bridge.create(lab(), name, addresses=addresses, may_exist=may_exist),
+        lambda name: bridge.create(entered(), name, addresses=addresses, may_exist=may_exist),
     )
 
 
@@ -73,7 +73,7 @@ def connect(name: str, ifaces: tuple[str, ...]) -> int:
     """
     from dumm_tools.net import bridge
 
-    return each(ifaces, lambda interface: bridge.connect(lab(), name, interface))
+    return each(ifaces, lambda interface: bridge.connect(entered(), name, interface))
 
 
 @cli.command()
@@ -82,7 +82,7 @@ def disconnect(ifaces: tuple[str, ...]) -> int:
     """Unplug interfaces; they go down in their guests."""
     from dumm_tools.net import bridge
 
-    return each(ifaces, lambda interface: bridge.disconnect(lab(), interface))
+    return each(ifaces, lambda interface: bridge.disconnect(entered(), interface))
 
 
 @cli.command("capture")
@@ -95,7 +95,7 @@ def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
     """
     from dumm_tools.net import capture
 
-    return captured(capture.of_bridge(lab(make=False), name), words, file)
+    return captured(capture.of_bridge(entered(make=False), name), words, file)
 
 
 address_verbs(
@@ -128,14 +128,14 @@ def uplink(name: str, nat: bool, device: str | None, remove: bool, host_access: 
     if host_access and (remove or device is not None):
         raise click.UsageError("--host-access goes with --nat")
     if remove:
-        domain.clear(lab(make=False), name)
+        domain.clear(entered(make=False), name)
         return
     wanted = f"to:{device}" if device is not None else "nat"
-    before = domain.record(root(), name, wanted, host_access=host_access)
+    before = domain.record(labdir(), name, wanted, host_access=host_access)
     try:
-        directory = lab()
+        directory = entered()
     except BaseException:
-        domain.forget(root(), name, before)
+        domain.forget(labdir(), name, before)
         raise
     for warning in domain.make(directory, name, before):
         warn(warning)
@@ -158,7 +158,7 @@ def graph(form: Literal["dot", "svg", "mermaid", "json"]) -> None:
     """
     from dumm_tools.labs import graph as domain
 
-    click.echo(domain.draw(lab(make=False), form), nl=False)
+    click.echo(domain.draw(entered(make=False), form), nl=False)
 
 
 def main() -> None:

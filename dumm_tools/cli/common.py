@@ -142,7 +142,7 @@ def program() -> str:
     return click.get_current_context().find_root().info_name or "dumm"
 
 
-def root() -> str:
+def labdir() -> str:
     """The working directory that -C or DUMM_DIR names: absolute, without links, and to be believed
     (`trust.resolve`)."""
     context = click.get_current_context()
@@ -152,10 +152,10 @@ def root() -> str:
     return str(found)
 
 
-def lab(*, make: bool = True) -> str:
-    """As `root`, but inside the lab's own namespaces where it has some (`isolation.enter`): for
+def entered(*, make: bool = True) -> str:
+    """As `labdir`, but inside the lab's own namespaces where it has some (`isolation.enter`): for
     verbs that look at links or mounts, or, with `make`, change them."""
-    directory = root()
+    directory = labdir()
     meta = click.get_current_context().meta
     if "dumm.entered" in meta:
         return directory

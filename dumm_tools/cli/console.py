@@ -23,7 +23,7 @@ def _no_verb(context: click.Context, keep_going: bool) -> int | None:
         return None
     from dumm_tools.cli import batch
 
-    return batch.main(common.root(), keep_going)
+    return batch.main(common.labdir(), keep_going)
 
 
 cli.invoke_without_command, cli.no_args_is_help = True, False
@@ -82,7 +82,7 @@ def shell(name: str | None, host: bool, user: str | None) -> int:
     env = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
     program = session.Program(["~"], env, "~", user or "root", terminal=os.isatty(0))
     try:
-        return execution.execute(common.root(), name, program)
+        return execution.execute(common.labdir(), name, program)
     except BrokenPipeError:
         import signal
 
@@ -103,7 +103,7 @@ def attach(name: str, line: int) -> None:
         messages.say(f"attached to {name}, line {line}; ^] detaches")
 
     try:
-        console.attach(common.root(), name, line, say)
+        console.attach(common.labdir(), name, line, say)
     except console.Signalled as e:
         common.die_of(e.number)
 
@@ -122,7 +122,7 @@ def log(name: str, follow: bool, lines: int | None) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
-    console.log(common.root(), name, write, last=lines, follow=follow)
+    console.log(common.labdir(), name, write, last=lines, follow=follow)
 
 
 @cli.command()
@@ -133,7 +133,7 @@ def send(name: str, text: tuple[str, ...], line: int) -> None:
     """Type TEXT and Enter at a raw console of a guest."""
     from dumm_tools.guests import console
 
-    console.send(common.root(), name, line, " ".join(text))
+    console.send(common.labdir(), name, line, " ".join(text))
 
 
 @cli.command("list")
@@ -142,7 +142,7 @@ def list_(shape: output.Shape) -> None:
     """List the raw consoles of running guests."""
     from dumm_tools.guests import console
 
-    output.emit(console.list_(common.root()), FIELDS, shape)
+    output.emit(console.list_(common.labdir()), FIELDS, shape)
 
 
 def main() -> None:

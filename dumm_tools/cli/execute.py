@@ -81,7 +81,7 @@ def exec_(
         env = {"TERM": os.environ["TERM"], **env}
     program = session.Program(command, env, workdir or "/", user or "root", terminal, timeout)
     try:
-        return execution.execute(common.root(), name, program)
+        return execution.execute(common.labdir(), name, program)
     except BrokenPipeError:
         import signal
 
@@ -96,7 +96,7 @@ def run_on_host(command: tuple[str, ...], *, shell: bool = False) -> int:
     from dumm_tools.errors import ExecFailed
     from dumm_tools.running import isolation
 
-    statefile.load(common.lab())
+    statefile.load(common.entered())
     if shutil.which(command[0]) is None and "/" not in command[0]:
         raise ExecFailed(f"cannot run '{command[0]}': command not found", 127)
     return isolation.run_inside(command, shell=shell, prog=common.program())

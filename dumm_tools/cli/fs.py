@@ -58,7 +58,7 @@ def init(kernel: str | None, master: str | None, isolated: bool | None) -> None:
     if isolated is False and not root_user:
         raise click.UsageError("--host-net needs root")
     working_set.init(
-        common.root(),
+        common.labdir(),
         kernel_spec=kernel,
         master_spec=master,
         isolated=not root_user if isolated is None else isolated,
@@ -73,15 +73,15 @@ def destroy() -> None:
     """
     from dumm_tools.labs import working_set
 
-    working_set.destroy(common.lab(make=False))
+    working_set.destroy(common.entered(make=False))
 
 
-def _isolated(root: str) -> bool:
-    """What the lab in `root` is, or what one would be."""
+def _isolated(labdir: str) -> bool:
+    """What the lab in `labdir` is, or what one would be."""
     from dumm_tools import statefile
 
     try:
-        return statefile.load(root).isolated
+        return statefile.load(labdir).isolated
     except DummError:
         return not _is_hosts_root()
 
@@ -100,8 +100,8 @@ def check(shape: output.Shape) -> int:
     """Say what this host lacks, one line each, with the remedy; 0 when a guest can start."""
     from dumm_tools.labs import check as checks
 
-    root = common.root()
-    found = checks.run(root, isolated=_isolated(root))
+    labdir = common.labdir()
+    found = checks.run(labdir, isolated=_isolated(labdir))
     wanted = shape.names or bool(shape.fields) or shape.as_json
     shown = found if wanted else [c for c in found if c.state != "ok"]
     if wanted:
@@ -118,8 +118,8 @@ def mount(names: tuple[str, ...]) -> int:
     """Mount the root trees of guests at mount/NAME, after a host's reboot for example."""
     from dumm_tools.labs import working_set
 
-    root = common.lab()
-    return each(names, lambda n: working_set.mount(root, n))
+    labdir = common.entered()
+    return each(names, lambda n: working_set.mount(labdir, n))
 
 
 @cli.command()
@@ -128,8 +128,8 @@ def umount(names: tuple[str, ...]) -> int:
     """Take the root trees of guests off mount/NAME; a running guest keeps its own."""
     from dumm_tools.labs import working_set
 
-    root = common.lab()
-    return each(names, lambda n: working_set.umount(root, n))
+    labdir = common.entered()
+    return each(names, lambda n: working_set.umount(labdir, n))
 
 
 def main() -> None:

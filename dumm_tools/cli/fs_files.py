@@ -39,7 +39,7 @@ def diff(name: str, shape: output.Shape) -> None:
     """
     from dumm_tools.files import changes
 
-    found = changes.changes(common.lab(), name)
+    found = changes.changes(common.entered(), name)
     if shape.names or shape.fields or shape.as_json:
         output.emit(found, FIELDS, shape)
     else:
@@ -52,8 +52,8 @@ def reset(names: tuple[str, ...]) -> int:
     """Drop the changes of stopped guests: what is in host/NAME."""
     from dumm_tools.files import changes
 
-    root = common.lab()
-    return each(names, lambda n: changes.reset(root, n))
+    labdir = common.entered()
+    return each(names, lambda n: changes.reset(labdir, n))
 
 
 @click.command(cls=Command)
@@ -70,7 +70,7 @@ def commit(name: str, to: str) -> None:
     from dumm_tools.files import changes
 
     with Progress() as progress:
-        changes.commit(common.lab(), name, to, warn=warn, progress=progress)
+        changes.commit(common.entered(), name, to, warn=warn, progress=progress)
 
 
 class Place(Words):
@@ -116,7 +116,7 @@ def cp(sources: tuple[str, ...], target: str, preserve: str | None) -> int:
 
     with Progress() as progress:
         copying.copy(
-            common.lab(),
+            common.entered(),
             sources,
             target,
             on_error=failed,

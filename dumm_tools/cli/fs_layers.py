@@ -38,8 +38,8 @@ all_option = click.option(
 )
 
 
-def _templates(state: State, root: str) -> Iterable[str]:
-    return sorted(os.listdir(os.path.join(root, "templates")))
+def _templates(state: State, labdir: str) -> Iterable[str]:
+    return sorted(os.listdir(os.path.join(labdir, "templates")))
 
 
 TEMPLATE = Name("template", _templates)
@@ -63,14 +63,16 @@ class GuestThenLayer(Words):
         if not self._listed:
             return Directory().shell_complete(ctx, param, incomplete)
 
-        def layers(state: State, _root: str) -> Iterable[str]:
+        def layers(state: State, _labdir: str) -> Iterable[str]:
             chosen = [g for n, g in state.guests.items() if everyone or n in said]
             return {layer for guest in chosen for layer in guest.overlays}
 
         return Name("layer", layers).shell_complete(ctx, param, incomplete)
 
 
-def _targets(root: str, everyone: bool, words: tuple[str, ...], rest: int) -> tuple[list[str], Any]:
+def _targets(
+    labdir: str, everyone: bool, words: tuple[str, ...], rest: int
+) -> tuple[list[str], Any]:
     """NAME|--all and `rest` more operands."""
     if len(words) != rest + (not everyone):
         raise click.UsageError("--all or one guest" + (", and one directory" if rest else ""))
@@ -78,7 +80,7 @@ def _targets(root: str, everyone: bool, words: tuple[str, ...], rest: int) -> tu
         return [words[0]], words[1:]
     from dumm_tools.running import guest_views
 
-    return guest_views.all_names(root, lambda _: True), words
+    return guest_views.all_names(labdir, lambda _: True), words
 
 
 class Failures:
@@ -105,10 +107,10 @@ def add(words: tuple[str, ...], everyone: bool) -> int:
     from dumm_tools.files import stack
     from dumm_tools.trees import exposure
 
-    root = common.lab()
-    names, (directory,) = _targets(root, everyone, words, 1)
+    labdir = common.entered()
+    names, (directory,) = _targets(labdir, everyone, words, 1)
     failures = Failures()
-    stack.add(root, names, directory, on_error=failures)
+    stack.add(labdir, names, directory, on_error=failures)
     if exposure.is_open(directory):
         warn(
             f"others can enter '{directory}', and run setuid programs that guests write there; "
@@ -124,10 +126,10 @@ def del_(words: tuple[str, ...], everyone: bool) -> int:
     """Take a directory from a guest's layers; the directory itself stays."""
     from dumm_tools.files import stack
 
-    root = common.lab()
-    names, (directory,) = _targets(root, everyone, words, 1)
+    labdir = common.entered()
+    names, (directory,) = _targets(labdir, everyone, words, 1)
     failures = Failures()
-    stack.delete(root, names, directory, on_error=failures)
+    stack.delete(labdir, names, directory, on_error=failures)
     return failures.code
 
 
@@ -138,10 +140,10 @@ def pop(words: tuple[str, ...], everyone: bool) -> int:
     """Take the newest directory from a guest's layers."""
     from dumm_tools.files import stack
 
-    root = common.lab()
-    names, _ = _targets(root, everyone, words, 0)
+    labdir = common.entered()
+    names, _ = _targets(labdir, everyone, words, 0)
     failures = Failures()
-    stack.pop(root, names, on_error=failures)
+    stack.pop(labdir, names, on_error=failures)
     return failures.code
 
 
@@ -152,7 +154,7 @@ def overlay_list(name: str, shape: output.Shape) -> None:
     """List the directories added to a guest's layers, the newest first."""
     from dumm_tools.files import stack
 
-    output.emit(list(enumerate(stack.list_(common.root(), name), 1)), OVERLAY_FIELDS, shape)
+    output.emit(list(enumerate(stack.list_(common.labdir(), name), 1)), OVERLAY_FIELDS, shape)
 
 
 @template.command()
@@ -165,7 +167,7 @@ def load(name: str) -> int:
     from dumm_tools.files import template as templates
 
     failures = Failures()
-    templates.load_(common.lab(), name, on_error=failures)
+    templates.load_(common.entered(), name, on_error=failures)
     return failures.code
 
 
@@ -175,7 +177,7 @@ def unload() -> int:
     from dumm_tools.files import template as templates
 
     failures = Failures()
-    templates.unload(common.lab(), on_error=failures)
+    templates.unload(common.entered(), on_error=failures)
     return failures.code
 
 
@@ -188,7 +190,7 @@ def save(name: str) -> None:
     """
     from dumm_tools.files import template as templates
 
-    templates.save(common.lab(), name)
+    templates.save(common.entered(), name)
 
 
 @template.command("list")
@@ -197,7 +199,7 @@ def template_list(shape: output.Shape) -> None:
     """List the templates."""
     from dumm_tools.files import template as templates
 
-    output.emit(templates.list_(common.root()), TEMPLATE_FIELDS, shape)
+    output.emit(templates.list_(common.labdir()), TEMPLATE_FIELDS, shape)
 
 
 @template.command()
@@ -206,5 +208,5 @@ def delete(names: tuple[str, ...]) -> int:
     """Delete templates that are not loaded."""
     from dumm_tools.files import template as templates
 
-    root = common.lab()
-    return each(names, lambda name: templates.delete(root, name))
+    labdir = common.entered()
+    return each(names, lambda name: templates.delete(labdir, name))

@@ -90,18 +90,22 @@ class Errors:
         self.names.append(name)
 
 
-def chosen(root: str, names: tuple[str, ...], everyone: bool, states: tuple[str, ...]) -> list[str]:
+def chosen(
+    labdir: str, names: tuple[str, ...], everyone: bool, states: tuple[str, ...]
+) -> list[str]:
     """The operands, or with --all the guests in one of `states`."""
     from dumm_tools.running import guest_views
 
     if everyone == bool(names):
         raise click.UsageError("name guests, or say --all" if not names else "--all takes no names")
     if everyone:
-        return guest_views.all_names(root, lambda s: s in states)
+        return guest_views.all_names(labdir, lambda s: s in states)
     return list(dict.fromkeys(names))
 
 
-def _start(root: str, names: list[str], timeout: float, wait: bool, *, keep: bool = True) -> Errors:
+def _start(
+    labdir: str, names: list[str], timeout: float, wait: bool, *, keep: bool = True
+) -> Errors:
     from dumm_tools.guests import boot
 
     errors, prog = Errors(keep), common.program()
@@ -111,7 +115,7 @@ def _start(root: str, names: list[str], timeout: float, wait: bool, *, keep: boo
 
     with Progress() as progress:
         boot.start(
-            root, names, timeout=timeout, wait=wait, on_error=errors, warn=warn, progress=progress
+            labdir, names, timeout=timeout, wait=wait, on_error=errors, warn=warn, progress=progress
         )
     return errors
 
@@ -144,7 +148,7 @@ def create(
     from dumm_tools.guests import guest
     from dumm_tools.running import guest_views
 
-    root = common.lab()
+    labdir = common.entered()
     there: list[str] = []
     made: list[str] = []
 
@@ -157,16 +161,16 @@ def create(
             init=init,
             args=list(args),
         )
-        if guest.create(root, new, may_exist=may_exist):
+        if guest.create(labdir, new, may_exist=may_exist):
             made.append(name)
         there.append(name)
 
     code = each(dict.fromkeys(names), one)
     if start and there:
-        up = set(guest_views.all_names(root, lambda s: s not in ("stopped", "crashed")))
-        errors = _start(root, [n for n in there if n not in up], 30.0, True, keep=False)
+        up = set(guest_views.all_names(labdir, lambda s: s not in ("stopped", "crashed")))
+        errors = _start(labdir, [n for n in there if n not in up], 30.0, True, keep=False)
         code = code or errors.code
-        each((n for n in errors.names if n in made), lambda n: guest.delete(root, n))
+        each((n for n in errors.names if n in made), lambda n: guest.delete(labdir, n))
     return code
 
 
@@ -179,8 +183,8 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete stopped guests with their interfaces and files."""
     from dumm_tools.guests import guest
 
-    root = common.lab()
-    return each(dict.fromkeys(names), lambda n: guest.delete(root, n, if_exists=if_exists))
+    labdir = common.entered()
+    return each(dict.fromkeys(names), lambda n: guest.delete(labdir, n, if_exists=if_exists))
 
 
 @cli.command()
@@ -190,9 +194,9 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
 @click.option("--no-wait", is_flag=True, help="Return once their kernels run; see wait.")
 def start(names: tuple[str, ...], everyone: bool, timeout: float, no_wait: bool) -> int:
     """Start guests side by side; return when each is ready."""
-    root = common.lab()
-    targets = chosen(root, names, everyone, ("stopped", "crashed", "starting"))
-    return _start(root, targets, timeout, not no_wait).code
+    labdir = common.entered()
+    targets = chosen(labdir, names, everyone, ("stopped", "crashed", "starting"))
+    return _start(labdir, targets, timeout, not no_wait).code
 
 
 UP = ("running", "paused", "starting", "stopping", "crashed")
@@ -215,9 +219,9 @@ def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) ->
     """Stop guests side by side: in good order, and by force after the timeout."""
     from dumm_tools.guests import guest
 
-    errors, root = Errors(), common.lab(make=False)
-    targets = chosen(root, names, everyone, UP)
-    guest.stop(root, targets, timeout=timeout, force=force, on_error=errors)
+    errors, labdir = Errors(), common.entered(make=False)
+    targets = chosen(labdir, names, everyone, UP)
+    guest.stop(labdir, targets, timeout=timeout, force=force, on_error=errors)
     return errors.code
 
 
@@ -229,11 +233,11 @@ def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
     """Stop guests and start them again, side by side."""
     from dumm_tools.guests import guest
 
-    root = common.lab()
-    targets = chosen(root, names, everyone, UP)
+    labdir = common.entered()
+    targets = chosen(labdir, names, everyone, UP)
     errors = Errors()
-    guest.stop(root, targets, timeout=10.0, force=False, on_error=errors)
-    started = _start(root, [n for n in targets if n not in errors.names], timeout, True)
+    guest.stop(labdir, targets, timeout=10.0, force=False, on_error=errors)
+    started = _start(labdir, [n for n in targets if n not in errors.names], timeout, True)
     return errors.code or started.code
 
 
@@ -244,8 +248,8 @@ def pause(names: tuple[str, ...], everyone: bool) -> int:
     """Stop the kernels of guests where they are."""
     from dumm_tools.guests import guest
 
-    root = common.lab(make=False)
-    return each(chosen(root, names, everyone, ("running",)), lambda n: guest.pause(root, n))
+    labdir = common.entered(make=False)
+    return each(chosen(labdir, names, everyone, ("running",)), lambda n: guest.pause(labdir, n))
 
 
 @cli.command()
@@ -255,8 +259,8 @@ def resume(names: tuple[str, ...], everyone: bool) -> int:
     """Let paused guests go on."""
     from dumm_tools.guests import guest
 
-    root = common.lab(make=False)
-    return each(chosen(root, names, everyone, ("paused",)), lambda n: guest.resume(root, n))
+    labdir = common.entered(make=False)
+    return each(chosen(labdir, names, everyone, ("paused",)), lambda n: guest.resume(labdir, n))
 
 
 @cli.command("set")
@@ -290,7 +294,7 @@ def set_(
         values["args"] = [a for a in args if a]
     if not values:
         raise click.UsageError("nothing to set")
-    guest.change(common.lab(), name, **values)
+    guest.change(common.entered(), name, **values)
 
 
 @cli.command("list")
@@ -299,7 +303,7 @@ def list_(shape: output.Shape) -> None:
     """List all guests."""
     from dumm_tools.running import guest_views
 
-    output.emit(guest_views.list_(common.root()), FIELDS, shape)
+    output.emit(guest_views.list_(common.labdir()), FIELDS, shape)
 
 
 @cli.command()
@@ -309,9 +313,9 @@ def show(names: tuple[str, ...], shape: output.Shape) -> int:
     """Show all about guests."""
     from dumm_tools.running import guest_views
 
-    root = common.root()
+    labdir = common.labdir()
     views: list[Any] = []
-    code = each(names, lambda n: views.append(guest_views.show(root, n)))
+    code = each(names, lambda n: views.append(guest_views.show(labdir, n)))
     if views:
         output.emit(views, FIELDS, shape, one_by_one=True)
     return code
@@ -337,12 +341,12 @@ def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
 
     from dumm_tools.guests import guest
 
-    root = common.root()
+    labdir = common.labdir()
     end = None if timeout is None else time.monotonic() + timeout
 
     def one(name: str) -> None:
         left = None if end is None else max(0.0, end - time.monotonic())
-        guest.wait(root, name, what, left)
+        guest.wait(labdir, name, what, left)
 
     return each(names, one)
 
@@ -353,7 +357,7 @@ def is_running(name: str) -> int:
     """Exit with 0 if a guest runs, with 1 if not."""
     from dumm_tools.running import guest_views
 
-    return 0 if guest_views.is_running(common.root(), name) else 1
+    return 0 if guest_views.is_running(common.labdir(), name) else 1
 
 
 @cli.command()
@@ -366,7 +370,7 @@ def mconsole(name: str, command: tuple[str, ...]) -> None:
     """
     from dumm_tools.guests import guest
 
-    answer = guest.mconsole(common.lab(make=False), name, command)
+    answer = guest.mconsole(common.entered(make=False), name, command)
     if answer:
         sys.stdout.write(answer + "\n")
 

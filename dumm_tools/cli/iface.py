@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dumm_tools import output
-from dumm_tools.cli.common import Group, Name, die_of, each, lab, output_options, run, tool
+from dumm_tools.cli.common import Group, Name, die_of, each, entered, output_options, run, tool
 from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_verb
 from dumm_tools.output import Field
 
@@ -70,30 +70,30 @@ def _actual(view: InterfaceView) -> dict[str, output.Scalar] | None:
     from dumm_tools import statefile
     from dumm_tools.net import shape
 
-    root = lab(make=False)
-    found = shape.actual(root, statefile.load(root), view.record)
-    return dict(found) if found else None
+    labdir = entered(make=False)
+    state = shape.actual(labdir, statefile.load(labdir), view.record)
+    return dict(state) if state else None
 
 
-def known_ifaces(found: Any, _directory: str) -> Iterable[str]:
+def known_ifaces(state: Any, _directory: str) -> Iterable[str]:
     """Candidates for an interface operand."""
-    return list(found.ifaces)
+    return list(state.ifaces)
 
 
-def known_bridges(found: Any, _directory: str) -> Iterable[str]:
+def known_bridges(state: Any, _directory: str) -> Iterable[str]:
     """Candidates for a bridge operand."""
-    return list(found.bridges)
+    return list(state.bridges)
 
 
-def _new_ifaces(found: Any, _directory: str) -> Iterable[str]:
+def _new_ifaces(state: Any, _directory: str) -> Iterable[str]:
     """The next free ethN of each guest."""
-    for guest in found.guests:
-        taken = {i.device for i in found.ifaces_of(guest)}
+    for guest in state.guests:
+        taken = {i.device for i in state.ifaces_of(guest)}
         yield next(f"{guest}-eth{n}" for n in range(len(taken) + 1) if f"eth{n}" not in taken)
 
 
-def _known_guests(found: Any, _directory: str) -> Iterable[str]:
-    return list(found.guests)
+def _known_guests(state: Any, _directory: str) -> Iterable[str]:
+    return list(state.guests)
 
 
 IFACE = Name("interface", known_ifaces)
@@ -142,7 +142,7 @@ def create(
 
     def action(name: str) -> None:
         iface.create(
-            lab(),
+            entered(),
             name,
             bridge=bridge,
             addresses=addresses,
@@ -165,7 +165,7 @@ def up(names: tuple[str, ...]) -> int:
     """Bring the guests' devices up, now and at each start."""
     from dumm_tools.net import iface
 
-    return each(names, lambda name: iface.set_up(lab(), name, True))
+    return each(names, lambda name: iface.set_up(entered(), name, True))
 
 
 @cli.command()
@@ -174,7 +174,7 @@ def down(names: tuple[str, ...]) -> int:
     """Take the guests' devices down, now and at each start."""
     from dumm_tools.net import iface
 
-    return each(names, lambda name: iface.set_up(lab(), name, False))
+    return each(names, lambda name: iface.set_up(entered(), name, False))
 
 
 @cli.command("set")
@@ -190,7 +190,7 @@ def set_(name: str, mtu: int | None, mac: str | None) -> None:
     """
     from dumm_tools.net import iface
 
-    iface.set_(lab(), name, mtu=mtu, mac=mac)
+    iface.set_(entered(), name, mtu=mtu, mac=mac)
 
 
 address_group = address_verbs(
@@ -211,7 +211,9 @@ def address_list(name: str, live: bool, shape: output.Shape) -> None:
     """List the addresses that an interface is given."""
     from dumm_tools.net import iface
 
-    output.emit(iface.addresses_of(lab(make=False), name, ask_guest=live), ADDRESS_FIELDS, shape)
+    output.emit(
+        iface.addresses_of(entered(make=False), name, ask_guest=live), ADDRESS_FIELDS, shape
+    )
 
 
 route_group = Group(name="route", help="The routes of guests.")
@@ -233,7 +235,7 @@ def route_add(name: str, dest: str, via: str | None, may_exist: bool) -> None:
     """
     from dumm_tools.net import route
 
-    route.add(lab(), name, dest, via=via, may_exist=may_exist)
+    route.add(entered(), name, dest, via=via, may_exist=may_exist)
 
 
 @route_group.command("del")
@@ -245,7 +247,7 @@ def route_del(name: str, dest: str, via: str | None, if_exists: bool) -> None:
     """Take a route from a guest."""
     from dumm_tools.net import route
 
-    route.delete(lab(), name, dest, via=via, if_exists=if_exists)
+    route.delete(entered(), name, dest, via=via, if_exists=if_exists)
 
 
 @route_group.command("list")
@@ -256,7 +258,7 @@ def route_list(guest: str, live: bool, shape: output.Shape) -> None:
     """List the routes that a guest is given."""
     from dumm_tools.net import route
 
-    output.emit(route.list_(lab(make=False), guest, ask_guest=live), ROUTE_FIELDS, shape)
+    output.emit(route.list_(entered(make=False), guest, ask_guest=live), ROUTE_FIELDS, shape)
 
 
 @cli.command("shape")
@@ -279,7 +281,7 @@ def shape_(name: str, rate: str | None, clear: bool, **values: float | None) -> 
     wanted = {key: value for key, value in values.items() if value is not None}
     if rate is not None:
         wanted["rate"] = shape.rate(rate)
-    shape.set_(lab(), name, wanted, clear=clear)
+    shape.set_(entered(), name, wanted, clear=clear)
 
 
 def capture_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -313,7 +315,7 @@ def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
     """
     from dumm_tools.net import capture
 
-    return captured(capture.of_interface(lab(make=False), name), words, file)
+    return captured(capture.of_interface(entered(make=False), name), words, file)
 
 
 def main() -> None:

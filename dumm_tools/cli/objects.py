@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dumm_tools import output
-from dumm_tools.cli.common import Group, each, lab, output_options, program, report
+from dumm_tools.cli.common import Group, each, entered, output_options, program, report
 from dumm_tools.output import Field
 
 V = TypeVar("V")
@@ -36,7 +36,7 @@ def delete_verb(
     def delete(names: tuple[str, ...], if_exists: bool) -> int:
         module, prog = _domain(domain), program()
         more = {"warn": lambda text: report(prog, f"warning: {text}")} if warns else {}
-        return each(names, lambda name: module.delete(lab(), name, if_exists=if_exists, **more))
+        return each(names, lambda name: module.delete(entered(), name, if_exists=if_exists, **more))
 
 
 def list_verb(tool: Group, fields: Sequence[Field[V]], all_: str, help_text: str) -> None:
@@ -47,8 +47,8 @@ def list_verb(tool: Group, fields: Sequence[Field[V]], all_: str, help_text: str
     def list_(shape: output.Shape) -> None:
         from dumm_tools import statefile
 
-        found = getattr(_domain("link_views"), all_)(statefile.load(lab(make=False)))
-        output.emit(found, fields, shape)
+        views = getattr(_domain("link_views"), all_)(statefile.load(entered(make=False)))
+        output.emit(views, fields, shape)
 
 
 def show_verb(
@@ -67,7 +67,7 @@ def show_verb(
     def show(names: tuple[str, ...], shape: output.Shape) -> int:
         from dumm_tools import statefile
 
-        stored, view = statefile.load(lab(make=False)), getattr(_domain("link_views"), one)
+        stored, view = statefile.load(entered(make=False)), getattr(_domain("link_views"), one)
         found: list[V] = []
         status = each(names, lambda name: found.append(view(stored, name)))
         output.emit(found, fields, shape, one_by_one=True)
@@ -87,13 +87,13 @@ def address_verbs(
     @addresses_argument
     @click.option("--may-exist", is_flag=True, help="One that it has is no error.")
     def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
-        _domain(domain).add_addresses(lab(), name, addresses, may_exist=may_exist)
+        _domain(domain).add_addresses(entered(), name, addresses, may_exist=may_exist)
 
     @group.command("del", help=del_help)
     @operand
     @addresses_argument
     @click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
     def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
-        _domain(domain).del_addresses(lab(), name, addresses, if_exists=if_exists)
+        _domain(domain).del_addresses(entered(), name, addresses, if_exists=if_exists)
 
     return group

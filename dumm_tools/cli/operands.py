@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 def guests(*states: str) -> Name:
     """An operand that names a guest; completion offers those in one of `states`."""
 
-    def choices(state: State, root: str) -> Iterable[str]:
+    def choices(state: State, labdir: str) -> Iterable[str]:
         from dumm_tools.running import liveness
 
         for name, guest in state.guests.items():
-            if not states or liveness.guest_state(root, state, guest) in states:
+            if not states or liveness.guest_state(labdir, state, guest) in states:
                 yield name
 
     return Name("guest", choices)

@@ -25,59 +25,61 @@ _OPEN = (
 )
 
 
-def marks(root: str, state: State, name: str) -> layer.Marks:
+def marks(labdir: str, state: State, name: str) -> layer.Marks:
     """How the driver of a guest's overlay marks what is deleted and hidden."""
-    if mounts.by_fuse(root, name):
+    if mounts.by_fuse(labdir, name):
         return layer.FUSE
     return layer.USER if state.isolated else layer.KERNEL
 
 
-def changes(root: str, name: str) -> list[diff.Change]:
+def changes(labdir: str, name: str) -> list[diff.Change]:
     """What the guest's top layer changes against the layers below it, sorted by path."""
-    with transaction(root) as change:
+    with transaction(labdir) as change:
         guest = guest_views.get(change.state, name)
-        below = choice.resolve_master(root, guest).path
-        top, *lower = mounts.layers(root, change.state, guest, below)
-        how = marks(root, change.state, name)
+        below = choice.resolve_master(labdir, guest).path
+        top, *lower = mounts.layers(labdir, change.state, guest, below)
+        how = marks(labdir, change.state, name)
     try:
         return diff.changes(top, lower, how)
     except FileNotFoundError as e:
         raise NotFound(f"layer '{e.filename}' of guest '{name}' is gone") from None
 
 
-def reset(root: str, name: str) -> None:
+def reset(labdir: str, name: str) -> None:
     """Drop a stopped guest's changes: empty host/NAME. Conflict while it runs."""
-    run = liveness.run_dir(root, name)
-    with turn.taken(root, name), transaction(root) as change:
+    run = liveness.run_dir(labdir, name)
+    with turn.taken(labdir, name), transaction(labdir) as change:
         guest = guest_views.get(change.state, name)
-        with kept_stopped(root, change.state, guest, fcntl.LOCK_EX):
-            was_mounted = mounts.umount(root, change.state, name)
-            own = mounts.paths(root, name)[1]
+        with kept_stopped(labdir, change.state, guest, fcntl.LOCK_EX):
+            was_mounted = mounts.umount(labdir, change.state, name)
+            own = mounts.paths(labdir, name)[1]
             if os.path.lexists(own):
                 # Gone at once, however long the rest takes, or if we are killed.
                 os.rename(own, os.path.join(run, f"dropped-{os.urandom(4).hex()}"))
             os.makedirs(own)
             if was_mounted:
-                choice.mount(root, change.state, guest)
+                choice.mount(labdir, change.state, guest)
     for old in os.listdir(run):
         if old.startswith("dropped-"):
             tree.remove(os.path.join(run, old))
 
 
-def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | None = None) -> None:
+def commit(
+    labdir: str, name: str, to: str, *, warn: Report, progress: Report | None = None
+) -> None:
     """Make a stopped guest's changes a new layer, where `to` is a path, or else a new master
     called `to`, of all that the guest sees. Conflict while it runs, and where `to` exists."""
     as_layer, is_open = "/" in to, False
     if not as_layer:
         names.pack(to, "master name")
     with contextlib.ExitStack() as stack:
-        with turn.taken(root, name), transaction(root) as change:
+        with turn.taken(labdir, name), transaction(labdir) as change:
             state = change.state
             guest = guest_views.get(state, name)
-            stack.enter_context(kept_stopped(root, state, guest, fcntl.LOCK_SH))
+            stack.enter_context(kept_stopped(labdir, state, guest, fcntl.LOCK_SH))
             if not as_layer:
-                _mounted(root, change, guest, stack)
-        mount, own, _ = mounts.paths(root, name)
+                _mounted(labdir, change, guest, stack)
+        mount, own, _ = mounts.paths(labdir, name)
         if as_layer:
             os.makedirs(own, exist_ok=True)  # a reset may have been killed
             parent = os.path.realpath(os.path.dirname(os.path.abspath(to)))
@@ -85,7 +87,7 @@ def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | No
                 raise Usage(f"'{to}' is in the layer itself")
             target = stack.enter_context(staged(to))
             is_open = exposure.is_open(os.path.dirname(target))
-            left = tree.copy(own, target, marks=marks(root, state, name), private=is_open)
+            left = tree.copy(own, target, marks=marks(labdir, state, name), private=is_open)
         else:
             target = stack.enter_context(cache.build("masters", to, progress=progress)) or ""
             left = tree.copy(mount, target)
@@ -96,13 +98,13 @@ def commit(root: str, name: str, to: str, *, warn: Report, progress: Report | No
 
 
 @contextlib.contextmanager
-def kept_stopped(root: str, state: State, guest: Guest, how: int) -> Iterator[None]:
+def kept_stopped(labdir: str, state: State, guest: Guest, how: int) -> Iterator[None]:
     """See to it that the guest is stopped and not started: `start` needs this lock for itself."""
-    now = liveness.guest_state(root, state, guest)
+    now = liveness.guest_state(labdir, state, guest)
     if now not in ("stopped", "crashed"):
         raise Conflict(f"guest '{guest.name}' is {now}", hint=f"dumm-guest stop {guest.name}")
-    liveness.make_run_dir(root, guest.name)
-    path = os.path.join(liveness.run_dir(root, guest.name), "lock")
+    liveness.make_run_dir(labdir, guest.name)
+    path = os.path.join(liveness.run_dir(labdir, guest.name), "lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         try:
@@ -114,14 +116,14 @@ def kept_stopped(root: str, state: State, guest: Guest, how: int) -> Iterator[No
         os.close(fd)
 
 
-def _mounted(root: str, change: Transaction, guest: Guest, stack: contextlib.ExitStack) -> None:
+def _mounted(labdir: str, change: Transaction, guest: Guest, stack: contextlib.ExitStack) -> None:
     """Have the guest's tree mounted; taken off again at the end when it was not."""
-    if not choice.mount(root, change.state, guest):
+    if not choice.mount(labdir, change.state, guest):
         return
 
     def umount() -> None:
-        with turn.taken(root, guest.name), transaction(root) as later:
-            mounts.umount(root, later.state, guest.name)
+        with turn.taken(labdir, guest.name), transaction(labdir) as later:
+            mounts.umount(labdir, later.state, guest.name)
 
     stack.callback(umount)
 

@@ -10,12 +10,12 @@ from dumm_tools.images import kernel, master
 from dumm_tools.model import Guest, State
 
 
-def resolve_kernel(root: str, guest: Guest) -> kernel.Kernel:
+def resolve_kernel(labdir: str, guest: Guest) -> kernel.Kernel:
     """The guest's kernel: its own, else the working set's, which the first look pins to the
     newest pack of the cache. Called inside a transaction."""
     if guest.kernel is not None:
         return kernel.resolve(guest.kernel)
-    link = os.path.join(root, "linux")
+    link = os.path.join(labdir, "linux")
     if os.path.lexists(link):
         return kernel.resolve(os.path.realpath(link))
     found = kernel.default()
@@ -25,12 +25,12 @@ def resolve_kernel(root: str, guest: Guest) -> kernel.Kernel:
     return found
 
 
-def resolve_master(root: str, guest: Guest) -> master.Master:
+def resolve_master(labdir: str, guest: Guest) -> master.Master:
     """The guest's master: its own, else the working set's, which the first look pins to the one
     of the cache. Called inside a transaction."""
     if guest.master is not None:
         return master.resolve(guest.master)
-    link = os.path.join(root, "master")
+    link = os.path.join(labdir, "master")
     if os.path.lexists(link):
         return master.resolve(os.path.realpath(link))
     found = master.default()
@@ -42,13 +42,13 @@ def resolve_master(root: str, guest: Guest) -> master.Master:
     return found
 
 
-def mount(root: str, state: State, guest: Guest) -> bool:
+def mount(labdir: str, state: State, guest: Guest) -> bool:
     """Mount the guest's tree; False when it was mounted already."""
-    return mounts.mount(root, state, guest, resolve_master(root, guest).path)
+    return mounts.mount(labdir, state, guest, resolve_master(labdir, guest).path)
 
 
-def leave_master(root: str, state: State, guest: Guest, path: str) -> bool:
+def leave_master(labdir: str, state: State, guest: Guest, path: str) -> bool:
     """Unmount a tree whose guest was given another master, `path`, while it ran."""
     if guest.boot is None or guest.boot.master in ("", path):
         return False
-    return mounts.umount(root, state, guest.name)
+    return mounts.umount(labdir, state, guest.name)

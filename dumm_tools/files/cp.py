@@ -53,7 +53,7 @@ def operand(said: str) -> Operand:
 
 
 def copy(
-    root: str,
+    labdir: str,
     sources: Sequence[str],
     target: str,
     *,
@@ -75,7 +75,7 @@ def copy(
         )
     with contextlib.ExitStack() as stack:
         roots = {
-            guest: stack.enter_context(_root_of(root, guest))
+            guest: stack.enter_context(_root_of(labdir, guest))
             for guest in {o.guest for o in (*froms, to)}
             if guest is not None
         }
@@ -168,19 +168,19 @@ class _Place:
 
 
 @contextlib.contextmanager
-def _root_of(root: str, name: str) -> Iterator[int]:
+def _root_of(labdir: str, name: str) -> Iterator[int]:
     """The root directory of a guest, running or not."""
-    with turn.taken(root, name), transaction(root) as change:
+    with turn.taken(labdir, name), transaction(labdir) as change:
         guest = guest_views.get(change.state, name)
-        where = mounts.paths(root, name)[0]
-        if not mounts.is_mounted(root, change.state, name):
-            known = liveness.pid_of(root, name) if liveness.alive(root, name) else None
+        where = mounts.paths(labdir, name)[0]
+        if not mounts.is_mounted(labdir, change.state, name):
+            known = liveness.pid_of(labdir, name) if liveness.alive(labdir, name) else None
             if known is not None:
                 # mount/NAME was unmounted; the guest has its own. Two mounts are never made of
                 # the same layers.
                 where = f"/proc/{known[0]}/root/guest"
             else:
-                choice.mount(root, change.state, guest)
+                choice.mount(labdir, change.state, guest)
         fd = os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd

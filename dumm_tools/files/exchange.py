@@ -35,124 +35,124 @@ class Fresh:
     lacking: bool = False
 
 
-def prepare(root: str, state: State, guest: Guest, *, lenient: bool = False) -> Fresh:
+def prepare(labdir: str, state: State, guest: Guest, *, lenient: bool = False) -> Fresh:
     """Mount the stack that follows from the record beside the one that is in use. NotFound, but
     with `lenient`, for a layer that is gone; Conflict, DummError."""
     name = guest.name
-    before = mounts.is_unsettled(root, name)
-    if not mounts.is_mounted(root, state, name) and not _runs(root, state, guest):
+    before = mounts.is_unsettled(labdir, name)
+    if not mounts.is_mounted(labdir, state, name) and not _runs(labdir, state, guest):
         return Fresh(None, before)  # the next mount takes the new stack
-    mounts.umount_next(root, state, name)  # of a command that was killed
-    below = choice.resolve_master(root, guest).path
-    mounts.unsettle(root, name)
+    mounts.umount_next(labdir, state, name)  # of a command that was killed
+    below = choice.resolve_master(labdir, guest).path
+    mounts.unsettle(labdir, name)
     try:
-        work = mounts.mount_at(root, state, guest, below, mounts.next_place(root, name))
+        work = mounts.mount_at(labdir, state, guest, below, mounts.next_place(labdir, name))
     except BaseException as e:
-        _remove_next(root, state, name)
+        _remove_next(labdir, state, name)
         if lenient and isinstance(e, NotFound):
             return Fresh(None, before, lacking=True)
         if not before:
-            mounts.settled(root, name)
+            mounts.settled(labdir, name)
         raise
     return Fresh(work, before)
 
 
-def withdraw(root: str, state: State, name: str, fresh: Fresh) -> None:
+def withdraw(labdir: str, state: State, name: str, fresh: Fresh) -> None:
     """Undo a `prepare`."""
     if fresh.work is not None:
-        _remove_next(root, state, name)
+        _remove_next(labdir, state, name)
         workdir.remove(fresh.work.entry)
-        mounts.note_fuse(root, name)
+        mounts.note_fuse(labdir, name)
     if not fresh.unsettled:
-        mounts.settled(root, name)
+        mounts.settled(labdir, name)
 
 
-def _remove_next(root: str, state: State, name: str) -> None:
-    mounts.umount_next(root, state, name)
+def _remove_next(labdir: str, state: State, name: str) -> None:
+    mounts.umount_next(labdir, state, name)
     with contextlib.suppress(OSError):
-        os.rmdir(mounts.next_place(root, name))
+        os.rmdir(mounts.next_place(labdir, name))
 
 
-def replace(root: str, state: State, guest: Guest, fresh: Fresh, seconds: float) -> None:
+def replace(labdir: str, state: State, guest: Guest, fresh: Fresh, seconds: float) -> None:
     """Have the new stack take the old one's place, here and in the jail of a guest that runs and
     gets so many seconds for its part. TimedOut, DummError; what was not begun is then undone."""
     name = guest.name
-    running = _runs(root, state, guest)
+    running = _runs(labdir, state, guest)
     if fresh.work is None:
         if fresh.lacking and not running:
-            mounts.umount(root, state, name)
+            mounts.umount(labdir, state, name)
         elif not fresh.lacking:
-            workdir.drop(root, name)
+            workdir.drop(labdir, name)
         return
     done = False
     with contextlib.ExitStack() as stack:
         trees = []
         try:
             for _ in range(2 if running else 1):
-                trees.append(mnt.clone_tree(mounts.next_place(root, name)))
+                trees.append(mnt.clone_tree(mounts.next_place(labdir, name)))
                 stack.callback(os.close, trees[-1])
         finally:
-            _remove_next(root, state, name)
+            _remove_next(labdir, state, name)
 
         def here() -> None:
             nonlocal done
-            mounts.umount(root, state, name)
-            mnt.attach(trees[0], mounts.paths(root, name)[0])
+            mounts.umount(labdir, state, name)
+            mnt.attach(trees[0], mounts.paths(labdir, name)[0])
             done = True
 
         try:
             if running:
-                with turn.unless_ended(root, name), _standing_still(root, name, seconds):
-                    _into_jail(root, name, trees[1])
+                with turn.unless_ended(labdir, name), _standing_still(labdir, name, seconds):
+                    _into_jail(labdir, name, trees[1])
                     here()
             if not done:
                 here()
         except BaseException:
             if not done:
-                withdraw(root, state, name, fresh)
+                withdraw(labdir, state, name, fresh)
             raise
-    mounts.note_fuse(root, name)
-    workdir.drop(root, name, keep=fresh.work)
+    mounts.note_fuse(labdir, name)
+    workdir.drop(labdir, name, keep=fresh.work)
     if running:
-        with turn.unless_ended(root, name), contact.control(root, name, seconds) as control:
+        with turn.unless_ended(labdir, name), contact.control(labdir, name, seconds) as control:
             control.store("/proc/sys/vm/drop_caches", "3")
 
 
-def settle(root: str, name: str, seconds: float) -> None:
+def settle(labdir: str, name: str, seconds: float) -> None:
     """Give a guest the stack that is recorded, where a command was killed in between, or the guest
     did not answer then."""
-    state = load(root)
-    if name not in state.guests or not mounts.is_unsettled(root, name):
+    state = load(labdir)
+    if name not in state.guests or not mounts.is_unsettled(labdir, name):
         return
     guest = state.guests[name]
-    now = liveness.guest_state(root, state, guest)
+    now = liveness.guest_state(labdir, state, guest)
     if now in ("starting", "stopping", "paused"):
         raise Conflict(f"guest '{name}' is {now}")
-    fresh = prepare(root, state, guest)
-    replace(root, state, guest, fresh, seconds)
-    mounts.settled(root, name)
+    fresh = prepare(labdir, state, guest)
+    replace(labdir, state, guest, fresh, seconds)
+    mounts.settled(labdir, name)
 
 
-def _runs(root: str, state: State, guest: Guest) -> bool:
-    return liveness.guest_state(root, state, guest) == "running"
+def _runs(labdir: str, state: State, guest: Guest) -> bool:
+    return liveness.guest_state(labdir, state, guest) == "running"
 
 
 @contextlib.contextmanager
-def _standing_still(root: str, name: str, seconds: float) -> Iterator[None]:
+def _standing_still(labdir: str, name: str, seconds: float) -> Iterator[None]:
     """Keep the guest's kernel from looking."""
-    contact.halt(root, name, seconds)  # it may be standing: a command was killed before "go"
+    contact.halt(labdir, name, seconds)  # it may be standing: a command was killed before "go"
     try:
         yield
     finally:
-        contact.mconsole(root, name, "go", max(seconds, _GO_TIMEOUT))
+        contact.mconsole(labdir, name, "go", max(seconds, _GO_TIMEOUT))
 
 
-def mount_from_jail(root: str, name: str) -> None:
+def mount_from_jail(labdir: str, name: str) -> None:
     """Mount at mount/NAME what a running guest has as its root."""
-    pidfd = liveness.pidfd_of(root, name)
+    pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is None:
         raise Conflict(f"guest '{name}' has ended")
-    target = mounts.paths(root, name)[0]
+    target = mounts.paths(labdir, name)[0]
 
     def fetch() -> None:
         ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -169,9 +169,9 @@ def mount_from_jail(root: str, name: str) -> None:
         raise DummError(f"cannot mount the root of guest '{name}': {os.strerror(error)}")
 
 
-def _into_jail(root: str, name: str, tree: int) -> None:
+def _into_jail(labdir: str, name: str, tree: int) -> None:
     """Replace /guest in the jail. Between the two steps there is nothing: the kernel waits."""
-    pidfd = liveness.pidfd_of(root, name)
+    pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is None:
         raise Conflict(f"guest '{name}' has ended")
 

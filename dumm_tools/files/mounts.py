@@ -30,97 +30,99 @@ _OPTIONS_MAX = 4095
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@%~ ")
 
 
-def paths(root: str, name: str) -> tuple[str, str, str]:
+def paths(labdir: str, name: str) -> tuple[str, str, str]:
     """Where a guest's merged tree, its own files, and overlayfs' work directories are."""
     return (
-        os.path.join(root, "mount", name),
-        os.path.join(root, "host", name),
-        workdir.place(root, name),
+        os.path.join(labdir, "mount", name),
+        os.path.join(labdir, "host", name),
+        workdir.place(labdir, name),
     )
 
 
-def layers(root: str, state: State, guest: Guest, master: str) -> list[str]:
+def layers(labdir: str, state: State, guest: Guest, master: str) -> list[str]:
     """The directories of a guest's stack, the top first."""
-    stack = [*guest.overlays, os.path.join(root, "host", guest.name), master]
+    stack = [*guest.overlays, os.path.join(labdir, "host", guest.name), master]
     if state.template is not None:
-        stack.insert(0, template_layer(root, state.template, guest.name))
+        stack.insert(0, template_layer(labdir, state.template, guest.name))
     return stack
 
 
-def template_layer(root: str, template: str, name: str) -> str:
+def template_layer(labdir: str, template: str, name: str) -> str:
     """Where a template keeps a guest's files."""
-    return os.path.join(root, "templates", template, name)
+    return os.path.join(labdir, "templates", template, name)
 
 
-def is_mounted(root: str, state: State, name: str) -> bool:
+def is_mounted(labdir: str, state: State, name: str) -> bool:
     """Is the guest's tree mounted? Conflict when something that is not ours is mounted there."""
-    target = os.path.realpath(os.path.join(root, "mount", name))
+    target = os.path.realpath(os.path.join(labdir, "mount", name))
     found = mnt.mounted_at(target)
     if found is None:
         return False
     ours = (f"{found.kind} {found.id}", _MOUNTING)
-    if found.source != state.tag and (found.source != FUSE or _fuse_mount(root, name) not in ours):
+    if found.source != state.tag and (
+        found.source != FUSE or _fuse_mount(labdir, name) not in ours
+    ):
         raise Conflict(f"'{target}' is a mount point that is not ours")
     return True
 
 
-def mount(root: str, state: State, guest: Guest, master: str) -> bool:
+def mount(labdir: str, state: State, guest: Guest, master: str) -> bool:
     """Mount the tree of a guest that does not run over `master`; False when it is mounted
     already."""
     name = guest.name
-    if is_mounted(root, state, name):
-        if not is_unsettled(root, name):
+    if is_mounted(labdir, state, name):
+        if not is_unsettled(labdir, name):
             return False
-        umount(root, state, name)
-    mount_at(root, state, guest, master, paths(root, name)[0])
-    note_fuse(root, name)
-    settled(root, name)
+        umount(labdir, state, name)
+    mount_at(labdir, state, guest, master, paths(labdir, name)[0])
+    note_fuse(labdir, name)
+    settled(labdir, name)
     return True
 
 
-def _unsettled(root: str, name: str) -> str:
-    return os.path.join(root, "run", name, "unsettled")
+def _unsettled(labdir: str, name: str) -> str:
+    return os.path.join(labdir, "run", name, "unsettled")
 
 
-def unsettle(root: str, name: str) -> None:
+def unsettle(labdir: str, name: str) -> None:
     """Note that what is mounted may be other than what is recorded, until `settled`: of a command
     that is killed in between, this stays."""
-    liveness.make_run_dir(root, name)
-    with open(_unsettled(root, name), "w", encoding="ascii"):
+    liveness.make_run_dir(labdir, name)
+    with open(_unsettled(labdir, name), "w", encoding="ascii"):
         pass
 
 
-def is_unsettled(root: str, name: str) -> bool:
+def is_unsettled(labdir: str, name: str) -> bool:
     """May what is mounted be other than what is recorded?"""
-    return os.path.exists(_unsettled(root, name))
+    return os.path.exists(_unsettled(labdir, name))
 
 
-def settled(root: str, name: str) -> None:
+def settled(labdir: str, name: str) -> None:
     """What is mounted is what is recorded."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(_unsettled(root, name))
+        os.unlink(_unsettled(labdir, name))
 
 
-def _close(root: str) -> None:
+def _close(labdir: str) -> None:
     """Have what guests write in directories that nobody else can enter, whatever was removed or
     copied: there are setuid programs in it."""
     for name in ("host", "mount", "templates"):
-        place = os.path.join(root, name)
+        place = os.path.join(labdir, name)
         with contextlib.suppress(FileExistsError):
             os.mkdir(place, 0o700)
         if os.stat(place).st_mode & 0o077:
             os.chmod(place, 0o700)
 
 
-def mount_at(root: str, state: State, guest: Guest, master: str, target: str) -> workdir.WorkDir:
+def mount_at(labdir: str, state: State, guest: Guest, master: str, target: str) -> workdir.WorkDir:
     """Mount the guest's stack of layers at `target`, a directory that is made if need be; returns
     its work directory."""
     need_here(state)
-    stack = layers(root, state, guest, master)
+    stack = layers(labdir, state, guest, master)
     upper = stack[0]
-    own = paths(root, guest.name)[1]
+    own = paths(labdir, guest.name)[1]
     ours = [own] if state.template is None else [own, upper]
-    _close(root)
+    _close(labdir)
     for directory in (target, *ours):
         try:
             os.makedirs(directory, exist_ok=True)
@@ -134,26 +136,26 @@ def mount_at(root: str, state: State, guest: Guest, master: str, target: str) ->
             )
     for directory in ours:
         _match_top(master, directory)
-    work = workdir.make(root, guest.name, upper)
+    work = workdir.make(labdir, guest.name, upper)
     try:
-        _mount_stack(root, state, guest, target, stack, work.path)
+        _mount_stack(labdir, state, guest, target, stack, work.path)
     except BaseException:
         # An interrupt comes after the mount as well: without its work directory it is of no use.
         _umount_all(state, os.path.realpath(target))
-        note_fuse(root, guest.name)
+        note_fuse(labdir, guest.name)
         workdir.remove(work.entry)
         raise
     return work
 
 
 def _mount_stack(
-    root: str, state: State, guest: Guest, target: str, stack: list[str], work: str
+    labdir: str, state: State, guest: Guest, target: str, stack: list[str], work: str
 ) -> None:
     upper, lower = stack[0], stack[1:]
     forced = os.environ.get("DUMM_OVERLAY") == FUSE
     try:
         if forced:
-            _mount_fuse(root, guest.name, target, lower, upper, work)
+            _mount_fuse(labdir, guest.name, target, lower, upper, work)
         else:
             _mount_kernel(state, target, lower, upper, work)
     except OSError as e:
@@ -169,7 +171,7 @@ def _mount_stack(
         reason = e.strerror
         if not forced and state.isolated and e.errno in _REFUSALS and shutil.which(FUSE):
             try:
-                _mount_fuse(root, guest.name, target, lower, upper, work)
+                _mount_fuse(labdir, guest.name, target, lower, upper, work)
                 return
             except DummError as other:
                 reason = f"{e.strerror}; {other}"
@@ -192,7 +194,9 @@ def _mount_kernel(state: State, target: str, lower: list[str], upper: str, work:
         mnt.mount(state.tag, target, "overlay", mnt.MS_NODEV | mnt.MS_NOSUID, options)
 
 
-def _mount_fuse(root: str, name: str, target: str, lower: list[str], upper: str, work: str) -> None:
+def _mount_fuse(
+    labdir: str, name: str, target: str, lower: list[str], upper: str, work: str
+) -> None:
     """By fuse-overlayfs(1), which ends when the tree is unmounted. The guest's process is in a
     user namespace below ours: hence allow_other."""
 
@@ -205,61 +209,61 @@ def _mount_fuse(root: str, name: str, target: str, lower: list[str], upper: str,
         f"workdir={quoted(work)}",
         "allow_other,nosuid,nodev",
     ]
-    _note(root, name, _MOUNTING)
+    _note(labdir, name, _MOUNTING)
     proc.run([FUSE, "-o", ",".join(options), target], quiet=True)
 
 
-def note_fuse(root: str, name: str) -> None:
+def note_fuse(labdir: str, name: str) -> None:
     """fuse-overlayfs names its mounts itself: a file tells that this one is ours."""
-    found = mnt.mounted_at(os.path.realpath(paths(root, name)[0]))
+    found = mnt.mounted_at(os.path.realpath(paths(labdir, name)[0]))
     if found and found.kind.startswith("fuse"):
-        _note(root, name, f"{found.kind} {found.id}")
+        _note(labdir, name, f"{found.kind} {found.id}")
     else:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(_fuse_note(root, name))
+            os.unlink(_fuse_note(labdir, name))
 
 
-def _fuse_note(root: str, name: str) -> str:
-    return os.path.join(root, "run", name, "fuse")
+def _fuse_note(labdir: str, name: str) -> str:
+    return os.path.join(labdir, "run", name, "fuse")
 
 
-def _note(root: str, name: str, text: str) -> None:
-    with open(_fuse_note(root, name), "w", encoding="ascii") as file:
+def _note(labdir: str, name: str, text: str) -> None:
+    with open(_fuse_note(labdir, name), "w", encoding="ascii") as file:
         file.write(text)
 
 
-def _fuse_mount(root: str, name: str) -> str:
+def _fuse_mount(labdir: str, name: str) -> str:
     try:
-        with open(_fuse_note(root, name), encoding="ascii") as file:
+        with open(_fuse_note(labdir, name), encoding="ascii") as file:
             return file.read()
     except OSError:
         return ""
 
 
-def by_fuse(root: str, name: str) -> bool:
+def by_fuse(labdir: str, name: str) -> bool:
     """Was the guest's tree mounted by fuse-overlayfs, when it last was?"""
-    return bool(_fuse_mount(root, name))
+    return bool(_fuse_mount(labdir, name))
 
 
-def umount(root: str, state: State, name: str) -> bool:
+def umount(labdir: str, state: State, name: str) -> bool:
     """Unmount the guest's tree, even if it is in use; False when it was not mounted. What the
     overlays leave of work directories stays until `workdir.drop`."""
-    umount_next(root, state, name)
+    umount_next(labdir, state, name)
     gone = False
-    while is_mounted(root, state, name):
-        mnt.umount(os.path.realpath(os.path.join(root, "mount", name)), detach=True)
+    while is_mounted(labdir, state, name):
+        mnt.umount(os.path.realpath(os.path.join(labdir, "mount", name)), detach=True)
         gone = True
     return gone
 
 
-def next_place(root: str, name: str) -> str:
+def next_place(labdir: str, name: str) -> str:
     """Where a stack is mounted before it takes its place."""
-    return os.path.join(root, "run", name, "next")
+    return os.path.join(labdir, "run", name, "next")
 
 
-def umount_next(root: str, state: State, name: str) -> None:
+def umount_next(labdir: str, state: State, name: str) -> None:
     """Unmount what a killed command left at `next_place`."""
-    _umount_all(state, os.path.realpath(next_place(root, name)))
+    _umount_all(state, os.path.realpath(next_place(labdir, name)))
 
 
 def _umount_all(state: State, place: str) -> None:

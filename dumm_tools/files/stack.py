@@ -36,14 +36,14 @@ def _directory(path: str) -> str:
     return real
 
 
-def _refuse_overlap(root: str, state: State, guest: Guest, said: str, layer: str) -> None:
+def _refuse_overlap(labdir: str, state: State, guest: Guest, said: str, layer: str) -> None:
     """Usage where the guest would write into what is no layer of its own: into other layers, the
     working set, the cache."""
-    taken = [os.path.join(root, name) for name in ("run", "mount")]
+    taken = [os.path.join(labdir, name) for name in ("run", "mount")]
     taken += [cache.directory("masters"), cache.directory("kernels")]
     with contextlib.suppress(NotFound):  # it may be there when it is needed
-        below = choice.resolve_master(root, guest).path
-        taken += [each for each in mounts.layers(root, state, guest, below)]
+        below = choice.resolve_master(labdir, guest).path
+        taken += [each for each in mounts.layers(labdir, state, guest, below)]
     for other in taken:
         real = os.path.realpath(other)
         if real == layer and other in guest.overlays:
@@ -54,22 +54,24 @@ def _refuse_overlap(root: str, state: State, guest: Guest, said: str, layer: str
             )
 
 
-def add(root: str, names: Iterable[str], directory: str, *, on_error: OnError = raised) -> None:
+def add(labdir: str, names: Iterable[str], directory: str, *, on_error: OnError = raised) -> None:
     """Put a directory on top of guests' stacks; one that is there moves to the top."""
     layer = _directory(directory)
 
     def check(state: State, guests: list[Guest]) -> None:
         for guest in guests:
-            _refuse_overlap(root, state, guest, directory, layer)
+            _refuse_overlap(labdir, state, guest, directory, layer)
 
     def edit(_state: State, guests: list[Guest]) -> None:
         for guest in guests:
             guest.overlays = [layer, *(d for d in guest.overlays if d != layer)]
 
-    restack(root, names, check, edit, on_error=on_error)
+    restack(labdir, names, check, edit, on_error=on_error)
 
 
-def delete(root: str, names: Iterable[str], directory: str, *, on_error: OnError = raised) -> None:
+def delete(
+    labdir: str, names: Iterable[str], directory: str, *, on_error: OnError = raised
+) -> None:
     """Take a directory from guests' stacks. NotFound where it is in none."""
     # It need not be there any more, nor need what was a directory once be one still.
     layers = {os.path.realpath(directory), os.path.abspath(directory)}
@@ -83,10 +85,10 @@ def delete(root: str, names: Iterable[str], directory: str, *, on_error: OnError
         for guest in guests:
             guest.overlays = [d for d in guest.overlays if d not in layers]
 
-    restack(root, names, check, edit, lenient=True, on_error=on_error)
+    restack(labdir, names, check, edit, lenient=True, on_error=on_error)
 
 
-def pop(root: str, names: Iterable[str], *, on_error: OnError = raised) -> None:
+def pop(labdir: str, names: Iterable[str], *, on_error: OnError = raised) -> None:
     """Take the newest directory from guests' stacks. NotFound where there is none."""
 
     def check(_state: State, guests: list[Guest]) -> None:
@@ -97,16 +99,16 @@ def pop(root: str, names: Iterable[str], *, on_error: OnError = raised) -> None:
         for guest in guests:
             guest.overlays = guest.overlays[1:]
 
-    restack(root, names, check, edit, lenient=True, on_error=on_error)
+    restack(labdir, names, check, edit, lenient=True, on_error=on_error)
 
 
-def list_(root: str, name: str) -> Layers:
+def list_(labdir: str, name: str) -> Layers:
     """The directories added to a guest's stack, the newest first."""
-    return list(guest_views.get(load(root), name).overlays)
+    return list(guest_views.get(load(labdir), name).overlays)
 
 
 def restack(
-    root: str,
+    labdir: str,
     names: Iterable[str],
     check: Callable[[State, list[Guest]], object],
     edit: Callable[[State, list[Guest]], object],
@@ -126,10 +128,10 @@ def restack(
     that are gone, neither could be taken away.
     """
     with unbroken():
-        now = load(root)
+        now = load(labdir)
         guests = [guest_views.get(now, name) for name in dict.fromkeys(names)]
         check(now, guests)
-        failures = _busy(root, now, guests)
+        failures = _busy(labdir, now, guests)
         if len(guests) == 1 and failures and not whole:
             raise failures[guests[0].name]
         fresh: dict[str, exchange.Fresh] = {}
@@ -137,7 +139,7 @@ def restack(
 
         def prepare(ready: list[str]) -> None:
             nonlocal ahead
-            ahead = load(root)
+            ahead = load(labdir)
             there = [
                 guest_views.get(ahead, name) for name in ready if not whole or name in ahead.guests
             ]
@@ -145,63 +147,63 @@ def restack(
             new: dict[str, exchange.Fresh] = {}
             try:
                 for guest in there:
-                    new[guest.name] = exchange.prepare(root, ahead, guest, lenient=lenient)
+                    new[guest.name] = exchange.prepare(labdir, ahead, guest, lenient=lenient)
             except BaseException:
                 for name, each in new.items():
-                    exchange.withdraw(root, ahead, name, each)
+                    exchange.withdraw(labdir, ahead, name, each)
                 raise
             fresh.update(new)
 
         def replace(name: str, seconds: float) -> None:
             try:
                 if name in fresh:  # else it was deleted before we had its turn
-                    exchange.replace(root, ahead, ahead.guests[name], fresh[name], seconds)
+                    exchange.replace(labdir, ahead, ahead.guests[name], fresh[name], seconds)
             except TimedOut:
                 raise
             except (DummError, OSError):
                 with contextlib.suppress(DummError, OSError):
-                    exchange.settle(root, name, seconds)
+                    exchange.settle(labdir, name, seconds)
                 raise
 
         def record(told: list[str]) -> None:
             done = [name for name in told if name in fresh]
             try:
-                with transaction(root) as change:
+                with transaction(labdir) as change:
                     state = change.state
                     edit(state, [state.guests[name] for name in done])
                     for name in state.guests.keys() - set(done) if whole else ():
-                        mounts.unsettle(root, name)
+                        mounts.unsettle(labdir, name)
                     change.save()
                     for name in done:
                         if not fresh[name].lacking:
-                            mounts.settled(root, name)
+                            mounts.settled(labdir, name)
             except BaseException:
                 for name in done:
                     with contextlib.suppress(DummError, OSError):
-                        exchange.settle(root, name, turn.PROMPT)
+                        exchange.settle(labdir, name, turn.PROMPT)
                 raise
 
         def late(name: str, seconds: float) -> None:
             if whole:
-                exchange.settle(root, name, seconds)
+                exchange.settle(labdir, name, seconds)
                 return
             prepare([name])
             replace(name, seconds)
             record([name])
 
         ready = [guest.name for guest in guests if guest.name not in failures]
-        failures |= turn.each(root, ready, replace, record, late, first=prepare)
+        failures |= turn.each(labdir, ready, replace, record, late, first=prepare)
     for name, error in failures.items():
         if whole and isinstance(error, DummError):
             error.hint = "it has its old layers until the next command on them, or its next start"
         on_error(name, error)
 
 
-def _busy(root: str, state: State, guests: list[Guest]) -> dict[str, Exception]:
+def _busy(labdir: str, state: State, guests: list[Guest]) -> dict[str, Exception]:
     """Why some of the guests cannot take other layers now; Conflict for one that is paused."""
     failures: dict[str, Exception] = {}
     for guest in guests:
-        now = liveness.guest_state(root, state, guest)
+        now = liveness.guest_state(labdir, state, guest)
         if now in ("starting", "stopping", "paused"):
             failures[guest.name] = Conflict(f"guest '{guest.name}' is {now}")
             if now == "paused":

@@ -28,95 +28,95 @@ class TemplateView:
     guests: list[str]
 
 
-def _place(root: str, name: str = "") -> str:
-    return os.path.join(root, "templates", name)
+def _place(labdir: str, name: str = "") -> str:
+    return os.path.join(labdir, "templates", name)
 
 
-def _known(root: str, name: str, hint: str | None = None) -> str:
+def _known(labdir: str, name: str, hint: str | None = None) -> str:
     names.pack(name, "template name")
-    if not os.path.isdir(_place(root, name)):
+    if not os.path.isdir(_place(labdir, name)):
         raise NotFound(f"no template '{name}'", hint=hint)
     return name
 
 
-def load_(root: str, name: str, *, on_error: stack.OnError = stack.raised) -> None:
+def load_(labdir: str, name: str, *, on_error: stack.OnError = stack.raised) -> None:
     """Put a template on top of all guests' stacks, in the place of the one that is loaded; guests
     that do not do their part are told to `on_error`."""
-    load(root)
-    _known(root, name, f"dumm-fs template save {name}")
-    with turn.of_templates(root):
-        _set(root, name, on_error)
+    load(labdir)
+    _known(labdir, name, f"dumm-fs template save {name}")
+    with turn.of_templates(labdir):
+        _set(labdir, name, on_error)
 
 
-def unload(root: str, *, on_error: stack.OnError = stack.raised) -> None:
+def unload(labdir: str, *, on_error: stack.OnError = stack.raised) -> None:
     """Take the loaded template away; Conflict when none is."""
-    load(root)
-    with turn.of_templates(root):
-        loaded = load(root).template
-        _set(root, None, on_error)
+    load(labdir)
+    with turn.of_templates(labdir):
+        loaded = load(labdir).template
+        _set(labdir, None, on_error)
     if loaded is None:
         raise Conflict("no template is loaded")
 
 
-def _set(root: str, name: str | None, on_error: stack.OnError) -> None:
-    state = load(root)
+def _set(labdir: str, name: str | None, on_error: stack.OnError) -> None:
+    state = load(labdir)
 
     def edit(state: State, _guests: list[Guest]) -> None:
         state.template = name
 
     # Another command may have been killed in the middle.
     same = state.template == name
-    guests = [g for g in state.guests if not same or mounts.is_unsettled(root, g)]
+    guests = [g for g in state.guests if not same or mounts.is_unsettled(labdir, g)]
     if guests or not same:
-        stack.restack(root, guests, lambda *_: None, edit, whole=True, on_error=on_error)
+        stack.restack(labdir, guests, lambda *_: None, edit, whole=True, on_error=on_error)
 
 
-def save(root: str, name: str) -> None:
+def save(labdir: str, name: str) -> None:
     """Keep what guests changed as a template: of the loaded template, else of host/NAME. Conflict
     when there is one of that name. Guests may run, and change their files meanwhile."""
     names.pack(name, "template name")
-    state = load(root)
-    final = _place(root, name)
+    state = load(labdir)
+    final = _place(labdir, name)
     if os.path.lexists(final):
         raise Conflict(f"template '{name}' exists already")
-    os.makedirs(_place(root), 0o700, exist_ok=True)
+    os.makedirs(_place(labdir), 0o700, exist_ok=True)
     with changes.staged(final) as scratch:
         for guest in state.guests:
             source = (
-                mounts.template_layer(root, state.template, guest)
+                mounts.template_layer(labdir, state.template, guest)
                 if state.template
-                else mounts.paths(root, guest)[1]
+                else mounts.paths(labdir, guest)[1]
             )
             os.mkdir(os.path.join(scratch, guest))
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                marks = changes.marks(root, state, guest)
+                marks = changes.marks(labdir, state, guest)
                 tree.copy(source, os.path.join(scratch, guest), marks=marks, live=True)
 
 
-def list_(root: str) -> list[TemplateView]:
+def list_(labdir: str) -> list[TemplateView]:
     """All templates, by name."""
-    state = load(root)
-    place = _place(root)
+    state = load(labdir)
+    place = _place(labdir)
     found = []
     for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
-        if not name.startswith(".") and os.path.isdir(_place(root, name)):
-            guests = sorted(os.listdir(_place(root, name)))
+        if not name.startswith(".") and os.path.isdir(_place(labdir, name)):
+            guests = sorted(os.listdir(_place(labdir, name)))
             found.append(TemplateView(name, name == state.template, guests))
     return found
 
 
-def delete(root: str, name: str) -> None:
+def delete(labdir: str, name: str) -> None:
     """Delete a template; Conflict while it is loaded, or a guest may still have it."""
-    for guest in load(root).guests:
-        if mounts.is_unsettled(root, guest):
-            with contextlib.suppress(DummError, OSError), turn.taken(root, guest, turn.PROMPT):
-                exchange.settle(root, guest, turn.PROMPT)
-    with transaction(root) as change:
-        place = _known(root, name) and _place(root, name)
+    for guest in load(labdir).guests:
+        if mounts.is_unsettled(labdir, guest):
+            with contextlib.suppress(DummError, OSError), turn.taken(labdir, guest, turn.PROMPT):
+                exchange.settle(labdir, guest, turn.PROMPT)
+    with transaction(labdir) as change:
+        place = _known(labdir, name) and _place(labdir, name)
         if change.state.template == name:
             raise Conflict(f"template '{name}' is loaded", hint="dumm-fs template unload")
         for guest in change.state.guests:
-            if mounts.is_unsettled(root, guest) and liveness.alive(root, guest):
+            if mounts.is_unsettled(labdir, guest) and liveness.alive(labdir, guest):
                 raise Conflict(f"guest '{guest}' may still have template '{name}'")
         tree.refuse_mounts(place)
         # Gone at once, and as a whole, however long the rest takes, or if we are killed.

@@ -29,15 +29,15 @@ class WorkDir:
     entry: str
 
 
-def place(root: str, name: str) -> str:
+def place(labdir: str, name: str) -> str:
     """Where a guest's are, or the links to them."""
-    return os.path.join(root, "run", name, "work")
+    return os.path.join(labdir, "run", name, "work")
 
 
-def make(root: str, name: str, upper: str) -> WorkDir:
+def make(labdir: str, name: str, upper: str) -> WorkDir:
     """A new one for a mount with `upper` as its top layer."""
-    liveness.make_run_dir(root, name)
-    directory = place(root, name)
+    liveness.make_run_dir(labdir, name)
+    directory = place(labdir, name)
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
     entry = os.path.join(directory, os.urandom(6).hex())
@@ -58,9 +58,9 @@ def make(root: str, name: str, upper: str) -> WorkDir:
     return WorkDir(path, entry)
 
 
-def drop(root: str, name: str, keep: WorkDir | None = None) -> None:
+def drop(labdir: str, name: str, keep: WorkDir | None = None) -> None:
     """Remove those of mounts that are no more: all but `keep`."""
-    directory = place(root, name)
+    directory = place(labdir, name)
     for old in os.listdir(directory) if os.path.isdir(directory) else ():
         entry = os.path.join(directory, old)
         if keep is None or entry != keep.entry:

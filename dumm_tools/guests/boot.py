@@ -44,7 +44,7 @@ OnError = Callable[[str, Exception], None]
 
 
 def start(
-    root: str,
+    labdir: str,
     names: Iterable[str],
     *,
     timeout: float,
@@ -56,7 +56,7 @@ def start(
     """Start guests side by side; return when each is ready or has failed (`on_error`). What goes
     wrong inside one that is ready all the same is said to `warn`."""
     names = list(names)
-    state = load(root)
+    state = load(labdir)
     if state.bridges or state.ifaces:
         rtnl.load()  # 10 ms at the first call, or 20: not under the state's lock
     pending: list[Launch] = []
@@ -68,9 +68,9 @@ def start(
         while True:
             started = pending[0]
             try:
-                settled = _settle(root, started, warn, wait=wait, least=min(TURN, timeout))
+                settled = _settle(labdir, started, warn, wait=wait, least=min(TURN, timeout))
             except Exception as e:  # whatever one does, the others go on
-                _abort(root, started)
+                _abort(labdir, started)
                 on_error(started.name, e)
                 break
             if settled:
@@ -83,10 +83,10 @@ def start(
     try:
         for name in names:
             try:
-                _launch(root, name, timeout, pending)
+                _launch(labdir, name, timeout, pending)
             except Exception as e:
                 if pending and pending[-1].name == name:
-                    _abort(root, pending.pop())
+                    _abort(labdir, pending.pop())
                 on_error(name, e)
             if len(pending) >= WINDOW:
                 settle()
@@ -94,40 +94,40 @@ def start(
             settle()
     except BaseException:
         for started in pending:
-            _abort(root, started)
+            _abort(labdir, started)
         raise
 
 
-def _launch(root: str, name: str, timeout: float, pending: list[Launch]) -> None:
+def _launch(labdir: str, name: str, timeout: float, pending: list[Launch]) -> None:
     """Start one guest's process; it is in `pending` from before there is one."""
     nonce = os.urandom(8).hex()
     deadline = time.monotonic() + timeout
     with contextlib.ExitStack() as stack:
-        if not stack.enter_context(turn.taken(root, name)):
+        if not stack.enter_context(turn.taken(labdir, name)):
             raise NotFound(f"no guest '{name}'")
-        alive = _take_alive_lock(root, name, stack)
-        stack.callback(launch.sweep, root, name)
-        change = stack.enter_context(transaction(root))
+        alive = _take_alive_lock(labdir, name, stack)
+        stack.callback(launch.sweep, labdir, name)
+        change = stack.enter_context(transaction(labdir))
         state = change.state
         guest = guest_views.get(state, name)
         if alive is None:
-            now = liveness.guest_state(root, state, guest)
+            now = liveness.guest_state(labdir, state, guest)
             if now == "starting" and guest.boot:
                 # Its starter is still there or was killed: either way it boots by itself.
                 pending.append(Launch(name, guest.boot.nonce, deadline, None, ours=False))
                 return
             raise Conflict(f"guest '{name}' is {now}")
         launch.need_parts()
-        core, tree = choice.resolve_kernel(root, guest), choice.resolve_master(root, guest)
+        core, tree = choice.resolve_kernel(labdir, guest), choice.resolve_master(labdir, guest)
         held = [cache.hold(part.lock, part.path) for part in (core, tree) if part.lock is not None]
         for fd in held:
             stack.callback(os.close, fd)
-        launch.fresh_run_dir(root, name)
-        choice.leave_master(root, state, guest, tree.path)
+        launch.fresh_run_dir(labdir, name)
+        choice.leave_master(labdir, state, guest, tree.path)
         guest.boot = Boot(
             nonce,
             "starting",
-            liveness.epoch(root, state),
+            liveness.epoch(labdir, state),
             kernel=core.path,
             master=tree.path,
             group=launch.own_group(state),
@@ -138,29 +138,29 @@ def _launch(root: str, name: str, timeout: float, pending: list[Launch]) -> None
         undo = stack.enter_context(contextlib.ExitStack())
         undo.callback(release, state, guest)
         nics = iface.prepare(state, name)
-        if not mounts.is_mounted(root, state, name):
-            workdir.drop(root, name)
-        if mounts.mount(root, state, guest, tree.path):
+        if not mounts.is_mounted(labdir, state, name):
+            workdir.drop(labdir, name)
+        if mounts.mount(labdir, state, guest, tree.path):
             proc.log(f"mounted mount/{name}")
-        launch.need_init(root, guest)
-        contact.write_boot(root, guest, iface.boot_records(state, name))
-        args = launch.kernel_args(root, guest, core, nonce)
+        launch.need_init(labdir, guest)
+        contact.write_boot(labdir, guest, iface.boot_records(state, name))
+        args = launch.kernel_args(labdir, guest, core, nonce)
         started = Launch(name, nonce, deadline, None)
         pending.append(started)
-        launch.spawn(root, guest, core, args, nics, [alive, *held], started)
+        launch.spawn(labdir, guest, core, args, nics, [alive, *held], started)
         undo.pop_all()
 
 
-def _take_alive_lock(root: str, name: str, stack: contextlib.ExitStack) -> int | None:
+def _take_alive_lock(labdir: str, name: str, stack: contextlib.ExitStack) -> int | None:
     """The alive lock of a guest whose turn we have; None for one that runs or is starting."""
-    path = os.path.join(liveness.run_dir(root, name), "lock")
+    path = os.path.join(liveness.run_dir(labdir, name), "lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     stack.callback(os.close, fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        state = load(root)
-        if liveness.guest_state(root, state, guest_views.get(state, name)) not in (
+        state = load(labdir)
+        if liveness.guest_state(labdir, state, guest_views.get(state, name)) not in (
             "stopped",
             "crashed",
         ):
@@ -171,7 +171,7 @@ def _take_alive_lock(root: str, name: str, stack: contextlib.ExitStack) -> int |
 
 
 def _settle(
-    root: str, started: Launch, warn: Callable[[str], None], *, wait: bool, least: float
+    labdir: str, started: Launch, warn: Callable[[str], None], *, wait: bool, least: float
 ) -> bool:
     """Wait until the jail has let the kernel go, and (`wait`) until the agent has answered. False
     when it has not in its turn, and has time left; its first is `least` seconds, however late."""
@@ -183,12 +183,12 @@ def _settle(
     if not wait and not started.later:
         return True
     try:
-        await_pid(root, name, end)
-        ready = _ready(root, started, end)
+        await_pid(labdir, name, end)
+        ready = _ready(labdir, started, end)
         if started.later:
-            iface.plug_late(root, name, started.later)
+            iface.plug_late(labdir, name, started.later)
             started.later = 0
-            ready = _ready(root, started, end)
+            ready = _ready(labdir, started, end)
     except TimedOut:
         if time.monotonic() < started.deadline:
             return False
@@ -196,7 +196,7 @@ def _settle(
             f"guest '{name}' was not ready in time", hint=f"dumm-console log {name}"
         ) from None
     except DummError as e:
-        raise DummError(f"cannot start guest '{name}': {last_words(root, name) or e}") from None
+        raise DummError(f"cannot start guest '{name}': {last_words(labdir, name) or e}") from None
     if ready.trouble:
         warn(f"guest '{name}': {ready.trouble}")
     return True
@@ -216,27 +216,27 @@ def _await_jail(started: Launch) -> None:
         raise DummError(f"cannot start guest '{started.name}': {reason}")
 
 
-def _ready(root: str, started: Launch, end: float) -> Ready:
+def _ready(labdir: str, started: Launch, end: float) -> Ready:
     """Wait for the agent until `end`: later than that it may be another's turn."""
     left = max(0.0, end - time.monotonic())
-    return contact.wait_ready(root, started.name, started.nonce, left)
+    return contact.wait_ready(labdir, started.name, started.nonce, left)
 
 
-def await_pid(root: str, name: str, deadline: float) -> None:
+def await_pid(labdir: str, name: str, deadline: float) -> None:
     """Another command's jail may not have written the pid yet."""
-    while liveness.pid_of(root, name) is None and liveness.alive(root, name):
+    while liveness.pid_of(labdir, name) is None and liveness.alive(labdir, name):
         if time.monotonic() > deadline:
             raise TimedOut(f"guest '{name}' was not ready in time")
         time.sleep(0.005)
 
 
-def last_words(root: str, name: str) -> str:
+def last_words(labdir: str, name: str) -> str:
     """The line of the console log that says why a kernel ended, when there is one. It is the
     guest's text: neither its length nor what a terminal would do with it is to be relied on."""
     with contextlib.suppress(TimedOut):  # its keeper is still writing
-        wait_gone(root, name, LAST_WORDS)
+        wait_gone(labdir, name, LAST_WORDS)
     try:
-        with open(os.path.join(liveness.run_dir(root, name), "console.log"), "rb") as file:
+        with open(os.path.join(liveness.run_dir(labdir, name), "console.log"), "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
             text = file.read(65536)
     except OSError:
@@ -248,7 +248,7 @@ def last_words(root: str, name: str) -> str:
     return lines[-1] if lines else ""
 
 
-def _abort(root: str, started: Launch) -> None:
+def _abort(labdir: str, started: Launch) -> None:
     """Undo a start that failed: the process, its taps, the record. One that another command
     began is left to it."""
     if not started.ours:
@@ -260,30 +260,30 @@ def _abort(root: str, started: Launch) -> None:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(started.jail, 0)
     with contextlib.suppress(DummError, OSError):
-        kill(root, started.name)
+        kill(labdir, started.name)
     with contextlib.suppress(DummError, OSError):
-        ended(root, {started.name: started.nonce})
+        ended(labdir, {started.name: started.nonce})
 
 
 # ---- the end ----
 
 
-def kill(root: str, name: str) -> None:
+def kill(labdir: str, name: str) -> None:
     """End the guest's process by force and wait until it and its jail are gone; TimedOut."""
-    pidfd = liveness.pidfd_of(root, name)
+    pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is not None:
         try:
             process.send_signal(pidfd, signal.SIGKILL)
             process.wait_exit(pidfd, KILL_TIMEOUT)
         finally:
             os.close(pidfd)
-    wait_gone(root, name, KILL_TIMEOUT)
+    wait_gone(labdir, name, KILL_TIMEOUT)
 
 
-def wait_gone(root: str, name: str, timeout: float) -> None:
+def wait_gone(labdir: str, name: str, timeout: float) -> None:
     """Wait for the alive lock; TimedOut."""
     must_not_wait(f"the end of guest '{name}'")
-    path = os.path.join(liveness.run_dir(root, name), "lock")
+    path = os.path.join(liveness.run_dir(labdir, name), "lock")
     try:
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -302,20 +302,20 @@ def release(state: State, *guests: Guest) -> None:
             cgroup.remove(guest.boot.cgroup)
 
 
-def ended(root: str, nonces: Mapping[str, str]) -> None:
+def ended(labdir: str, nonces: Mapping[str, str]) -> None:
     """The boots of these guests are over: remove the taps, all in one step, and forget the boots,
     but for those guests that have begun another."""
     if not nonces:
         return
-    found = load(root)
-    if found.ifaces:
+    state = load(labdir)
+    if state.ifaces:
         rtnl.load()
     with contextlib.ExitStack() as turns:
-        for name in sorted(nonces.keys() & found.guests.keys()):
-            if _has_left_master(root, found.guests[name]):
+        for name in sorted(nonces.keys() & state.guests.keys()):
+            if _has_left_master(labdir, state.guests[name]):
                 with contextlib.suppress(TimedOut):  # who has it is about to end, as the guest did
-                    turns.enter_context(turn.taken(root, name))
-        change = turns.enter_context(transaction(root))
+                    turns.enter_context(turn.taken(labdir, name))
+        change = turns.enter_context(transaction(labdir))
         known = change.state.guests
         over = [
             guest
@@ -325,18 +325,18 @@ def ended(root: str, nonces: Mapping[str, str]) -> None:
         release(change.state, *over)
         for guest in over:
             with contextlib.suppress(DummError):  # it may be gone; the next start looks for it
-                path = choice.resolve_master(root, guest).path
-                if choice.leave_master(root, change.state, guest, path):
-                    mounts.mount(root, change.state, guest, path)
+                path = choice.resolve_master(labdir, guest).path
+                if choice.leave_master(labdir, change.state, guest, path):
+                    mounts.mount(labdir, change.state, guest, path)
             guest.boot = None
     for guest in over:
         with contextlib.suppress(OSError):
-            os.unlink(os.path.join(liveness.run_dir(root, guest.name), "uml", "ready"))
+            os.unlink(os.path.join(liveness.run_dir(labdir, guest.name), "uml", "ready"))
 
 
-def _has_left_master(root: str, guest: Guest) -> bool:
+def _has_left_master(labdir: str, guest: Guest) -> bool:
     """Was a guest given another master while it ran, so that its tree is to be mounted anew?"""
     with contextlib.suppress(DummError):
-        path = choice.resolve_master(root, guest).path
+        path = choice.resolve_master(labdir, guest).path
         return guest.boot is not None and guest.boot.master not in ("", path)
     return False

@@ -52,17 +52,17 @@ class ConsoleView:
     attached: bool
 
 
-def _log(root: str, name: str) -> str:
-    guest_views.get(load(root), name)
-    path = os.path.join(liveness.run_dir(root, name), "console.log")
+def _log(labdir: str, name: str) -> str:
+    guest_views.get(load(labdir), name)
+    path = os.path.join(liveness.run_dir(labdir, name), "console.log")
     if not os.path.exists(path):
         raise NotFound(f"guest '{name}' has no console log yet", hint=f"dumm-guest start {name}")
     return path
 
 
-def log(root: str, name: str, write: Write, *, last: int | None, follow: bool) -> None:
+def log(labdir: str, name: str, write: Write, *, last: int | None, follow: bool) -> None:
     """Write the console's log, or its `last` lines; with `follow`, go on until the guest ends."""
-    path = _log(root, name)
+    path = _log(labdir, name)
 
     def put(text: bytes) -> None:
         write(text.replace(b"\r\n", b"\n"))
@@ -77,7 +77,7 @@ def log(root: str, name: str, write: Write, *, last: int | None, follow: bool) -
         ):
             put(piece)
         if follow:
-            _follow(root, name, path, Reader(file.fileno(), file.tell()), put)
+            _follow(labdir, name, path, Reader(file.fileno(), file.tell()), put)
 
 
 def _start_of_last(file: BinaryIO, size: int, lines: int) -> int:
@@ -101,10 +101,10 @@ def _start_of_last(file: BinaryIO, size: int, lines: int) -> int:
     return at
 
 
-def _follow(root: str, name: str, path: str, reader: Reader, write: Write) -> None:
+def _follow(labdir: str, name: str, path: str, reader: Reader, write: Write) -> None:
     from dumm_tools.guests import boot
 
-    pidfd = liveness.pidfd_of(root, name)
+    pidfd = liveness.pidfd_of(labdir, name)
     watch = inotify.watch(path)
     try:
         poll = select.poll()
@@ -121,23 +121,23 @@ def _follow(root: str, name: str, path: str, reader: Reader, write: Write) -> No
             inotify.drain(watch)
             if ended:
                 with contextlib.suppress(TimedOut):
-                    boot.wait_gone(root, name, boot.LAST_WORDS)
+                    boot.wait_gone(labdir, name, boot.LAST_WORDS)
     finally:
         os.close(watch)
         if pidfd is not None:
             os.close(pidfd)
 
 
-def send(root: str, name: str, line: int, text: str) -> None:
+def send(labdir: str, name: str, line: int, text: str) -> None:
     """Type `text` and Enter at a raw terminal; Conflict when nobody takes it."""
-    liveness.need_running(root, load(root), guest_views.get(load(root), name))
+    liveness.need_running(labdir, load(labdir), guest_views.get(load(labdir), name))
     data = os.fsencode(text) + b"\n"
     if len(data) > SEND_MAX:
         raise DummError(
             f"a console takes {SEND_MAX - 1} bytes at a time",
             hint="dumm-guest exec takes any number on its standard input",
         )
-    with _open(root, name, line, "in") as fd:
+    with _open(labdir, name, line, "in") as fd:
         try:
             sent = os.write(fd, data)
         except BlockingIOError:
@@ -147,8 +147,8 @@ def send(root: str, name: str, line: int, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _open(root: str, name: str, line: int, way: str) -> Iterator[int]:
-    path = os.path.join(liveness.run_dir(root, name), f"tty{line}.{way}")
+def _open(labdir: str, name: str, line: int, way: str) -> Iterator[int]:
+    path = os.path.join(liveness.run_dir(labdir, name), f"tty{line}.{way}")
     try:
         fd = fifo.open_nonblocking(path)
     except FileNotFoundError:
@@ -184,32 +184,32 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def attach(root: str, name: str, line: int, attached: Callable[[], object]) -> None:
+def attach(labdir: str, name: str, line: int, attached: Callable[[], object]) -> None:
     """Join our terminal to a raw terminal of the guest until Ctrl-] or the guest's end; call
     `attached` when it is. Signalled."""
-    state = load(root)
-    liveness.need_running(root, state, guest_views.get(state, name))
+    state = load(labdir)
+    liveness.need_running(labdir, state, guest_views.get(state, name))
     if not (os.isatty(0) and os.isatty(1)):
         raise DummError("attach needs a terminal", hint="log, send and dumm-guest exec do not")
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(_open(root, name, line, "in"))
+        ours = stack.enter_context(_open(labdir, name, line, "in"))
         try:
             fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Conflict(f"line {line} of guest '{name}' is attached already") from None
-        pidfd = liveness.pidfd_of(root, name)
+        pidfd = liveness.pidfd_of(labdir, name)
         if pidfd is None:
             raise Conflict(f"guest '{name}' is not running")
         stack.callback(os.close, pidfd)
         if line == 0:
-            path = _log(root, name)
+            path = _log(labdir, name)
             theirs = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, theirs)
             read = Reader(theirs, os.fstat(theirs).st_size).read
             wake = inotify.watch(path)
             stack.callback(os.close, wake)
         else:
-            theirs = wake = stack.enter_context(_open(root, name, line, "out"))
+            theirs = wake = stack.enter_context(_open(labdir, name, line, "out"))
             read = functools.partial(os.read, theirs)
         attached()
         stack.enter_context(_ended_by_signals())
@@ -266,15 +266,15 @@ def _relay(
                 return
 
 
-def list_(root: str) -> list[ConsoleView]:
+def list_(labdir: str) -> list[ConsoleView]:
     """The raw terminals of all running guests."""
-    state = load(root)
+    state = load(labdir)
     found = []
     for name, guest in sorted(state.guests.items()):
-        if liveness.guest_state(root, state, guest) not in ("running", "paused"):
+        if liveness.guest_state(labdir, state, guest) not in ("running", "paused"):
             continue
         for line in range(launch.CONSOLES):
-            path = os.path.join(liveness.run_dir(root, name), f"tty{line}.in")
+            path = os.path.join(liveness.run_dir(labdir, name), f"tty{line}.in")
             found.append(ConsoleView(name, line, path, _attached(path)))
     return found
 

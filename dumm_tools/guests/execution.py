@@ -11,7 +11,7 @@ from dumm_tools.running import contact, guest_views, liveness
 from dumm_tools.statefile import load
 
 
-def execute(root: str, name: str, program: session.Program) -> int:
+def execute(labdir: str, name: str, program: session.Program) -> int:
     """Run a program in a guest with our stdin, stdout and stderr; its exit status.
 
     ExecFailed (125, 126, 127) when it could not be run, TimedOut after its time, be it that it
@@ -20,10 +20,10 @@ def execute(root: str, name: str, program: session.Program) -> int:
     patience = math.inf if program.timeout is None else program.timeout
     deadline = time.monotonic() + patience
     try:
-        state = load(root)
-        liveness.need_running(root, state, guest_views.get(state, name))
-        with contact.program_line(root, name, deadline=deadline) as line:
-            running = session.Session(line, liveness.run_dir(root, name), program, deadline)
+        state = load(labdir)
+        liveness.need_running(labdir, state, guest_views.get(state, name))
+        with contact.program_line(labdir, name, deadline=deadline) as line:
+            running = session.Session(line, liveness.run_dir(labdir, name), program, deadline)
             try:
                 return running.run()
             finally:

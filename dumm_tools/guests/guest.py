@@ -33,27 +33,27 @@ ASK_TIMEOUT = 2.0
 # ---- records ----
 
 
-def create(root: str, guest: Guest, *, may_exist: bool = False) -> bool:
+def create(labdir: str, guest: Guest, *, may_exist: bool = False) -> bool:
     """Record a guest, make its directories and mount its tree; False when it is there already."""
     names.guest(guest.name)
-    _check(root, guest)
+    _check(labdir, guest)
     with contextlib.ExitStack() as undo:
-        with transaction(root) as change:
+        with transaction(labdir) as change:
             state = change.state
             if guest.name in state.guests:
                 if may_exist:
                     return False
                 raise Conflict(f"guest '{guest.name}' exists already")
-            tree_below = choice.resolve_master(root, guest)
-            choice.resolve_kernel(root, guest)
+            tree_below = choice.resolve_master(labdir, guest)
+            choice.resolve_kernel(labdir, guest)
             state.guests[guest.name] = guest
             change.save()
-            run = liveness.run_dir(root, guest.name)
-            for directory in (*mounts.paths(root, guest.name), run):
+            run = liveness.run_dir(labdir, guest.name)
+            for directory in (*mounts.paths(labdir, guest.name), run):
                 if not os.path.isdir(directory):
                     undo.callback(_remove_empty, directory)
-            liveness.make_run_dir(root, guest.name)
-            mounts.mount(root, state, guest, tree_below.path)
+            liveness.make_run_dir(labdir, guest.name)
+            mounts.mount(labdir, state, guest, tree_below.path)
         undo.pop_all()
     return True
 
@@ -63,7 +63,7 @@ def _remove_empty(directory: str) -> None:
         os.rmdir(directory)
 
 
-def _check(root: str, guest: Guest) -> None:
+def _check(labdir: str, guest: Guest) -> None:
     """Usage for what no guest can have; NotFound for a kernel or master that is not there."""
     if guest.memory < MEMORY_MIN:
         raise Usage(f"{guest.memory} bytes of memory are too few: at least {MEMORY_MIN >> 20}M")
@@ -90,84 +90,84 @@ def _spec(said: str, path: str) -> str:
     return said if os.path.basename(path) == said and said != path else path
 
 
-def change(root: str, name: str, **values: object) -> None:
+def change(labdir: str, name: str, **values: object) -> None:
     """Set fields of a guest; they hold from its next start on."""
-    with turn.taken(root, name), transaction(root) as tx:
+    with turn.taken(labdir, name), transaction(labdir) as tx:
         guest = guest_views.get(tx.state, name)
         new = guest.but(**values)
-        _check(root, new)
+        _check(labdir, new)
         tx.state.guests[name] = new
         moved = new.master != guest.master
         state = tx.state
-        if moved and liveness.guest_state(root, state, new) in ("stopped", "crashed"):
+        if moved and liveness.guest_state(labdir, state, new) in ("stopped", "crashed"):
             # The tree on the host follows at once; a running guest keeps its own until it stops.
-            mounts.umount(root, state, name)
-            mounts.mount(root, state, new, choice.resolve_master(root, new).path)
+            mounts.umount(labdir, state, name)
+            mounts.mount(labdir, state, new, choice.resolve_master(labdir, new).path)
 
 
-def delete(root: str, name: str, *, if_exists: bool = False) -> bool:
+def delete(labdir: str, name: str, *, if_exists: bool = False) -> bool:
     """Forget a guest, its interfaces and its files; Conflict while it runs."""
     import fcntl
 
     from dumm_tools.files import changes
 
     names.guest(name)
-    with turn.taken(root, name):
-        _sweep(root, name)  # what a killed delete left
-        with transaction(root) as change_:
+    with turn.taken(labdir, name):
+        _sweep(labdir, name)  # what a killed delete left
+        with transaction(labdir) as change_:
             state = change_.state
             known = name in state.guests
             if known:
                 # Nor may a commit be at it.
-                with changes.kept_stopped(root, state, state.guests[name], fcntl.LOCK_EX):
+                with changes.kept_stopped(labdir, state, state.guests[name], fcntl.LOCK_EX):
                     iface.delete_of_guest(state, name)
-                    mounts.umount(root, state, name)
-                    workdir.drop(root, name)  # some may not be in run/NAME
+                    mounts.umount(labdir, state, name)
+                    workdir.drop(labdir, name)  # some may not be in run/NAME
                     del state.guests[name]
                     # Out of the way first: what a killed command leaves must not be the next
                     # guest's.
-                    _put_aside(root, "host", name)
+                    _put_aside(labdir, "host", name)
                     change_.save()
             # Now, before there is another guest of that name; also what a killed delete left.
-            _put_aside(root, "run", name)
-            if os.path.lexists(path := os.path.join(root, "mount", name)):
+            _put_aside(labdir, "run", name)
+            if os.path.lexists(path := os.path.join(labdir, "mount", name)):
                 tree.remove(path)
-    _sweep(root, name)
+    _sweep(labdir, name)
     if not known and not if_exists:
         raise NotFound(f"no guest '{name}'")
     return known
 
 
-def _put_aside(root: str, place: str, name: str) -> None:
+def _put_aside(labdir: str, place: str, name: str) -> None:
     """Give a guest's directory a name that is no guest's, as it begins with a dot: there may be
     much in it to remove, and others would wait."""
     with contextlib.suppress(FileNotFoundError):
         os.rename(
-            os.path.join(root, place, name),
-            os.path.join(root, place, f".{name}.deleted-{os.urandom(4).hex()}"),
+            os.path.join(labdir, place, name),
+            os.path.join(labdir, place, f".{name}.deleted-{os.urandom(4).hex()}"),
         )
 
 
-def _sweep(root: str, name: str) -> None:
+def _sweep(labdir: str, name: str) -> None:
     """Remove what was put aside."""
     for place in ("host", "run"):
         with contextlib.suppress(FileNotFoundError):
-            for entry in os.listdir(os.path.join(root, place)):
+            for entry in os.listdir(os.path.join(labdir, place)):
                 if entry.startswith(f".{name}.deleted"):
-                    tree.remove(os.path.join(root, place, entry))
+                    tree.remove(os.path.join(labdir, place, entry))
 
 
 # ---- life ----
 
 
 def stop(
-    root: str, targets: Iterable[str], *, timeout: float, force: bool, on_error: boot.OnError
+    labdir: str, targets: Iterable[str], *, timeout: float, force: bool, on_error: boot.OnError
 ) -> None:
     """Stop guests side by side: each in good order, and by force after `timeout` seconds."""
     marked: dict[str, _Ending] = {}
     for name in targets:
         try:
-            marked[name] = _mark(root, name)
+            marked[name] = _mark(labdir, name)
         except Exception as e:
             on_error(name, e)
     # Who does not answer at once keeps nobody waiting.
@@ -177,29 +177,29 @@ def stop(
     for name, ending in marked.items():
         if not force and ending.state not in ("crashed", "starting"):
             left = max(turn.LEAST, min(turn.PROMPT, patience - time.monotonic()))
-            (asked.add if _ask(root, name, ending, left) else late.append)(name)
+            (asked.add if _ask(labdir, name, ending, left) else late.append)(name)
     patience = time.monotonic() + ASK_TIMEOUT
     for number, name in enumerate(late):
         left = (patience - time.monotonic()) / (len(late) - number)
-        if _ask(root, name, marked[name], max(turn.LEAST, left)):
+        if _ask(labdir, name, marked[name], max(turn.LEAST, left)):
             asked.add(name)
     deadline = time.monotonic() + timeout
     gone: dict[str, str] = {}
     for name, ending in marked.items():
         try:
-            pidfd = liveness.pidfd_of(root, name)
+            pidfd = liveness.pidfd_of(labdir, name)
             if pidfd is not None:
                 try:
                     if name in asked:
                         process.wait_exit(pidfd, max(0.0, deadline - time.monotonic()))
                 finally:
                     os.close(pidfd)
-            boot.kill(root, name)
+            boot.kill(labdir, name)
             gone[name] = ending.nonce
         except Exception as e:
             on_error(name, e)
     try:
-        boot.ended(root, gone)
+        boot.ended(labdir, gone)
     except Exception as e:
         for name in gone:
             on_error(name, e)
@@ -214,12 +214,12 @@ class _Ending(NamedTuple):
     init: str | None
 
 
-def _mark(root: str, name: str) -> _Ending:
+def _mark(labdir: str, name: str) -> _Ending:
     """Mark a guest as stopping; Conflict where it does not run."""
-    with transaction(root) as change_:
+    with transaction(labdir) as change_:
         state = change_.state
         guest = guest_views.get(state, name)
-        now = liveness.guest_state(root, state, guest)
+        now = liveness.guest_state(labdir, state, guest)
         if now != "stopped" and guest.boot is not None:
             before, guest.boot.phase = guest.boot.phase, "stopping"
             try:
@@ -235,22 +235,22 @@ def _mark(root: str, name: str) -> _Ending:
     raise Conflict(f"guest '{name}' is not running")
 
 
-def _ask(root: str, name: str, ending: _Ending, seconds: float) -> bool:
+def _ask(labdir: str, name: str, ending: _Ending, seconds: float) -> bool:
     """Ask a guest to end in good order; False when it does not take that in so many seconds."""
     try:
         if ending.state == "paused":
-            _go(root, name, seconds)
-        if ending.init is None or not _poweroff(root, name, seconds):
-            contact.power_off(root, name, seconds)
+            _go(labdir, name, seconds)
+        if ending.init is None or not _poweroff(labdir, name, seconds):
+            contact.power_off(labdir, name, seconds)
     except DummError:
         return False
     return True
 
 
-def _poweroff(root: str, name: str, seconds: float) -> bool:
+def _poweroff(labdir: str, name: str, seconds: float) -> bool:
     """Have the guest's own init end it: busybox, sysvinit and systemd all bring `poweroff`. False
     where there is none."""
-    with contact.program_line(root, name, seconds, deadline=time.monotonic() + seconds) as line:
+    with contact.program_line(labdir, name, seconds, deadline=time.monotonic() + seconds) as line:
         line.send(protocol.RUN, session.request(session.Program(["poweroff"]), 24, 80))
         with contextlib.suppress(TimeoutError):  # it waits for the end, or the end came first
             frame = line.wait_frame(min(1.0, seconds), (protocol.STATUS, protocol.FAILED))
@@ -258,12 +258,12 @@ def _poweroff(root: str, name: str, seconds: float) -> bool:
     return True
 
 
-def pause(root: str, name: str) -> None:
+def pause(labdir: str, name: str) -> None:
     """Stop the guest's kernel where it is."""
-    with turn.taken(root, name):
-        with transaction(root) as change_:
+    with turn.taken(labdir, name):
+        with transaction(labdir) as change_:
             guest = guest_views.get(change_.state, name)
-            liveness.need_running(root, change_.state, guest)
+            liveness.need_running(labdir, change_.state, guest)
             if guest.boot is None:
                 raise Conflict(
                     f"guest '{name}' runs, but there is no record of its start",
@@ -271,61 +271,63 @@ def pause(root: str, name: str) -> None:
                 )
             guest.boot.phase = "paused"
         try:
-            contact.halt(root, name)
+            contact.halt(labdir, name)
         except BaseException:
             with contextlib.suppress(DummError):
-                _go(root, name, turn.LEAST)
+                _go(labdir, name, turn.LEAST)
             with contextlib.suppress(DummError):
-                _set_phase(root, name, guest.boot.nonce, "paused", "running")
+                _set_phase(labdir, name, guest.boot.nonce, "paused", "running")
             raise
 
 
-def resume(root: str, name: str) -> None:
+def resume(labdir: str, name: str) -> None:
     """Let a paused guest go on."""
-    with turn.taken(root, name):
-        state = load(root)
+    with turn.taken(labdir, name):
+        state = load(labdir)
         guest = guest_views.get(state, name)
-        now = liveness.guest_state(root, state, guest)
+        now = liveness.guest_state(labdir, state, guest)
         if now != "paused" or guest.boot is None:
             raise Conflict(f"guest '{name}' is {now}, not paused")
-        _go(root, name)
-        _set_phase(root, name, guest.boot.nonce, "paused", "running")
+        _go(labdir, name)
+        _set_phase(labdir, name, guest.boot.nonce, "paused", "running")
 
 
-def _set_phase(root: str, name: str, nonce: str, before: Phase, phase: Phase) -> None:
+def _set_phase(labdir: str, name: str, nonce: str, before: Phase, phase: Phase) -> None:
     """Record how far a boot is, if it still is what it was before."""
-    with transaction(root) as change_:
+    with transaction(labdir) as change_:
         guest = change_.state.guests.get(name)
         if guest is not None and guest.boot is not None and guest.boot.nonce == nonce:
             guest.boot.phase = phase if guest.boot.phase == before else guest.boot.phase
 
 
-def _go(root: str, name: str, seconds: float = ANSWER_TIMEOUT) -> None:
+def _go(labdir: str, name: str, seconds: float = ANSWER_TIMEOUT) -> None:
     """Wake the guest's kernel. It may be awake: a command was killed before it could say so."""
     try:
-        contact.mconsole(root, name, "go", seconds)
+        contact.mconsole(labdir, name, "go", seconds)
     except DummError as e:
         if "Not stopped" not in str(e):  # mconsole_go, arch/um/drivers/mconsole_kern.c
             raise
 
 
-def wait(root: str, name: str, what: str, timeout: float | None) -> None:
+def wait(labdir: str, name: str, what: str, timeout: float | None) -> None:
     """Wait until a guest is ready or stopped; TimedOut. One that ended will not get ready."""
-    state = load(root)
+    state = load(labdir)
     guest = guest_views.get(state, name)
     limit = timeout if timeout is not None else math.inf
     deadline = time.monotonic() + limit
     if what == "ready":
-        now = liveness.guest_state(root, state, guest)
+        now = liveness.guest_state(labdir, state, guest)
         if now in ("stopped", "crashed", "stopping") or guest.boot is None:
             raise Conflict(f"guest '{name}' is {now}")
-        boot.await_pid(root, name, deadline)
+        boot.await_pid(labdir, name, deadline)
         try:
-            contact.wait_ready(root, name, guest.boot.nonce, max(0.0, deadline - time.monotonic()))
+            contact.wait_ready(
+                labdir, name, guest.boot.nonce, max(0.0, deadline - time.monotonic())
+            )
         except TimedOut:
             raise TimedOut(f"guest '{name}' is not ready") from None
         return
-    pidfd = liveness.pidfd_of(root, name)
+    pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is not None:
         try:
             if not process.wait_exit(pidfd, limit):
@@ -333,7 +335,7 @@ def wait(root: str, name: str, what: str, timeout: float | None) -> None:
         finally:
             os.close(pidfd)
     try:
-        boot.wait_gone(root, name, max(0.01, min(deadline - time.monotonic(), 1e6)))
+        boot.wait_gone(labdir, name, max(0.01, min(deadline - time.monotonic(), 1e6)))
     except TimedOut:
         raise TimedOut(f"guest '{name}' still runs") from None
 
@@ -341,16 +343,16 @@ def wait(root: str, name: str, what: str, timeout: float | None) -> None:
 # ---- the kernel ----
 
 
-def mconsole(root: str, name: str, words: Sequence[str]) -> str:
+def mconsole(labdir: str, name: str, words: Sequence[str]) -> str:
     """One command to the guest's kernel; its answer."""
     command = " ".join(words)
     if not command.strip():
         raise Usage("no command for the guest's kernel", hint="'help' lists them")
     if len(os.fsencode(command)) > mc.COMMAND_MAX:
         raise Usage(f"an mconsole command has at most {mc.COMMAND_MAX} bytes")
-    state = load(root)
+    state = load(labdir)
     guest = guest_views.get(state, name)
-    now = liveness.guest_state(root, state, guest)
+    now = liveness.guest_state(labdir, state, guest)
     if now in ("stopped", "crashed"):
         raise Conflict(f"guest '{name}' is {now}")
-    return contact.mconsole(root, name, command)
+    return contact.mconsole(labdir, name, command)

@@ -63,7 +63,7 @@ class Launch:
     later: int = 0  # the last so many NICs did not fit on the command line
 
 
-def kernel_args(root: str, guest: Guest, core: kernel.Kernel, nonce: str) -> list[str]:
+def kernel_args(labdir: str, guest: Guest, core: kernel.Kernel, nonce: str) -> list[str]:
     release = kernel.release_number(kernel.release(core) or "")
     args = [
         f"mem={guest.memory >> 10}K",
@@ -114,8 +114,8 @@ def passes_descriptors(args: list[str]) -> bool:
     return any(arg in ("seccomp=on", "seccomp=auto") for arg in args)
 
 
-def jail_args(root: str, guest: Guest, core: kernel.Kernel) -> list[str]:
-    run = liveness.run_dir(root, guest.name)
+def jail_args(labdir: str, guest: Guest, core: kernel.Kernel) -> list[str]:
+    run = liveness.run_dir(labdir, guest.name)
     steps: list[str] = []
     if core.root is not None:
         for entry in ("usr", "lib", "lib64", "bin", "linux"):
@@ -128,7 +128,7 @@ def jail_args(root: str, guest: Guest, core: kernel.Kernel) -> list[str]:
         steps += ["--ro-bind", host, inside]
     # fmt: off
     steps += [
-        "--bind", os.path.join(root, "mount", guest.name), "/guest",
+        "--bind", os.path.join(labdir, "mount", guest.name), "/guest",
         "--bind", os.path.join(run, "uml"), "/run/uml",
         "--symlink", "run/uml", "/uml",
         "--ro-bind", os.path.join(run, "xfer"), "/xfer",
@@ -172,14 +172,14 @@ def need_parts() -> None:
             )
 
 
-def need_init(root: str, guest: Guest) -> None:
+def need_init(labdir: str, guest: Guest) -> None:
     """DummError unless the guest's tree, which is mounted, has the init that it is to start."""
     if guest.init is None:
         return
     from dumm_tools.linux import openat2
 
     error = 0
-    tree = os.open(os.path.join(root, "mount", guest.name), os.O_PATH | os.O_CLOEXEC)
+    tree = os.open(os.path.join(labdir, "mount", guest.name), os.O_PATH | os.O_CLOEXEC)
     try:
         fd = openat2.open_in_root(tree, guest.init, os.O_PATH)
         mode = os.fstat(fd).st_mode
@@ -196,9 +196,9 @@ def need_init(root: str, guest: Guest) -> None:
         )
 
 
-def fresh_run_dir(root: str, name: str) -> None:
+def fresh_run_dir(labdir: str, name: str) -> None:
     """Make run/NAME as a boot needs it; nothing of an earlier boot may look like this one's."""
-    run = liveness.make_run_dir(root, name)
+    run = liveness.make_run_dir(labdir, name)
     with contextlib.suppress(FileNotFoundError):
         os.rename(os.path.join(run, "uml"), os.path.join(run, f"{_GONE}{os.urandom(4).hex()}"))
     with contextlib.suppress(FileNotFoundError):
@@ -219,10 +219,10 @@ def fresh_run_dir(root: str, name: str) -> None:
         fifo.make(os.path.join(run, f"tty{number}.out"))
 
 
-def sweep(root: str, name: str) -> None:
+def sweep(labdir: str, name: str) -> None:
     """Remove what `fresh_run_dir` put aside. The guest's kernel may have made of its own directory
     what it liked: with links to elsewhere, deeper than recursion goes, and much."""
-    run = liveness.run_dir(root, name)
+    run = liveness.run_dir(labdir, name)
     for entry in os.listdir(run):
         if entry.startswith(_GONE):
             with contextlib.suppress(OSError, DummError):  # it stays for the next time
@@ -230,7 +230,7 @@ def sweep(root: str, name: str) -> None:
 
 
 def spawn(
-    root: str,
+    labdir: str,
     guest: Guest,
     core: kernel.Kernel,
     args: list[str],
@@ -240,7 +240,7 @@ def spawn(
 ) -> None:
     """Start the jail, which starts the kernel; all that is open here closes again, the guest's
     copies stay open as long as it lives."""
-    run = liveness.run_dir(root, guest.name)
+    run = liveness.run_dir(labdir, guest.name)
     with contextlib.ExitStack() as stack:
 
         def opened(fd: int) -> int:
@@ -293,7 +293,7 @@ def spawn(
             "--pid-file", os.path.join(run, "pid"),
             "--passing", str(int(passes_descriptors(args))),
             *(["--cgroup", guest.boot.cgroup] if guest.boot and guest.boot.cgroup else []),
-            *jail_args(root, guest, core),
+            *jail_args(labdir, guest, core),
             "--", core.binary, *args, *nics,
         ]
         # fmt: on

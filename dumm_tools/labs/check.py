@@ -24,14 +24,14 @@ class Check:
     remedy: str | None = None
 
 
-def run(root: str, *, isolated: bool) -> list[Check]:
-    """Try everything for a lab in `root`, on the host's network or in namespaces of its own."""
+def run(labdir: str, *, isolated: bool) -> list[Check]:
+    """Try everything for a lab in `labdir`, on the host's network or in namespaces of its own."""
     found = [_agent(), _namespaces()]
     if isolated:
         found.append(_ids())
     found.append(_tun())
     if found[1].state == "ok":  # else these cannot be tried
-        found += [_shm(), _overlay(root, isolated)]
+        found += [_shm(), _overlay(labdir, isolated)]
     found += [_kernel(), _master()]
     for name, package, why in (
         ("gcc", "gcc libc6-dev", "for building the agent"),
@@ -114,9 +114,9 @@ def _shm() -> Check:
     return Check("shm", "ok", "tmpfs")
 
 
-def _overlay(root: str, isolated: bool) -> Check:
+def _overlay(labdir: str, isolated: bool) -> Check:
     """Mount an overlay with its upper layer where the working set is."""
-    place = root if os.access(root, os.W_OK) else None
+    place = labdir if os.access(labdir, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix=".dumm-check-", dir=place) as top:
         for name in ("lower", "upper", "work", "merged"):
             os.mkdir(os.path.join(top, name))

@@ -33,10 +33,10 @@ class Picture(NamedTuple):
     bridges: list[link_views.BridgeView]
 
 
-def draw(root: str, form: Format) -> str:
+def draw(labdir: str, form: Format) -> str:
     """The lab in one of the formats. DummError where Graphviz is missing."""
-    found = load(root)
-    picture = look(root, found)
+    state = load(labdir)
+    picture = look(labdir, state)
     if form == "json":
         return as_json(picture)
     if form == "mermaid":
@@ -47,12 +47,12 @@ def draw(root: str, form: Format) -> str:
     return text
 
 
-def look(root: str, found: State) -> Picture:
+def look(labdir: str, state: State) -> Picture:
     """Merge records and kernel truth."""
     return Picture(
-        guest_views.views(root, found),
-        [Cable(v.record, v.state == "up") for v in link_views.interfaces(found)],
-        link_views.bridges(found),
+        guest_views.views(labdir, state),
+        [Cable(v.record, v.state == "up") for v in link_views.interfaces(state)],
+        link_views.bridges(state),
     )
 
 

@@ -22,19 +22,19 @@ DIRECTORIES = ("host", "mount", "run", "templates")
 HALT_TIMEOUT = 5.0
 
 
-def init(root: str, *, kernel_spec: str | None, master_spec: str | None, isolated: bool) -> None:
-    """Make a working set in `root`; Conflict when there is one. A failure leaves nothing new."""
+def init(labdir: str, *, kernel_spec: str | None, master_spec: str | None, isolated: bool) -> None:
+    """Make a working set in `labdir`; Conflict when there is one. A failure leaves nothing new."""
     core = kernel.resolve(kernel_spec).path if kernel_spec else None
     tree_ = master.resolve(master_spec).path if master_spec else None
     with store.unbroken(), contextlib.ExitStack() as undo:
-        if not os.path.isdir(root):
-            os.mkdir(root, 0o700)
-            undo.callback(_remove, os.rmdir, root)
-        path = os.path.join(root, store.FILE)
+        if not os.path.isdir(labdir):
+            os.mkdir(labdir, 0o700)
+            undo.callback(_remove, os.rmdir, labdir)
+        path = os.path.join(labdir, store.FILE)
         if os.path.lexists(path):
-            raise Conflict(f"'{root}' is a working set already")
-        _refuse_taken(root)
-        lock = os.path.join(root, store.LOCK)
+            raise Conflict(f"'{labdir}' is a working set already")
+        _refuse_taken(labdir)
+        lock = os.path.join(labdir, store.LOCK)
         fresh = not os.path.lexists(lock)
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         inode = os.fstat(fd).st_ino
@@ -42,7 +42,7 @@ def init(root: str, *, kernel_spec: str | None, master_spec: str | None, isolate
         if fresh:
             undo.callback(_remove, os.unlink, lock)
         for name in DIRECTORIES:
-            directory = os.path.join(root, name)
+            directory = os.path.join(labdir, name)
             if not os.path.isdir(directory):
                 os.mkdir(directory, 0o700)
                 undo.callback(_remove, os.rmdir, directory)
@@ -51,11 +51,11 @@ def init(root: str, *, kernel_spec: str | None, master_spec: str | None, isolate
         # A guest has dozens of FIFOs there. For each new inode ext4 steps over all that were freed
         # in the last minute in its group: a lab made again and again started half as fast.
         with contextlib.suppress(OSError):
-            inode_flags.spread(os.path.join(root, "run"))
+            inode_flags.spread(os.path.join(labdir, "run"))
         for name, target in (("linux", core), ("master", tree_)):
             if target is not None:
-                _link(undo, os.path.join(root, name), target)
-        store.create(root, State(id=os.urandom(6).hex(), lock_inode=inode, isolated=isolated))
+                _link(undo, os.path.join(labdir, name), target)
+        store.create(labdir, State(id=os.urandom(6).hex(), lock_inode=inode, isolated=isolated))
         undo.pop_all()
 
 
@@ -67,10 +67,10 @@ def _close(undo: contextlib.ExitStack, directory: str) -> None:
         undo.callback(os.chmod, directory, mode)
 
 
-def _refuse_taken(root: str) -> None:
+def _refuse_taken(labdir: str) -> None:
     """Conflict where there is what destroy would remove although it is not ours."""
     for name in DIRECTORIES:
-        path = os.path.join(root, name)
+        path = os.path.join(labdir, name)
         if os.path.lexists(path) and not os.path.isdir(path):
             raise Conflict(f"'{path}' is no directory", hint="move it away")
         if name == "run" and os.path.isdir(path) and os.listdir(path):
@@ -92,36 +92,36 @@ def _remove(how: object, path: str) -> None:
         how(path)
 
 
-def destroy(root: str) -> None:
+def destroy(labdir: str) -> None:
     """Stop the guests, remove links, mounts and run-time files; what guests wrote (host/NAME), the
     templates and the user's own files stay."""
     failures: list[tuple[str, Exception]] = []
-    running = guest_views.all_names(root, lambda s: s not in ("stopped",))
+    running = guest_views.all_names(labdir, lambda s: s not in ("stopped",))
     guest.stop(
-        root,
+        labdir,
         running,
         timeout=HALT_TIMEOUT,
         force=False,
         on_error=lambda name, e: failures.append((name, e)),
     )
-    still = [n for n, _ in failures if liveness.alive(root, n)]
+    still = [n for n, _ in failures if liveness.alive(labdir, n)]
     if still:
         raise DummError(f"guest '{still[0]}' does not stop: {dict(failures)[still[0]]}")
-    strangers = _strangers(root)
+    strangers = _strangers(labdir)
     for name in strangers:
-        boot.kill(root, name)
+        boot.kill(labdir, name)
     # What is not up has nothing in the kernel that would have to be looked for inside.
-    with store.transaction(root, apart=not holder.lives(root)) as change:
+    with store.transaction(labdir, apart=not holder.lives(labdir)) as change:
         state = change.state
         boot.release(state, *state.guests.values())
         bridge.remove_all(state)
         for name in {*state.guests, *strangers}:
-            mounts.umount(root, state, name)
-            workdir.drop(root, name)
+            mounts.umount(labdir, state, name)
+            workdir.drop(labdir, name)
     if state.isolated:
-        isolation.end(root)
+        isolation.end(labdir)
     for name in DIRECTORIES:
-        path = os.path.join(root, name)
+        path = os.path.join(labdir, name)
         if not os.path.isdir(path):
             continue  # an earlier destroy was killed here
         if name == "run":
@@ -131,42 +131,45 @@ def destroy(root: str) -> None:
                 _remove(os.rmdir, os.path.join(path, each))
         _remove(os.rmdir, path)
     for name in ("linux", "master"):
-        if os.path.islink(os.path.join(root, name)):
-            os.unlink(os.path.join(root, name))
-    os.unlink(os.path.join(root, store.FILE))
+        if os.path.islink(os.path.join(labdir, name)):
+            os.unlink(os.path.join(labdir, name))
+    os.unlink(os.path.join(labdir, store.FILE))
 
 
-def _strangers(root: str) -> list[str]:
+def _strangers(labdir: str) -> list[str]:
     """Guests that have left something here and are not in the state, which may have been restored
     from a backup."""
-    known = store.load(root).guests
+    known = store.load(labdir).guests
     found: set[str] = set()
     for place in ("run", "mount"):
-        with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(root, place)) as each:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            os.scandir(os.path.join(labdir, place)) as each,
+        ):
             found.update(e.name for e in each if e.is_dir(follow_symlinks=False))
     return sorted(name for name in found - known.keys() if names.is_guest(name))
 
 
-def mount(root: str, name: str) -> None:
+def mount(labdir: str, name: str) -> None:
     """Mount a guest's tree at mount/NAME, as `create` and `start` do."""
-    with turn.taken(root, name):
+    with turn.taken(labdir, name):
         with contextlib.suppress(DummError, OSError):
-            exchange.settle(root, name, turn.PATIENCE)
-        with store.transaction(root) as change:
+            exchange.settle(labdir, name, turn.PATIENCE)
+        with store.transaction(labdir) as change:
             one = guest_views.get(change.state, name)
-            if mounts.is_mounted(root, change.state, name):
+            if mounts.is_mounted(labdir, change.state, name):
                 return
-            if liveness.guest_state(root, change.state, one) in ("running", "paused"):
+            if liveness.guest_state(labdir, change.state, one) in ("running", "paused"):
                 # Two mounts of one upper layer would not agree.
-                exchange.mount_from_jail(root, name)
-                mounts.note_fuse(root, name)
+                exchange.mount_from_jail(labdir, name)
+                mounts.note_fuse(labdir, name)
             else:
-                choice.mount(root, change.state, one)
+                choice.mount(labdir, change.state, one)
 
 
-def umount(root: str, name: str) -> None:
+def umount(labdir: str, name: str) -> None:
     """Take a guest's tree off mount/NAME; a running guest keeps its own."""
-    with turn.taken(root, name), store.transaction(root) as change:
+    with turn.taken(labdir, name), store.transaction(labdir) as change:
         guest_views.get(change.state, name)
-        if not mounts.umount(root, change.state, name):
+        if not mounts.umount(labdir, change.state, name):
             raise Conflict(f"'mount/{name}' is not mounted")

@@ -20,231 +20,239 @@ from dumm_tools.running import liveness, turn
 Report = Callable[[str], None]
 
 
-def create(root: str, name: str, *, addresses: Sequence[str] = (), may_exist: bool = False) -> None:
+def create(
+    labdir: str, name: str, *, addresses: Sequence[str] = (), may_exist: bool = False
+) -> None:
     """Make a bridge. Usage, Conflict."""
     names.bridge(name)
     wanted = address.interfaces(list(addresses))
     rtnl.load()
-    with statefile.transaction(root) as change:
-        found = change.state
-        if name in found.bridges and not may_exist:
+    with statefile.transaction(labdir) as change:
+        state = change.state
+        if name in state.bridges and not may_exist:
             raise Conflict(f"bridge '{name}' exists already")
         with netlink.host() as channel:
-            if name not in found.bridges:
-                found.bridges[name] = Bridge(name, wanted)
-                if any(i.tap == name for i in found.ifaces.values()):
+            if name not in state.bridges:
+                state.bridges[name] = Bridge(name, wanted)
+                if any(i.tap == name for i in state.ifaces.values()):
                     raise Conflict(f"'{name}' is an interface already")
                 # By the record a bridge is ours that another command was killed at.
-                host_links.check_free(found, name)
+                host_links.check_free(state, name)
                 change.save()
-            host_links.ensure_bridge(channel, found, found.bridges[name])
+            host_links.ensure_bridge(channel, state, state.bridges[name])
 
 
-def delete(root: str, name: str, *, if_exists: bool = False, warn: Report = lambda _: None) -> None:
+def delete(
+    labdir: str, name: str, *, if_exists: bool = False, warn: Report = lambda _: None
+) -> None:
     """Unplug a bridge's members, then remove it. Guests that do not let their ends down are said
     to `warn`. Usage, NotFound, Conflict."""
     names.bridge(name)
     rtnl.load()
     with statefile.unbroken():
-        with statefile.transaction(root) as change:
-            found = change.state
-            if if_exists and name not in found.bridges:
+        with statefile.transaction(labdir) as change:
+            state = change.state
+            if if_exists and name not in state.bridges:
                 return
-            bridge = link_views.bridge(found, name)
+            bridge = link_views.bridge(state, name)
             members: dict[str, list[Iface]] = {}
-            for member in found.members_of(name):
+            for member in state.members_of(name):
                 members.setdefault(member.guest, []).append(member)
-            states = {g: liveness.guest_state(root, found, found.guests[g]) for g in members}
+            states = {g: liveness.guest_state(labdir, state, state.guests[g]) for g in members}
             for guest, now in states.items():
                 if now == "paused":
                     raise Conflict(f"guest '{guest}' is paused")
             with netlink.host() as channel:
-                way_out.remove(channel, found, bridge)
-                host_links.remove(channel, found, [name])
+                way_out.remove(channel, state, bridge)
+                host_links.remove(channel, state, [name])
             # Whoever makes it anew before it is forgotten makes no uplink.
             bridge.uplink, bridge.host_access = None, False
             bridge.extra.pop("uplink_before", None)
             told = [guest for guest, now in states.items() if now == "running"]
             if not told:
-                _forget(root, found, name, members)
+                _forget(labdir, state, name, members)
         if told:
             failures = turn.each(
-                root,
+                labdir,
                 told,
-                lambda guest, seconds: _take_down(root, _are_there(root, members[guest]), seconds),
-                lambda _: _forgotten(root, name, members),
-                lambda guest, seconds: _take_down(root, _are_down(root, members[guest]), seconds),
+                lambda guest, seconds: _take_down(
+                    labdir, _are_there(labdir, members[guest]), seconds
+                ),
+                lambda _: _forgotten(labdir, name, members),
+                lambda guest, seconds: _take_down(
+                    labdir, _are_down(labdir, members[guest]), seconds
+                ),
             )
             for guest, error in failures.items():
                 ends = ", ".join(f"'{m.name}'" for m in members[guest])
                 warn(f"{ends} may still be up in the guest: {error}")
-    uplink.end_outside(root)
+    uplink.end_outside(labdir)
 
 
-def _take_down(root: str, members: Sequence[Iface], seconds: float) -> None:
+def _take_down(labdir: str, members: Sequence[Iface], seconds: float) -> None:
     if members:
-        with turn.unless_ended(root, members[0].guest):
-            nic.bring_down(root, members, seconds)
+        with turn.unless_ended(labdir, members[0].guest):
+            nic.bring_down(labdir, members, seconds)
 
 
-def _are_there(root: str, members: Sequence[Iface]) -> list[Iface]:
+def _are_there(labdir: str, members: Sequence[Iface]) -> list[Iface]:
     """Those that no other command has plugged in elsewhere meanwhile."""
-    records = statefile.load(root).ifaces
+    records = statefile.load(labdir).ifaces
     return [m for m in members if m.name in records and records[m.name].bridge == m.bridge]
 
 
-def _moved(found: State, members: Sequence[Iface]) -> list[Iface]:
+def _moved(state: State, members: Sequence[Iface]) -> list[Iface]:
     """The others, if they are up: they were taken down after that."""
-    records = [found.ifaces[m.name] for m in members if m.name in found.ifaces]
+    records = [state.ifaces[m.name] for m in members if m.name in state.ifaces]
     return [r for r in records if r.bridge is not None and r.up]
 
 
-def _bring_up(root: str, members: Sequence[Iface]) -> None:
+def _bring_up(labdir: str, members: Sequence[Iface]) -> None:
     for member in members:
-        nic.plug(root, member)
+        nic.plug(labdir, member)
 
 
-def _are_down(root: str, members: Sequence[Iface]) -> list[Iface]:
+def _are_down(labdir: str, members: Sequence[Iface]) -> list[Iface]:
     """Those that no other command has brought up meanwhile."""
-    records = statefile.load(root).ifaces
+    records = statefile.load(labdir).ifaces
     return [m for m in members if m.name in records and not records[m.name].up]
 
 
-def _forgotten(root: str, name: str, members: Mapping[str, Sequence[Iface]]) -> None:
-    with statefile.transaction(root) as change:
+def _forgotten(labdir: str, name: str, members: Mapping[str, Sequence[Iface]]) -> None:
+    with statefile.transaction(labdir) as change:
         if name in change.state.bridges:
             with netlink.host() as channel:  # another command may have made it anew
                 host_links.remove(channel, change.state, [name])
-            _forget(root, change.state, name, members)
+            _forget(labdir, change.state, name, members)
 
 
-def _forget(root: str, found: State, name: str, told: Mapping[str, Sequence[Iface]]) -> None:
+def _forget(labdir: str, state: State, name: str, told: Mapping[str, Sequence[Iface]]) -> None:
     """Forget a bridge that is removed. Its members are on none, and those that were told are
     down: not those that another command has plugged in meanwhile."""
-    del found.bridges[name]
+    del state.bridges[name]
     for members in told.values():
-        cable.unplugged(root, found, members)
-    cable.unplugged(root, found, found.members_of(name), down=False)
+        cable.unplugged(labdir, state, members)
+    cable.unplugged(labdir, state, state.members_of(name), down=False)
 
 
-def connect(root: str, name: str, interface: str) -> None:
+def connect(labdir: str, name: str, interface: str) -> None:
     """Plug an interface into a bridge; one on another bridge moves. One that is down comes up; of
     one that is up nothing else is touched. Usage, NotFound, Conflict."""
     guest, _ = names.interface(interface)
-    if liveness.alive(root, guest):
+    if liveness.alive(labdir, guest):
         rtnl.load()
-    if _move(root, name, interface):
+    if _move(labdir, name, interface):
         return
-    with turn.taken(root, guest):
-        with statefile.transaction(root) as change:
-            found = change.state
-            bridge = link_views.bridge(found, name)
-            member = link_views.interface(found, interface)
-            running = cable.reachable(root, found, guest)
+    with turn.taken(labdir, guest):
+        with statefile.transaction(labdir) as change:
+            state = change.state
+            bridge = link_views.bridge(state, name)
+            member = link_views.interface(state, interface)
+            running = cable.reachable(labdir, state, guest)
             before = member.but()
             member.up, member.bridge = True, name
             change.save()
             with netlink.host() as channel:
-                host_links.ensure_bridge(channel, found, bridge)
-            reopen = cable.settle_host(root, found, member, running)
+                host_links.ensure_bridge(channel, state, bridge)
+            reopen = cable.settle_host(labdir, state, member, running)
         if running:
-            with cable.taking_back(root, before, member):
-                nic.plug(root, member, reopen=reopen)
+            with cable.taking_back(labdir, before, member):
+                nic.plug(labdir, member, reopen=reopen)
 
 
-def _move(root: str, name: str, interface: str) -> bool:
+def _move(labdir: str, name: str, interface: str) -> bool:
     """Have an interface that is up on one bridge be on another. The guest sees nothing of it: it
     may be paused, or stuck. False for one that is where it should be: it may be of a `create`
     that was killed before the guest had its device."""
-    with statefile.transaction(root) as change:
-        found = change.state
-        bridge = link_views.bridge(found, name)
-        member = link_views.interface(found, interface)
-        if member.bridge is None or not member.up or not link_views.ours(found, member.tap):
+    with statefile.transaction(labdir) as change:
+        state = change.state
+        bridge = link_views.bridge(state, name)
+        member = link_views.interface(state, interface)
+        if member.bridge is None or not member.up or not link_views.ours(state, member.tap):
             return False
-        if member.bridge == name and cable.is_running(root, found, member.guest):
+        if member.bridge == name and cable.is_running(labdir, state, member.guest):
             return False
         member.bridge = name
         change.save()
         with netlink.host() as channel:
-            host_links.ensure_bridge(channel, found, bridge)
-        cable.settle_host(root, found, member, running=False)
+            host_links.ensure_bridge(channel, state, bridge)
+        cable.settle_host(labdir, state, member, running=False)
     return True
 
 
-def disconnect(root: str, interface: str) -> None:
+def disconnect(labdir: str, interface: str) -> None:
     """Unplug an interface from its bridge, whatever its guest says, and take it down there.
     Usage, NotFound, Conflict."""
     guest, _ = names.interface(interface)
-    if liveness.alive(root, guest):
+    if liveness.alive(labdir, guest):
         rtnl.load()
-    with statefile.transaction(root) as change:
-        found = change.state
-        member = link_views.interface(found, interface)
+    with statefile.transaction(labdir) as change:
+        state = change.state
+        member = link_views.interface(state, interface)
         if member.bridge is None:
             raise Conflict(f"'{interface}' is not connected")
-        if not cable.reachable(root, found, guest):
-            cable.unplugged(root, found, [member])
+        if not cable.reachable(labdir, state, guest):
+            cable.unplugged(labdir, state, [member])
             return
         with netlink.host() as channel:
-            host_links.unplug(channel, found, member.tap)
-    with cable.cut_off(root, member, down=True), turn.taken(root, guest):
-        _take_down(root, _are_there(root, [member]), ANSWER_TIMEOUT)
-        with statefile.transaction(root) as change:
-            cable.unplugged(root, change.state, [member])
+            host_links.unplug(channel, state, member.tap)
+    with cable.cut_off(labdir, member, down=True), turn.taken(labdir, guest):
+        _take_down(labdir, _are_there(labdir, [member]), ANSWER_TIMEOUT)
+        with statefile.transaction(labdir) as change:
+            cable.unplugged(labdir, change.state, [member])
             moved = _moved(change.state, [member])
-        _bring_up(root, moved)
+        _bring_up(labdir, moved)
 
 
 def add_addresses(
-    root: str, name: str, addresses: Sequence[str], *, may_exist: bool = False
+    labdir: str, name: str, addresses: Sequence[str], *, may_exist: bool = False
 ) -> None:
     """Give the host addresses on a bridge. Usage, NotFound, Conflict."""
     wanted = address.interfaces(list(addresses))
     rtnl.load()
-    with statefile.transaction(root) as change:
-        found = change.state
-        bridge = link_views.bridge(found, name)
+    with statefile.transaction(labdir) as change:
+        state = change.state
+        bridge = link_views.bridge(state, name)
         before = list(bridge.addresses)
         new = address.new_ones(name, before, wanted, may_exist=may_exist)
         bridge.addresses = before + new
         change.save()
         with netlink.host() as channel, contextlib.ExitStack() as undo:
-            undo.callback(_drop, channel, found, bridge, before, new)
-            host_links.ensure_bridge(channel, found, bridge)
+            undo.callback(_drop, channel, state, bridge, before, new)
+            host_links.ensure_bridge(channel, state, bridge)
             with host_links.explained(f"add an address to '{name}'"):
-                guard.bridge(channel, found, bridge, bridge.addresses)
+                guard.bridge(channel, state, bridge, bridge.addresses)
                 host_links.add_addresses(channel, name, wanted)
             if bridge.uplink == "nat":
-                nat.make(found)
+                nat.make(state)
             change.save()
             undo.pop_all()
 
 
 def _drop(
-    channel: netlink.Channel, found: State, bridge: Bridge, before: list[str], new: list[str]
+    channel: netlink.Channel, state: State, bridge: Bridge, before: list[str], new: list[str]
 ) -> None:
     with contextlib.suppress(OSError):
         host_links.del_addresses(channel, bridge.name, new)
-        guard.bridge(channel, found, bridge, before)
+        guard.bridge(channel, state, bridge, before)
 
 
 def del_addresses(
-    root: str, name: str, addresses: Sequence[str], *, if_exists: bool = False
+    labdir: str, name: str, addresses: Sequence[str], *, if_exists: bool = False
 ) -> None:
     """Take addresses from the host on a bridge. Usage, NotFound."""
     unwanted = address.interfaces(list(addresses))
     rtnl.load()
-    with statefile.transaction(root) as change:
-        found = change.state
-        bridge = link_views.bridge(found, name)
+    with statefile.transaction(labdir) as change:
+        state = change.state
+        bridge = link_views.bridge(state, name)
         left = address.without(name, bridge.addresses, unwanted, if_exists=if_exists)
         if bridge.uplink == "nat" and all(address.is_v6(a) for a in left):
             raise Conflict(
                 f"'{name}' needs an IPv4 address for its uplink",
                 hint=f"dumm-bridge uplink {name} --none",
             )
-        if link_views.ours(found, name):
+        if link_views.ours(state, name):
             with (
                 netlink.host() as channel,
                 host_links.explained(f"remove an address from '{name}'"),
@@ -252,23 +260,23 @@ def del_addresses(
                 host_links.del_addresses(channel, name, unwanted)
                 # Of a network the kernel drops all with the first (promote_secondaries).
                 host_links.add_addresses(channel, name, [a for a in left if not address.is_v6(a)])
-                guard.bridge(channel, found, bridge, left)
+                guard.bridge(channel, state, bridge, left)
         bridge.addresses = left
-        if bridge.uplink == "nat" and link_views.ours(found, name):
-            nat.make(found)
+        if bridge.uplink == "nat" and link_views.ours(state, name):
+            nat.make(state)
 
 
-def remove_all(found: State) -> None:
+def remove_all(state: State) -> None:
     """Remove every link and every uplink that the working set has made; records stay."""
-    present = link_views.our_links(found)
-    uplinks = any(b.uplink for b in found.bridges.values())
-    if not found.isolated:  # of a bridge that has gone there may be rules still
-        present += [n for n, b in found.bridges.items() if b.addresses and n not in present]
-        uplinks = uplinks or nat.stands(found)
+    present = link_views.our_links(state)
+    uplinks = any(b.uplink for b in state.bridges.values())
+    if not state.isolated:  # of a bridge that has gone there may be rules still
+        present += [n for n, b in state.bridges.items() if b.addresses and n not in present]
+        uplinks = uplinks or nat.stands(state)
     if present or uplinks:
         with netlink.host() as channel:
             if uplinks:
-                way_out.remove_all(channel, found)
-            host_links.remove(channel, found, present)
-    if not found.isolated:
-        guard.clear(found)
+                way_out.remove_all(channel, state)
+            host_links.remove(channel, state, present)
+    if not state.isolated:
+        guard.clear(state)

@@ -19,128 +19,128 @@ from dumm_tools.running import contact, guest_views, liveness, turn
 
 
 @contextlib.contextmanager
-def turn_of(root: str, guest: str) -> Iterator[None]:
+def turn_of(labdir: str, guest: str) -> Iterator[None]:
     """The guest's turn, for a change that needs netlink if it runs: what takes long is done
     before."""
-    if liveness.alive(root, guest):
+    if liveness.alive(labdir, guest):
         rtnl.load()
-    with turn.taken(root, guest):
+    with turn.taken(labdir, guest):
         yield
 
 
-def reachable(root: str, found: State, guest: str) -> bool:
+def reachable(labdir: str, state: State, guest: str) -> bool:
     """Does the guest run, so that a change takes effect at once? Conflict while it is between
     the two, or paused."""
-    now = liveness.guest_state(root, found, guest_views.get(found, guest))
+    now = liveness.guest_state(labdir, state, guest_views.get(state, guest))
     if now in ("starting", "paused", "stopping"):
         raise Conflict(f"guest '{guest}' is {now}")
     return now == "running"
 
 
-def refresh_boot(root: str, found: State, guest: str) -> None:
+def refresh_boot(labdir: str, state: State, guest: str) -> None:
     """Let a running guest that reboots itself come back as it is now."""
-    contact.write_boot(root, found.guests[guest], nic.boot_records(found, guest))
+    contact.write_boot(labdir, state.guests[guest], nic.boot_records(state, guest))
 
 
-def settle_host(root: str, found: State, iface: Iface, running: bool = True) -> bool:
+def settle_host(labdir: str, state: State, iface: Iface, running: bool = True) -> bool:
     """Make the host's end of an interface be as recorded, all of it where the guest runs, else a
     tap that a crash has left; and what the guest reboots by. True when a device in the guest
     must open the tap anew."""
-    if not running and not link_views.ours(found, iface.tap):
+    if not running and not link_views.ours(state, iface.tap):
         return False
     # Somebody removed the tap or took it down: the guest's device may hold one that is no more,
     # or be stuck with a packet that was not taken (vector_send, arch/um/drivers/vector_kern.c).
     reopen = not sysfs.has_carrier(iface.tap)
     with netlink.host() as channel, contextlib.ExitStack() as undo:
-        plug_host(channel, undo, found, iface)
+        plug_host(channel, undo, state, iface)
         if running:
-            refresh_boot(root, found, iface.guest)
+            refresh_boot(labdir, state, iface.guest)
         undo.pop_all()
     return reopen
 
 
 @contextlib.contextmanager
-def taking_back(root: str, before: Iface | None, after: Iface) -> Iterator[None]:
+def taking_back(labdir: str, before: Iface | None, after: Iface) -> Iterator[None]:
     """Tell the guest inside, which has the record `after`; where that fails, `before` is put
     back, on the host and, if it answers, in the guest. What others changed meanwhile stays."""
     try:
         yield
     except BaseException as e:
         with contextlib.suppress(*guest_links.UNDO_FAILURES):
-            left, reopen = _take_back(root, before, after)
+            left, reopen = _take_back(labdir, before, after)
             # Who does not answer would not answer to this either; nor does who interrupts us wait.
             if left is not None and isinstance(e, Exception) and not isinstance(e, TimedOut):
-                nic.plug(root, left, reopen=reopen)
+                nic.plug(labdir, left, reopen=reopen)
         raise
 
 
-def _take_back(root: str, before: Iface | None, after: Iface) -> tuple[Iface | None, bool]:
+def _take_back(labdir: str, before: Iface | None, after: Iface) -> tuple[Iface | None, bool]:
     """The record as it is then, where the guest runs, and whether its device must open the tap
     anew."""
-    with statefile.transaction(root) as change:
-        found = change.state
-        record = found.ifaces.get(after.name)
+    with statefile.transaction(labdir) as change:
+        state = change.state
+        record = state.ifaces.get(after.name)
         if record is None:
             return None, False
-        running = is_running(root, found, after.guest)
+        running = is_running(labdir, state, after.guest)
         if before is None:
             with netlink.host() as channel:
-                host_links.remove(channel, found, [record.tap])
-            del found.ifaces[record.name]
+                host_links.remove(channel, state, [record.tap])
+            del state.ifaces[record.name]
             if running:
-                refresh_boot(root, found, record.guest)
+                refresh_boot(labdir, state, record.guest)
             return None, False
         for key, value in vars(before).items():
             if getattr(record, key) == getattr(after, key):
                 setattr(record, key, value)
-        if record.bridge not in found.bridges:
+        if record.bridge not in state.bridges:
             record.bridge = None
         change.save()
-        reopen = settle_host(root, found, record, running)
+        reopen = settle_host(labdir, state, record, running)
         return (record if running else None), reopen
 
 
-def is_running(root: str, found: State, guest: str) -> bool:
+def is_running(labdir: str, state: State, guest: str) -> bool:
     """Does the guest run and answer, as far as one can see?"""
-    record = found.guests.get(guest)
-    return record is not None and liveness.guest_state(root, found, record) == "running"
+    record = state.guests.get(guest)
+    return record is not None and liveness.guest_state(labdir, state, record) == "running"
 
 
-def plug_host(channel: Channel, undo: contextlib.ExitStack, found: State, iface: Iface) -> None:
+def plug_host(channel: Channel, undo: contextlib.ExitStack, state: State, iface: Iface) -> None:
     """Bridge and tap of an interface, what is made here on the undo list."""
     if iface.bridge is not None and host_links.ensure_bridge(
-        channel, found, found.bridges[iface.bridge]
+        channel, state, state.bridges[iface.bridge]
     ):
-        undo.callback(host_links.discard_bridge, channel, found, iface.bridge)
-    if host_links.ensure_tap(channel, found, iface):
+        undo.callback(host_links.discard_bridge, channel, state, iface.bridge)
+    if host_links.ensure_tap(channel, state, iface):
         undo.callback(host_links.discard, channel, iface.tap)
 
 
 @contextlib.contextmanager
-def cut_off(root: str, iface: Iface, *, down: bool) -> Iterator[None]:
+def cut_off(labdir: str, iface: Iface, *, down: bool) -> Iterator[None]:
     """Tell the guest inside of an interface that was unplugged on the host: where that fails, that
     is recorded all the same. Ctrl-C waits for the end."""
     with statefile.unbroken():
         try:
             yield
         except (DummError, OSError):
-            with statefile.transaction(root) as change:
-                unplugged(root, change.state, [iface], down=down)
+            with statefile.transaction(labdir) as change:
+                unplugged(labdir, change.state, [iface], down=down)
             raise
 
 
-def unplugged(root: str, found: State, ifaces: Sequence[Iface], *, down: bool = True) -> None:
+def unplugged(labdir: str, state: State, ifaces: Sequence[Iface], *, down: bool = True) -> None:
     """Record that interfaces are on no bridge any more, but for those that other commands have
     plugged in elsewhere, and see to it that their taps are on none."""
     with netlink.host() as channel:
         for old in ifaces:
-            record = found.ifaces.get(old.name)
+            record = state.ifaces.get(old.name)
             if record is not None and record.bridge == old.bridge:
-                host_links.unplug(channel, found, record.tap)
+                host_links.unplug(channel, state, record.tap)
                 record.bridge = None
                 record.up = record.up and not down
-    for guest in {i.guest for i in ifaces} & found.guests.keys():
-        now = liveness.guest_state(root, found, found.guests[guest])
+    for guest in {i.guest for i in ifaces} & state.guests.keys():
+        now = liveness.guest_state(labdir, state, state.guests[guest])
         if now not in ("stopped", "crashed"):
             with contextlib.suppress(FileNotFoundError):  # it begins anew, and reads the record
-                refresh_boot(root, found, guest)
+                refresh_boot(labdir, state, guest)

@@ -24,20 +24,20 @@ _USERS = ("tcpdump", "nobody")
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def of_interface(root: str, name: str) -> str:
+def of_interface(labdir: str, name: str) -> str:
     """The host's device of an interface. Usage, NotFound, Conflict when it has none now."""
-    found = statefile.load(root)
-    return _present(found, link_views.interface(found, name).tap, f"'{name}' is not plugged in")
+    state = statefile.load(labdir)
+    return _present(state, link_views.interface(state, name).tap, f"'{name}' is not plugged in")
 
 
-def of_bridge(root: str, name: str) -> str:
+def of_bridge(labdir: str, name: str) -> str:
     """The host's device of a bridge. Usage, NotFound, Conflict when it is not there."""
-    found = statefile.load(root)
-    return _present(found, link_views.bridge(found, name).name, f"bridge '{name}' is not up")
+    state = statefile.load(labdir)
+    return _present(state, link_views.bridge(state, name).name, f"bridge '{name}' is not up")
 
 
-def _present(found: State, device: str, otherwise: str) -> str:
-    if not link_views.ours(found, device):
+def _present(state: State, device: str, otherwise: str) -> str:
+    if not link_views.ours(state, device):
         raise Conflict(otherwise, hint="it is there while a guest on it runs")
     return device
 

@@ -74,10 +74,10 @@ def apply_shape(control: Control, iface: Iface, index: int) -> None:
         netlink.transact(control, link_requests.shaping(iface, index))
 
 
-def add_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
+def add_addresses(labdir: str, iface: Iface, addresses: list[str]) -> None:
     """Give the device in the running guest addresses: all or none."""
     with (
-        contact.control(root, iface.guest) as control,
+        contact.control(labdir, iface.guest) as control,
         explained(f"add an address to '{iface.name}'"),
         contextlib.ExitStack() as undo,
     ):
@@ -99,12 +99,14 @@ def _drop_address(control: Control, index: int, text: str) -> None:
         netlink.transact(control, [rtnl.address(rtnl.RTM_DELADDR, index, text)])
 
 
-def del_addresses(root: str, iface: Iface, addresses: list[str], left: Sequence[str] = ()) -> None:
+def del_addresses(
+    labdir: str, iface: Iface, addresses: list[str], left: Sequence[str] = ()
+) -> None:
     """Take addresses from the device in the running guest; one it does not have is fine. `left`
     are to stay: of a network the kernel drops all with the first (promote_secondaries in
     Documentation/networking/ip-sysctl.rst)."""
     with (
-        contact.control(root, iface.guest) as control,
+        contact.control(labdir, iface.guest) as control,
         explained(f"remove an address from '{iface.name}'"),
     ):
         index = need(control, iface).ifindex
@@ -118,25 +120,25 @@ def del_addresses(root: str, iface: Iface, addresses: list[str], left: Sequence[
         netlink.transact(control, link_requests.addresses(stay, index))
 
 
-def drop_addresses(root: str, iface: Iface, addresses: list[str]) -> None:
+def drop_addresses(labdir: str, iface: Iface, addresses: list[str]) -> None:
     """Undo an `add_addresses`."""
     with contextlib.suppress(*UNDO_FAILURES):
-        del_addresses(root, iface, addresses)
+        del_addresses(labdir, iface, addresses)
 
 
-def live_addresses(root: str, iface: Iface) -> list[str]:
+def live_addresses(labdir: str, iface: Iface) -> list[str]:
     """The addresses that the device has in the running guest."""
     with (
-        contact.control(root, iface.guest) as control,
+        contact.control(labdir, iface.guest) as control,
         explained(f"list the addresses of '{iface.name}'"),
     ):
         return [a.address for a in rtnl.addresses(control, need(control, iface).ifindex)]
 
 
-def add_routes(root: str, iface: Iface, routes: list[dict[str, str]]) -> None:
+def add_routes(labdir: str, iface: Iface, routes: list[dict[str, str]]) -> None:
     """Give the running guest routes out of the device, those that it can have now."""
     with (
-        contact.control(root, iface.guest) as control,
+        contact.control(labdir, iface.guest) as control,
         explained(f"add a route to '{iface.name}'"),
     ):
         link = need(control, iface)
@@ -146,10 +148,10 @@ def add_routes(root: str, iface: Iface, routes: list[dict[str, str]]) -> None:
         netlink.transact(control, link_requests.routes(iface, link.ifindex, routes))
 
 
-def del_routes(root: str, iface: Iface, routes: list[dict[str, str]]) -> None:
+def del_routes(labdir: str, iface: Iface, routes: list[dict[str, str]]) -> None:
     """Take routes from the running guest; one that it does not have is fine."""
     with (
-        contact.control(root, iface.guest) as control,
+        contact.control(labdir, iface.guest) as control,
         explained(f"remove a route from '{iface.name}'"),
     ):
         index = need(control, iface).ifindex
@@ -167,17 +169,17 @@ def _tolerant(control: Control, request: Request, *numbers: int) -> None:
             raise
 
 
-def live_routes(root: str, guest: str) -> list[tuple[str, route.Route]]:
+def live_routes(labdir: str, guest: str) -> list[tuple[str, route.Route]]:
     """The routes of the running guest, with the names of their devices."""
-    with contact.control(root, guest) as control, explained(f"list the routes of '{guest}'"):
+    with contact.control(labdir, guest) as control, explained(f"list the routes of '{guest}'"):
         by_index = {link.ifindex: link.name for link in rtnl.links(control)}
         return [(by_index.get(r.ifindex, "?"), r) for r in route.routes(control)]
 
 
-def change_shape(root: str, iface: Iface) -> None:
+def change_shape(labdir: str, iface: Iface) -> None:
     """Shape the device in the running guest as recorded, whatever it was like."""
     with (
-        contact.control(root, iface.guest) as control,
+        contact.control(labdir, iface.guest) as control,
         explained(f"shape '{iface.name}' in its guest"),
     ):
         index = need(control, iface).ifindex
@@ -188,16 +190,16 @@ def change_shape(root: str, iface: Iface) -> None:
             _tolerant(control, request, errno.ENOENT, errno.EINVAL)
 
 
-def restore_shape(root: str, iface: Iface) -> None:
+def restore_shape(labdir: str, iface: Iface) -> None:
     """Undo a `change_shape`."""
     with contextlib.suppress(*UNDO_FAILURES):
-        change_shape(root, iface)
+        change_shape(labdir, iface)
 
 
-def live_shape(root: str, iface: Iface) -> dict[str, float]:
+def live_shape(labdir: str, iface: Iface) -> dict[str, float]:
     """What the device in the running guest has of shaping; quick to import."""
     with (
-        contact.control(root, iface.guest, ASK_TIMEOUT) as control,
+        contact.control(labdir, iface.guest, ASK_TIMEOUT) as control,
         explained(f"ask for the shape of '{iface.name}'"),
     ):
         try:

@@ -23,7 +23,7 @@ __all__ = ["boot_records", "uml_arg"]
 
 
 def create(
-    root: str,
+    labdir: str,
     name: str,
     *,
     bridge: str | None = None,
@@ -38,251 +38,251 @@ def create(
     address.fits(address.mtu(mtu), wanted)
     mac = address.mac(mac) if mac else None
     reopen = False
-    with cable.turn_of(root, guest):
-        with statefile.transaction(root) as change:
-            found = change.state
-            guest_views.get(found, guest)
-            fresh = name not in found.ifaces
+    with cable.turn_of(labdir, guest):
+        with statefile.transaction(labdir) as change:
+            state = change.state
+            guest_views.get(state, guest)
+            fresh = name not in state.ifaces
             if not fresh and not may_exist:
                 raise Conflict(f"interface '{name}' exists already")
-            if fresh and bridge is not None and bridge not in found.bridges:
+            if fresh and bridge is not None and bridge not in state.bridges:
                 raise NotFound(f"no bridge '{names.bridge(bridge)}'")
-            running = cable.reachable(root, found, guest)
+            running = cable.reachable(labdir, state, guest)
             if fresh:
-                tap = _free_tap(found, name)
-                taken = {i.slot for i in found.ifaces_of(guest)}
-                macs = {i.mac for i in found.ifaces.values()}
-                found.ifaces[name] = Iface(
+                tap = _free_tap(state, name)
+                taken = {i.slot for i in state.ifaces_of(guest)}
+                macs = {i.mac for i in state.ifaces.values()}
+                state.ifaces[name] = Iface(
                     name=name,
                     guest=guest,
                     device=device,
                     slot=next(n for n in range(len(taken) + 1) if n not in taken),
                     tap=tap,
-                    mac=mac or address.made_mac(f"{found.id} {name}", macs),
+                    mac=mac or address.made_mac(f"{state.id} {name}", macs),
                     bridge=bridge,
                     mtu=mtu,
                     up=bridge is not None,
                     addresses=wanted,
                 )
                 change.save()
-            made = found.ifaces[name]
+            made = state.ifaces[name]
             if running:
-                reopen = cable.settle_host(root, found, made)
+                reopen = cable.settle_host(labdir, state, made)
         if running:
             # One that is there may be of a command that was killed before the guest had it.
-            with cable.taking_back(root, None if fresh else made, made):
-                nic.plug(root, made, reopen=reopen)
+            with cable.taking_back(labdir, None if fresh else made, made):
+                nic.plug(labdir, made, reopen=reopen)
 
 
-def _free_tap(found: State, name: str) -> str:
+def _free_tap(state: State, name: str) -> str:
     """The name for an interface's tap; Conflict where something else has it."""
     tap = names.tap(name)
-    if tap in found.bridges:
+    if tap in state.bridges:
         raise Conflict(f"'{tap}' is a bridge already")
-    for other in found.ifaces.values():
+    for other in state.ifaces.values():
         if other.tap == tap:
             raise Conflict(f"'{name}' would get the same tap '{tap}' as '{other.name}'")
-    host_links.check_free(found, tap)
+    host_links.check_free(state, tap)
     return tap
 
 
-def plug_late(root: str, guest: str, count: int) -> None:
+def plug_late(labdir: str, guest: str, count: int) -> None:
     """Give a guest that has just become ready its last `count` devices."""
-    with cable.turn_of(root, guest):
-        with statefile.transaction(root) as change:
+    with cable.turn_of(labdir, guest):
+        with statefile.transaction(labdir) as change:
             late = change.state.ifaces_of(guest)[-count:]
-            reopen = [cable.settle_host(root, change.state, iface) for iface in late]
+            reopen = [cable.settle_host(labdir, change.state, iface) for iface in late]
         for iface, anew in zip(late, reopen, strict=True):
-            nic.plug(root, iface, reopen=anew)
+            nic.plug(labdir, iface, reopen=anew)
 
 
-def delete(root: str, name: str, *, if_exists: bool = False) -> None:
+def delete(labdir: str, name: str, *, if_exists: bool = False) -> None:
     """Remove an interface, from a running guest too; from a segment even if the guest does not
     let it go. Usage, NotFound, Conflict."""
     guest, _ = names.interface(name)
-    if liveness.alive(root, guest):
+    if liveness.alive(labdir, guest):
         rtnl.load()
-    with statefile.transaction(root) as change:
-        found = change.state
-        if if_exists and name not in found.ifaces:
+    with statefile.transaction(labdir) as change:
+        state = change.state
+        if if_exists and name not in state.ifaces:
             return
-        iface = link_views.interface(found, name)
-        if not cable.reachable(root, found, guest):
-            _forget(found, name)
+        iface = link_views.interface(state, name)
+        if not cable.reachable(labdir, state, guest):
+            _forget(state, name)
             return
         with netlink.host() as channel:
-            host_links.unplug(channel, found, iface.tap)
-    with cable.cut_off(root, iface, down=False), turn.taken(root, guest):
-        with turn.unless_ended(root, guest):
-            nic.unplug(root, iface)
-        with statefile.transaction(root) as change:
+            host_links.unplug(channel, state, iface.tap)
+    with cable.cut_off(labdir, iface, down=False), turn.taken(labdir, guest):
+        with turn.unless_ended(labdir, guest):
+            nic.unplug(labdir, iface)
+        with statefile.transaction(labdir) as change:
             if name in change.state.ifaces:
                 _forget(change.state, name)
-                if cable.is_running(root, change.state, guest):
-                    cable.refresh_boot(root, change.state, guest)
+                if cable.is_running(labdir, change.state, guest):
+                    cable.refresh_boot(labdir, change.state, guest)
 
 
-def _forget(found: State, name: str) -> None:
+def _forget(state: State, name: str) -> None:
     """Remove the tap of an interface that its guest has no more, and forget it."""
     with netlink.host() as channel:
-        host_links.remove(channel, found, [found.ifaces[name].tap])
-    del found.ifaces[name]
+        host_links.remove(channel, state, [state.ifaces[name].tap])
+    del state.ifaces[name]
 
 
-def set_up(root: str, name: str, up: bool) -> None:
+def set_up(labdir: str, name: str, up: bool) -> None:
     """Bring the guest's device up or down, now and at each start. NotFound, Conflict."""
     guest, _ = names.interface(name)
-    with cable.turn_of(root, guest):
-        with statefile.transaction(root) as change:
+    with cable.turn_of(labdir, guest):
+        with statefile.transaction(labdir) as change:
             iface = link_views.interface(change.state, name)
-            running = cable.reachable(root, change.state, guest)
+            running = cable.reachable(labdir, change.state, guest)
             before = iface.but()
             iface.up = up
             change.save()
-            reopen = cable.settle_host(root, change.state, iface, running)
+            reopen = cable.settle_host(labdir, change.state, iface, running)
         if running:
-            with cable.taking_back(root, before, iface):
-                nic.plug(root, iface, reopen=reopen)
+            with cable.taking_back(labdir, before, iface):
+                nic.plug(labdir, iface, reopen=reopen)
 
 
-def set_(root: str, name: str, *, mtu: int | None = None, mac: str | None = None) -> None:
+def set_(labdir: str, name: str, *, mtu: int | None = None, mac: str | None = None) -> None:
     """Change an interface's MTU or MAC address. Usage, NotFound, Conflict."""
     if mtu is None and mac is None:
         raise Usage("nothing to set", hint="--mtu or --mac")
     mtu = address.mtu(mtu) if mtu is not None else None
     mac = address.mac(mac) if mac is not None else None
     guest, _ = names.interface(name)
-    with cable.turn_of(root, guest):
-        with statefile.transaction(root) as change:
+    with cable.turn_of(labdir, guest):
+        with statefile.transaction(labdir) as change:
             iface = link_views.interface(change.state, name)
             if mtu is not None:
                 address.fits(mtu, iface.addresses)
-            running = cable.reachable(root, change.state, guest)
+            running = cable.reachable(labdir, change.state, guest)
             before = iface.but()
             iface.mtu = mtu or iface.mtu
             iface.mac = mac or iface.mac
             change.save()
-            reopen = cable.settle_host(root, change.state, iface, running)
+            reopen = cable.settle_host(labdir, change.state, iface, running)
         if running:
-            with cable.taking_back(root, before, iface):
+            with cable.taking_back(labdir, before, iface):
                 # A vector device is born with an MTU as large as that; it cannot be given one. The
                 # record does not say what it has: an earlier command may have been killed.
                 large = mtu is not None and mtu > nic.MTU_BY_NETLINK
-                reborn = large and nic.live_mtu(root, iface) != mtu
+                reborn = large and nic.live_mtu(labdir, iface) != mtu
                 if reborn:
-                    nic.unplug(root, iface)
-                nic.plug(root, iface, reopen=reopen)
+                    nic.unplug(labdir, iface)
+                nic.plug(labdir, iface, reopen=reopen)
                 if not reborn:
-                    nic.change(root, iface, mtu=mtu is not None, mac=mac is not None)
+                    nic.change(labdir, iface, mtu=mtu is not None, mac=mac is not None)
 
 
 def add_addresses(
-    root: str, name: str, addresses: Sequence[str], *, may_exist: bool = False
+    labdir: str, name: str, addresses: Sequence[str], *, may_exist: bool = False
 ) -> None:
     """Give an interface addresses: all or none. Usage, NotFound, Conflict."""
     wanted = address.interfaces(list(addresses))
     guest, _ = names.interface(name)
-    with cable.turn_of(root, guest):
-        with statefile.transaction(root) as change:
-            found = change.state
-            iface = link_views.interface(found, name)
+    with cable.turn_of(labdir, guest):
+        with statefile.transaction(labdir) as change:
+            state = change.state
+            iface = link_views.interface(state, name)
             new = address.new_ones(name, iface.addresses, wanted, may_exist=may_exist)
             address.fits(iface.mtu, iface.addresses + new)
-            running = cable.reachable(root, found, guest)
+            running = cable.reachable(labdir, state, guest)
             before = iface.but()
             iface.addresses = iface.addresses + new
             change.save()
             if running:
-                cable.refresh_boot(root, found, guest)
+                cable.refresh_boot(labdir, state, guest)
         if running:
-            with cable.taking_back(root, before, iface), contextlib.ExitStack() as undo:
-                guest_links.add_addresses(root, iface, wanted)
-                undo.callback(guest_links.drop_addresses, root, iface, new)
+            with cable.taking_back(labdir, before, iface), contextlib.ExitStack() as undo:
+                guest_links.add_addresses(labdir, iface, wanted)
+                undo.callback(guest_links.drop_addresses, labdir, iface, new)
                 if iface.routes:  # one may have waited for this
-                    guest_links.add_routes(root, iface, iface.routes)
+                    guest_links.add_routes(labdir, iface, iface.routes)
                 undo.pop_all()
 
 
 def del_addresses(
-    root: str, name: str, addresses: Sequence[str], *, if_exists: bool = False
+    labdir: str, name: str, addresses: Sequence[str], *, if_exists: bool = False
 ) -> None:
     """Take addresses from an interface. Usage, NotFound, Conflict."""
     unwanted = address.interfaces(list(addresses))
     guest, _ = names.interface(name)
 
-    def planned(found: State) -> tuple[Iface, list[str]]:
-        iface = link_views.interface(found, name)
+    def planned(state: State) -> tuple[Iface, list[str]]:
+        iface = link_views.interface(state, name)
         return iface, address.without(name, iface.addresses, unwanted, if_exists=if_exists)
 
-    with cable.turn_of(root, guest):
-        if liveness.alive(root, guest):
-            found = statefile.load(root)
-            iface, left = planned(found)
-            if cable.reachable(root, found, guest):
-                _del_addresses(root, iface, unwanted, left)
-        with statefile.transaction(root) as change:
+    with cable.turn_of(labdir, guest):
+        if liveness.alive(labdir, guest):
+            state = statefile.load(labdir)
+            iface, left = planned(state)
+            if cable.reachable(labdir, state, guest):
+                _del_addresses(labdir, iface, unwanted, left)
+        with statefile.transaction(labdir) as change:
             iface, left = planned(change.state)
             iface.addresses = left
-            if cable.is_running(root, change.state, guest):
-                cable.refresh_boot(root, change.state, guest)
+            if cable.is_running(labdir, change.state, guest):
+                cable.refresh_boot(labdir, change.state, guest)
 
 
-def _del_addresses(root: str, iface: Iface, unwanted: list[str], left: list[str]) -> None:
+def _del_addresses(labdir: str, iface: Iface, unwanted: list[str], left: list[str]) -> None:
     """In the running guest, with the routes that go by them."""
     after = iface.but(addresses=left)
     lost = [r for r in iface.routes if not link_requests.is_usable(after, r)]
     if lost:
-        guest_links.del_routes(root, iface, lost)
-    guest_links.del_addresses(root, iface, unwanted, left)
+        guest_links.del_routes(labdir, iface, lost)
+    guest_links.del_addresses(labdir, iface, unwanted, left)
     if iface.routes:  # with the last address the kernel drops them all
-        guest_links.add_routes(root, after, after.routes)
+        guest_links.add_routes(labdir, after, after.routes)
 
 
-def addresses_of(root: str, name: str, *, ask_guest: bool = False) -> list[str]:
+def addresses_of(labdir: str, name: str, *, ask_guest: bool = False) -> list[str]:
     """The addresses recorded for an interface, or those that it has in its running guest.
     NotFound, Conflict."""
-    found = statefile.load(root)
-    iface = link_views.interface(found, name)
+    state = statefile.load(labdir)
+    iface = link_views.interface(state, name)
     if not ask_guest:
         return sorted(iface.addresses)
-    liveness.need_running(root, found, found.guests[iface.guest])
-    return sorted(guest_links.live_addresses(root, iface))
+    liveness.need_running(labdir, state, state.guests[iface.guest])
+    return sorted(guest_links.live_addresses(labdir, iface))
 
 
-def prepare(found: State, guest: str) -> list[str]:
+def prepare(state: State, guest: str) -> list[str]:
     """Make the taps of a guest that is about to start, and the lab's bridges where they are
     missing (as after a reboot of the host); return the arguments for its kernel.
 
     Taps that a crash left are taken over. Undoes itself. Conflict, DummError.
     """
-    ifaces = found.ifaces_of(guest)
+    ifaces = state.ifaces_of(guest)
     needed = {i.bridge for i in ifaces}
-    if not ifaces and all(sysfs.exists(b) for b in found.bridges):
+    if not ifaces and all(sysfs.exists(b) for b in state.bridges):
         return []
     with netlink.host() as channel, contextlib.ExitStack() as undo:
-        for name, bridge in found.bridges.items():
+        for name, bridge in state.bridges.items():
             if name not in needed and not sysfs.exists(name):
                 # Not this guest's: should it fail, the guest starts all the same.
                 with contextlib.suppress(*guest_links.UNDO_FAILURES):
-                    host_links.ensure_bridge(channel, found, bridge)
+                    host_links.ensure_bridge(channel, state, bridge)
         for iface in ifaces:
-            cable.plug_host(channel, undo, found, iface)
+            cable.plug_host(channel, undo, state, iface)
         undo.pop_all()
     return [uml_arg(i) for i in ifaces]
 
 
-def release(found: State, *guests: str) -> None:
+def release(state: State, *guests: str) -> None:
     """Remove the taps of guests that have ended; one step for all of them."""
-    ifaces = found.ifaces_by_guest()
+    ifaces = state.ifaces_by_guest()
     taps = [i.tap for g in guests for i in ifaces.get(g, ()) if sysfs.exists(i.tap)]
     if taps:
         with netlink.host() as channel:
-            host_links.remove(channel, found, taps)
+            host_links.remove(channel, state, taps)
 
 
-def delete_of_guest(found: State, guest: str) -> None:
+def delete_of_guest(state: State, guest: str) -> None:
     """Forget the interfaces of a guest that does not run, and remove what is left of them. The
     caller saves the state."""
-    release(found, guest)
-    for iface in found.ifaces_of(guest):
-        del found.ifaces[iface.name]
+    release(state, guest)
+    for iface in state.ifaces_of(guest):
+        del state.ifaces[iface.name]

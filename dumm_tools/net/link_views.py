@@ -55,44 +55,44 @@ class BridgeView(NamedTuple):
         return "up" if sysfs.is_up(name) and ours(self.lab, name) else "down"
 
 
-def interfaces(found: State) -> list[InterfaceView]:
+def interfaces(state: State) -> list[InterfaceView]:
     """All interfaces, by name."""
-    return [InterfaceView(found.ifaces[name], found.tag) for name in sorted(found.ifaces)]
+    return [InterfaceView(state.ifaces[name], state.tag) for name in sorted(state.ifaces)]
 
 
-def interface_view(found: State, name: str) -> InterfaceView:
+def interface_view(state: State, name: str) -> InterfaceView:
     """One interface; Usage, NotFound."""
-    return InterfaceView(interface(found, name), found.tag)
+    return InterfaceView(interface(state, name), state.tag)
 
 
-def bridges(found: State) -> list[BridgeView]:
+def bridges(state: State) -> list[BridgeView]:
     """All bridges, by name."""
-    members = found.members_by_bridge()
+    members = state.members_by_bridge()
     return [
-        BridgeView(bridge, [i.name for i in members.get(name, ())], found)
-        for name, bridge in sorted(found.bridges.items())
+        BridgeView(bridge, [i.name for i in members.get(name, ())], state)
+        for name, bridge in sorted(state.bridges.items())
     ]
 
 
-def bridge_view(found: State, name: str) -> BridgeView:
+def bridge_view(state: State, name: str) -> BridgeView:
     """One bridge; Usage, NotFound."""
-    return BridgeView(bridge(found, name), [i.name for i in found.members_of(name)], found)
+    return BridgeView(bridge(state, name), [i.name for i in state.members_of(name)], state)
 
 
-def interface(found: State, name: str) -> Iface:
+def interface(state: State, name: str) -> Iface:
     """The record of an interface; Usage for a bad name, NotFound."""
     names.interface(name)
-    if name not in found.ifaces:
+    if name not in state.ifaces:
         raise NotFound(f"no interface '{name}'")
-    return found.ifaces[name]
+    return state.ifaces[name]
 
 
-def bridge(found: State, name: str) -> Bridge:
+def bridge(state: State, name: str) -> Bridge:
     """The record of a bridge; Usage for a bad name, NotFound."""
     names.bridge(name)
-    if name not in found.bridges:
+    if name not in state.bridges:
         raise NotFound(f"no bridge '{name}'")
-    return found.bridges[name]
+    return state.bridges[name]
 
 
 def ours(state: State, device: str) -> bool:

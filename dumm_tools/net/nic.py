@@ -78,7 +78,7 @@ def _newborn(channel: Channel, iface: Iface) -> Link | None:
     return guest_links.find(channel, iface)
 
 
-def plug(root: str, iface: Iface, *, reopen: bool = False) -> bool:
+def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> bool:
     """Give the running guest the device, set up as recorded, if it lacks it; True when it did.
 
     One that is there is only brought up or down: name, MTU, MAC and addresses are the guest's
@@ -86,7 +86,7 @@ def plug(root: str, iface: Iface, *, reopen: bool = False) -> bool:
     cannot be set up is taken away again.
     """
     with (
-        contact.control(root, iface.guest) as control,
+        contact.control(labdir, iface.guest) as control,
         explained(f"set up '{iface.name}' in its guest"),
     ):
         link = guest_links.find(control, iface)
@@ -101,7 +101,7 @@ def plug(root: str, iface: Iface, *, reopen: bool = False) -> bool:
             return False
         if link is None:
             proc.log(f"plug {iface.name} into the running guest")
-            contact.mconsole(root, iface.guest, f"config {uml_arg(iface)}", control.left())
+            contact.mconsole(labdir, iface.guest, f"config {uml_arg(iface)}", control.left())
         try:
             link = link or _newborn(control, iface)
             if link is None:
@@ -118,7 +118,7 @@ def plug(root: str, iface: Iface, *, reopen: bool = False) -> bool:
             netlink.transact(control, link_requests.routes(iface, index))
         except BaseException:
             with contextlib.suppress(*guest_links.UNDO_FAILURES):
-                _unplug(root, control, iface)
+                _unplug(labdir, control, iface)
             raise
     return True
 
@@ -131,11 +131,11 @@ def _turn(iface: Iface, index: int) -> list[Request]:
     return [flag, *lost, *link_requests.routes(iface, index)] if iface.up else [flag]
 
 
-def change(root: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
+def change(labdir: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
     """Give the device in the running guest its recorded MTU, which netlink can give, or MAC, or
     both."""
     with (
-        contact.control(root, iface.guest) as control,
+        contact.control(labdir, iface.guest) as control,
         explained(f"set up '{iface.name}' in its guest"),
     ):
         link = guest_links.need(control, iface)
@@ -158,10 +158,10 @@ def change(root: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
             netlink.transact(control, _turn(iface, link.ifindex))
 
 
-def live_mtu(root: str, iface: Iface) -> int | None:
+def live_mtu(labdir: str, iface: Iface) -> int | None:
     """The MTU that the device has in the running guest; None where there is no device."""
     with (
-        contact.control(root, iface.guest) as control,
+        contact.control(labdir, iface.guest) as control,
         explained(f"ask for the MTU of '{iface.name}'"),
     ):
         link = guest_links.find(control, iface)
@@ -173,12 +173,12 @@ def _set(iface: Iface, link: Link, **attributes: object) -> Request:
     return rtnl.link(rtnl.RTM_SETLINK, iface.name, wanted, index=link.ifindex)
 
 
-def bring_down(root: str, ifaces: Sequence[Iface], timeout: float = ANSWER_TIMEOUT) -> None:
+def bring_down(labdir: str, ifaces: Sequence[Iface], timeout: float = ANSWER_TIMEOUT) -> None:
     """Take devices of one running guest down; one that is not there is fine."""
     if not ifaces:
         return
     with (
-        contact.control(root, ifaces[0].guest, timeout) as control,
+        contact.control(labdir, ifaces[0].guest, timeout) as control,
         explained(f"take '{ifaces[0].name}' down in its guest"),
     ):
         for iface in ifaces:
@@ -188,22 +188,24 @@ def bring_down(root: str, ifaces: Sequence[Iface], timeout: float = ANSWER_TIMEO
                 netlink.transact(control, [down])
 
 
-def unplug(root: str, iface: Iface) -> None:
+def unplug(labdir: str, iface: Iface) -> None:
     """Take the device from the running guest; one that is not there is fine."""
     with (
-        contact.control(root, iface.guest) as control,
+        contact.control(labdir, iface.guest) as control,
         explained(f"remove '{iface.name}' from its guest"),
     ):
-        _unplug(root, control, iface)
+        _unplug(labdir, control, iface)
 
 
-def _unplug(root: str, control: Control, iface: Iface) -> None:
+def _unplug(labdir: str, control: Control, iface: Iface) -> None:
     link = guest_links.find(control, iface)
     if link is not None and link.up:
         down = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
         netlink.transact(control, [down])
     try:
-        contact.mconsole(root, iface.guest, f"remove {guest_links.born_as(iface)}", control.left())
+        contact.mconsole(
+            labdir, iface.guest, f"remove {guest_links.born_as(iface)}", control.left()
+        )
     except DummError as e:
         # "Device doesn't exist" (mconsole_kern.c, mconsole_remove)
         if link is None and "exist" in str(e):

@@ -57,27 +57,27 @@ def _text(route: dict[str, str]) -> str:
 
 
 def add(
-    root: str, name: str, dest: str, *, via: str | None = None, may_exist: bool = False
+    labdir: str, name: str, dest: str, *, via: str | None = None, may_exist: bool = False
 ) -> None:
     """Give a guest a route out of an interface. Usage, NotFound, Conflict."""
     wanted = _wanted(dest, via)
     guest, _ = names.interface(name)
-    with cable.turn_of(root, guest):
-        with statefile.transaction(root) as change:
-            found = change.state
-            record = link_views.interface(found, name)
+    with cable.turn_of(labdir, guest):
+        with statefile.transaction(labdir) as change:
+            state = change.state
+            record = link_views.interface(state, name)
             _check_gateway(record, wanted)
-            running = cable.reachable(root, found, guest)
+            running = cable.reachable(labdir, state, guest)
             before = record.but()
             there = wanted in record.routes
             if there and not may_exist:
                 raise Conflict(f"'{name}' has the route '{_text(wanted)}' already")
             if not there:
-                _check_free(found, record, wanted)
+                _check_free(state, record, wanted)
                 record.routes = [*record.routes, wanted]
                 change.save()
                 if running:
-                    cable.refresh_boot(root, found, guest)
+                    cable.refresh_boot(labdir, state, guest)
         if running:
             # What was killed in between is done now; and some may have waited for this one.
             waiting = [
@@ -87,8 +87,8 @@ def add(
                 and "via" in r
                 and address.is_near(r["via"], [wanted["dest"]])
             ]
-            with cable.taking_back(root, before, record):
-                guest_links.add_routes(root, record, [wanted, *waiting])
+            with cable.taking_back(labdir, before, record):
+                guest_links.add_routes(labdir, record, [wanted, *waiting])
 
 
 def _check_gateway(record: Iface, wanted: dict[str, str]) -> None:
@@ -106,9 +106,9 @@ def _check_gateway(record: Iface, wanted: dict[str, str]) -> None:
         )
 
 
-def _check_free(found: State, record: Iface, wanted: dict[str, str]) -> None:
+def _check_free(state: State, record: Iface, wanted: dict[str, str]) -> None:
     """Conflict where the guest has a way to there already: its kernel would take the later."""
-    for other in found.ifaces_of(record.guest):
+    for other in state.ifaces_of(record.guest):
         for route in other.routes:
             if route["dest"] == wanted["dest"]:
                 raise Conflict(
@@ -121,16 +121,16 @@ def _check_free(found: State, record: Iface, wanted: dict[str, str]) -> None:
 
 
 def delete(
-    root: str, name: str, dest: str, *, via: str | None = None, if_exists: bool = False
+    labdir: str, name: str, dest: str, *, via: str | None = None, if_exists: bool = False
 ) -> None:
     """Take a route from a guest. Usage, NotFound, Conflict."""
     gateway = address.host(via) if via is not None else None
     network_ = None if dest == DEFAULT else address.network(dest)
     guest, _ = names.interface(name)
 
-    def planned(found: State) -> tuple[Iface, list[dict[str, str]]]:
+    def planned(state: State) -> tuple[Iface, list[dict[str, str]]]:
         """The record, and which of its routes are meant."""
-        record = link_views.interface(found, name)
+        record = link_views.interface(state, name)
         meant = [
             r
             for r in record.routes
@@ -147,36 +147,36 @@ def delete(
             raise NotFound(f"'{name}' has no route '{text}'")
         return record, meant
 
-    with cable.turn_of(root, guest):
-        if liveness.alive(root, guest):
-            found = statefile.load(root)
-            record, meant = planned(found)
-            if cable.reachable(root, found, guest) and meant:
+    with cable.turn_of(labdir, guest):
+        if liveness.alive(labdir, guest):
+            state = statefile.load(labdir)
+            record, meant = planned(state)
+            if cable.reachable(labdir, state, guest) and meant:
                 after = record.but(routes=[r for r in record.routes if r not in meant])
                 lost = [r for r in after.routes if not link_requests.is_usable(after, r)]
-                guest_links.del_routes(root, record, lost + meant)
-        with statefile.transaction(root) as change:
+                guest_links.del_routes(labdir, record, lost + meant)
+        with statefile.transaction(labdir) as change:
             record, meant = planned(change.state)
             record.routes = [r for r in record.routes if r not in meant]
-            if cable.is_running(root, change.state, guest):
-                cable.refresh_boot(root, change.state, guest)
+            if cable.is_running(labdir, change.state, guest):
+                cable.refresh_boot(labdir, change.state, guest)
 
 
-def list_(root: str, guest: str, *, ask_guest: bool = False) -> list[RouteView]:
+def list_(labdir: str, guest: str, *, ask_guest: bool = False) -> list[RouteView]:
     """The routes recorded for a guest, or those that its kernel has. NotFound, Conflict."""
-    found = statefile.load(root)
-    guest_views.get(found, names.guest(guest))
+    state = statefile.load(labdir)
+    guest_views.get(state, names.guest(guest))
     if ask_guest:
-        liveness.need_running(root, found, found.guests[guest])
-        by_device = {i.device: i.name for i in found.ifaces_of(guest)}
+        liveness.need_running(labdir, state, state.guests[guest])
+        by_device = {i.device: i.name for i in state.ifaces_of(guest)}
         views = [
             RouteView(guest, by_device.get(device), device, route.dest, route.via)
-            for device, route in guest_links.live_routes(root, guest)
+            for device, route in guest_links.live_routes(labdir, guest)
         ]
     else:
         views = [
             RouteView(guest, record.name, record.device, route["dest"], route.get("via"))
-            for record in found.ifaces_of(guest)
+            for record in state.ifaces_of(guest)
             for route in record.routes
         ]
     return sorted(views, key=lambda v: (v.family, v.shown, v.device))

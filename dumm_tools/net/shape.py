@@ -69,38 +69,38 @@ def short_text(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
-def set_(root: str, name: str, values: Mapping[str, float], *, clear: bool = False) -> None:
+def set_(labdir: str, name: str, values: Mapping[str, float], *, clear: bool = False) -> None:
     """Change the values named, and keep the others; with `clear`, forget those first. 0 takes
     one away. Usage, NotFound, Conflict."""
     if not values and not clear:
         raise Usage("nothing to set", hint="--delay, --loss, --rate..., or --clear")
     checked({k: v for k, v in values.items() if k not in ("jitter", "reorder")})
     guest, _ = names.interface(name)
-    with cable.turn_of(root, guest):
-        with statefile.transaction(root) as change:
-            found = change.state
-            record = link_views.interface(found, name)
+    with cable.turn_of(labdir, guest):
+        with statefile.transaction(labdir) as change:
+            state = change.state
+            record = link_views.interface(state, name)
             wanted = checked({**({} if clear else record.shape), **values})
-            running = cable.reachable(root, found, guest)
+            running = cable.reachable(labdir, state, guest)
             before = record.but()
             record.shape = wanted
             change.save()
             if running:
-                cable.refresh_boot(root, found, guest)
+                cable.refresh_boot(labdir, state, guest)
         if running:
-            with cable.taking_back(root, before, record):
+            with cable.taking_back(labdir, before, record):
                 try:
-                    guest_links.change_shape(root, record)
+                    guest_links.change_shape(labdir, record)
                 except TimedOut:
                     raise
                 except DummError:
-                    guest_links.restore_shape(root, before)
+                    guest_links.restore_shape(labdir, before)
                     raise
 
 
-def actual(root: str, found: State, record: Iface) -> dict[str, float] | None:
+def actual(labdir: str, state: State, record: Iface) -> dict[str, float] | None:
     """What the interface has in its guest now; None when that does not run or does not say."""
-    if liveness.guest_state(root, found, found.guests[record.guest]) == "running":
+    if liveness.guest_state(labdir, state, state.guests[record.guest]) == "running":
         with contextlib.suppress(*guest_links.UNDO_FAILURES):
-            return guest_links.live_shape(root, record)
+            return guest_links.live_shape(labdir, record)
     return None

@@ -28,13 +28,13 @@ class Before(NamedTuple):
     now: tuple[str | None, bool]
 
 
-def record(root: str, name: str, uplink: str, *, host_access: bool = False) -> Before:
+def record(labdir: str, name: str, uplink: str, *, host_access: bool = False) -> Before:
     """Record the uplink that a bridge is to have next, and whether guests reach the host's own
     services by it; what it had. Called before the lab's namespaces are entered: `usernet` goes by
     it. Usage, NotFound, Conflict."""
-    with statefile.transaction(root, apart=True) as change:
-        found = change.state
-        bridge = link_views.bridge(found, name)
+    with statefile.transaction(labdir, apart=True) as change:
+        state = change.state
+        bridge = link_views.bridge(state, name)
         if bridge.uplink not in (None, uplink):
             raise Conflict(
                 f"'{name}' has an uplink already: {bridge.uplink}",
@@ -44,7 +44,7 @@ def record(root: str, name: str, uplink: str, *, host_access: bool = False) -> B
             _check_gateway(bridge)
         else:
             device = way_out.named(uplink)
-            way_out.check_device(found, bridge, device)
+            way_out.check_device(state, bridge, device)
             if bridge.uplink is None:
                 bridge.extra["uplink_before"] = way_out.as_it_is(device)
         before = Before(bridge.uplink, bridge.host_access, (uplink, host_access))
@@ -60,26 +60,26 @@ def _check_gateway(bridge: Bridge) -> None:
         )
 
 
-def make(root: str, name: str, before: Before) -> list[str]:
+def make(labdir: str, name: str, before: Before) -> list[str]:
     """Make what `record` recorded, in the lab's namespaces; where that fails the record is again
     as it was. What the user should know."""
     rtnl.load()
     try:
-        with statefile.transaction(root) as change, netlink.host() as channel:
-            found = change.state
-            bridge = link_views.bridge(found, name)
-            if not host_links.ensure_bridge(channel, found, bridge):
-                guard.renew(found)
-                way_out.ensure(channel, found, bridge)
+        with statefile.transaction(labdir) as change, netlink.host() as channel:
+            state = change.state
+            bridge = link_views.bridge(state, name)
+            if not host_links.ensure_bridge(channel, state, bridge):
+                guard.renew(state)
+                way_out.ensure(channel, state, bridge)
             return _warnings(channel, bridge)
     except BaseException:
-        forget(root, name, before)
+        forget(labdir, name, before)
         raise
 
 
-def forget(root: str, name: str, before: Before) -> None:
+def forget(labdir: str, name: str, before: Before) -> None:
     """Undo a `record`, unless another command has recorded something else meanwhile."""
-    with contextlib.suppress(DummError), statefile.transaction(root, apart=True) as change:
+    with contextlib.suppress(DummError), statefile.transaction(labdir, apart=True) as change:
         bridge = link_views.bridge(change.state, name)
         if (bridge.uplink, bridge.host_access) == before.now:
             bridge.uplink, bridge.host_access = before.uplink, before.host_access
@@ -87,7 +87,7 @@ def forget(root: str, name: str, before: Before) -> None:
                 bridge.extra.pop("uplink_before", None)
             if change.state.here and link_views.ours(change.state, name):
                 guard.renew(change.state)
-    end_outside(root)
+    end_outside(labdir)
 
 
 def _warnings(channel: Channel, bridge: Bridge) -> list[str]:
@@ -97,10 +97,10 @@ def _warnings(channel: Channel, bridge: Bridge) -> list[str]:
     return [f"'{device}' has the address {held[0]}, which does not serve while it is a port"]
 
 
-def clear(root: str, name: str) -> None:
+def clear(labdir: str, name: str) -> None:
     """Take a bridge's uplink away; none is fine. NotFound, DummError."""
     rtnl.load()
-    with statefile.transaction(root) as change, netlink.host() as channel:
+    with statefile.transaction(labdir) as change, netlink.host() as channel:
         bridge = link_views.bridge(change.state, name)
         way_out.remove(channel, change.state, bridge)
         gateway = bridge.uplink == "nat"
@@ -108,13 +108,13 @@ def clear(root: str, name: str) -> None:
         if gateway and link_views.ours(change.state, name):
             guard.renew(change.state)
             if change.state.isolated and not nat.bridges_of(change.state):
-                usernet.unclose(root, change.state)
+                usernet.unclose(labdir, change.state)
         bridge.extra.pop("uplink_before", None)
-    end_outside(root)
+    end_outside(labdir)
 
 
-def end_outside(root: str) -> None:
+def end_outside(labdir: str) -> None:
     """End what leads outside of a lab in namespaces of its own when no bridge needs it."""
-    found = statefile.load(root)
-    if found.isolated and not nat.bridges_of(found):
-        usernet.end(root)
+    state = statefile.load(labdir)
+    if state.isolated and not nat.bridges_of(state):
+        usernet.end(labdir)

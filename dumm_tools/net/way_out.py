@@ -26,8 +26,8 @@ def named(uplink: str) -> str:
         raise Usage(f"bad device name {device!r}") from None
 
 
-def check_device(found: State, bridge: Bridge, device: str) -> None:
-    if found.isolated:
+def check_device(state: State, bridge: Bridge, device: str) -> None:
+    if state.isolated:
         raise Conflict(
             f"'{device}' is outside of this lab's network namespace",
             hint="--nat; or a lab of root's on the host's network",
@@ -37,7 +37,7 @@ def check_device(found: State, bridge: Bridge, device: str) -> None:
         recorded = device_of(bridge) == device
         hint = f"dumm-bridge uplink {bridge.name} --none does without it" if recorded else None
         raise NotFound(f"no device '{device}'", hint=hint)
-    if (sysfs.read(device, "ifalias") or "").startswith("dumm:") or device in found.bridges:
+    if (sysfs.read(device, "ifalias") or "").startswith("dumm:") or device in state.bridges:
         raise Conflict(f"'{device}' is a lab's own")
     if device == "lo" or sysfs.exists(f"{device}/bridge"):
         raise Conflict(f"'{device}' cannot be a bridge's port")
@@ -45,14 +45,14 @@ def check_device(found: State, bridge: Bridge, device: str) -> None:
         raise Conflict(f"'{device}' is a port of '{sysfs.master(device)}' already")
 
 
-def ensure(channel: Channel, found: State, bridge: Bridge) -> None:
+def ensure(channel: Channel, state: State, bridge: Bridge) -> None:
     """Make the uplink of a bridge that is there. DummError; the caller saves the state."""
     device = device_of(bridge)
     if device is not None:
-        check_device(found, bridge, device)
+        check_device(state, bridge, device)
         _plug(channel, bridge, device)
     elif bridge.uplink is not None:
-        nat.make(found)
+        nat.make(state)
 
 
 def device_of(bridge: Bridge) -> str | None:
@@ -115,20 +115,20 @@ def _set(device: str, *, up: bool | None, **attributes: object) -> netlink.Reque
     return rtnl.link(rtnl.RTM_SETLINK, device, wanted, up=up)
 
 
-def remove(channel: Channel, found: State, bridge: Bridge) -> None:
+def remove(channel: Channel, state: State, bridge: Bridge) -> None:
     """Undo what was made for a bridge's uplink, and leave what is recorded."""
     device = device_of(bridge)
     if device is not None:
         _unplug(channel, bridge, device)
-    elif bridge.uplink is not None and (sysfs.exists(bridge.name) or nat.stands(found)):
-        nat.unmake(found, bridge)
+    elif bridge.uplink is not None and (sysfs.exists(bridge.name) or nat.stands(state)):
+        nat.unmake(state, bridge)
 
 
-def remove_all(channel: Channel, found: State) -> None:
+def remove_all(channel: Channel, state: State) -> None:
     """Undo what was made for all uplinks, and leave what is recorded."""
-    for bridge in found.bridges.values():
+    for bridge in state.bridges.values():
         if device_of(bridge) is not None:
-            remove(channel, found, bridge)
+            remove(channel, state, bridge)
     # What has namespaces of its own needs no undoing: they end.
-    if not found.isolated and (nat.bridges_of(found) or nat.stands(found)):
-        nat.unmake(found, None)
+    if not state.isolated and (nat.bridges_of(state) or nat.stands(state)):
+        nat.unmake(state, None)

@@ -22,13 +22,13 @@ from dumm_tools.running import liveness
 
 
 @contextlib.contextmanager
-def _taken(root: str, name: str, numbers: range, deadline: float) -> Iterator[Line]:
+def _taken(labdir: str, name: str, numbers: range, deadline: float) -> Iterator[Line]:
     statefile.must_not_wait(f"guest '{name}'")
-    pidfd = liveness.pidfd_of(root, name)
+    pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is None:
         raise Conflict(f"guest '{name}' is not running")
     try:
-        line = _take(root, name, numbers, pidfd, deadline)
+        line = _take(labdir, name, numbers, pidfd, deadline)
         try:
             yield line
         except BadFrame:
@@ -43,9 +43,9 @@ def _taken(root: str, name: str, numbers: range, deadline: float) -> Iterator[Li
         os.close(pidfd)
 
 
-def _take(root: str, name: str, numbers: range, pidfd: int, deadline: float) -> Line:
+def _take(labdir: str, name: str, numbers: range, pidfd: int, deadline: float) -> Line:
     """The first line that is free; when none is, wait until one is closed."""
-    directory = liveness.run_dir(root, name)
+    directory = liveness.run_dir(labdir, name)
     closed = -1
     try:
         while True:
@@ -78,13 +78,13 @@ def _take(root: str, name: str, numbers: range, pidfd: int, deadline: float) -> 
 
 
 @contextlib.contextmanager
-def control(root: str, name: str, timeout: float = ANSWER_TIMEOUT) -> Iterator[Control]:
+def control(labdir: str, name: str, timeout: float = ANSWER_TIMEOUT) -> Iterator[Control]:
     """The guest's control line, synchronised. Conflict, TimedOut, DummError.
 
     `timeout` is for all that is waited for until the block's end together.
     """
     deadline = time.monotonic() + timeout
-    with _taken(root, name, range(1), deadline) as line:
+    with _taken(labdir, name, range(1), deadline) as line:
         line.hello(_left(deadline))
         yield Control(line, deadline)
 
@@ -93,31 +93,31 @@ def _left(deadline: float, most: float = math.inf) -> float:
     return min(most, max(0.0, deadline - time.monotonic()))
 
 
-def power_off(root: str, name: str, timeout: float) -> None:
+def power_off(labdir: str, name: str, timeout: float) -> None:
     """Ask the guest's agent for an orderly end, and do not wait for an answer."""
-    with _taken(root, name, range(1), time.monotonic() + timeout) as line:
+    with _taken(labdir, name, range(1), time.monotonic() + timeout) as line:
         line.send(protocol.HELLO, os.urandom(protocol.NONCE))
         Control(line).power("o")
 
 
 @contextlib.contextmanager
 def program_line(
-    root: str, name: str, timeout: float = ANSWER_TIMEOUT, *, deadline: float = math.inf
+    labdir: str, name: str, timeout: float = ANSWER_TIMEOUT, *, deadline: float = math.inf
 ) -> Iterator[Line]:
     """A free line for a program, synchronised within `timeout` seconds. When all are in use, wait
     for one, until the deadline."""
-    with _taken(root, name, range(1, LINES), deadline) as line:
+    with _taken(labdir, name, range(1, LINES), deadline) as line:
         deadline = min(deadline, time.monotonic() + timeout)
         ready = line.hello(_left(deadline))
         for number in ready.busy - {0}:
-            _drop_orphan(root, name, number, line.pidfd, deadline)
+            _drop_orphan(labdir, name, number, line.pidfd, deadline)
         yield line
 
 
-def _drop_orphan(root: str, name: str, number: int, pidfd: int, deadline: float) -> None:
+def _drop_orphan(labdir: str, name: str, number: int, pidfd: int, deadline: float) -> None:
     """End the program on a line whose client has died: the line is busy, and nobody holds it."""
     try:
-        line = Line(liveness.run_dir(root, name), number, pidfd)
+        line = Line(liveness.run_dir(labdir, name), number, pidfd)
     except BlockingIOError:
         return
     try:
@@ -126,28 +126,28 @@ def _drop_orphan(root: str, name: str, number: int, pidfd: int, deadline: float)
         line.close()
 
 
-def wait_ready(root: str, name: str, nonce: str, timeout: float) -> Ready:
+def wait_ready(labdir: str, name: str, nonce: str, timeout: float) -> Ready:
     """Wait until the agent of the boot `nonce` answers on the control line."""
     deadline = time.monotonic() + timeout
-    with _taken(root, name, range(1), deadline) as line:
+    with _taken(labdir, name, range(1), deadline) as line:
         ready = line.hello(_left(deadline))
     if ready.nonce != nonce:
         raise DummError(f"guest '{name}' answered for another boot")
     return ready
 
 
-def _reply(root: str, name: str) -> tuple[str, str]:
+def _reply(labdir: str, name: str) -> tuple[str, str]:
     """Where a guest's kernel, whose working directory is the jail's root, finds us."""
-    return liveness.run_dir(root, name), f"uml/reply.{os.urandom(6).hex()}"
+    return liveness.run_dir(labdir, name), f"uml/reply.{os.urandom(6).hex()}"
 
 
-def mconsole(root: str, name: str, command: str, timeout: float = ANSWER_TIMEOUT) -> str:
+def mconsole(labdir: str, name: str, command: str, timeout: float = ANSWER_TIMEOUT) -> str:
     """Send one mconsole command to the guest's kernel and return its answer; DummError with the
     kernel's text when it refuses, Conflict when nobody is there, TimedOut."""
     statefile.must_not_wait(f"guest '{name}'")
-    path = os.path.join(liveness.umid_dir(root, name), "mconsole")
+    path = os.path.join(liveness.umid_dir(labdir, name), "mconsole")
     try:
-        failed, text = mc.request(path, command, timeout, reply=_reply(root, name))
+        failed, text = mc.request(path, command, timeout, reply=_reply(labdir, name))
     except TimeoutError:
         raise TimedOut(f"guest '{name}' does not answer on its mconsole") from None
     except OSError as e:
@@ -169,23 +169,23 @@ def mconsole(root: str, name: str, command: str, timeout: float = ANSWER_TIMEOUT
     return text
 
 
-def halt(root: str, name: str, timeout: float = ANSWER_TIMEOUT) -> None:
+def halt(labdir: str, name: str, timeout: float = ANSWER_TIMEOUT) -> None:
     """Have the guest's kernel stand still. One that does not answer is not asked to: it would obey
     later, when nobody says "go" (which overtakes: mconsole_commands, mconsole_kern.c)."""
-    mconsole(root, name, "version", timeout)
+    mconsole(labdir, name, "version", timeout)
     try:
-        mconsole(root, name, "stop", timeout)
+        mconsole(labdir, name, "stop", timeout)
     except DummError as e:
         if "Already stopped" not in str(e):
             raise
 
 
-def write_boot(root: str, guest: Guest, records: list[tuple[str, int, bytes]]) -> None:
+def write_boot(labdir: str, guest: Guest, records: list[tuple[str, int, bytes]]) -> None:
     """Write what the agent does at boot (boot.c, boot_configure), in one step."""
     head: list[tuple[str, int, bytes]] = [("H", 0, guest.name.encode() + b"\0")]
     if guest.init:
         head.append(("I", 0, os.fsencode(guest.init) + b"\0"))
-    path = os.path.join(liveness.run_dir(root, guest.name), "xfer", "boot")
+    path = os.path.join(liveness.run_dir(labdir, guest.name), "xfer", "boot")
     with open(path + ".new", "wb") as file:
         for kind, slot, payload in head + records:
             file.write(struct.pack("<BBHI", ord(kind), 0, slot, len(payload)) + payload)

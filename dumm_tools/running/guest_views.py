@@ -14,16 +14,16 @@ from dumm_tools.statefile import load
 class GuestView:
     """A guest as `list` and `show` say it: intent and kernel truth in one, looked at when asked."""
 
-    def __init__(self, root: str, lab: State, guest: Guest, ifaces: Sequence[Iface]) -> None:
+    def __init__(self, labdir: str, lab: State, guest: Guest, ifaces: Sequence[Iface]) -> None:
         self.guest = guest
-        self._root, self._lab, self._ifaces = root, lab, ifaces
+        self._labdir, self._lab, self._ifaces = labdir, lab, ifaces
         self._state: GuestState | None = None
 
     @property
     def state(self) -> GuestState:
         """What it is now; asked once, so that all fields agree."""
         if self._state is None:
-            self._state = liveness.guest_state(self._root, self._lab, self.guest)
+            self._state = liveness.guest_state(self._labdir, self._lab, self.guest)
         return self._state
 
     @property
@@ -31,18 +31,18 @@ class GuestView:
         """The process of its kernel, while there is one."""
         if self.state in ("stopped", "crashed"):
             return None
-        known = liveness.pid_of(self._root, self.guest.name)
+        known = liveness.pid_of(self._labdir, self.guest.name)
         return known[0] if known else None
 
     @property
     def kernel(self) -> str | None:
         """Its kernel pack or file, its own or the working set's."""
-        return self.guest.kernel or _link(self._root, "linux")
+        return self.guest.kernel or _link(self._labdir, "linux")
 
     @property
     def master(self) -> str | None:
         """Its master, its own or the working set's."""
-        return self.guest.master or _link(self._root, "master")
+        return self.guest.master or _link(self._labdir, "master")
 
     @property
     def ifaces(self) -> list[str]:
@@ -57,37 +57,37 @@ def get(state: State, name: str) -> Guest:
     return state.guests[name]
 
 
-def _link(root: str, name: str) -> str | None:
-    path = os.path.join(root, name)
+def _link(labdir: str, name: str) -> str | None:
+    path = os.path.join(labdir, name)
     return os.path.basename(os.path.realpath(path)) if os.path.lexists(path) else None
 
 
-def views(root: str, state: State) -> list[GuestView]:
+def views(labdir: str, state: State) -> list[GuestView]:
     """All guests of a state that was read, by name."""
     ifaces = state.ifaces_by_guest()
-    return [GuestView(root, state, g, ifaces.get(n, ())) for n, g in sorted(state.guests.items())]
+    return [GuestView(labdir, state, g, ifaces.get(n, ())) for n, g in sorted(state.guests.items())]
 
 
-def list_(root: str) -> list[GuestView]:
+def list_(labdir: str) -> list[GuestView]:
     """All guests, by name."""
-    return views(root, load(root))
+    return views(labdir, load(labdir))
 
 
-def show(root: str, name: str) -> GuestView:
+def show(labdir: str, name: str) -> GuestView:
     """One guest; NotFound."""
-    state = load(root)
-    return GuestView(root, state, get(state, name), state.ifaces_of(name))
+    state = load(labdir)
+    return GuestView(labdir, state, get(state, name), state.ifaces_of(name))
 
 
-def all_names(root: str, wanted: Callable[[GuestState], bool]) -> list[str]:
+def all_names(labdir: str, wanted: Callable[[GuestState], bool]) -> list[str]:
     """The names of the guests whose state is wanted."""
-    state = load(root)
+    state = load(labdir)
     return [
-        n for n, g in sorted(state.guests.items()) if wanted(liveness.guest_state(root, state, g))
+        n for n, g in sorted(state.guests.items()) if wanted(liveness.guest_state(labdir, state, g))
     ]
 
 
-def is_running(root: str, name: str) -> bool:
+def is_running(labdir: str, name: str) -> bool:
     """Does the guest run (and was it ready)?"""
-    state = load(root)
-    return liveness.guest_state(root, state, get(state, name)) in ("running", "paused")
+    state = load(labdir)
+    return liveness.guest_state(labdir, state, get(state, name)) in ("running", "paused")

@@ -31,22 +31,24 @@ _NOTE = "holder"
 HINT = "dumm-fs check says what this host lacks"
 
 
-def enter(root: str, *, make: bool) -> bool:
+def enter(labdir: str, *, make: bool) -> bool:
     """Enter the lab's namespaces; with `make`, have them first. False when there are none to
     enter: a lab on the host's network, or one that is not up."""
     uplink, hosts = False, list[str]()
-    owner = os.stat(root).st_uid
+    owner = os.stat(labdir).st_uid
     if owner != os.geteuid():  # it was named as safe; that is not for its namespaces
-        raise Conflict(f"the lab in '{root}' has namespaces of user {owner}, who alone enters them")
-    pidfd = _holder(root)
+        raise Conflict(
+            f"the lab in '{labdir}' has namespaces of user {owner}, who alone enters them"
+        )
+    pidfd = _holder(labdir)
     if make:  # else there is nothing to be made for a state that is damaged, and it is read once
-        found = load(root)
-        if not found.isolated:
+        state = load(labdir)
+        if not state.isolated:
             return False
-        uplink = any(b.uplink == "nat" for b in found.bridges.values())
+        uplink = any(b.uplink == "nat" for b in state.bridges.values())
         if pidfd is None:
-            pidfd = _made(root)
-            _note(root)
+            pidfd = _made(labdir)
+            _note(labdir)
     try:
         here = os.getcwd()
     except FileNotFoundError:
@@ -56,42 +58,42 @@ def enter(root: str, *, make: bool) -> bool:
     if uplink:
         from dumm_tools.running import usernet  # only from out here can it be started
 
-        usernet.ensure(root)
+        usernet.ensure(labdir)
         hosts = usernet.hosts()
     pinned.pin()
     try:
         namespaces.enter(pidfd)
     except OSError as e:
-        if not holder.lives(root):  # just now
-            return enter(root, make=make)
+        if not holder.lives(labdir):  # just now
+            return enter(labdir, make=make)
         raise DummError(f"cannot enter the lab's namespaces: {e.strerror}", hint=HINT) from None
     finally:
         os.close(pidfd)
     with contextlib.suppress(OSError):
         os.chdir(here)
     if uplink:
-        usernet.close(root, found, hosts)
+        usernet.close(labdir, state, hosts)
     return True
 
 
-def _holder(root: str, *, ending: bool = False) -> int | None:
-    known = holder.find(root)
+def _holder(labdir: str, *, ending: bool = False) -> int | None:
+    known = holder.find(labdir)
     return process.open_pidfd(*known, ending=ending) if known else None
 
 
-def _made(root: str) -> int:
+def _made(labdir: str) -> int:
     """Start the holder, unless another command just did; its pidfd."""
-    run = os.path.join(root, "run")
+    run = os.path.join(labdir, "run")
     os.makedirs(run, 0o700, exist_ok=True)
     fd = os.open(os.path.join(run, "holder.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         lock(fd, MAKE_TIMEOUT, "the lab's holder")
-        pidfd = _holder(root)
+        pidfd = _holder(labdir)
         if pidfd is None:
-            _end_lost(root)
-            _await_end(root)
-            _spawn(root, fd)
-            pidfd = _holder(root)
+            _end_lost(labdir)
+            _await_end(labdir)
+            _spawn(labdir, fd)
+            pidfd = _holder(labdir)
         if pidfd is None:
             raise DummError("the lab's namespaces ended at once", hint=HINT)
         return pidfd
@@ -99,18 +101,18 @@ def _made(root: str) -> int:
         os.close(fd)
 
 
-def _note(root: str) -> None:
+def _note(labdir: str) -> None:
     """Have the state say who the holder is: whoever removes run/ must not leave it to itself."""
-    with transaction(root, apart=True) as change:
-        if known := holder.find(root):
+    with transaction(labdir, apart=True) as change:
+        if known := holder.find(labdir):
             change.state.extra[_NOTE] = [liveness.host_boot(), *known]
 
 
-def _end_lost(root: str) -> None:
+def _end_lost(labdir: str) -> None:
     """End a holder that run/ does not know any more. Its guests cannot be reached: what leads to
     them was in run/ as well. Under the holder's lock: another command may just have made one."""
     try:
-        note = load(root).extra.get(_NOTE)
+        note = load(labdir).extra.get(_NOTE)
     except NotFound:  # a rehearsal
         return
     match note:
@@ -123,16 +125,16 @@ def _end_lost(root: str) -> None:
                 os.close(pidfd)
 
 
-def _await_end(root: str) -> None:
+def _await_end(labdir: str) -> None:
     """Let what an earlier holder leaves in the kernel go first. Not for long: it is there until
     its last process is reaped, and whose parent was killed is left to a pid 1 that may not care."""
-    pidfd = _holder(root, ending=True)
+    pidfd = _holder(labdir, ending=True)
     if pidfd is not None:
         process.wait_exit(pidfd, END_TIMEOUT)
         os.close(pidfd)
 
 
-def _spawn(root: str, locked: int) -> None:
+def _spawn(labdir: str, locked: int) -> None:
     """With a range of ids where newuidmap grants one, else with our own id alone. The lock stays
     until the holder holds, even if we are killed."""
     uids, gids = namespaces.id_map("uid"), namespaces.id_map("gid")
@@ -142,21 +144,21 @@ def _spawn(root: str, locked: int) -> None:
         if uids.count("\n") > 1 and gids.count("\n") > 1:
             ways.insert(0, ("--helpers", uids, gids))
     for number, way in enumerate(ways):
-        error = _hold(root, way, locked)
+        error = _hold(labdir, way, locked)
         if not error:
             return
         if number == len(ways) - 1:
             raise DummError(f"cannot make the lab's namespaces: {error}", hint=HINT)
 
 
-def _hold(root: str, way: Sequence[str], locked: int) -> str:
+def _hold(labdir: str, way: Sequence[str], locked: int) -> str:
     """Run the holder; what it says when it fails."""
     if not os.access(JAIL, os.X_OK):
         raise DummError(
             f"'{JAIL}' is missing: the package was not built",
             hint="python3 -m dumm_tools.agent.build",
         )
-    path = holder.file_of(root)
+    path = holder.file_of(labdir)
     errors, theirs = os.pipe2(os.O_CLOEXEC)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -180,16 +182,16 @@ def _hold(root: str, way: Sequence[str], locked: int) -> str:
     return text.decode(errors="replace").strip()
 
 
-def end(root: str) -> None:
+def end(labdir: str) -> None:
     """End the holder, and with it what of the lab is in the kernel."""
-    pidfd = _holder(root, ending=True)
+    pidfd = _holder(labdir, ending=True)
     if pidfd is not None:
         process.send_signal(pidfd, signal.SIGKILL)
-        if not process.wait_exit(pidfd, END_TIMEOUT) and holder.lives(root):
+        if not process.wait_exit(pidfd, END_TIMEOUT) and holder.lives(labdir):
             process.wait_exit(pidfd, MAKE_TIMEOUT)
         os.close(pidfd)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(holder.file_of(root))
+        os.unlink(holder.file_of(labdir))
 
 
 def rehearse(place: str) -> None:

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from dumm_tools.model import Guest, GuestState, State
 
 
-def run_dir(root: str, name: str) -> str:
+def run_dir(labdir: str, name: str) -> str:
     """Where the run-time files of a guest are."""
-    return os.path.join(root, "run", name)
+    return os.path.join(labdir, "run", name)
 
 
-def make_run_dir(root: str, name: str) -> str:
+def make_run_dir(labdir: str, name: str) -> str:
     """Have that directory, for us alone whatever the umask is."""
-    run = run_dir(root, name)
+    run = run_dir(labdir, name)
     for directory in (os.path.dirname(run), run):
         with contextlib.suppress(FileExistsError):
             os.mkdir(directory, 0o700)
@@ -42,23 +42,23 @@ def host_boot() -> str:
         return file.read().strip()
 
 
-def epoch(root: str, state: State) -> str:
+def epoch(labdir: str, state: State) -> str:
     """What a guest's boot belongs to: the host's boot, and in an isolated lab its holder. Guests
     of another epoch are gone, whatever files they left."""
     if state.epoch is None:
         if not state.isolated:
             state.epoch = host_boot()
-        elif known := holder.lives(root):
+        elif known := holder.lives(labdir):
             state.epoch = f"{host_boot()} {known[0]} {known[1]}"
         else:
             state.epoch = ""
     return state.epoch
 
 
-def alive(root: str, name: str) -> bool:
+def alive(labdir: str, name: str) -> bool:
     """Is the guest's process there, or a command that is just starting it?"""
     try:
-        fd = os.open(os.path.join(run_dir(root, name), "lock"), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(os.path.join(run_dir(labdir, name), "lock"), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -70,36 +70,36 @@ def alive(root: str, name: str) -> bool:
         os.close(fd)
 
 
-def runs_unrecorded(root: str, name: str) -> bool:
+def runs_unrecorded(labdir: str, name: str) -> bool:
     """Is the guest's process there although its record says nothing of it, as when that was
     restored from a backup? A lock alone may be a commit's."""
-    return alive(root, name) and process.lives(pid_of(root, name))
+    return alive(labdir, name) and process.lives(pid_of(labdir, name))
 
 
-def umid_dir(root: str, name: str) -> str:
+def umid_dir(labdir: str, name: str) -> str:
     """The guest kernel's own directory: a halt removes it, a crash leaves it."""
-    return os.path.join(run_dir(root, name), "uml", "m")
+    return os.path.join(run_dir(labdir, name), "uml", "m")
 
 
-def guest_state(root: str, state: State, guest: Guest) -> GuestState:
+def guest_state(labdir: str, state: State, guest: Guest) -> GuestState:
     """Merge what is written with what is there."""
     boot = guest.boot
-    if boot is None or boot.host_boot != epoch(root, state):
-        if not runs_unrecorded(root, guest.name):
+    if boot is None or boot.host_boot != epoch(labdir, state):
+        if not runs_unrecorded(labdir, guest.name):
             return "stopped"
-        return "running" if _ready_nonce(root, guest.name) else "starting"
-    if not alive(root, guest.name):
-        return "crashed" if os.path.isdir(umid_dir(root, guest.name)) else "stopped"
+        return "running" if _ready_nonce(labdir, guest.name) else "starting"
+    if not alive(labdir, guest.name):
+        return "crashed" if os.path.isdir(umid_dir(labdir, guest.name)) else "stopped"
     if boot.phase == "stopping":
         return "stopping"
-    if _ready_nonce(root, guest.name) != boot.nonce:
+    if _ready_nonce(labdir, guest.name) != boot.nonce:
         return "starting"
     return "paused" if boot.phase == "paused" else "running"
 
 
-def _ready_nonce(root: str, name: str) -> str:
+def _ready_nonce(labdir: str, name: str) -> str:
     """What the agent left when it was ready. The guest may write this file: believe little."""
-    path = os.path.join(run_dir(root, name), "uml", "ready")
+    path = os.path.join(run_dir(labdir, name), "uml", "ready")
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -112,19 +112,19 @@ def _ready_nonce(root: str, name: str) -> str:
         os.close(fd)
 
 
-def pid_of(root: str, name: str) -> tuple[int, int] | None:
+def pid_of(labdir: str, name: str) -> tuple[int, int] | None:
     """Pid and start time of the guest's process, as the jail wrote them."""
-    return process.recorded(os.path.join(run_dir(root, name), "pid"))
+    return process.recorded(os.path.join(run_dir(labdir, name), "pid"))
 
 
-def pidfd_of(root: str, name: str) -> int | None:
+def pidfd_of(labdir: str, name: str) -> int | None:
     """A pidfd of the guest's process; the caller closes it."""
-    known = pid_of(root, name)
+    known = pid_of(labdir, name)
     return process.open_pidfd(*known) if known else None
 
 
-def need_running(root: str, state: State, guest: Guest) -> None:
+def need_running(labdir: str, state: State, guest: Guest) -> None:
     """Conflict unless the guest can answer."""
-    found = guest_state(root, state, guest)
+    found = guest_state(labdir, state, guest)
     if found != "running":
         raise Conflict(f"guest '{guest.name}' is {found}")

@@ -27,10 +27,10 @@ LEAST = 0.02
 
 
 @contextlib.contextmanager
-def taken(root: str, name: str, timeout: float = TIMEOUT) -> Iterator[bool]:
+def taken(labdir: str, name: str, timeout: float = TIMEOUT) -> Iterator[bool]:
     """Have a guest's turn; TimedOut names who has it. Ctrl-C inside waits for the end. False for
     a guest that there is not, and that has none: the records tell those who ask."""
-    fd = _take(root, name, time.monotonic() + timeout)
+    fd = _take(labdir, name, time.monotonic() + timeout)
     try:
         with statefile.unbroken():
             yield fd is not None
@@ -40,12 +40,12 @@ def taken(root: str, name: str, timeout: float = TIMEOUT) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def of_templates(root: str) -> Iterator[None]:
+def of_templates(labdir: str) -> Iterator[None]:
     """One at a time changes the template that is loaded: it is all guests' own. TimedOut."""
     statefile.must_not_wait("the turn of the templates")
     with contextlib.suppress(FileExistsError):
-        os.mkdir(os.path.join(root, "run"), 0o700)
-    fd = _opened(os.path.join(root, "run", "templates.turn"))
+        os.mkdir(os.path.join(labdir, "run"), 0o700)
+    fd = _opened(os.path.join(labdir, "run", "templates.turn"))
     try:
         statefile.lock(fd, PATIENCE + TIMEOUT, "the template")
         with statefile.unbroken():
@@ -54,10 +54,10 @@ def of_templates(root: str) -> Iterator[None]:
         os.close(fd)
 
 
-def _take(root: str, name: str, deadline: float) -> int | None:
+def _take(labdir: str, name: str, deadline: float) -> int | None:
     statefile.must_not_wait(f"the turn of guest '{name}'")
     try:
-        directory = liveness.run_dir(root, names.guest(name))
+        directory = liveness.run_dir(labdir, names.guest(name))
     except Usage:
         return None
     while True:
@@ -65,11 +65,11 @@ def _take(root: str, name: str, deadline: float) -> int | None:
             fd = _opened(os.path.join(directory, "turn"))
         except FileNotFoundError:
             try:
-                if name not in statefile.load(root).guests:
+                if name not in statefile.load(labdir).guests:
                     return None
             except NotFound:  # no lab either
                 return None
-            liveness.make_run_dir(root, name)
+            liveness.make_run_dir(labdir, name)
             continue
         try:
             left = max(0.001, deadline - time.monotonic())
@@ -102,7 +102,7 @@ def _is_at(fd: int, path: str) -> bool:
 
 
 def each(
-    root: str,
+    labdir: str,
     guests: Iterable[str],
     talk: Callable[[str, float], object],
     then: Callable[[list[str]], object],
@@ -127,7 +127,7 @@ def each(
     with contextlib.ExitStack() as turns:
         for name in sorted(guests):
             try:
-                turns.enter_context(taken(root, name, share()))
+                turns.enter_context(taken(labdir, name, share()))
                 ready.append(name)
             except TimedOut:
                 late.append(name)
@@ -146,7 +146,7 @@ def each(
     for number, name in enumerate(late):
         seconds = max(LEAST, (deadline - time.monotonic()) / (len(late) - number))
         try:
-            with taken(root, name, seconds):
+            with taken(labdir, name, seconds):
                 again(name, seconds)
         except Exception as e:
             failures[name] = e
@@ -154,12 +154,12 @@ def each(
 
 
 @contextlib.contextmanager
-def unless_ended(root: str, guest: str) -> Iterator[None]:
+def unless_ended(labdir: str, guest: str) -> Iterator[None]:
     """Have a running guest do something inside; one that has just ended need not."""
     try:
         yield
     except DummError:
-        pidfd = liveness.pidfd_of(root, guest)
+        pidfd = liveness.pidfd_of(labdir, guest)
         if pidfd is not None:
             os.close(pidfd)
             raise

@@ -35,27 +35,27 @@ TIMEOUT = 10.0
 _RTMGRP_LINK, _RTMGRP_IPV4_ROUTE = 0x1, 0x40  # linux/rtnetlink.h
 
 
-def _pid_file(root: str) -> str:
+def _pid_file(labdir: str) -> str:
     """Beside the holder's, and as that not one that a copy of the working set would go by."""
-    path = holder.file_of(root)
+    path = holder.file_of(labdir)
     return os.path.join(os.path.dirname(path), os.path.basename(path).replace("holder", "outside"))
 
 
-def ensure(root: str) -> None:
+def ensure(labdir: str) -> None:
     """Have the program run, and its device in the lab; called outside of the lab's namespaces."""
-    if _running(root):
+    if _running(labdir):
         return
-    fd = os.open(_pid_file(root) + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(_pid_file(labdir) + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         lock(fd, TIMEOUT, "the lab's uplink")
-        if not _running(root):
-            _in_child(root)
+        if not _running(labdir):
+            _in_child(labdir)
     finally:
         os.close(fd)
 
 
-def _running(root: str) -> bool:
-    return process.lives(process.recorded(_pid_file(root)))
+def _running(labdir: str) -> bool:
+    return process.lives(process.recorded(_pid_file(labdir)))
 
 
 def hosts() -> list[str]:
@@ -72,19 +72,19 @@ def hosts() -> list[str]:
     return sorted(a for a in found if not a.startswith("127."))
 
 
-def close(root: str, found: State, hosts: list[str]) -> None:
+def close(labdir: str, state: State, hosts: list[str]) -> None:
     """Keep guests from these addresses, but for bridges with access to the host; called inside.
     It costs something only when there is something new. DummError."""
-    open_ = [b.name for b in found.bridges.values() if b.host_access]
-    table = _table(found)
-    lines = [f"# {holder.find(root)}", f"add table {table}", f"delete table {table}"]
+    open_ = [b.name for b in state.bridges.values() if b.host_access]
+    table = _table(state)
+    lines = [f"# {holder.find(labdir)}", f"add table {table}", f"delete table {table}"]
     rules = [f'iifname "{name}" accept' for name in open_]
     if hosts:
         rules.append(f'oifname "{DEVICE}" ip daddr {{ {", ".join(hosts)} }} drop')
     chain = "type filter hook forward priority filter; policy accept;"
     lines.append(f"table {table} {{ chain forward {{ {chain} {'; '.join(rules)}; }}; }}")
     text = "\n".join(lines) + "\n"
-    path = _pid_file(root) + ".nft"
+    path = _pid_file(labdir) + ".nft"
     try:
         with open(path, encoding="ascii") as file:
             if file.read() == text:
@@ -96,21 +96,21 @@ def close(root: str, found: State, hosts: list[str]) -> None:
         file.write(text)
 
 
-def unclose(root: str, found: State) -> None:
+def unclose(labdir: str, state: State) -> None:
     """Take those rules away; called inside."""
     with contextlib.suppress(FileNotFoundError):  # first: by it they are thought to be there
-        os.unlink(_pid_file(root) + ".nft")
-    table = _table(found)
+        os.unlink(_pid_file(labdir) + ".nft")
+    table = _table(state)
     nft.run(f"add table {table}\ndelete table {table}\n")
 
 
-def _table(found: State) -> str:
-    return f"inet dumm_{found.id}_hosts"
+def _table(state: State) -> str:
+    return f"inet dumm_{state.id}_hosts"
 
 
-def end(root: str) -> None:
+def end(labdir: str) -> None:
     """End the program, and with it the device."""
-    known = process.recorded(_pid_file(root))
+    known = process.recorded(_pid_file(labdir))
     pidfd = process.open_pidfd(*known) if known else None
     if pidfd is not None:
         process.send_signal(pidfd, signal.SIGKILL)
@@ -118,24 +118,24 @@ def end(root: str) -> None:
         os.close(pidfd)
     for name in ("", ".log", ".net", ".lock", ".nft"):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(_pid_file(root) + name)
+            os.unlink(_pid_file(labdir) + name)
 
 
-def _in_child(root: str) -> None:
+def _in_child(labdir: str) -> None:
     """Who enters a namespace has no way back: a child does it, and for a pid namespace its child.
     The program is left to the lab's own pid 1."""
-    argv = _command(root)
+    argv = _command(labdir)
     read, write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         try:
-            pidfd = _holder(root)
+            pidfd = _holder(labdir)
             namespaces.enter(pidfd, namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
             inner = os.fork()
             if inner:
                 os.waitpid(inner, 0)
             else:
-                _start(root, argv, pidfd)
+                _start(labdir, argv, pidfd)
         except DummError as e:
             os.write(write, str(e).encode())
         except OSError as e:
@@ -152,10 +152,10 @@ def _in_child(root: str) -> None:
         raise DummError(text, hint="'dumm-bridge uplink BR --none' does without")
 
 
-def _command(root: str) -> list[str]:
+def _command(labdir: str) -> list[str]:
     from shutil import which
 
-    namespace = _pid_file(root) + ".net"
+    namespace = _pid_file(labdir) + ".net"
     # The host's loopback is not for guests: neither program leads there.
     if path := which("pasta"):
         # fmt: off
@@ -181,29 +181,29 @@ def _command(root: str) -> list[str]:
     )
 
 
-def _holder(root: str) -> int:
-    known = holder.find(root)
+def _holder(labdir: str) -> int:
+    known = holder.find(labdir)
     pidfd = process.open_pidfd(*known) if known else None
     if pidfd is None:
         raise Conflict("the lab's namespaces have ended")
     return pidfd
 
 
-def _start(root: str, argv: list[str], held: int) -> None:
+def _start(labdir: str, argv: list[str], held: int) -> None:
     proc.log(" ".join(argv))
     log = os.open(
-        _pid_file(root) + ".log",
+        _pid_file(labdir) + ".log",
         os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW,
         0o600,
     )
-    _name_namespace(root, _pid_file(root) + ".net")
+    _name_namespace(labdir, _pid_file(labdir) + ".net")
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     actions = [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate((null, log, log))]
     pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsid=True)
     pidfd = os.pidfd_open(pid)
     # /proc is the host's: to it the number is another.
     pid = process.pid_of(pidfd)
-    with open(os.open(_pid_file(root), _MADE, 0o600), "w", encoding="ascii") as file:
+    with open(os.open(_pid_file(labdir), _MADE, 0o600), "w", encoding="ascii") as file:
         file.write(f"{pid} {process.start_time(pid)}\n")
     try:
         namespaces.enter(held, namespaces.CLONE_NEWNET)
@@ -212,17 +212,17 @@ def _start(root: str, argv: list[str], held: int) -> None:
     except BaseException:
         ended = process.wait_exit(pidfd, 0)
         process.send_signal(pidfd, signal.SIGKILL)
-        os.unlink(_pid_file(root))
+        os.unlink(_pid_file(labdir))
         words = os.pread(log, 65536, 0).decode(errors="replace").strip().rpartition("\n")[2]
         if ended:
             raise DummError(f"{os.path.basename(argv[0])} failed: {words}") from None
         raise
 
 
-def _name_namespace(root: str, path: str) -> None:
+def _name_namespace(labdir: str, path: str) -> None:
     """Give the lab's network namespace a name that only we and our children see: to open the one
     in /proc, pasta would have to have as many capabilities as the holder (ptrace(2))."""
-    known = holder.find(root) or (0, 0)
+    known = holder.find(labdir) or (0, 0)
     namespaces.unshare(namespaces.CLONE_NEWNS)
     mnt.mount("none", "/", "none", mnt.MS_REC | mnt.MS_PRIVATE, "")
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
