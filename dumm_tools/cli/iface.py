@@ -71,8 +71,8 @@ def _actual(view: InterfaceView) -> dict[str, output.Scalar] | None:
     from dumm_tools.net import shape
 
     labdir = entered(make=False)
-    state = shape.actual(labdir, statefile.load(labdir), view.record)
-    return dict(state) if state else None
+    found = shape.actual(labdir, statefile.load(labdir), view.record)
+    return dict(found) if found else None
 
 
 def known_ifaces(state: Any, _directory: str) -> Iterable[str]:
