@@ -8,74 +8,19 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from imports import FLOORS, MODULES, PACKAGE, floor, imports, ours, ours_among
 
 from dumm_tools import _docs, errors
 from dumm_tools.cli import common
 
-PACKAGE = Path(errors.__file__).parent
-MODULES = {
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
-    for path in sorted(PACKAGE.rglob("*.py"))
-}
-#: The folders, from the ground up: a module imports from its own floor and from lower ones. The
-#: modules that lie in no folder are the floor ".".
-FLOORS = (
-    *("linux", ".", "trees", "agent", "running"),
-    *("images", "net", "files", "guests", "labs", "cli", "_docs"),
-)
 #: Imported by one module each.
 CONFINED = {"pyroute2", "sh", "tabulate"}
 #: Too heavy for a command that only reads.
 HEAVY = {"pyroute2", "sh", "tabulate", "asyncio", "importlib.metadata", "logging"}
-
-
-def floor(module: str) -> str:
-    """The folder that a module lies in, "." for none; `_docs` stands above all."""
-    folders = module.split(".")[1:]
-    if folders and ((PACKAGE / folders[0]).is_dir() or folders[0] == "_docs"):
-        return folders[0]
-    return "."
-
-
-def imports(path: Path) -> Iterator[str]:
-    """The full names of all that a module imports, anywhere in it, but for type checking."""
-    tree = ast.parse(path.read_text())
-    unseen = [
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for statement in node.body
-        for inner in ast.walk(statement)
-    ]
-    for node in ast.walk(tree):
-        if node in unseen:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            assert node.module is not None
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                yield inner if inner in MODULES or f"{inner}.__init__" in MODULES else node.module
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("importlib."):
-            constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
-            yield from (name for name in constants if isinstance(name, str))
-
-
-def ours(module: str) -> str:
-    """`dumm_tools.agent.__init__` and `dumm_tools.agent` are one."""
-    return module.removesuffix(".__init__")
-
-
-def ours_among(path: Path) -> set[str]:
-    """The modules of the package that a module imports."""
-    return {ours(name) for name in imports(path) if name.split(".")[0] == "dumm_tools"}
 
 
 def test_every_folder_is_a_floor() -> None:

@@ -1,0 +1,104 @@
+"""Who imports whom in dumm_tools, read from the sources, and a drawing of it:
+
+python tests/imports.py [--modules] | dot -Tsvg -o imports.svg
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent / "dumm_tools"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+#: The folders, from the ground up: a module imports from its own floor and from lower ones. The
+#: modules that lie in no folder are the floor ".".
+FLOORS = (
+    *("linux", ".", "trees", "agent", "running"),
+    *("images", "net", "files", "guests", "labs", "cli", "_docs"),
+)
+
+
+def floor(module: str) -> str:
+    """The folder that a module lies in, "." for none; `_docs` stands above all."""
+    folders = module.split(".")[1:]
+    if folders and ((PACKAGE / folders[0]).is_dir() or folders[0] == "_docs"):
+        return folders[0]
+    return "."
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The full names of all that a module imports, anywhere in it, but for type checking."""
+    tree = ast.parse(path.read_text())
+    unseen = [
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    ]
+    for node in ast.walk(tree):
+        if node in unseen:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES or f"{inner}.__init__" in MODULES else node.module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("importlib."):
+            constants = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            yield from (name for name in constants if isinstance(name, str))
+
+
+def ours(module: str) -> str:
+    """`dumm_tools.agent.__init__` and `dumm_tools.agent` are one."""
+    return module.removesuffix(".__init__")
+
+
+def ours_among(path: Path) -> set[str]:
+    """The modules of the package that a module imports."""
+    return {ours(name) for name in imports(path) if name.split(".")[0] == "dumm_tools"}
+
+
+def dot(modules: bool) -> str:
+    """The graph of the folders or of the modules, lower floors below, for dot(1). What leads up
+    is red."""
+    edges = {
+        (ours(module), name)
+        for module, path in MODULES.items()
+        for name in ours_among(path)
+        if name != "dumm_tools"
+    }
+    if not modules:
+        edges = {(floor(a), floor(b)) for a, b in edges if floor(a) != floor(b)}
+    lines = ["digraph imports {", '  node [shape=box, fontname="sans-serif"]; rankdir=TB;']
+    lines += ["  edge [style=invis];", f"  {' -> '.join(map(_quoted, reversed(FLOORS)))};"]
+    lines += ["  edge [style=solid];"]
+    if modules:
+        lines[2:] = ["  edge [style=solid];"]
+        for each in FLOORS:
+            inside = sorted(m for m in map(ours, MODULES) if floor(m) == each and m != "dumm_tools")
+            lines.append(f"  subgraph {_quoted(f'cluster {each}')} {{ label={_quoted(each)};")
+            lines += [f"    {_quoted(m)} [label={_quoted(m.rpartition('.')[2])}];" for m in inside]
+            lines.append("  }")
+    for a, b in sorted(edges):
+        up = FLOORS.index(b if not modules else floor(b)) > FLOORS.index(
+            a if not modules else floor(a)
+        )
+        lines.append(f"  {_quoted(a)} -> {_quoted(b)}{' [color=red]' if up else ''};")
+    return "\n".join([*lines, "}", ""])
+
+
+def _quoted(text: str) -> str:
+    return f'"{text}"'
+
+
+if __name__ == "__main__":
+    sys.stdout.write(dot("--modules" in sys.argv[1:]))
