@@ -1,9 +1,9 @@
 #!/bin/sh
-# The tour: two real kernels on a segment, rewired while they run. Each command is printed, then run.
+# A tour: two real kernels on a segment, rewired while they run. Each command is printed, then run.
 #
-# Without root the lab has namespaces of its own. Root's would be on this machine's network, with its
-# taps there for all to see: the tour has a network namespace of its own instead (unshare -n), so
-# that it cannot meet what is there.
+# Without root, the lab has its own namespaces. As root it would be on this machine's network, with its
+# taps visible to everyone; the tour therefore runs in a network namespace of its own (unshare -n), so
+# that it cannot interfere with anything there.
 set -eu
 
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
@@ -13,7 +13,7 @@ run() {
 }
 
 if [ "${DUMM_DEMO_INSIDE:-}" != 1 ]; then
-	say "A kernel for guests, and a small root tree for them to share; both are kept for all labs"
+	say "Get a kernel for guests and a small root tree for them to share; both are kept for all labs"
 	run dumm-fs kernel fetch --may-exist
 	run dumm-fs master build busybox --may-exist
 fi
@@ -21,7 +21,7 @@ if [ "$(id -u)" = 0 ] && [ "${DUMM_DEMO_INSIDE:-}" != 1 ]; then
 	DUMM_DEMO_INSIDE=1 exec unshare --net --mount --propagation unchanged "$0" "$@"
 fi
 if [ "$(id -u)" = 0 ]; then
-	# In a chroot the root directory is no mount; then /sys alone has to be ours.
+	# In a chroot the root directory is not a mount point; then making /sys private is enough.
 	mount --make-rprivate / 2>/dev/null || mount --make-rprivate /sys
 	mount -t sysfs sysfs /sys # shows the links of this namespace
 	ip link set lo up
@@ -40,29 +40,29 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 cd "$lab"
 
-# For lines with a pipe or a redirection.
+# For command lines with a pipe or a redirection.
 shell() {
 	printf '$ %s\n' "$1"
 	sh -c "$1"
 }
 
-say "A working set in $lab"
+say "Create a working set in $lab"
 before=$(ls /sys/class/net)
 run dumm-fs init
 
-say "Two guests: each is a Linux kernel of its own, an ordinary process in a jail"
+say "Two guests: each is a separate Linux kernel, an ordinary process in a jail"
 run dumm-guest create alice bob --start
 run dumm-guest list
 run dumm-guest exec alice -- uname -nrs
 
-say "A segment, and a NIC on it for each, plugged in while they run"
+say "A segment, and a NIC on it for each guest, plugged in while they run"
 run dumm-bridge create lan0
 run dumm-iface create alice-eth0 bob-eth0 --bridge lan0
 run dumm-iface address add alice-eth0 10.0.0.1/24
 run dumm-iface address add bob-eth0 10.0.0.2/24
 run dumm-guest exec alice -- ping -c 2 10.0.0.2
 
-say "A second NIC on a new segment, while a ping runs over the first and loses nothing"
+say "A second NIC on a new segment, while a ping over the first one loses no packets"
 dumm-guest exec alice -- ping -c 30 -i 0.05 -q 10.0.0.2 >ping.txt &
 ping=$!
 run dumm-bridge create lan1
@@ -73,18 +73,18 @@ wait "$ping"
 run tail -n 2 ping.txt
 grep -q ' 0% packet loss' ping.txt
 
-say "An interface moved to another segment takes its traffic along"
+say "When an interface moves to another segment, its traffic moves with it"
 run dumm-bridge connect lan1 alice-eth0
-printf '$ %s\n' 'dumm-guest exec alice -- ping -c 1 -W 1 10.0.0.2   # on another segment now'
+printf '$ %s\n' 'dumm-guest exec alice -- ping -c 1 -W 1 10.0.0.2   # not on the same segment any more'
 if dumm-guest exec alice -- ping -c 1 -W 1 10.0.0.2; then
-	echo 'the segments are not apart' >&2
+	echo 'the segments are not separate' >&2
 	exit 1
 fi
 run dumm-bridge connect lan1 bob-eth0
 run dumm-guest exec alice -- ping -c 1 10.0.0.2
 run dumm-iface list
 
-say "The host sees every NIC: look at one with tcpdump"
+say "The host sees every NIC: watch one with tcpdump"
 printf '$ %s\n' 'dumm-guest exec --host -- tcpdump -n -c 2 -i alice-eth0 icmp &'
 dumm-guest exec --host -- tcpdump -Z root -n -c 2 -i alice-eth0 icmp 2>tcpdump.txt &
 dump=$!
@@ -96,13 +96,13 @@ done
 run dumm-guest exec alice -- ping -c 1 -q 10.0.0.2
 wait "$dump"
 
-say "A guest's files are a tree on the host, copy-on-write over the master"
+say "A guest's files are a tree on the host, copy-on-write on top of the master"
 run dumm-guest exec --host -- sh -c 'echo "edited from outside" > mount/alice/etc/motd'
 run dumm-guest exec alice -- cat /etc/motd
 run dumm-guest exec alice -- sh -c 'echo "written inside" > /root/note'
 run cat host/alice/root/note
 
-say "exec passes streams and status on: binary in and out, errors apart, the command's own status"
+say "exec is binary-safe, keeps output and errors separate, and returns the exit status"
 shell 'head -c 1000000 /dev/urandom > random; dumm-guest exec bob -- cat < random | cmp - random && echo same'
 printf '$ %s\n' "dumm-guest exec bob -- sh -c 'exit 42'; echo \$?"
 code=0
@@ -114,11 +114,11 @@ say "Output is made for scripts"
 run dumm-guest list -o name,state,ifaces
 run dumm-guest list --format json
 
-say "Everything is remembered over a restart"
+say "Everything survives a restart"
 run dumm-guest restart --all
 run dumm-guest exec alice -- ping -c 1 10.0.0.2
 
-say "And gone without a trace"
+say "Take it apart without leaving a trace"
 run dumm-fs destroy
 after=$(ls /sys/class/net)
 [ "$before" = "$after" ]

@@ -1,10 +1,10 @@
 # shellcheck shell=sh
-# What the examples share; sourced by them, once they have defined `prepare`: it gets what has to
-# come from the network, and is run first.
+# Code shared by the examples. They source it after defining `prepare`, which fetches whatever comes
+# from the network and is run first.
 #
-# An example has a working set in a directory of its own, and leaves nothing. Without root its lab has
-# namespaces of its own. Root's would be on this machine's network: the example has a network
-# namespace of its own instead (unshare -n), so that it cannot meet what is there.
+# An example creates a working set in a directory of its own and cleans up after itself. Without root,
+# its lab has its own namespaces. As root it would be on this machine's network; the example therefore
+# runs in a network namespace of its own (unshare -n), so that it cannot interfere with anything there.
 set -eu
 
 if [ "${DUMM_EXAMPLE_INSIDE:-}" != 1 ]; then
@@ -14,7 +14,7 @@ if [ "${DUMM_EXAMPLE_INSIDE:-}" != 1 ]; then
 	fi
 fi
 if [ "$(id -u)" = 0 ]; then
-	# In a chroot the root directory is no mount; then /sys alone has to be ours.
+	# In a chroot the root directory is not a mount point; then making /sys private is enough.
 	mount --make-rprivate / 2>/dev/null || mount --make-rprivate /sys
 	mount -t sysfs sysfs /sys # shows the links of this namespace
 	ip link set lo up
@@ -25,7 +25,8 @@ lab=$(mktemp -d "${TMPDIR:-/tmp}/dumm-example.XXXXXX")
 finish() {
 	status=$?
 	if [ -e state.json ]; then
-		# What guests wrote would stay, and may be theirs alone: users of the lab.
+		# destroy keeps what guests wrote, and files of the guests' users may belong to subordinate
+		# ids: delete the guests first.
 		dumm-guest list -q >guests.txt
 		if [ -s guests.txt ]; then
 			dumm-guest stop --all || status=1
@@ -48,13 +49,13 @@ fail() {
 	printf '%s: %s\n' "${0##*/}" "$*" >&2
 	exit 1
 }
-# until_true SECONDS COMMAND...: wait until the command succeeds.
+# until_true SECONDS COMMAND...: wait for the command to succeed.
 until_true() {
 	left=$(($1 * 5))
 	shift
 	until "$@" >/dev/null 2>&1; do
 		left=$((left - 1))
-		[ "$left" -gt 0 ] || fail "not so in time: $*"
+		[ "$left" -gt 0 ] || fail "timed out: $*"
 		sleep 0.2
 	done
 }

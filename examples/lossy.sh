@@ -1,5 +1,5 @@
 #!/bin/sh
-# A slow line between two guests, of busybox alone: what TCP gets through it, against the rate set.
+# A slow link between two guests that need only busybox: TCP goodput compared with the rate set.
 
 prepare() {
 	dumm-fs kernel fetch --may-exist
@@ -17,10 +17,10 @@ iface create far-eth0 --bridge line --address 10.0.0.2/24
 guest start --all
 END
 
-# goodput BYTES: let far fetch so much from near; bits a second, by far's clock.
+# goodput BYTES: fetch that many bytes from near on far; print bits per second by far's clock.
 goodput() {
 	dumm-guest exec near -- truncate -s "$1" /srv/file
-	# shellcheck disable=SC2016 # it is the guest's shell that expands this
+	# shellcheck disable=SC2016 # expanded by the guest's shell
 	dumm-guest exec -e BYTES="$1" far -- sh -c '
 		read -r start _ </proc/uptime
 		wget -q -O /dev/null http://10.0.0.1/file
@@ -32,16 +32,16 @@ dumm-guest exec near -- sh -c 'mkdir -p /srv && httpd -h /srv'
 # between LEAST VALUE MOST
 between() { [ "$1" -le "$2" ] && [ "$2" -le "$3" ]; }
 
-# Three seconds' worth. A frame of 1514 octets, as the rate counts them, has 1448 of the file.
+# Three seconds' worth. A frame counts as 1514 bytes for the rate, and carries 1448 bytes of the file.
 for rate in 1 4 16; do
 	dumm-iface shape near-eth0 --rate "${rate}mbit"
 	found=$(goodput $((rate * 375000)))
 	share=$((found * 1514 / 1448 / (rate * 10000)))
-	say "$rate Mbit/s set: goodput $found bit/s, $share % of what TCP can get"
+	say "rate $rate Mbit/s: goodput $found bit/s, $share % of the maximum for TCP"
 	between 90 "$share" 110 || fail "not within 10 %"
 done
 
-say "A delay besides: what was set before is kept"
+say "Add a delay: earlier settings are kept"
 dumm-iface shape near-eth0 --rate 4mbit --delay 10
 dumm-iface shape far-eth0 --delay 10
 dumm-iface show near-eth0 -o shape
@@ -49,7 +49,7 @@ dumm-guest exec near -- ping -c 5 -i 0.2 -q 10.0.0.2 | tee ping.txt
 average=$(sed -n 's,.*= [0-9.]*/\([0-9]*\)\..*,\1,p' ping.txt)
 between 20 "$average" 23 || fail "a round trip of $average ms"
 
-say "And loss: 2 % of what near sends"
+say "Add loss: 2 % of the packets that near sends"
 dumm-iface shape near-eth0 --loss 2
 dumm-iface show near-eth0 -o shape
 say "goodput $(goodput 1000000) bit/s"

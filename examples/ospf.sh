@@ -1,6 +1,6 @@
 #!/bin/sh
 # OSPF on a ring of six routers (FRR on Debian): a segment is cut while a ping runs over it, and the
-# traffic goes round the other way.
+# traffic is rerouted the other way round.
 
 prepare() {
 	dumm-fs kernel fetch --may-exist
@@ -14,7 +14,7 @@ routers='r1 r2 r3 r4 r5 r6'
 dumm-fs init --master frr
 {
 	echo "guest create $routers --memory 96M"
-	# Segment ringN joins rN's eth1 and the next router's eth0.
+	# Segment ringN connects eth1 of rN to eth0 of the next router.
 	for n in 1 2 3 4 5 6; do
 		next=$((n % 6 + 1))
 		echo "bridge create ring$n"
@@ -48,19 +48,19 @@ done
 
 way() { dumm-guest exec r1 -- ip -4 route get 10.0.2.2; }
 
-# Each is to know the whole ring: where a part of it is missing, there is no other way round yet.
+# Wait for complete adjacencies: until the ring is closed, there is no alternative path.
 neighbours() {
 	[ "$(dumm-guest exec "$1" -- vtysh -c 'show ip ospf neighbor' | grep -c ' Full')" = 2 ]
 }
 say "The ring closes"
 for router in $routers; do until_true 60 neighbours "$router"; done
 
-say "r1 learns the way to r3, over r2"
+say "r1 learns the route to r3 via r2"
 until_true 60 sh -c 'dumm-guest exec r1 -- ip -4 route get 10.0.2.2 | grep "via 10.0.1.2"'
 until_true 60 dumm-guest exec r1 -- ping -c 1 -W 1 -I 10.0.6.2 10.0.2.2
 way
 
-say "The segment between r1 and r2 is cut while a ping runs"
+say "Cut the segment between r1 and r2 while a ping runs"
 dumm-guest exec r1 -- ping -c 80 -i 0.1 -W 1 -q -I 10.0.6.2 10.0.2.2 >ping.txt &
 ping=$!
 sleep 2
@@ -68,6 +68,6 @@ dumm-bridge disconnect r1-eth1 r2-eth0
 wait "$ping" || true
 cat ping.txt
 way
-way | grep -q 'via 10\.0\.6\.1' || fail "not round the other way"
+way | grep -q 'via 10\.0\.6\.1' || fail "not rerouted"
 received=$(sed -n 's/.* \([0-9]*\) received.*/\1/p' ping.txt)
-[ "$received" -ge 40 ] || fail "$received of 80 came back"
+[ "$received" -ge 40 ] || fail "only $received of 80 replies"

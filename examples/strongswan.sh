@@ -1,7 +1,7 @@
 #!/bin/sh
 # An IPsec tunnel between two gateways, moon and sun, on a network of eight guests: strongSwan on
-# Debian, IKEv2 with a shared secret. The wire between shows ESP and nothing in the clear; the tunnel
-# survives a gateway's cable being pulled and plugged in elsewhere and back.
+# Debian, IKEv2 with a shared secret. The wire between them carries ESP and no cleartext; the tunnel
+# survives unplugging a gateway's cable, plugging it in elsewhere, and back again.
 
 prepare() {
 	dumm-fs kernel fetch --may-exist
@@ -33,7 +33,7 @@ iface route add sun-eth0 default --via 192.168.0.1
 guest start --all
 END
 
-# What swanctl says of plugins that it has not got is nothing to us.
+# Hide swanctl's complaints about plugins that are not installed.
 swan() {
 	guest=$1
 	shift
@@ -78,17 +78,17 @@ END
 	until_true 20 swan "$1" --load-all
 }
 
-say "Two gateways"
+say "Configure two gateways"
 gateway moon 192.168.0.1 10.1.0.0/16 sun 192.168.0.2 10.2.0.0/16
 gateway sun 192.168.0.2 10.2.0.0/16 moon 192.168.0.1 10.1.0.0/16
 
-say "In the clear, before there is a tunnel"
+say "Ping in the clear, before the tunnel is up"
 dumm-guest exec alice -- ping -c 1 -W 2 -q 10.2.0.10
 
-say "A tunnel"
+say "Set up the tunnel"
 swan moon --initiate --child net-net | tail -n 1
 
-say "The wire while alice pings bob"
+say "Capture on the wire while alice pings bob"
 dumm-bridge capture wire -w wire.pcap 2>tcpdump.txt &
 capture=$!
 until_true 10 grep -q listening tcpdump.txt
@@ -98,15 +98,15 @@ sleep 0.2
 kill -INT "$capture"
 wait "$capture" || [ $? = 130 ]
 tcpdump -n -r wire.pcap esp 2>/dev/null | tee esp
-[ "$(wc -l <esp)" -ge 12 ] || fail "too little ESP on the wire"
+[ "$(wc -l <esp)" -ge 12 ] || fail "too few ESP packets on the wire"
 tcpdump -n -r wire.pcap 'icmp or net 10.0.0.0/8' 2>/dev/null >clear
-[ ! -s clear ] || fail "in the clear: $(cat clear)"
+[ ! -s clear ] || fail "cleartext on the wire: $(cat clear)"
 
-say "The gateway's cable is pulled, plugged in elsewhere, and then back"
+say "Move the gateway's cable to another segment, and back again"
 dumm-bridge connect elsewhere moon-eth0
-if dumm-guest exec alice -- ping -c 1 -W 1 -q 10.2.0.10; then fail "reached over a pulled cable"; fi
+if dumm-guest exec alice -- ping -c 1 -W 1 -q 10.2.0.10; then fail "bob is still reachable"; fi
 dumm-bridge connect wire moon-eth0
 dumm-guest exec alice -- ping -c 3 -i 0.2 -W 2 10.2.0.10
 swan moon --list-sas | tee sas
-[ "$(grep -c ESTABLISHED sas)" = 1 ] || fail "the tunnel is another"
-grep -q '#1, ESTABLISHED' sas || fail "the tunnel is another"
+[ "$(grep -c ESTABLISHED sas)" = 1 ] || fail "not the same tunnel any more"
+grep -q '#1, ESTABLISHED' sas || fail "not the same tunnel any more"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A client, a router and a web server on two segments, of busybox alone: up and done in two seconds.
+# A client, a router and a web server on two segments, with nothing but busybox: done in two seconds.
 
 prepare() {
 	dumm-fs kernel fetch --may-exist
@@ -10,7 +10,7 @@ prepare() {
 
 dumm-fs init --master busybox
 
-# One dumm-console for all of it: its lines are the commands without "dumm-".
+# A single dumm-console for all of it: each line is a command without "dumm-".
 dumm-console <<'END'
 bridge create lan dmz
 guest create client router www
@@ -25,11 +25,11 @@ guest exec router -- sysctl -q -w net.ipv4.ip_forward=1
 guest exec www -- sh -c 'mkdir -p /srv && hostname >/srv/index.html && httpd -h /srv'
 END
 
-say "The client reads the server's page"
+say "The client fetches the server's page"
 page=$(dumm-guest exec client -- wget -q -O - http://10.0.2.2/)
 echo "$page"
-[ "$page" = www ] || fail "not the page: $page"
+[ "$page" = www ] || fail "wrong page: $page"
 
-say "The way leads over the router"
+say "Traffic goes through the router"
 dumm-guest exec client -- traceroute -n -q 1 10.0.2.2 | tee route
-grep -q ' 1  10\.0\.1\.1 ' route || fail "not over the router"
+grep -q ' 1  10\.0\.1\.1 ' route || fail "not through the router"
