@@ -169,7 +169,7 @@ def shared_options(tool: click.Group) -> str:
     found = [option_entry(o) for o in parameters(tool, click.Option)]
     shaped = [c for _, c in leaves(tool) if has_shape(c)]
     if shaped:
-        found.append(".PP\nVerbs that print records, such as\n.BR list ,\ntake these too:")
+        found.append(".PP\nVerbs that print records, such as\n.BR list ,\nalso accept these:")
         found += [option_entry(o) for o in map(_plain, parameters(shaped[0], click.Option)) if o]
     return "\n".join(found)
 
@@ -183,7 +183,7 @@ def _plain(option: click.Option) -> Any:
     general = click.Option(
         ["-o", "--output", "fields"],
         metavar="FIELD,...",
-        help="Only these fields, TAB-separated; see FIELDS.",
+        help="Print only these fields, separated by tabs; see FIELDS.",
     )
     return general
 
@@ -229,7 +229,7 @@ def exit_status(runs_commands: bool) -> str:
     if runs_commands:
         found.append(
             entry(
-                bold("128+") + italic("n"), "The command was ended by signal " + italic("n") + "."
+                bold("128+") + italic("n"), "The command was killed by signal " + italic("n") + "."
             )
         )
     return "\n".join(found)

@@ -7,17 +7,17 @@ into one of these. Only `cli/common.py` turns them into an exit.
 from __future__ import annotations
 
 EXIT_CODES: dict[int, str] = {
-    0: "Done, or yes.",
-    1: "Failed, or no.",
-    2: "Wrong usage.",
-    3: "No such object, or no working set here.",
-    4: "Conflict: it exists already, is running, is not running, or is busy.",
+    0: "Success, or a 'yes' answer.",
+    1: "Failure, or a 'no' answer.",
+    2: "Usage error.",
+    3: "No such object, or no working set in this directory.",
+    4: "Conflict: the object already exists, is running, is not running, or is busy.",
     5: "Timed out.",
 }
 
 EXEC_EXIT_CODES: dict[int, str] = {
     125: "dumm-tools itself failed to run the command.",
-    126: "The command is there but cannot be run.",
+    126: "The command was found but could not be run.",
     127: "The command was not found.",
 }
 

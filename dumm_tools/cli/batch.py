@@ -28,7 +28,7 @@ DOMAIN = {
     "bridge": ("net.bridge", "net.link_views"),
 }
 LEAVE = ("exit", "quit")
-WORDS_OF_OURS = {"exit": "leave the console", "quit": "leave the console", "help": "this"}
+WORDS_OF_OURS = {"exit": "leave the console", "quit": "leave the console", "help": "list the verbs"}
 
 
 def main(directory: str, keep_going: bool) -> int:

@@ -20,17 +20,23 @@ from dumm_tools.output import Field
 if TYPE_CHECKING:
     from dumm_tools.net.link_views import BridgeView
 
-cli = tool("dumm-bridge", "Segments: bridges on the host that join the interfaces of guests.")
+cli = tool(
+    "dumm-bridge", "Manage segments: bridges on the host that connect the interfaces of guests."
+)
 
 FIELDS: list[Field[BridgeView]] = [
-    Field("name", "Its name, on the host too.", lambda v: v.record.name),
-    Field("state", "up, or down when it is not there.", lambda v: v.state),
-    Field("address", "The host's own addresses on it, A/P.", lambda v: sorted(v.record.addresses)),
-    Field("members", "The interfaces connected to it.", lambda v: v.members),
-    Field("uplink", "The way out of the lab: nat, or to:HOSTDEV.", lambda v: v.record.uplink),
+    Field("name", "Name of the bridge, also on the host.", lambda v: v.record.name),
+    Field("state", "up, or down if the device does not exist.", lambda v: v.state),
+    Field(
+        "address",
+        "The host's own addresses on the bridge, A/P.",
+        lambda v: sorted(v.record.addresses),
+    ),
+    Field("members", "Interfaces connected to the bridge.", lambda v: v.members),
+    Field("uplink", "Uplink to the outside: nat or to:HOSTDEV.", lambda v: v.record.uplink),
     Field(
         "host_access",
-        "May guests reach the host's own services by the uplink?",
+        "Whether guests can reach the host's own services through the uplink.",
         lambda v: v.record.host_access,
         in_table=False,
     ),
@@ -44,9 +50,11 @@ interfaces = click.argument("ifaces", metavar="IFACE...", nargs=-1, required=Tru
 @cli.command()
 @click.argument("names", metavar="BR...", nargs=-1, required=True)
 @address_options
-@click.option("--may-exist", is_flag=True, help="One that is there is left as it is.")
+@click.option(
+    "--may-exist", is_flag=True, help="Do not fail if it exists already; leave it unchanged."
+)
 def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) -> int:
-    """Make bridges. An address is the host's own on the segment."""
+    """Create bridges. Addresses are those of the host on the segment."""
     from dumm_tools.net import bridge
 
     return each(
@@ -56,20 +64,24 @@ def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) 
 
 
 delete_verb(
-    cli, "bridge", several, "Unplug the members of bridges, then remove the bridges.", warns=True
+    cli,
+    "bridge",
+    several,
+    "Disconnect the members of bridges, then delete the bridges.",
+    warns=True,
 )
 list_verb(cli, FIELDS, "bridges", "List the bridges.")
-show_verb(cli, FIELDS, several, "bridge_view", "Show bridges in full.")
+show_verb(cli, FIELDS, several, "bridge_view", "Show all fields of bridges.")
 
 
 @cli.command()
 @one
 @interfaces
 def connect(name: str, ifaces: tuple[str, ...]) -> int:
-    """Plug interfaces into a bridge.
+    """Connect interfaces to a bridge.
 
-    One that is on another bridge moves, and its traffic with it. One that is down comes up in
-    its guest.
+    An interface that is connected to another bridge moves, and its traffic with it. An interface
+    that is down comes up in its guest.
     """
     from dumm_tools.net import bridge
 
@@ -79,7 +91,7 @@ def connect(name: str, ifaces: tuple[str, ...]) -> int:
 @cli.command()
 @interfaces
 def disconnect(ifaces: tuple[str, ...]) -> int:
-    """Unplug interfaces; they go down in their guests."""
+    """Disconnect interfaces; they go down in their guests."""
     from dumm_tools.net import bridge
 
     return each(ifaces, lambda interface: bridge.disconnect(entered(), interface))
@@ -89,9 +101,9 @@ def disconnect(ifaces: tuple[str, ...]) -> int:
 @one
 @capture_options
 def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
-    """Print what passes a bridge, until Ctrl-C; by tcpdump(8).
+    """Print the traffic on a bridge with tcpdump(8), until Ctrl-C.
 
-    FILTER is as in pcap-filter(7). Behind `--` options of tcpdump may stand before it.
+    FILTER is as in pcap-filter(7). After `--`, options of tcpdump may precede it.
     """
     from dumm_tools.net import capture
 
@@ -102,24 +114,27 @@ address_verbs(
     cli,
     "bridge",
     one,
-    group_help="The host's own addresses on a bridge.",
-    add_help="Give the host addresses on a bridge.",
-    del_help="Take addresses from the host on a bridge.",
+    group_help="Manage the host's own addresses on a bridge.",
+    add_help="Add addresses of the host to a bridge.",
+    del_help="Remove addresses of the host from a bridge.",
 )
 
 
 @cli.command()
 @one
-@click.option("--nat", is_flag=True, help="By the host's own address (the default).")
-@click.option("--to", "device", metavar="HOSTDEV", help="Plug a device of the host's in (root).")
-@click.option("--none", "remove", is_flag=True, help="Take the uplink away.")
-@click.option("--host-access", is_flag=True, help="With --nat: to the host's own services, too.")
+@click.option("--nat", is_flag=True, help="Use the host's own address (default).")
+@click.option("--to", "device", metavar="HOSTDEV", help="Connect a device of the host (root).")
+@click.option("--none", "remove", is_flag=True, help="Remove the uplink.")
+@click.option(
+    "--host-access", is_flag=True, help="With --nat: allow access to the host's own services."
+)
 def uplink(name: str, nat: bool, device: str | None, remove: bool, host_access: bool) -> None:
-    """Give a segment a way out of the lab.
+    """Connect a segment to the outside.
 
-    With --nat guests that send to the host's address on the bridge reach what the host reaches
-    by IPv4; nobody outside reaches them. Of the host itself they reach nothing but its answer to
-    a ping, and no link-local address (169.254.0.0/16) beyond it, unless --host-access is given.
+    With --nat, guests that use the host's address on the bridge as their gateway can reach
+    whatever the host can reach over IPv4; nobody outside can reach them. The host itself only
+    answers their pings, and link-local addresses (169.254.0.0/16) are blocked, unless
+    --host-access is given.
     """
     from dumm_tools.net import uplink as domain
 
@@ -148,13 +163,13 @@ def uplink(name: str, nat: bool, device: str | None, remove: bool, host_access: 
     type=click.Choice(["dot", "svg", "mermaid", "json"]),
     default="dot",
     show_default=True,
-    help="What to print; svg is drawn by Graphviz.",
+    help="Output format; svg is rendered by Graphviz.",
 )
 def graph(form: Literal["dot", "svg", "mermaid", "json"]) -> None:
-    """Print a picture of the lab as it is now.
+    """Print a picture of the current state of the lab.
 
-    Guests with their states, interfaces with addresses and impairments, bridges, the host's
-    addresses, uplinks.
+    It shows guests with their states, interfaces with their addresses and shaping, bridges, the
+    host's addresses and uplinks.
     """
     from dumm_tools.labs import graph as domain
 

@@ -39,14 +39,16 @@ def source_options(default_suite: str) -> Callable[[F], F]:
                 "--allow-expired",
                 is_flag=True,
                 envvar="DUMM_ALLOW_EXPIRED",
-                help="Take a suite although its Release file has expired.",
+                help="Accept a suite whose Release file has expired.",
             ),
             click.option(
                 "--mirror",
                 metavar="URL",
-                help="The Debian mirror (else the one this host uses).",
+                help="Debian mirror (default: the one that this host uses).",
             ),
-            click.option("--suite", metavar="SUITE", help=f"The Debian suite ({default_suite})."),
+            click.option(
+                "--suite", metavar="SUITE", help=f"Debian suite (default: {default_suite})."
+            ),
         ):
             function = option(function)
         return function
@@ -56,19 +58,21 @@ def source_options(default_suite: str) -> Callable[[F], F]:
 
 def name_option(function: F) -> F:
     """--name, for what gets a place in the cache."""
-    return click.option("--name", metavar="NAME", help="What to call it in the cache.")(function)
+    return click.option("--name", metavar="NAME", help="Name to give it in the cache.")(function)
 
 
 def may_exist_option(function: F) -> F:
     """--may-exist."""
-    return click.option("--may-exist", is_flag=True, help="No error if it is there already.")(
+    return click.option("--may-exist", is_flag=True, help="Do not fail if it exists already.")(
         function
     )
 
 
 def if_exists_option(function: F) -> F:
     """--if-exists."""
-    return click.option("--if-exists", is_flag=True, help="No error if it is not there.")(function)
+    return click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")(
+        function
+    )
 
 
 def delete_each(delete: Callable[[str], None], names: tuple[str, ...], if_exists: bool) -> int:

@@ -227,14 +227,14 @@ _SHARED_OPTIONS: tuple[click.Parameter, ...] = (
         expose_value=False,
         is_eager=True,
         callback=_set_directory,
-        help="The lab's working directory (else DUMM_DIR, else the current directory).",
+        help="Working directory of the lab (default: $DUMM_DIR, else the current directory).",
     ),
     click.Option(
         ["-v", "--verbose"],
         count=True,
         expose_value=False,
         callback=_set_verbosity,
-        help="Print each step on stderr; twice for details.",
+        help="Print each step on stderr; repeat for more detail.",
     ),
 )
 
@@ -333,7 +333,7 @@ def output_options(table: Sequence[Field[Any]]) -> Callable[[F], F]:
                 "form",
                 type=click.Choice(["table", "json"]),
                 default="table",
-                help="json: one array of objects.",
+                help="Output format; json prints one array of objects.",
             ),
             click.option(
                 "-o",
@@ -342,9 +342,9 @@ def output_options(table: Sequence[Field[Any]]) -> Callable[[F], F]:
                 metavar="FIELD,...",
                 type=FieldList(names),
                 callback=split,
-                help=f"Only these fields, TAB-separated: {','.join(names)}.",
+                help=f"Print only these fields, separated by tabs: {','.join(names)}.",
             ),
-            click.option("-q", "--quiet", is_flag=True, help="Only names, one a line."),
+            click.option("-q", "--quiet", is_flag=True, help="Print only names, one per line."),
         ):
             wrapper = option(wrapper)
         return wrapper  # type: ignore[return-value]

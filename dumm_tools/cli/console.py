@@ -14,7 +14,7 @@ from dumm_tools.cli.execute import run_on_host
 from dumm_tools.cli.operands import guests
 from dumm_tools.output import Field
 
-cli = common.tool("dumm-console", "Consoles: terminals in guests, and what their kernels printed.")
+cli = common.tool("dumm-console", "Open terminals in guests, and show what their kernels print.")
 
 
 def _no_verb(context: click.Context, keep_going: bool) -> int | None:
@@ -29,23 +29,21 @@ def _no_verb(context: click.Context, keep_going: bool) -> int | None:
 cli.invoke_without_command, cli.no_args_is_help = True, False
 cli.callback = click.pass_context(_no_verb)
 cli.params.append(
-    click.Option(
-        ["-k", "--keep-going"], is_flag=True, help="Do not end a batch at the first failure."
-    )
+    click.Option(["-k", "--keep-going"], is_flag=True, help="Continue a batch after a failure.")
 )
-cli.help = """Consoles: terminals in guests, and what their kernels printed.
+cli.help = """Open terminals in guests, and show what their kernels print.
 
-Without a command, on a terminal, it reads commands with history and completion: the words of the
-tools without "dumm-", such as "guest start alice". From a file or a pipe it reads the same as a
-batch, one Python start for all lines, and ends at the first that fails. '#' begins a comment.
+Without a command, on a terminal, read commands with history and completion: those of all tools
+without "dumm-", such as "guest start alice". From a file or a pipe, read the same commands as a
+batch, with a single start of Python, and stop at the first that fails. '#' starts a comment.
 """
 
 FIELDS: list[Field[Any]] = [
-    Field("name", "The guest.", lambda v: v.guest),
-    Field("line", "Number of the line, for --line.", lambda v: v.line),
+    Field("name", "Name of the guest.", lambda v: v.guest),
+    Field("line", "Number of the terminal, for --line.", lambda v: v.line),
     Field("device", "Terminal in the guest.", lambda v: f"tty{v.line}"),
-    Field("attached", "Whether somebody is attached to it.", lambda v: v.attached),
-    Field("path", "The FIFO that takes what is typed.", lambda v: v.path, in_table=False),
+    Field("attached", "Whether a terminal is attached to it.", lambda v: v.attached),
+    Field("path", "FIFO for the input.", lambda v: v.path, in_table=False),
 ]
 
 line_option = click.option(
@@ -54,19 +52,20 @@ line_option = click.option(
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Which terminal of the guest: ttyN; 0 is the kernel's console.",
+    help="Terminal ttyN of the guest; 0 is the kernel's console.",
 )
 
 
 @cli.command()
 @click.argument("name", type=guests("running"), required=False)
-@click.option("--host", is_flag=True, help="On the host, where the lab's links and mounts are.")
+@click.option("--host", is_flag=True, help="Run a shell on the host, inside the lab's namespaces.")
 @click.option("-u", "--user", metavar="USER", help="Log in as this user (default: root).")
 def shell(name: str | None, host: bool, user: str | None) -> int:
-    """Open a login shell in a guest, on a real terminal that follows the window's size.
+    """Open a login shell in a guest, on a terminal of its own.
 
-    Without a terminal it reads commands from standard input. With --host and no NAME it is your
-    own shell, in the lab's own namespaces: tcpdump, ip and bridge see the lab's links there.
+    The terminal follows the window size. If standard input is not a terminal, the shell reads
+    commands from it. With --host instead of NAME, run your own shell in the lab's namespaces, where
+    tcpdump, ip and bridge see the lab's links.
     """
     import os
 
@@ -93,9 +92,9 @@ def shell(name: str | None, host: bool, user: str | None) -> int:
 @click.argument("name", type=guests("running"))
 @line_option
 def attach(name: str, line: int) -> None:
-    """Join this terminal to a raw console of a guest; ^] detaches.
+    """Connect this terminal to a raw console of a guest; ^] detaches.
 
-    Without an init of the guest's own, a root shell serves line 0 once something is typed.
+    In a guest without an init, a root shell starts on line 0 once something is typed.
     """
     from dumm_tools.guests import console
 
@@ -110,12 +109,12 @@ def attach(name: str, line: int) -> None:
 
 @cli.command()
 @click.argument("name", type=guests())
-@click.option("-f", "--follow", is_flag=True, help="Go on as it grows, until the guest ends.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the output until the guest ends.")
 @click.option(
-    "-n", "--lines", metavar="N", type=click.IntRange(min=0), help="Only the last N lines."
+    "-n", "--lines", metavar="N", type=click.IntRange(min=0), help="Print only the last N lines."
 )
 def log(name: str, follow: bool, lines: int | None) -> None:
-    """Print what a guest's kernel console printed since its last start."""
+    """Print the output of a guest's kernel console since its last start."""
     from dumm_tools.guests import console
 
     def write(data: bytes) -> None:

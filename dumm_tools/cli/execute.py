@@ -34,16 +34,27 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...])
 
 
 @click.command("exec", cls=common.Command)
-@click.option("--host", is_flag=True, help="On the host, where the lab's links and mounts are.")
-@click.option("-t", "--tty", "terminal", is_flag=True, help="Give the command a terminal.")
-@click.option("-e", "--env", metavar="K=V", multiple=True, callback=_pairs, help="Set a variable.")
-@click.option("-w", "--workdir", metavar="DIR", help="Run it in this directory (default: /).")
-@click.option("-u", "--user", metavar="USER[:GROUP]", help="Run it as this user (default: root).")
+@click.option("--host", is_flag=True, help="Run it on the host, inside the lab's namespaces.")
+@click.option("-t", "--tty", "terminal", is_flag=True, help="Allocate a terminal for the command.")
+@click.option(
+    "-e",
+    "--env",
+    metavar="K=V",
+    multiple=True,
+    callback=_pairs,
+    help="Set an environment variable.",
+)
+@click.option(
+    "-w", "--workdir", metavar="DIR", help="Working directory of the command (default: /)."
+)
+@click.option(
+    "-u", "--user", metavar="USER[:GROUP]", help="Run the command as this user (default: root)."
+)
 @click.option(
     "--timeout",
     metavar="SECONDS",
     type=Seconds(positive=True),
-    help="End it after so long (exit status 5).",
+    help="Terminate the command after this time (exit status 5).",
 )
 @click.argument("words", metavar="NAME|--host -- CMD [ARG...]", nargs=-1, type=GuestThenCommand())
 def exec_(
@@ -55,13 +66,15 @@ def exec_(
     timeout: float | None,
     words: tuple[str, ...],
 ) -> int:
-    """Run a command in a guest, with its stdin, stdout, stderr and exit status.
+    """Run a command in a guest.
 
-    No network and no program in the guest is needed but the command itself. Status 125: we
-    failed; 126 and 127: it could not be run, or not be found; 128 + n: ended by signal n.
+    Standard input, output and error and the exit status are passed through. This needs no network,
+    and no program in the guest other than the command. Exit status 125 means that dumm-guest itself
+    failed, 126 that the command could not be run, 127 that it was not found, and 128 + n that it
+    was killed by signal n.
 
-    With --host and no NAME the command runs on the host, in the lab's own namespaces: tcpdump,
-    ip and bridge see the lab's links there.
+    With --host instead of NAME, the command runs on the host, in the lab's namespaces, where
+    tcpdump, ip and bridge see the lab's links.
     """
     import os
 

@@ -14,7 +14,9 @@ from dumm_tools.cli.operands import guests
 from dumm_tools.errors import DummError
 from dumm_tools.output import Field
 
-cli = common.tool("dumm-fs", "Files: the working set, kernel packs, masters, guests' root trees.")
+cli = common.tool(
+    "dumm-fs", "Manage files: working sets, kernel packs, masters and root trees of guests."
+)
 cli.add_command(fs_kernel.group)
 cli.add_command(fs_master.group)
 cli.add_command(fs_layers.overlay)
@@ -23,10 +25,10 @@ for command in fs_files.COMMANDS:
     cli.add_command(command)
 
 CHECK_FIELDS: list[Field[Any]] = [
-    Field("name", "What is looked at.", lambda c: c.name),
-    Field("state", "ok, missing, or absent where it is not needed.", lambda c: c.state),
+    Field("name", "What is checked.", lambda c: c.name),
+    Field("state", "ok, missing, or absent if it is not required.", lambda c: c.state),
     Field("found", "What was found.", lambda c: c.found),
-    Field("remedy", "What to do about it.", lambda c: c.remedy),
+    Field("remedy", "How to fix it.", lambda c: c.remedy),
 ]
 
 
@@ -35,23 +37,23 @@ CHECK_FIELDS: list[Field[Any]] = [
     "--kernel",
     metavar="PACK|FILE",
     type=Cached("kernels"),
-    help="Default kernel of the guests; else the newest pack of the cache.",
+    help="Default kernel of the guests (default: the newest pack in the cache).",
 )
 @click.option(
     "--master",
     metavar="NAME|DIR",
     type=Cached("masters"),
-    help="Default master of the guests; else `busybox`, or the only one of the cache.",
+    help="Default master of the guests (default: `busybox`, or the only one in the cache).",
 )
 @click.option(
     "--isolated/--host-net",
     "isolated",
     default=None,
-    help="Give the lab namespaces of its own (always so without root), or root's on this host's "
+    help="Give the lab its own namespaces (always the case without root), or put it on the host's "
     "network (the default for root).",
 )
 def init(kernel: str | None, master: str | None, isolated: bool | None) -> None:
-    """Make a working set in the working directory."""
+    """Create a working set in the working directory."""
     from dumm_tools.labs import working_set
 
     root_user = _is_hosts_root()
@@ -67,9 +69,10 @@ def init(kernel: str | None, master: str | None, isolated: bool | None) -> None:
 
 @cli.command()
 def destroy() -> None:
-    """Stop all guests and remove what the working set made in the kernel, and its state.
+    """Stop all guests and take the lab apart.
 
-    What guests wrote (host/NAME), templates, masters and kernel packs stay.
+    This removes what the lab made in the kernel, its run-time files and its state. Files written by
+    guests (host/NAME), templates, masters and kernel packs are kept.
     """
     from dumm_tools.labs import working_set
 
@@ -97,7 +100,10 @@ def _is_hosts_root() -> bool:
 @cli.command()
 @output_options(CHECK_FIELDS)
 def check(shape: output.Shape) -> int:
-    """Say what this host lacks, one line each, with the remedy; 0 when a guest can start."""
+    """Report what this host lacks and how to fix it.
+
+    Each problem is one line. The exit status is 0 if guests can start.
+    """
     from dumm_tools.labs import check as checks
 
     labdir = common.labdir()
@@ -115,7 +121,10 @@ def check(shape: output.Shape) -> int:
 @cli.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
 def mount(names: tuple[str, ...]) -> int:
-    """Mount the root trees of guests at mount/NAME, after a host's reboot for example."""
+    """Mount the root trees of guests on mount/NAME.
+
+    This is needed, for example, after a reboot of the host.
+    """
     from dumm_tools.labs import working_set
 
     labdir = common.entered()
@@ -125,7 +134,10 @@ def mount(names: tuple[str, ...]) -> int:
 @cli.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
 def umount(names: tuple[str, ...]) -> int:
-    """Take the root trees of guests off mount/NAME; a running guest keeps its own."""
+    """Unmount the root trees of guests from mount/NAME.
+
+    Running guests keep their own.
+    """
     from dumm_tools.labs import working_set
 
     labdir = common.entered()

@@ -22,7 +22,7 @@ def _path(change: Change) -> str:
 
 
 FIELDS: list[Field[Any]] = [
-    Field("path", "Where, as the guest has it.", _path),
+    Field("path", "Path in the guest.", _path),
     Field("kind", "A: added, M: modified, D: deleted.", lambda c: c.kind),
 ]
 
@@ -31,11 +31,11 @@ FIELDS: list[Field[Any]] = [
 @click.argument("name", metavar="NAME", type=guests())
 @output_options(FIELDS)
 def diff(name: str, shape: output.Shape) -> None:
-    """Say what a guest changed: what its top layer adds, modifies and deletes.
+    """List what the top layer of a guest adds, modifies and deletes.
 
-    Each line is A, M or D and a path. A deleted directory is listed, and everything that was in
-    it. Content, type, mode, owner, extended attributes and the time of modification count; the
-    times of directories do not.
+    Each line is A, M or D and a path. A deleted directory is listed with everything that was in
+    it. Content, type, mode, owner, extended attributes and modification time are compared, except
+    for the times of directories.
     """
     from dumm_tools.files import changes
 
@@ -49,7 +49,7 @@ def diff(name: str, shape: output.Shape) -> None:
 @click.command(cls=Command)
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests("stopped"))
 def reset(names: tuple[str, ...]) -> int:
-    """Drop the changes of stopped guests: what is in host/NAME."""
+    """Discard the changes of stopped guests: the contents of host/NAME."""
     from dumm_tools.files import changes
 
     labdir = common.entered()
@@ -60,12 +60,13 @@ def reset(names: tuple[str, ...]) -> int:
 @click.argument("name", metavar="NAME", type=guests("stopped"))
 @click.argument("to", metavar="TO", type=click.Path())
 def commit(name: str, to: str) -> None:
-    """Keep the changes of a stopped guest as the new layer TO.
+    """Save the changes of a stopped guest as the new layer TO.
 
-    A TO with a slash in it is a new directory, which gets what is in host/NAME: for 'overlay
-    add'. Where other users of the host could get into it, it is closed to them (mode 0700), with a
-    warning: it may have a guest's setuid programs in it. Any other TO is a new master of that
-    name, with all that the guest sees. The guest keeps its changes.
+    If TO contains a slash, it is a new directory that receives the contents of host/NAME, for use
+    with 'overlay add'. If other users of the host could enter it, it is closed to them (mode 0700)
+    and a warning is printed, because it may contain setuid programs made by the guest. Otherwise,
+    TO is the name of a new master that contains everything that the guest sees. The guest keeps
+    its changes.
     """
     from dumm_tools.files import changes
 
@@ -93,17 +94,17 @@ class Place(Words):
 @click.option(
     "--preserve",
     type=click.Choice(["mode"]),
-    help="mode: what a guest made setuid or setgid, or gave capabilities, is so on the host too.",
+    help="mode: keep setuid and setgid bits and capabilities when copying to the host.",
 )
 def cp(sources: tuple[str, ...], target: str, preserve: str | None) -> int:
-    """Copy files and trees to, from and between guests; GUEST:PATH is a guest's, as with scp.
+    """Copy files and trees to, from and between guests.
 
-    Modes, owners, times, links, holes and attributes stay as they are; but what comes from a guest
-    to the host is neither setuid nor setgid there, and has no capabilities, or anyone on the host
-    could use what root in the guest made (see --preserve). Into a directory that is there, or to a
-    new name; several SRC need a directory. A directory with '/.' at its end stands
-    for what is in it. A local name with a colon in it is ./NAME. Guests may run, and see what was
-    copied at once.
+    As with scp, GUEST:PATH is a path in a guest. Modes, owners, times, links, holes and extended
+    attributes are preserved. Files copied from a guest to the host lose setuid and setgid bits and
+    capabilities, since anybody on the host could use what root in the guest made (see --preserve).
+    DST is an existing directory or a new name; several SRC need a directory. A directory that ends
+    in '/.' stands for its contents. Write a local name that contains a colon as ./NAME. Guests may
+    be running, and see the copied files immediately.
     """
     from dumm_tools.files import cp as copying
 

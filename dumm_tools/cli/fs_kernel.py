@@ -31,30 +31,30 @@ def _size(pack: kernel.Pack) -> int:
 FIELDS: list[Field[kernel.Pack]] = [
     Field("name", "Name of the pack.", lambda p: p.name),
     Field("release", "Release of the kernel, as uname -r prints it.", lambda p: p.release),
-    Field("version", "Version of the package it was made of.", lambda p: p.version),
-    Field("suite", "Debian suite it came from.", lambda p: p.suite),
+    Field("version", "Version of the package that it was made from.", lambda p: p.version),
+    Field("suite", "Debian suite that it came from.", lambda p: p.suite),
     Field("date", "Date of that suite's Release file, UTC.", lambda p: p.date, in_table=False),
-    Field("size", "Bytes on disk.", _size, people=lambda p: output.size(_size(p))),
+    Field("size", "Size on disk, in bytes.", _size, people=lambda p: output.size(_size(p))),
     Field("path", "Directory of the pack.", lambda p: p.path),
 ]
 
 group = Group(
     name="kernel",
-    help="Kernel packs: a UML kernel with its modules and libraries, shared by all labs.",
+    help="Manage kernel packs: UML kernels, their modules and libraries.",
 )
 
 
 @group.command()
-@source_options("the newest that can be had")
+@source_options("the newest available")
 @name_option
 @may_exist_option
 def fetch(
     suite: str | None, mirror: str | None, allow_expired: bool, name: str | None, may_exist: bool
 ) -> None:
-    """Make a pack of the UML kernel in a Debian suite. Needs no root.
+    """Make a pack from the UML kernel of a Debian suite. Does not need root.
 
-    Prints the name of the pack unless --name gives it: it is that of the suite. A suite whose
-    Release file has expired is passed over, unless --suite names it: then that is an error.
+    The pack is named after the suite, and the name is printed, unless --name is given. A suite
+    whose Release file has expired is skipped; if --suite names it, this is an error.
     """
     from dumm_tools.images import kernel_pack
 
@@ -77,10 +77,11 @@ def fetch(
 @name_option
 @may_exist_option
 def import_(path: str, name: str | None, may_exist: bool) -> None:
-    """Make a pack of PATH: a directory with a UML kernel in it, or a UML binary.
+    """Make a pack from a directory or a UML binary.
 
-    A binary takes the libraries and the modules that it uses on this host along. Nothing of PATH is
-    run. Prints the name of the pack unless --name gives it.
+    A directory must contain a UML kernel. For a binary, the libraries and modules that it uses on
+    this host are included. Nothing in PATH is run. The name of the pack is printed unless --name is
+    given.
     """
     from dumm_tools.images import kernel_pack
 
@@ -102,7 +103,7 @@ def list_(shape: output.Shape) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=Cached("kernels"))
 @if_exists_option
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
-    """Delete kernel packs; not one that a guest runs."""
+    """Delete kernel packs that are not in use by a guest."""
     from dumm_tools.images import kernel
 
     return delete_each(kernel.delete, names, if_exists)

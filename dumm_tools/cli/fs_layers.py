@@ -17,24 +17,24 @@ from dumm_tools.output import Field
 if TYPE_CHECKING:
     from dumm_tools.model import State
 
-overlay = Group(name="overlay", help="Layers of guests: directories on top of their own files.")
-template = Group(name="template", help="Layers for all guests, loaded and unloaded together.")
+overlay = Group(name="overlay", help="Manage overlays: directories on top of the files of guests.")
+template = Group(name="template", help="Manage templates: sets of layers, one for each guest.")
 
 OVERLAY_FIELDS: list[Field[Any]] = [
     Field("path", "Directory of the layer.", lambda v: v[1]),
-    Field("position", "1 is the newest, on top.", lambda v: v[0]),
+    Field("position", "Position in the stack; 1 is the newest, on top.", lambda v: v[0]),
 ]
 TEMPLATE_FIELDS: list[Field[Any]] = [
     Field("name", "Name of the template.", lambda v: v.name),
     Field("loaded", "Whether it is loaded.", lambda v: v.loaded),
-    Field("guests", "Guests it has files for.", lambda v: v.guests),
+    Field("guests", "Guests that it has files for.", lambda v: v.guests),
 ]
 
 all_option = click.option(
     "--all",
     "everyone",
     is_flag=True,
-    help="For all guests; what the host cannot do for one, for none.",
+    help="Apply to all guests, or to none if the host cannot do it for one of them.",
 )
 
 
@@ -99,10 +99,11 @@ class Failures:
 @click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=GuestThenLayer(listed=False))
 @all_option
 def add(words: tuple[str, ...], everyone: bool) -> int:
-    """Put a directory on top of a guest's layers, running or not.
+    """Put a directory on top of the layers of a guest, running or not.
 
-    What the guest writes from then on goes there: it should be closed to other users of the host,
-    who could run setuid programs in it. One that is among the layers moves to the top.
+    From then on the guest writes to this directory. It should be closed to other users of the
+    host, who could otherwise run setuid programs in it. A directory that is already one of the
+    layers moves to the top.
     """
     from dumm_tools.files import stack
     from dumm_tools.trees import exposure
@@ -123,7 +124,7 @@ def add(words: tuple[str, ...], everyone: bool) -> int:
 @click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=GuestThenLayer(listed=True))
 @all_option
 def del_(words: tuple[str, ...], everyone: bool) -> int:
-    """Take a directory from a guest's layers; the directory itself stays."""
+    """Remove a directory from a guest's layers, without deleting it."""
     from dumm_tools.files import stack
 
     labdir = common.entered()
@@ -137,7 +138,7 @@ def del_(words: tuple[str, ...], everyone: bool) -> int:
 @click.argument("words", metavar="NAME|--all", nargs=-1, type=guests())
 @all_option
 def pop(words: tuple[str, ...], everyone: bool) -> int:
-    """Take the newest directory from a guest's layers."""
+    """Remove the newest directory from a guest's layers."""
     from dumm_tools.files import stack
 
     labdir = common.entered()
@@ -151,7 +152,7 @@ def pop(words: tuple[str, ...], everyone: bool) -> int:
 @click.argument("name", type=guests())
 @output_options(OVERLAY_FIELDS)
 def overlay_list(name: str, shape: output.Shape) -> None:
-    """List the directories added to a guest's layers, the newest first."""
+    """List the directories added to a guest's layers, newest first."""
     from dumm_tools.files import stack
 
     output.emit(list(enumerate(stack.list_(common.labdir(), name), 1)), OVERLAY_FIELDS, shape)
@@ -160,9 +161,9 @@ def overlay_list(name: str, shape: output.Shape) -> None:
 @template.command()
 @click.argument("name", metavar="T", type=TEMPLATE)
 def load(name: str) -> int:
-    """Load a template over all guests, in the place of the one that is loaded.
+    """Load a template for all guests, replacing the currently loaded one.
 
-    Guests see templates/T/GUEST on top at once, and what they write goes there.
+    Guests immediately see templates/T/GUEST on top, and write to it from then on.
     """
     from dumm_tools.files import template as templates
 
@@ -173,7 +174,10 @@ def load(name: str) -> int:
 
 @template.command()
 def unload() -> int:
-    """Take the loaded template away; what guests wrote meanwhile stays in it."""
+    """Unload the loaded template.
+
+    Whatever guests have written to it is kept there.
+    """
     from dumm_tools.files import template as templates
 
     failures = Failures()
@@ -184,9 +188,9 @@ def unload() -> int:
 @template.command()
 @click.argument("name", metavar="T")
 def save(name: str) -> None:
-    """Keep what the guests changed as a new template.
+    """Save the changes of the guests as a new template.
 
-    That is a copy of the loaded template, or of the guests' own files when none is loaded.
+    It is a copy of the loaded template, or of the guests' own files if none is loaded.
     """
     from dumm_tools.files import template as templates
 

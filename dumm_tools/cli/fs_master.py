@@ -30,11 +30,11 @@ def _size(stored: master.Stored) -> int:
 
 FIELDS: list[Field[master.Stored]] = [
     Field("name", "Name of the master.", lambda m: m.name),
-    Field("size", "Bytes on disk.", _size, people=lambda m: output.size(_size(m))),
+    Field("size", "Size on disk, in bytes.", _size, people=lambda m: output.size(_size(m))),
     Field("path", "Directory of the master.", lambda m: m.path),
 ]
 
-group = Group(name="master", help="Masters: read-only root trees, shared by all labs.")
+group = Group(name="master", help="Manage masters: read-only root trees, shared by all labs.")
 
 
 @group.command()
@@ -44,7 +44,7 @@ group = Group(name="master", help="Masters: read-only root trees, shared by all 
     "--include",
     metavar="PKG,...",
     multiple=True,
-    help="Packages that a debian gets beside the usual ones.",
+    help="Additional packages for debian.",
 )
 @name_option
 @may_exist_option
@@ -57,11 +57,11 @@ def build(
     name: str | None,
     may_exist: bool,
 ) -> None:
-    """Make a master: a small one of busybox, or a debian (by mmdebstrap).
+    """Build a master: busybox, or a Debian system (with mmdebstrap).
 
-    busybox is taken from this host when it has the static one and neither --suite nor --mirror
-    is given; its root user has no password. Prints the name of the master unless --name gives
-    it.
+    busybox is taken from this host if a static one is installed and neither --suite nor --mirror
+    is given; its root user has no password. The name of the master is printed unless --name is
+    given.
     """
     from dumm_tools.images import master, master_build
 
@@ -97,11 +97,11 @@ def build(
 @name_option
 @may_exist_option
 def import_(source: str, name: str | None, may_exist: bool) -> None:
-    """Make a master of a directory, a tar archive, or a tar on standard input (-).
+    """Make a master from a directory or a tar archive (- for stdin).
 
-    Owners are kept as far as there are ids for them (subuid(5)). Device nodes are left aside: a
-    guest makes its own. An archive that would write outside of the master is refused. Prints
-    the name of the master unless --name gives it.
+    Owners are preserved as far as ids are available for them (subuid(5)). Device nodes are
+    skipped: guests create their own. An archive that would write outside the master is refused.
+    The name of the master is printed unless --name is given.
     """
     from dumm_tools.images import master
     from dumm_tools.running import isolation
@@ -126,7 +126,7 @@ def list_(shape: output.Shape) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=Cached("masters"))
 @if_exists_option
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
-    """Delete masters; not one that a guest uses."""
+    """Delete masters that are not in use by a guest."""
     from dumm_tools.images import master
     from dumm_tools.running import isolation
 

@@ -17,51 +17,58 @@ from dumm_tools.cli.values import Seconds, human_size
 from dumm_tools.errors import DummError
 from dumm_tools.output import Field
 
-cli = common.tool("dumm-guest", "Guests: User Mode Linux kernels, each one a process.")
+cli = common.tool("dumm-guest", "Manage guests: User Mode Linux kernels that run as processes.")
 
 
 def _fields() -> list[Field[Any]]:
     return [
         Field("name", "Name of the guest, and its hostname.", lambda v: v.guest.name),
-        Field("state", "stopped starting running paused stopping or crashed.", lambda v: v.state),
-        Field("pid", "Process of the guest's kernel, while there is one.", lambda v: v.pid),
+        Field(
+            "state", "stopped, starting, running, paused, stopping or crashed.", lambda v: v.state
+        ),
+        Field(
+            "pid", "Process id of the guest's kernel; absent if it is not running.", lambda v: v.pid
+        ),
         Field("kernel", "Kernel pack or UML binary.", lambda v: v.kernel),
-        Field("master", "Master below the guest's own files.", lambda v: v.master),
+        Field("master", "Master underneath the guest's own files.", lambda v: v.master),
         Field(
             "memory",
-            "Bytes of memory.",
+            "Size of the memory, in bytes.",
             lambda v: v.guest.memory,
             people=lambda v: output.size(v.guest.memory),
         ),
-        Field("init", "First program; absent: the agent alone.", lambda v: v.guest.init),
-        Field("args", "More kernel arguments.", lambda v: v.guest.args, in_table=False),
-        Field("ifaces", "Interfaces.", lambda v: v.ifaces),
-        Field("overlays", "Layers, newest first.", lambda v: v.guest.overlays, in_table=False),
+        Field("init", "Init program; absent if only the agent runs.", lambda v: v.guest.init),
+        Field("args", "Additional kernel arguments.", lambda v: v.guest.args, in_table=False),
+        Field("ifaces", "Interfaces of the guest.", lambda v: v.ifaces),
+        Field("overlays", "Overlays, newest first.", lambda v: v.guest.overlays, in_table=False),
     ]
 
 
 FIELDS = _fields()
 
 memory_option = click.option(
-    "--memory", metavar="SIZE", callback=human_size, help="Memory, such as 64M (the default) or 1G."
+    "--memory",
+    metavar="SIZE",
+    callback=human_size,
+    help="Amount of memory, such as 64M (default) or 1G.",
 )
 kernel_option = click.option(
     "--kernel",
     metavar="PACK|FILE",
     type=Cached("kernels"),
-    help="Kernel pack or UML binary; else the working set's.",
+    help="Kernel pack or UML binary (default: that of the working set).",
 )
 master_option = click.option(
     "--master",
     metavar="NAME|DIR",
     type=Cached("masters"),
-    help="Master of the root file system; else the working set's.",
+    help="Master of the root file system (default: that of the working set).",
 )
 init_option = click.option(
-    "--init", metavar="PATH", help="Start this as the guest's pid 1, such as /sbin/init."
+    "--init", metavar="PATH", help="Program to start as pid 1, such as /sbin/init."
 )
 arg_option = click.option(
-    "--arg", "args", metavar="KERNEL_ARG", multiple=True, help="One more kernel argument."
+    "--arg", "args", metavar="KERNEL_ARG", multiple=True, help="Additional kernel argument."
 )
 timeout_option = click.option(
     "--timeout",
@@ -69,7 +76,7 @@ timeout_option = click.option(
     type=Seconds(),
     default=30.0,
     show_default=True,
-    help="Give up after so long.",
+    help="Give up after this time.",
 )
 
 
@@ -127,11 +134,13 @@ def _start(
 @memory_option
 @init_option
 @arg_option
-@click.option("--may-exist", is_flag=True, help="Leave a guest alone that exists already.")
+@click.option(
+    "--may-exist", is_flag=True, help="Do not fail if it exists already; leave it unchanged."
+)
 @click.option(
     "--start",
     is_flag=True,
-    help="Start them too, side by side; one that does not start is not made.",
+    help="Start the guests, in parallel; a guest that fails to start is not created.",
 )
 def create(
     names: tuple[str, ...],
@@ -143,7 +152,7 @@ def create(
     may_exist: bool,
     start: bool,
 ) -> int:
-    """Make guests: their records, directories and root trees (mount/NAME)."""
+    """Create guests, with their directories and root trees."""
     from dumm_tools import model
     from dumm_tools.guests import guest
     from dumm_tools.running import guest_views
@@ -178,7 +187,7 @@ def create(
 @click.argument(
     "names", metavar="NAME...", nargs=-1, required=True, type=guests("stopped", "crashed")
 )
-@click.option("--if-exists", is_flag=True, help="Do not mind a guest that does not exist.")
+@click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete stopped guests with their interfaces and files."""
     from dumm_tools.guests import guest
@@ -189,11 +198,11 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
 
 @cli.command()
 @click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests("stopped", "crashed"))
-@click.option("--all", "everyone", is_flag=True, help="All guests that do not run.")
+@click.option("--all", "everyone", is_flag=True, help="Start all guests that are not running.")
 @timeout_option
-@click.option("--no-wait", is_flag=True, help="Return once their kernels run; see wait.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the kernels run; see `wait`.")
 def start(names: tuple[str, ...], everyone: bool, timeout: float, no_wait: bool) -> int:
-    """Start guests side by side; return when each is ready."""
+    """Start guests in parallel; return when all are ready."""
     labdir = common.entered()
     targets = chosen(labdir, names, everyone, ("stopped", "crashed", "starting"))
     return _start(labdir, targets, timeout, not no_wait).code
@@ -206,17 +215,17 @@ stop_timeout_option = click.option(
     type=Seconds(),
     default=10.0,
     show_default=True,
-    help="Use force after so long.",
+    help="Time to wait before killing them.",
 )
 
 
 @cli.command()
 @click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests(*UP))
-@click.option("--all", "everyone", is_flag=True, help="All guests that run.")
+@click.option("--all", "everyone", is_flag=True, help="Stop all running guests.")
 @stop_timeout_option
-@click.option("--kill", "force", is_flag=True, help="Use force at once.")
+@click.option("--kill", "force", is_flag=True, help="Kill the guests immediately.")
 def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) -> int:
-    """Stop guests side by side: in good order, and by force after the timeout."""
+    """Shut down guests in parallel, and kill them after a timeout."""
     from dumm_tools.guests import guest
 
     errors, labdir = Errors(), common.entered(make=False)
@@ -227,10 +236,10 @@ def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) ->
 
 @cli.command()
 @click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests(*UP))
-@click.option("--all", "everyone", is_flag=True, help="All guests that run.")
+@click.option("--all", "everyone", is_flag=True, help="Restart all running guests.")
 @timeout_option
 def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
-    """Stop guests and start them again, side by side."""
+    """Stop guests and start them again, in parallel."""
     from dumm_tools.guests import guest
 
     labdir = common.entered()
@@ -243,9 +252,9 @@ def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
 
 @cli.command()
 @click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests("running"))
-@click.option("--all", "everyone", is_flag=True, help="All guests that run.")
+@click.option("--all", "everyone", is_flag=True, help="Pause all running guests.")
 def pause(names: tuple[str, ...], everyone: bool) -> int:
-    """Stop the kernels of guests where they are."""
+    """Suspend the kernels of guests."""
     from dumm_tools.guests import guest
 
     labdir = common.entered(make=False)
@@ -254,9 +263,9 @@ def pause(names: tuple[str, ...], everyone: bool) -> int:
 
 @cli.command()
 @click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests("paused"))
-@click.option("--all", "everyone", is_flag=True, help="All paused guests.")
+@click.option("--all", "everyone", is_flag=True, help="Resume all paused guests.")
 def resume(names: tuple[str, ...], everyone: bool) -> int:
-    """Let paused guests go on."""
+    """Resume paused guests."""
     from dumm_tools.guests import guest
 
     labdir = common.entered(make=False)
@@ -278,9 +287,9 @@ def set_(
     init: str | None,
     args: tuple[str, ...],
 ) -> None:
-    """Change a guest from its next start on; an empty value goes back to the default.
+    """Change the settings of a guest, effective at its next start.
 
-    All --arg together replace the earlier ones.
+    An empty value restores the default. The given --arg options replace all earlier ones.
     """
     from dumm_tools.guests import guest
 
@@ -310,7 +319,7 @@ def list_(shape: output.Shape) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
 @output_options(FIELDS)
 def show(names: tuple[str, ...], shape: output.Shape) -> int:
-    """Show all about guests."""
+    """Show all fields of guests."""
     from dumm_tools.running import guest_views
 
     labdir = common.labdir()
@@ -334,9 +343,12 @@ cli.add_command(exec_)
     show_default=True,
     help="What to wait for.",
 )
-@click.option("--timeout", metavar="SECONDS", type=Seconds(), help="Give up after so long.")
+@click.option("--timeout", metavar="SECONDS", type=Seconds(), help="Maximum time to wait.")
 def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
-    """Wait until guests are ready, or stopped; exit status 5 when the time is up."""
+    """Wait until guests are ready or stopped.
+
+    The exit status is 5 if the timeout expires first.
+    """
     import time
 
     from dumm_tools.guests import guest
@@ -354,7 +366,7 @@ def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
 @cli.command("is-running")
 @click.argument("name", type=guests())
 def is_running(name: str) -> int:
-    """Exit with 0 if a guest runs, with 1 if not."""
+    """Exit with 0 if a guest is running, with 1 if not."""
     from dumm_tools.running import guest_views
 
     return 0 if guest_views.is_running(common.labdir(), name) else 1
@@ -364,9 +376,9 @@ def is_running(name: str) -> int:
 @click.argument("name", type=guests("running", "paused"))
 @click.argument("command", metavar="-- COMMAND", nargs=-1, type=click.UNPROCESSED, required=True)
 def mconsole(name: str, command: tuple[str, ...]) -> None:
-    """Send a command to the guest kernel's control channel, and print its answer.
+    """Send a command to the control channel of a guest's kernel.
 
-    `help` lists the commands of the kernel.
+    The reply is printed. The command `help` lists all commands.
     """
     from dumm_tools.guests import guest
 

@@ -18,27 +18,29 @@ if TYPE_CHECKING:
 
 cli = tool(
     "dumm-iface",
-    "Network interfaces of guests, added, changed and removed while they run.\n\n"
-    "An interface is GUEST-DEVICE, as alice-eth0. On the host its tap has the same name.",
+    "Manage the network interfaces of guests, running or not.\n\n"
+    "An interface is named GUEST-DEVICE, such as alice-eth0; so is its tap on the host.",
 )
 
 FIELDS: list[Field[InterfaceView]] = [
-    Field("name", "GUEST-DEVICE.", lambda v: v.record.name),
-    Field("guest", "The guest that has it.", lambda v: v.record.guest, in_table=False),
-    Field("device", "Its name inside the guest.", lambda v: v.record.device, in_table=False),
-    Field("tap", "Its name on the host.", lambda v: v.record.tap, in_table=False),
-    Field("bridge", "The bridge that it is connected to.", lambda v: v.record.bridge),
-    Field("mac", "Its MAC address.", lambda v: v.record.mac),
-    Field("mtu", "Octets in a packet at most.", lambda v: v.record.mtu),
-    Field("state", "up: the device is up in the running guest; else down.", lambda v: v.state),
-    Field("addresses", "Its addresses, A/P.", lambda v: sorted(v.record.addresses)),
+    Field("name", "Name of the interface, GUEST-DEVICE.", lambda v: v.record.name),
+    Field("guest", "Guest that it belongs to.", lambda v: v.record.guest, in_table=False),
+    Field("device", "Name of the device in the guest.", lambda v: v.record.device, in_table=False),
+    Field("tap", "Name of the tap on the host.", lambda v: v.record.tap, in_table=False),
+    Field("bridge", "Bridge that it is connected to.", lambda v: v.record.bridge),
+    Field("mac", "MAC address.", lambda v: v.record.mac),
+    Field("mtu", "Maximum packet size in bytes (MTU).", lambda v: v.record.mtu),
+    Field(
+        "state", "up if the device is up in the running guest, otherwise down.", lambda v: v.state
+    ),
+    Field("addresses", "Addresses, A/P.", lambda v: sorted(v.record.addresses)),
     Field(
         "shape",
-        "What the traffic that it sends is to suffer, KEY=VALUE: milliseconds, percent, bit/s.",
+        "Impairments applied to outgoing traffic, KEY=VALUE: milliseconds, percent, bit/s.",
         lambda v: dict(v.record.shape) or None,
     ),
-    Field("rx_bytes", "Octets received by the guest since its start.", lambda v: v.rx_bytes),
-    Field("tx_bytes", "Octets sent by the guest since its start.", lambda v: v.tx_bytes),
+    Field("rx_bytes", "Bytes received by the guest since its start.", lambda v: v.rx_bytes),
+    Field("tx_bytes", "Bytes sent by the guest since its start.", lambda v: v.tx_bytes),
 ]
 
 #: Of the guest itself, which takes asking: not for `list`.
@@ -46,22 +48,22 @@ SHOW_FIELDS: list[Field[InterfaceView]] = [
     *FIELDS,
     Field(
         "actual",
-        "The shape that it has now in its running guest.",
+        "Impairments currently in force in the running guest.",
         lambda v: _actual(v),
     ),
 ]
 
 ROUTE_FIELDS: list[Field[RouteView]] = [
-    Field("dest", "Where to, A/P, or `default`.", lambda v: v.shown),
-    Field("via", "The gateway.", lambda v: v.via),
-    Field("iface", "The interface that it goes out of.", lambda v: v.iface),
-    Field("guest", "The guest that has it.", lambda v: v.guest, in_table=False),
-    Field("device", "The device in the guest.", lambda v: v.device, in_table=False),
+    Field("dest", "Destination, A/P or `default`.", lambda v: v.shown),
+    Field("via", "Gateway.", lambda v: v.via),
+    Field("iface", "Outgoing interface.", lambda v: v.iface),
+    Field("guest", "Guest that it belongs to.", lambda v: v.guest, in_table=False),
+    Field("device", "Device in the guest.", lambda v: v.device, in_table=False),
     Field("family", "inet or inet6.", lambda v: v.family),
 ]
 
 ADDRESS_FIELDS: list[Field[str]] = [
-    Field("address", "The address with its prefix length, A/P.", lambda a: a),
+    Field("address", "Address with its prefix length, A/P.", lambda a: a),
     Field("family", "inet or inet6.", lambda a: "inet6" if ":" in a else "inet"),
 ]
 
@@ -110,7 +112,7 @@ def address_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "addresses",
         metavar="A/P",
         multiple=True,
-        help="An address with its prefix length, as 10.0.0.1/24 or fd00::1/64. Repeatable.",
+        help="Address with prefix length, such as 10.0.0.1/24 or fd00::1/64. May be repeated.",
     )(function)
 
 
@@ -120,9 +122,17 @@ def address_options(function: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--bridge", metavar="BR", type=BRIDGE, help="Connect it to this bridge.")
 @address_options
-@click.option("--mac", metavar="M", help="Its MAC address, instead of one made from its name.")
-@click.option("--mtu", metavar="N", type=int, default=1500, help="Octets in a packet (1500).")
-@click.option("--may-exist", is_flag=True, help="One that is there is left as it is.")
+@click.option("--mac", metavar="M", help="MAC address (default: derived from the name).")
+@click.option(
+    "--mtu",
+    metavar="N",
+    type=int,
+    default=1500,
+    help="Maximum packet size in bytes (default: 1500).",
+)
+@click.option(
+    "--may-exist", is_flag=True, help="Do not fail if it exists already; leave it unchanged."
+)
 def create(
     names: tuple[str, ...],
     bridge: str | None,
@@ -131,9 +141,9 @@ def create(
     mtu: int,
     may_exist: bool,
 ) -> int:
-    """Give guests interfaces; running ones have them at once.
+    """Add interfaces to guests.
 
-    The device is up when it is connected to a bridge.
+    In running guests they appear immediately. The device is up if it is connected to a bridge.
     """
     from dumm_tools.net import iface
 
@@ -154,15 +164,15 @@ def create(
     return each(names, action)
 
 
-delete_verb(cli, "iface", several, "Remove interfaces, from running guests too.")
+delete_verb(cli, "iface", several, "Delete interfaces, from running guests as well.")
 list_verb(cli, FIELDS, "interfaces", "List the interfaces.")
-show_verb(cli, SHOW_FIELDS, several, "interface_view", "Show interfaces in full.")
+show_verb(cli, SHOW_FIELDS, several, "interface_view", "Show all fields of interfaces.")
 
 
 @cli.command()
 @several
 def up(names: tuple[str, ...]) -> int:
-    """Bring the guests' devices up, now and at each start."""
+    """Bring devices up in their guests, now and at each start."""
     from dumm_tools.net import iface
 
     return each(names, lambda name: iface.set_up(entered(), name, True))
@@ -171,7 +181,7 @@ def up(names: tuple[str, ...]) -> int:
 @cli.command()
 @several
 def down(names: tuple[str, ...]) -> int:
-    """Take the guests' devices down, now and at each start."""
+    """Take devices down in their guests, now and at each start."""
     from dumm_tools.net import iface
 
     return each(names, lambda name: iface.set_up(entered(), name, False))
@@ -179,14 +189,14 @@ def down(names: tuple[str, ...]) -> int:
 
 @cli.command("set")
 @one
-@click.option("--mtu", metavar="N", type=int, help="Octets in a packet.")
-@click.option("--mac", metavar="M", help="Its MAC address.")
+@click.option("--mtu", metavar="N", type=int, help="Maximum packet size in bytes.")
+@click.option("--mac", metavar="M", help="MAC address.")
 def set_(name: str, mtu: int | None, mac: str | None) -> None:
-    """Change an interface.
+    """Change the settings of an interface.
 
-    In a running guest a new MAC address, or an MTU above 1500, takes the device down and up
-    again, which costs it the routes that were set by hand. Its neighbours may send to the old
-    address for some seconds more, until they ask again.
+    In a running guest, a new MAC address, or an MTU above 1500, takes the device down and up
+    again; routes set by hand are lost. Neighbours may keep sending to the old MAC address for a
+    few seconds, until they resolve it again.
     """
     from dumm_tools.net import iface
 
@@ -197,18 +207,18 @@ address_group = address_verbs(
     cli,
     "iface",
     one,
-    group_help="The addresses of an interface.",
-    add_help="Give an interface addresses.",
-    del_help="Take addresses from an interface.",
+    group_help="Manage the addresses of an interface.",
+    add_help="Add addresses to an interface.",
+    del_help="Remove addresses from an interface.",
 )
 
 
 @address_group.command("list")
 @one
-@click.option("--live", is_flag=True, help="Those that it has in its running guest now.")
+@click.option("--live", is_flag=True, help="List those currently set in the running guest.")
 @output_options(ADDRESS_FIELDS)
 def address_list(name: str, live: bool, shape: output.Shape) -> None:
-    """List the addresses that an interface is given."""
+    """List the addresses configured for an interface."""
     from dumm_tools.net import iface
 
     output.emit(
@@ -216,7 +226,7 @@ def address_list(name: str, live: bool, shape: output.Shape) -> None:
     )
 
 
-route_group = Group(name="route", help="The routes of guests.")
+route_group = Group(name="route", help="Manage the routes of guests.")
 cli.add_command(route_group)
 destination = click.argument("dest", metavar="DEST")
 
@@ -224,13 +234,13 @@ destination = click.argument("dest", metavar="DEST")
 @route_group.command("add")
 @one
 @destination
-@click.option("--via", metavar="GW", help="The gateway; without it DEST is on the segment itself.")
-@click.option("--may-exist", is_flag=True, help="One that it has is no error.")
+@click.option("--via", metavar="GW", help="Gateway; without it, DEST is on the segment itself.")
+@click.option("--may-exist", is_flag=True, help="Do not fail if it exists already.")
 def route_add(name: str, dest: str, via: str | None, may_exist: bool) -> None:
-    """Give a guest a route out of an interface.
+    """Add a route through an interface to its guest.
 
-    DEST is a network, A/P, an address, or `default`. The gateway is in a network that the
-    interface has an address of, or that a route without gateway leads to. The route is in force
+    DEST is a network (A/P), an address, or `default`. The gateway must be in a network that the
+    interface has an address in, or that a route without a gateway leads to. The route is active
     while the interface is up.
     """
     from dumm_tools.net import route
@@ -241,10 +251,10 @@ def route_add(name: str, dest: str, via: str | None, may_exist: bool) -> None:
 @route_group.command("del")
 @one
 @destination
-@click.option("--via", metavar="GW", help="Only one by this gateway.")
-@click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
+@click.option("--via", metavar="GW", help="Only a route via this gateway.")
+@click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
 def route_del(name: str, dest: str, via: str | None, if_exists: bool) -> None:
-    """Take a route from a guest."""
+    """Remove a route from a guest."""
     from dumm_tools.net import route
 
     route.delete(entered(), name, dest, via=via, if_exists=if_exists)
@@ -252,10 +262,12 @@ def route_del(name: str, dest: str, via: str | None, if_exists: bool) -> None:
 
 @route_group.command("list")
 @click.argument("guest", metavar="GUEST", type=Name("guest", _known_guests))
-@click.option("--live", is_flag=True, help="Those that its kernel has now, its own included.")
+@click.option(
+    "--live", is_flag=True, help="List those currently in its kernel, including the kernel's own."
+)
 @output_options(ROUTE_FIELDS)
 def route_list(guest: str, live: bool, shape: output.Shape) -> None:
-    """List the routes that a guest is given."""
+    """List the routes configured for a guest."""
     from dumm_tools.net import route
 
     output.emit(route.list_(entered(make=False), guest, ask_guest=live), ROUTE_FIELDS, shape)
@@ -263,18 +275,27 @@ def route_list(guest: str, live: bool, shape: output.Shape) -> None:
 
 @cli.command("shape")
 @one
-@click.option("--delay", metavar="MS", type=float, help="Milliseconds that each packet waits.")
-@click.option("--jitter", metavar="MS", type=float, help="So much more or less, at random.")
-@click.option("--loss", metavar="%", type=float, help="Percent of the packets that get lost.")
-@click.option("--rate", metavar="BITS", help="Bits a second at most: 10mbit, 500kbit, 64000.")
-@click.option("--duplicate", metavar="%", type=float, help="Percent that arrive twice.")
-@click.option("--corrupt", metavar="%", type=float, help="Percent with one bit wrong.")
-@click.option("--reorder", metavar="%", type=float, help="Percent that do not wait.")
-@click.option("--clear", is_flag=True, help="Forget all that was set before.")
+@click.option("--delay", metavar="MS", type=float, help="Delay of each packet, in milliseconds.")
+@click.option(
+    "--jitter", metavar="MS", type=float, help="Random variation of the delay, in milliseconds."
+)
+@click.option("--loss", metavar="%", type=float, help="Percentage of packets to drop.")
+@click.option(
+    "--rate", metavar="BITS", help="Maximum rate in bits per second: 10mbit, 500kbit, 64000."
+)
+@click.option("--duplicate", metavar="%", type=float, help="Percentage of packets to duplicate.")
+@click.option(
+    "--corrupt", metavar="%", type=float, help="Percentage of packets to corrupt in one bit."
+)
+@click.option(
+    "--reorder", metavar="%", type=float, help="Percentage of packets to send without the delay."
+)
+@click.option("--clear", is_flag=True, help="Remove all previous settings first.")
 def shape_(name: str, rate: str | None, clear: bool, **values: float | None) -> None:
-    """Spoil what a guest sends on an interface; for both directions shape both ends.
+    """Impair the traffic that a guest sends on an interface.
 
-    The values named change, the others stay; 0 takes one away.
+    To affect both directions, shape both ends. Settings that are not given are kept; 0 removes a
+    setting.
     """
     from dumm_tools.net import shape
 
@@ -288,7 +309,7 @@ def capture_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """-w and the filter of a `capture`."""
     words = click.argument("words", metavar="[FILTER...]", nargs=-1, type=click.UNPROCESSED)
     write = click.option(
-        "-w", "file", metavar="FILE|-", help="Write pcap to a file, or with - to standard output."
+        "-w", "file", metavar="FILE|-", help="Write pcap to a file, or to standard output (-)."
     )
     return words(write(function))
 
@@ -309,9 +330,9 @@ def captured(device: str, words: tuple[str, ...], file: str | None) -> int:
 @one
 @capture_options
 def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
-    """Print what passes an interface, until Ctrl-C; by tcpdump(8).
+    """Print the traffic on an interface with tcpdump(8), until Ctrl-C.
 
-    FILTER is as in pcap-filter(7). Behind `--` options of tcpdump may stand before it.
+    FILTER is as in pcap-filter(7). After `--`, options of tcpdump may precede it.
     """
     from dumm_tools.net import capture
 

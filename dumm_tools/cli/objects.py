@@ -32,7 +32,7 @@ def delete_verb(
 
     @tool.command(help=help_text)
     @operands
-    @click.option("--if-exists", is_flag=True, help="One that is not there is no error.")
+    @click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
     def delete(names: tuple[str, ...], if_exists: bool) -> int:
         module, prog = _domain(domain), program()
         more = {"warn": lambda text: report(prog, f"warning: {text}")} if warns else {}
@@ -85,14 +85,14 @@ def address_verbs(
     @group.command("add", help=add_help)
     @operand
     @addresses_argument
-    @click.option("--may-exist", is_flag=True, help="One that it has is no error.")
+    @click.option("--may-exist", is_flag=True, help="Do not fail if it exists already.")
     def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
         _domain(domain).add_addresses(entered(), name, addresses, may_exist=may_exist)
 
     @group.command("del", help=del_help)
     @operand
     @addresses_argument
-    @click.option("--if-exists", is_flag=True, help="One that it has not is no error.")
+    @click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
     def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
         _domain(domain).del_addresses(entered(), name, addresses, if_exists=if_exists)
 
