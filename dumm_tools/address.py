@@ -37,7 +37,7 @@ def interface(text: str) -> str:
         raise Usage(f"'{address}' cannot be an interface's address")
     found = f"{socket.inet_ntop(family, packed)}/{int(prefix)}"
     if is_reserved(address, found):
-        raise Usage(f"'{address}' is no host in {network(found, strict=False)}")
+        raise Usage(f"'{address}' is not a host address in {network(found, strict=False)}")
     return found
 
 
@@ -136,7 +136,7 @@ def new_ones(owner: str, present: list[str], wanted: list[str], *, may_exist: bo
         if may_exist and text in present:
             continue
         if any(same(text, other) for other in present + new):
-            raise Conflict(f"'{owner}' has the address '{text}' already")
+            raise Conflict(f"'{owner}' already has the address '{text}'")
         new.append(text)
     return new
 

@@ -45,7 +45,7 @@ class NotFound(DummError):
 
 
 class Conflict(DummError):
-    """The object exists already, or its state forbids the change (exit 4)."""
+    """The object already exists, or its state forbids the change (exit 4)."""
 
     exit_code = 4
 

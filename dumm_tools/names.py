@@ -27,7 +27,7 @@ def guest(name: str) -> str:
     if not is_guest(name):
         raise Usage(
             f"bad guest name {name!r}",
-            hint="1 to 32 letters, digits, '_' and '-', beginning with a letter or digit",
+            hint="1 to 32 letters, digits, '_' and '-', starting with a letter or digit",
         )
     return name
 
@@ -42,10 +42,10 @@ def device(name: str) -> str:
     if not _DEVICE.fullmatch(name):
         raise Usage(
             f"bad device name {name!r}",
-            hint="1 to 15 letters, digits, '_' and '.', beginning with a letter",
+            hint="1 to 15 letters, digits, '_' and '.', starting with a letter",
         )
     if _TAKEN.fullmatch(name):
-        raise Usage(f"a device may not be called '{name}'", hint="such as eth0")
+        raise Usage(f"a device cannot be named '{name}'", hint="such as eth0")
     return name
 
 
@@ -54,7 +54,7 @@ def bridge(name: str) -> str:
     if not _BRIDGE.fullmatch(name) or name in ("all", "default"):
         raise Usage(
             f"bad bridge name {name!r}",
-            hint="1 to 15 letters, digits, '_', '.' and '-', beginning with a letter or digit",
+            hint="1 to 15 letters, digits, '_', '.' and '-', starting with a letter or digit",
         )
     return name
 
@@ -64,7 +64,7 @@ def pack(name: str, what: str = "name") -> str:
     if not _PACK.fullmatch(name):
         raise Usage(
             f"bad {what} {name!r}",
-            hint="1 to 64 letters, digits, '_', '.', '+' and '-', beginning with a letter or digit",
+            hint="1 to 64 letters, digits, '_', '.', '+' and '-', starting with a letter or digit",
         )
     return name
 

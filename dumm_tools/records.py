@@ -170,9 +170,9 @@ def _check_names(path: str, state: State) -> None:
             if iface.tap != names.tap(iface.name):
                 raise Usage(f"bad tap name {iface.tap!r}")
             if iface.guest not in state.guests:
-                raise Usage(f"'{iface.name}' is of no guest")
+                raise Usage(f"'{iface.name}' belongs to a guest that does not exist")
             if iface.bridge is not None and iface.bridge not in state.bridges:
-                raise Usage(f"'{iface.name}' is on no bridge: '{iface.bridge}'")
+                raise Usage(f"'{iface.name}' is on a bridge that does not exist: '{iface.bridge}'")
             _check_values(iface)
         for bridge in state.bridges.values():
             _check_addresses(bridge.addresses)

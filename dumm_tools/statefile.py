@@ -88,7 +88,9 @@ def transaction(labdir: str, *, apart: bool = False) -> Iterator[Transaction]:
     with _locked(labdir), unbroken():
         change = Transaction(labdir)
         if not (apart or change.state.here) and holder.lives(labdir):
-            raise DummError(f"the lab in '{labdir}' is only changed from inside its own namespaces")
+            raise DummError(
+                f"the lab in '{labdir}' can only be changed from inside its own namespaces"
+            )
         here = _locked_here.set(True)
         try:
             yield change

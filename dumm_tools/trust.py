@@ -88,7 +88,7 @@ def _check_parents(path: str) -> None:
                 raise _of_another(
                     place,
                     found,
-                    f"its owner could put another in the place of '{path}'; see dumm(7), SECURITY",
+                    f"its owner could replace '{path}'; see SECURITY in dumm(7)",
                 )
             # With the sticky bit everybody may rename only what is his (inode(7)).
             if not found.st_mode & stat.S_ISVTX:
@@ -150,8 +150,8 @@ def _check_mode(path: str, found: os.stat_result) -> None:
         return
     if others:
         raise Conflict(
-            f"'{path}', which belongs to {_name(found.st_uid)}, may be written by others",
-            hint=f"chmod go-w {path}, if that was not meant",
+            f"'{path}', which belongs to {_name(found.st_uid)}, is writable by others",
+            hint=f"chmod go-w {path}, unless this is intended",
         )
 
 
@@ -179,7 +179,7 @@ def _is_private(found: os.stat_result) -> bool:
 def _of_another(
     path: str,
     found: os.stat_result,
-    hint: str = "what is in it may be a trap: use a directory of your own",
+    hint: str = "its contents may be a trap: use a directory of your own",
 ) -> Conflict:
     return Conflict(
         f"'{path}' belongs to {_name(found.st_uid)}, not to {_name(os.geteuid())}", hint=hint

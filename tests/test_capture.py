@@ -164,7 +164,7 @@ def test_whom_tcpdump_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(capture, "_USERS", ("no-such-user", "nobody"))
     assert capture._user() == ["-Z", "nobody"]
     monkeypatch.setattr(capture, "_USERS", ("no-such-user",))
-    with pytest.raises(DummError, match="there is no user 'no-such-user'"):
+    with pytest.raises(DummError, match="no user 'no-such-user'"):
         capture._user()
 
 

@@ -121,13 +121,13 @@ def test_an_unknown_field_lists_the_fields(lab: Lab, command: str) -> None:
     [
         ("dumm-guest bogus", 2, "no such command 'bogus'"),
         ("dumm-guest list --bogus", 2, "no such option '--bogus'"),
-        ("dumm-guest list -q -o name", 2, "-q, -o and --format json exclude each other"),
-        ("dumm-guest list -z", 2, "-z goes with -q or -o"),
-        ("dumm-guest list --format json -z", 2, "-z goes with -q or -o"),
+        ("dumm-guest list -q -o name", 2, "-q, -o and --format json are mutually exclusive"),
+        ("dumm-guest list -z", 2, "-z requires -q or -o"),
+        ("dumm-guest list --format json -z", 2, "-z requires -q or -o"),
         ("dumm-guest list --format xml", 2, "invalid value for '--format'"),
         ("dumm-guest list extra", 2, "got unexpected extra argument"),
-        ("dumm-guest start", 2, "name guests, or say --all"),
-        ("dumm-guest stop --all alice", 2, "--all takes no names"),
+        ("dumm-guest start", 2, "name guests, or use --all"),
+        ("dumm-guest stop --all alice", 2, "--all cannot be combined with names"),
         ("dumm-guest set alice", 2, "nothing to set"),
         ("dumm-guest set alice --memory x", 2, "invalid value for '--memory'"),
         ("dumm-guest set alice --memory 0", 2, "0 bytes of memory are too few"),
@@ -140,18 +140,18 @@ def test_an_unknown_field_lists_the_fields(lab: Lab, command: str) -> None:
         ("dumm-guest create c --arg DUMM_NONCE=x", 2, "kernel argument 'DUMM_NONCE=x' is"),
         ("dumm-guest create c --arg=--", 2, "kernel argument '--' is given by dumm-guest"),
         ("dumm-guest create c --arg=--version", 2, "kernel argument '--version' is given by"),
-        ("dumm-guest create c --arg 'a\"b'", 2, "kernel argument 'a\"b' has a quote in it"),
+        ("dumm-guest create c --arg 'a\"b'", 2, "kernel argument 'a\"b' contains a quote"),
         ("dumm-guest start alice --timeout -1", 2, "invalid value for '--timeout'"),
         (
             "dumm-guest start alice --timeout x",
             2,
-            "invalid value for '--timeout': 'x' is no number",
+            "invalid value for '--timeout': 'x' is not a number",
         ),
         ("dumm-guest create c --memory 64MM", 2, "invalid value for '--memory'"),
         ("dumm-guest create c --memory ٦٤M", 2, "invalid value for '--memory'"),
         (f"dumm-guest create c --memory {'9' * 5000}", 2, "invalid value for '--memory'"),
         ("dumm-guest show nobody -o nope", 2, "no field 'nope'"),
-        ("dumm-guest mconsole alice -- ''", 2, "no command for the guest's kernel"),
+        ("dumm-guest mconsole alice -- ''", 2, "no command given"),
         (f"dumm-guest mconsole alice -- {'x' * 512}", 2, "an mconsole command has at most 511"),
         ("dumm-guest exec alice", 2, "no command to run"),
         ("dumm-guest exec alice -e x -- true", 2, "invalid value"),
@@ -181,7 +181,7 @@ def test_usage(lab: Lab, command: str, status: int, message: str) -> None:
         ("resume alice", 4, "guest 'alice' is stopped, not paused"),
         ("mconsole alice -- version", 4, "guest 'alice' is stopped"),
         ("wait alice --timeout 1", 4, "guest 'alice' is stopped"),
-        ("create alice", 4, "guest 'alice' exists already"),
+        ("create alice", 4, "guest 'alice' already exists"),
         ("create carol --kernel none", 3, "no kernel 'none'"),
         ("create carol --master none", 3, "no master 'none'"),
     ],
@@ -358,7 +358,7 @@ def test_init_says_what_is_wrong_and_leaves_nothing(tmp_path: Path) -> None:
     for options, status, message in (
         ("--kernel none", 3, "no kernel 'none'"),
         ("--master none", 3, "no master 'none'"),
-        ("--kernel /etc/passwd", 1, "'/etc/passwd' is no x86-64 Linux program"),
+        ("--kernel /etc/passwd", 1, "'/etc/passwd' is not an x86-64 Linux program"),
         (f"--master {empty}", 1, f"master '{empty}' is empty"),
     ):
         done = lab(f"dumm-fs init {options}", status=status)
@@ -366,7 +366,7 @@ def test_init_says_what_is_wrong_and_leaves_nothing(tmp_path: Path) -> None:
         assert os.listdir(lab.directory) == []
     lab("dumm-fs init")
     done = lab("dumm-fs init", status=4)
-    assert "is a working set already" in one_line_error(done.err, "dumm-fs")
+    assert "is already a working set" in one_line_error(done.err, "dumm-fs")
     done = lab("dumm-guest create alice", status=3)
     assert "hint: dumm-fs " in done.err
     assert lab("dumm-guest list -q").out == ""

@@ -64,7 +64,7 @@ def test_attach_and_detach(lab: Lab) -> None:
         screen.expect(b"42\r\n")
         with on_terminal(lab, ["dumm-console", "attach", "alice"]) as second:
             assert second.wait() == 4
-            assert b"line 0 of guest 'alice' is attached already" in second.seen
+            assert b"line 0 of guest 'alice' is already attached" in second.seen
         rows = json.loads(lab("dumm-console list --format json").out)
         assert [(r["name"], r["line"], r["attached"]) for r in rows[:2]] == [
             ("alice", 0, True),
@@ -203,7 +203,7 @@ def test_a_log_that_grows_without_end(lab: Lab) -> None:
     assert log.stat().st_size <= 4 << 20
     assert log.stat().st_mode & 0o777 == 0o600
     head, *lines = lab("dumm-console log bob").lines
-    gone = re.fullmatch(r"\[(\d+) bytes before this are gone\]", head)
+    gone = re.fullmatch(r"\[(\d+) bytes before this were discarded\]", head)
     assert gone
     assert int(gone[1]) > 1 << 20
     left = [int(line) for line in lines if line.isdigit()]
@@ -218,14 +218,14 @@ def test_a_reader_of_a_log_that_loses_its_beginning(tmp_path: Path) -> None:
     fd = os.open(log, os.O_RDONLY)
     reader = Reader(fd, 4)
     assert reader.read(100) == b"two\nthree\n"
-    log.write_bytes(b"[8 bytes before this are gone]\nthree\nfour\n")
+    log.write_bytes(b"[8 bytes before this were discarded]\nthree\nfour\n")
     assert reader.read(3) == b"fou"
     assert Reader(fd, log.stat().st_size).read(100) == b""
     # More has gone than was read.
-    log.write_bytes(b"[30 bytes before this are gone]\nfive\n")
+    log.write_bytes(b"[30 bytes before this were discarded]\nfive\n")
     assert reader.read(100) == b"five\n"
     # The guest's own words, which nobody need believe.
-    log.write_bytes(b"[99999999999999999999 bytes before this are gone]\nsix\n")
+    log.write_bytes(b"[99999999999999999999 bytes before this were discarded]\nsix\n")
     assert reader.read(100) == b"six\n"
     assert reader.read(100) == b""
     os.close(fd)

@@ -180,7 +180,7 @@ def test_errors_name_the_file(lab: Lab) -> None:
         listener.bind(str(here / "dir/socket"))
     (tree / "srv/dir/sub").unlink()
     done = lab("dumm-fs cp dir alice:/srv")
-    assert done.err == "dumm-fs: warning: 'dir/socket' is a socket: left aside\n"
+    assert done.err == "dumm-fs: warning: 'dir/socket' is a socket: skipped\n"
     assert sorted(os.listdir(tree / "srv/dir")) == ["good", "sub"]
 
 
@@ -195,7 +195,7 @@ def test_names_are_not_for_the_terminal_to_obey(lab: Lab) -> None:
         listener.bind(f"/proc/self/fd/{fd}/{name}")
         os.close(fd)
     done = lab("dumm-fs cp alice:/srv/d .")
-    assert done.err == f"dumm-fs: warning: 'alice:/srv/d/{shown}' is a socket: left aside\n"
+    assert done.err == f"dumm-fs: warning: 'alice:/srv/d/{shown}' is a socket: skipped\n"
     with on_terminal(lab, ["dumm-fs", "-v", "cp", "alice:/srv/d", "."]) as terminal:
         assert terminal.wait() == 0
         assert shown.encode() in terminal.seen

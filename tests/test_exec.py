@@ -264,7 +264,7 @@ def test_what_cannot_be_run(lab: Lab, command: list[str], status: int, message: 
         ("-u 4294967296 sid -- true", 125, "no user '4294967296' in the guest"),
         ("-u 99999999999 sid -- true", 125, "no user '99999999999' in the guest"),
         ("-u 0:4294967296 sid -- true", 125, "no group '4294967296' in the guest"),
-        ("--timeout nan sid -- true", 2, "invalid value for '--timeout': 'nan' is no number"),
+        ("--timeout nan sid -- true", 2, "invalid value for '--timeout': 'nan' is not a number"),
         ("--timeout 0.3 sid -- sleep 9", 5, "'sleep' ran longer than 0.3 s"),
         ("sid", 2, "no command to run"),
         ("-e nonsense sid -- true", 2, ""),

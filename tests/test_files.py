@@ -158,7 +158,7 @@ def test_the_users_own_files_are_there_before_and_behind(packs: Path, tmp_path: 
     init = "dumm-fs init --kernel sid --master busybox"
     before = fingerprint(directory)
     # destroy removes run/: so it must not be taken over.
-    assert "run' exists already" in one_line_error(lab(init, status=4).err, "dumm-fs")
+    assert "run' already exists" in one_line_error(lab(init, status=4).err, "dumm-fs")
     assert fingerprint(directory) == before
     (directory / "run/mine").rename(directory / "other")
     (directory / "host").rename(directory / "away")

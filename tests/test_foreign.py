@@ -193,7 +193,7 @@ def test_what_a_directory_links_to_elsewhere_stays_there(packs: Path, tmp_path: 
 @pytest.mark.parametrize("release", ["6.1/../../../../x", "6.1\\n", "six", "6." + "1" * 70])
 def test_what_is_no_release(tmp_path: Path, evil: Callable[..., Path], release: str) -> None:
     path = evil(tmp_path / "kernel", "-static", release=release)
-    with pytest.raises(DummError, match="is no UML kernel"):
+    with pytest.raises(DummError, match="is not a UML kernel"):
         kernel_banner.release_of(str(path))
 
 
@@ -209,7 +209,7 @@ def test_a_busybox_says_what_it_has_without_running(tmp_path: Path) -> None:
         name: "usr/sbin" if directory.endswith("sbin") else "usr/bin"
         for directory, _, name in paths
     }
-    with pytest.raises(DummError, match="is no busybox"):
+    with pytest.raises(DummError, match="is not a busybox binary"):
         applets.of("/usr/bin/gcc")
 
 

@@ -61,7 +61,7 @@ def test_first_failure_gives_the_status_and_the_others_are_done(lab: Lab) -> Non
     assert one_line_error(done.err) == "no guest 'nobody'"
     assert lab("dumm-guest list -o state").out == "running\nrunning\n"
     done = lab("dumm-guest create alice carol", status=4)
-    assert one_line_error(done.err) == "guest 'alice' exists already"
+    assert one_line_error(done.err) == "guest 'alice' already exists"
     assert lab("dumm-guest list -q").lines == ["alice", "bob", "carol"]
     assert state_of(lab, "carol") == "stopped"
 
@@ -110,7 +110,12 @@ def test_no_wait_and_wait(lab: Lab) -> None:
     lab("dumm-guest start --no-wait alice")
     lab("dumm-guest wait alice")
     lab("dumm-guest exec alice -- true")
-    refused(lab, "dumm-guest wait alice --for stopped --timeout 0.3", 5, "guest 'alice' still runs")
+    refused(
+        lab,
+        "dumm-guest wait alice --for stopped --timeout 0.3",
+        5,
+        "guest 'alice' is still running",
+    )
     waiting = lab.start("dumm-guest wait alice --for stopped")
     time.sleep(0.3)
     assert waiting.poll() is None
@@ -131,7 +136,7 @@ def test_times_without_end(lab: Lab) -> None:
     assert waiting.wait(10) == 0
     for verb in ("start", "stop", "restart", "wait"):
         done = lab(f"dumm-guest {verb} alice --timeout nan", status=2)
-        assert "'nan' is no number of seconds" in one_line_error(done.err)
+        assert "'nan' is not a number of seconds" in one_line_error(done.err)
 
 
 def test_pause_and_resume(lab: Lab) -> None:
@@ -172,7 +177,7 @@ def test_mconsole(lab: Lab) -> None:
     done = lab("dumm-guest mconsole alice -- nonsense", status=1)
     assert "nonsense" in one_line_error(done.err)
     done = lab(["dumm-guest", "mconsole", "alice", "--", "x" * 600], status=2)
-    assert one_line_error(done.err) == "an mconsole command has at most 511 bytes"
+    assert one_line_error(done.err) == "an mconsole command is limited to 511 bytes"
 
 
 # ---- ends that nobody asked for ----

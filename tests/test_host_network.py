@@ -292,7 +292,7 @@ def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
         fetch = "timeout 2 wget -q -O - http://{}:8000/page"
         until(lambda: succeeds("a", fetch.format("10.0.0.254")), "a service of the host's")
         assert not succeeds("a", fetch.format("10.0.1.254"))
-        # A NIC that is on no bridge: the host is next to it, and says nothing.
+        # A NIC that is not on a bridge: the host is next to it, and says nothing.
         lab("dumm-bridge disconnect a-eth0")
         lab("dumm-iface up a-eth0")
         mac = host.mac("a-eth0")

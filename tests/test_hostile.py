@@ -245,7 +245,7 @@ def test_a_mconsole_that_never_stops(answering: Callable[..., Path]) -> None:
 
 def test_a_mconsole_that_talks_nonsense(answering: Callable[..., Path], tmp_path: Path) -> None:
     answering(lambda: b"?")
-    with pytest.raises(DummError, match="no proper answer") as raised:
+    with pytest.raises(DummError, match="gave an invalid answer") as raised:
         contact.mconsole(str(tmp_path), "a", "version")
     assert not isinstance(raised.value, TimedOut)
 
@@ -290,14 +290,14 @@ def test_a_message_is_not_for_the_terminal_to_obey(capfd: pytest.CaptureFixture[
 
 #: Lies about the start, with what is said of them.
 AT_START = {
-    "words": "cannot start guest 'words': guest 'words' gives no proper answer",
+    "words": "cannot start guest 'words': guest 'words' gave an invalid answer",
     "silent": "guest 'silent' was not ready in time",
     "long": "guest 'long' was not ready in time",
     "up": "guest 'up' was not ready in time",
     "noise": "guest 'noise' was not ready in time",
     "boot": "cannot start guest 'boot': guest 'boot' answered for another boot",
 }
-NO_ANSWER = "gives no proper answer"
+NO_ANSWER = "gave an invalid answer"
 #: Lies of guests that run: a command, its exit status, what it says.
 WHILE_IT_RUNS = {
     "code": ("dumm-iface address list --live code-eth0", 1, "Bad message"),
@@ -317,7 +317,7 @@ WHILE_IT_RUNS = {
     "large": ("dumm-guest exec large -- cat", 125, NO_ANSWER),
     "output": ("dumm-guest exec --timeout 0.5 output -- cat", 5, "ran longer than 0.5 s"),
     "mute": ("dumm-guest exec --timeout 0.5 mute -- cat", 5, "ran longer than 0.5 s"),
-    "more": ("dumm-guest mconsole more -- version", 1, "gives no proper answer on its mconsole"),
+    "more": ("dumm-guest mconsole more -- version", 1, "gave an invalid answer on its mconsole"),
     "length": ("dumm-guest mconsole length -- version", 1, NO_ANSWER),
 }
 OTHERS = ("slow", "busy", "mute1", "output2", "output3")

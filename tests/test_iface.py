@@ -271,7 +271,7 @@ def test_prepare_undoes_itself(lab: str) -> None:
     iface.create(lab, "alice-eth1")
     bridge.remove_all(statefile.load(lab))
     before = sysfs.devices()
-    with foreign_tap("alice-eth1"), pytest.raises(Conflict, match="not ours"):
+    with foreign_tap("alice-eth1"), pytest.raises(Conflict, match="does not belong to this lab"):
         iface.prepare(statefile.load(lab), "alice")
     assert sysfs.devices() == before
 
@@ -294,7 +294,9 @@ def test_prepare_makes_bridges_again_with_their_addresses(lab: str) -> None:
 @pytest.mark.netns
 def test_a_foreign_link_is_left_alone(lab: str) -> None:
     with foreign_tap("alice-eth0"):
-        with pytest.raises(Conflict, match="'alice-eth0' exists already and is not ours"):
+        with pytest.raises(
+            Conflict, match="'alice-eth0' already exists and does not belong to this lab"
+        ):
             iface.create(lab, "alice-eth0")
         assert statefile.load(lab).ifaces == {}
     iface.create(lab, "alice-eth0")

@@ -217,7 +217,7 @@ def test_the_commands(home: Path) -> None:
     assert record["size"] == tree.size(str(root))
     there = command("fetch", "--suite", "sid", "--name", "a")
     assert (there.returncode, there.stdout) == (4, "")
-    assert there.stderr == "dumm-fs: kernel 'a' exists already\n"
+    assert there.stderr == "dumm-fs: kernel 'a' already exists\n"
     may = command("fetch", "--name", "a", "--may-exist", PATH="/nothing")
     assert (may.returncode, may.stdout, may.stderr) == (0, "", "")
     assert command("delete", "a", "b").returncode == 3

@@ -99,7 +99,7 @@ def test_template_save_keeps_what_was_changed(pair: Lab) -> None:
     change = "echo own >/root/x; rm /etc/hosts; rm -r /var/www"
     pair(["dumm-guest", "exec", "a", "--", "sh", "-c", change])
     pair("dumm-fs template save S")
-    assert "exists already" in pair("dumm-fs template save S", status=4).err
+    assert "already exists" in pair("dumm-fs template save S", status=4).err
     pair("dumm-guest stop a")
     pair("dumm-fs reset a")
     pair("dumm-guest start a")

@@ -299,7 +299,9 @@ def test_a_copied_working_set(new_lab: Callable[..., Lab], running: bool) -> Non
         copy("dumm-guest start bob")
         if running and ROOT:  # the links are the original's
             done = copy("dumm-guest start alice", status=4)
-            assert one_line_error(done.err).endswith("exists already and is not ours")
+            assert one_line_error(done.err).endswith(
+                "already exists and does not belong to this lab"
+            )
         copy("dumm-guest exec bob -- touch /root/of-the-copy")
     finally:
         copy.end()

@@ -232,7 +232,7 @@ def test_init_where_something_of_another_lies_already(own: Lab, name: str) -> No
 def test_init_where_others_may_write(own: Lab, mode: int) -> None:
     own.directory.chmod(mode)
     done = own("dumm-fs init", status=4)
-    assert "belongs to 'root', may be written by others" in done.err
+    assert "belongs to 'root', is writable by others" in done.err
     assert os.listdir(own.directory) == []
 
 
@@ -246,7 +246,7 @@ def test_init_below_a_directory_of_another(own: Lab) -> None:
     assert f"'{own.directory}' belongs to user {STRANGER}" in own("dumm-fs init", status=4).err
     os.chown(own.directory, 0, 0)
     own.directory.chmod(0o777)
-    assert "may be written by others" in own("dumm-fs init", status=4).err
+    assert "is writable by others" in own("dumm-fs init", status=4).err
     own.directory.chmod(0o1777)  # as /tmp is
     own("dumm-fs init")
     own("dumm-fs destroy")
@@ -269,7 +269,7 @@ def test_each_part_of_a_working_set(lab: Lab, part: str, how: str) -> None:
         text = f"belongs to user {STRANGER}"
     else:
         path.chmod(found.st_mode | 0o020)
-        text = "may be written by others"
+        text = "is writable by others"
     for verb in ("dumm-guest list -q", "dumm-guest delete a", "dumm-fs destroy"):
         assert text in lab(verb, status=4).err
     os.chown(path, 0, 0, follow_symlinks=False)
@@ -338,8 +338,11 @@ def test_a_control_group_that_is_not_the_guests(lab: Lab, tmp_path: Path) -> Non
         (lambda d: d["guests"].update({"../../etc": d["guests"]["a"]}), "bad guest name"),
         (lambda d: d["bridges"].update({"a/b": d["bridges"]["lan0"]}), "bad bridge name"),
         (lambda d: d["ifaces"]["a-eth0"].update(tap="eth0"), "bad tap name 'eth0'"),
-        (lambda d: d["ifaces"]["a-eth0"].update(bridge="gone"), "is on no bridge: 'gone'"),
-        (lambda d: d["guests"].pop("a"), "'a-eth0' is of no guest"),
+        (
+            lambda d: d["ifaces"]["a-eth0"].update(bridge="gone"),
+            "is on a bridge that does not exist: 'gone'",
+        ),
+        (lambda d: d["guests"].pop("a"), "'a-eth0' belongs to a guest that does not exist"),
         (lambda d: d["ifaces"]["a-eth0"].update(device="eth1"), "is not 'a-eth1'"),
         (lambda d: d.update(template="../.."), "bad template name"),
         (lambda d: d.update(id='x"; drop'), "key 'id'"),
@@ -456,7 +459,7 @@ def test_nothing_of_an_isolated_lab_is_changed_from_outside(own: Lab) -> None:
     done = subprocess.run(
         [BIN / "python", "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
-    assert "is only changed from inside its own namespaces" in done.stderr
+    assert "can only be changed from inside its own namespaces" in done.stderr
     assert not os.path.exists("/sys/class/net/lan8")
     assert own("dumm-bridge list -q").lines == ["lan0"]
     own("dumm-fs destroy")

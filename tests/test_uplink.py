@@ -267,7 +267,7 @@ def test_a_device_that_has_gone(internet: list[str], lab: Lab) -> None:
     done = lab("dumm-guest start a", status=3)
     assert done.err.splitlines() == [
         "dumm-guest: no device 'port0'",
-        "dumm-guest: hint: dumm-bridge uplink lan0 --none does without it",
+        "dumm-guest: hint: dumm-bridge uplink lan0 --none removes the uplink",
     ]
     lab("dumm-bridge uplink lan0 --none")
     lab("dumm-guest start a")
@@ -277,14 +277,14 @@ def test_refused(lab: Lab) -> None:
     lab("dumm-bridge create lan0 lan1")
     before = world()
     for command, status, reason in (
-        ("lan0", 4, "the host has no IPv4 address on 'lan0' for guests to send to"),
+        ("lan0", 4, "the host has no IPv4 address on 'lan0' for guests to use as a gateway"),
         ("lan9", 3, "no bridge 'lan9'"),
-        ("lan0 --nat --none", 2, "--nat, --to and --none exclude each other"),
-        ("lan0 --none --host-access", 2, "--host-access goes with --nat"),
-        ("lan0 --to lo --host-access", 2, "--host-access goes with --nat"),
+        ("lan0 --nat --none", 2, "--nat, --to and --none are mutually exclusive"),
+        ("lan0 --none --host-access", 2, "--host-access requires --nat"),
+        ("lan0 --to lo --host-access", 2, "--host-access requires --nat"),
         ("lan0 --to nosuch", 3, "no device 'nosuch'"),
         ("lan0 --to lo", 4, "'lo' cannot be a bridge's port"),
-        ("lan0 --to lan1", 4, "'lan1' is a lab's own"),
+        ("lan0 --to lan1", 4, "'lan1' belongs to a lab"),
         ("lan0 --to ../x", 2, "bad device name '../x'"),
     ):
         done = lab(f"dumm-bridge uplink {command}", status=status)
@@ -312,7 +312,7 @@ def test_a_host_device(internet: list[str], lab: Lab) -> None:
         assert lab("dumm-bridge show -o uplink lan0").out == "to:port0\n"
         until(lambda: pings(lab, "10.7.0.9"), "an answer")
         done = lab("dumm-bridge uplink lan1 --to port0", status=4)
-        assert "is a port of 'lan0' already" in done.err
+        assert "is already a port of 'lan0'" in done.err
         lab("dumm-bridge uplink lan0 --none")
         assert sysfs.master("port0") is None
         assert not sysfs.is_up("port0")

@@ -54,7 +54,7 @@ def request(program: Program, rows: int, cols: int) -> bytes:
     strings += [f"{k}={v}" for k, v in program.env.items()]
     raw = [os.fsencode(s) for s in strings]
     if any(b"\0" in s for s in raw):
-        raise ExecFailed("an argument holds a NUL byte")
+        raise ExecFailed("an argument contains a NUL byte")
     head = struct.pack("<BHHH", int(program.terminal), rows, cols, len(program.argv))
     return head + b"".join(s + b"\0" for s in raw)
 

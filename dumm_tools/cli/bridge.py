@@ -51,7 +51,7 @@ interfaces = click.argument("ifaces", metavar="IFACE...", nargs=-1, required=Tru
 @click.argument("names", metavar="BR...", nargs=-1, required=True)
 @address_options
 @click.option(
-    "--may-exist", is_flag=True, help="Do not fail if it exists already; leave it unchanged."
+    "--may-exist", is_flag=True, help="Do not fail if it already exists; leave it unchanged."
 )
 def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) -> int:
     """Create bridges. Addresses are those of the host on the segment."""
@@ -139,9 +139,9 @@ def uplink(name: str, nat: bool, device: str | None, remove: bool, host_access: 
     from dumm_tools.net import uplink as domain
 
     if nat + remove + (device is not None) > 1:
-        raise click.UsageError("--nat, --to and --none exclude each other")
+        raise click.UsageError("--nat, --to and --none are mutually exclusive")
     if host_access and (remove or device is not None):
-        raise click.UsageError("--host-access goes with --nat")
+        raise click.UsageError("--host-access requires --nat")
     if remove:
         domain.clear(entered(make=False), name)
         return

@@ -63,7 +63,7 @@ def name_option(function: F) -> F:
 
 def may_exist_option(function: F) -> F:
     """--may-exist."""
-    return click.option("--may-exist", is_flag=True, help="Do not fail if it exists already.")(
+    return click.option("--may-exist", is_flag=True, help="Do not fail if it already exists.")(
         function
     )
 

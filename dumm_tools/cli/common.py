@@ -49,7 +49,7 @@ def outcome(command: click.Command, prog: str, args: Sequence[str] | None = None
         said = e.format_message().rstrip(".")
         hint = f"see '{where} --help'"
         if isinstance(e, click.NoSuchOption) and _passes_words_on(e.ctx):
-            hint = f"'--' before the command lets it have its own options; {hint}"
+            hint = f"put '--' before a command that has options of its own; {hint}"
         report(prog, said[:1].lower() + said[1:], hint)
         status = e.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -83,7 +83,7 @@ def tell(prog: str, error: Exception) -> int:
         report(prog, os_reason(error))
     else:
         text = f"internal error: {type(error).__name__}: {error}"
-        report(prog, text, "DUMM_DEBUG=1 shows where")
+        report(prog, text, "set DUMM_DEBUG=1 for a traceback")
     return 1
 
 
@@ -208,7 +208,7 @@ class Directory(Words):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if os.path.lexists(value) and not os.path.isdir(value):
-            self.fail(f"'{value}' is no directory", param, ctx)
+            self.fail(f"'{value}' is not a directory", param, ctx)
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
@@ -320,9 +320,9 @@ def output_options(table: Sequence[Field[Any]]) -> Callable[[F], F]:
             *args: Any, quiet: bool, fields: tuple[str, ...], form: str, nul: bool, **kwargs: Any
         ) -> Any:
             if quiet + bool(fields) + (form == "json") > 1:
-                raise click.UsageError("-q, -o and --format json exclude each other")
+                raise click.UsageError("-q, -o and --format json are mutually exclusive")
             if nul and not (quiet or fields):
-                raise click.UsageError("-z goes with -q or -o")
+                raise click.UsageError("-z requires -q or -o")
             shape = Shape(names=quiet, fields=fields, as_json=form == "json", nul=nul)
             return function(*args, shape=shape, **kwargs)
 

@@ -74,10 +74,10 @@ def shell(name: str | None, host: bool, user: str | None) -> int:
 
     if host:
         if name or user:
-            raise click.UsageError("--host takes no guest and no user")
+            raise click.UsageError("--host cannot be combined with a guest or a user")
         return run_on_host((os.environ.get("SHELL") or "/bin/sh",), shell=True)
     if name is None:
-        raise click.UsageError("name a guest, or say --host")
+        raise click.UsageError("name a guest, or use --host")
     env = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
     program = session.Program(["~"], env, "~", user or "root", terminal=os.isatty(0))
     try:

@@ -83,7 +83,7 @@ def exec_(
 
     if host:
         if terminal or workdir or user or timeout or env:
-            raise click.UsageError("--host takes no other option")
+            raise click.UsageError("--host cannot be combined with other options")
         if not words:
             raise click.UsageError("no command to run")
         return run_on_host(words)

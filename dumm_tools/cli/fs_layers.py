@@ -75,7 +75,7 @@ def _targets(
 ) -> tuple[list[str], Any]:
     """NAME|--all and `rest` more operands."""
     if len(words) != rest + (not everyone):
-        raise click.UsageError("--all or one guest" + (", and one directory" if rest else ""))
+        raise click.UsageError("give one guest or --all" + (", and one directory" if rest else ""))
     if not everyone:
         return [words[0]], words[1:]
     from dumm_tools.running import guest_views
@@ -114,8 +114,8 @@ def add(words: tuple[str, ...], everyone: bool) -> int:
     stack.add(labdir, names, directory, on_error=failures)
     if exposure.is_open(directory):
         warn(
-            f"others can enter '{directory}', and run setuid programs that guests write there; "
-            "a directory above it that is closed to them (0700) keeps them out"
+            f"other users can enter '{directory}' and run setuid programs that guests write there; "
+            "a parent directory that is closed to them (0700) keeps them out"
         )
     return failures.code
 

@@ -67,7 +67,7 @@ def build(
 
     packages = [p for each in include for p in each.split(",") if p]
     if packages and what != "debian":
-        raise click.UsageError("--include goes with debian")
+        raise click.UsageError("--include is for debian only")
     with Progress() as progress:
         if what == "busybox":
             made = master_build.build_busybox(

@@ -104,7 +104,9 @@ def chosen(
     from dumm_tools.running import guest_views
 
     if everyone == bool(names):
-        raise click.UsageError("name guests, or say --all" if not names else "--all takes no names")
+        raise click.UsageError(
+            "name guests, or use --all" if not names else "--all cannot be combined with names"
+        )
     if everyone:
         return guest_views.all_names(labdir, lambda s: s in states)
     return list(dict.fromkeys(names))
@@ -135,7 +137,7 @@ def _start(
 @init_option
 @arg_option
 @click.option(
-    "--may-exist", is_flag=True, help="Do not fail if it exists already; leave it unchanged."
+    "--may-exist", is_flag=True, help="Do not fail if it already exists; leave it unchanged."
 )
 @click.option(
     "--start",

@@ -131,7 +131,7 @@ def address_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="Maximum packet size in bytes (default: 1500).",
 )
 @click.option(
-    "--may-exist", is_flag=True, help="Do not fail if it exists already; leave it unchanged."
+    "--may-exist", is_flag=True, help="Do not fail if it already exists; leave it unchanged."
 )
 def create(
     names: tuple[str, ...],
@@ -148,7 +148,7 @@ def create(
     from dumm_tools.net import iface
 
     if mac is not None and len(names) > 1:
-        raise click.UsageError("--mac goes with one interface only")
+        raise click.UsageError("--mac is for a single interface only")
 
     def action(name: str) -> None:
         iface.create(
@@ -235,7 +235,7 @@ destination = click.argument("dest", metavar="DEST")
 @one
 @destination
 @click.option("--via", metavar="GW", help="Gateway; without it, DEST is on the segment itself.")
-@click.option("--may-exist", is_flag=True, help="Do not fail if it exists already.")
+@click.option("--may-exist", is_flag=True, help="Do not fail if it already exists.")
 def route_add(name: str, dest: str, via: str | None, may_exist: bool) -> None:
     """Add a route through an interface to its guest.
 

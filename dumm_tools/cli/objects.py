@@ -85,7 +85,7 @@ def address_verbs(
     @group.command("add", help=add_help)
     @operand
     @addresses_argument
-    @click.option("--may-exist", is_flag=True, help="Do not fail if it exists already.")
+    @click.option("--may-exist", is_flag=True, help="Do not fail if it already exists.")
     def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
         _domain(domain).add_addresses(entered(), name, addresses, may_exist=may_exist)
 

@@ -21,7 +21,7 @@ def human_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
     unit = value[len(digits) :].upper().removesuffix("B").removesuffix("I")
     # int() would take the digits of other scripts too, and not more than some thousand of ours.
     if unit not in _SHIFTS or not (digits.isascii() and digits.isdecimal() and len(digits) < 30):
-        raise click.BadParameter(f"'{value}' is no size such as 64M", ctx, param)
+        raise click.BadParameter(f"'{value}' is not a size such as 64M", ctx, param)
     return int(digits) << _SHIFTS[unit]
 
 
@@ -42,5 +42,5 @@ class Seconds(click.FloatRange):
         except ValueError:
             seconds = math.nan
         if math.isnan(seconds):
-            self.fail(f"'{value}' is no number of seconds", param, ctx)
+            self.fail(f"'{value}' is not a number of seconds", param, ctx)
         return float(super().convert(seconds, param, ctx))

@@ -84,7 +84,7 @@ def commit(
             os.makedirs(own, exist_ok=True)  # a reset may have been killed
             parent = os.path.realpath(os.path.dirname(os.path.abspath(to)))
             if f"{parent}/".startswith(f"{os.path.realpath(own)}/"):
-                raise Usage(f"'{to}' is in the layer itself")
+                raise Usage(f"'{to}' is inside the layer itself")
             target = stack.enter_context(staged(to))
             is_open = exposure.is_open(os.path.dirname(target))
             left = tree.copy(own, target, marks=marks(labdir, state, name), private=is_open)
@@ -92,7 +92,7 @@ def commit(
             target = stack.enter_context(cache.build("masters", to, progress=progress)) or ""
             left = tree.copy(mount, target)
     if left:
-        warn(f"left aside {left} device nodes and sockets")
+        warn(f"skipped {left} device nodes and sockets")
     if is_open:
         warn(_OPEN.format(to))
 
@@ -139,7 +139,7 @@ def staged(to: str) -> Iterator[str]:
     parent = os.path.realpath(parent)
     final = os.path.join(parent, own)
     if os.path.lexists(final):
-        raise Conflict(f"'{to}' exists already")
+        raise Conflict(f"'{to}' already exists")
     if not os.path.isdir(parent):
         raise NotFound(f"no directory '{parent}'")
     sweep(final)
@@ -149,7 +149,7 @@ def staged(to: str) -> Iterator[str]:
         try:
             yield place
             if os.path.lexists(final):
-                raise Conflict(f"'{to}' exists already")
+                raise Conflict(f"'{to}' already exists")
             os.rename(place, final)
         except BaseException:
             tree.remove(place)

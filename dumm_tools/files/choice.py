@@ -36,7 +36,10 @@ def resolve_master(labdir: str, guest: Guest) -> master.Master:
     found = master.default()
     if found is None:
         if master.list_():
-            raise NotFound("several masters, and none is the default", hint="name one by --master")
+            raise NotFound(
+                "there are several masters, and none is the default",
+                hint="choose one with --master",
+            )
         raise NotFound("there is no master for guests", hint="dumm-fs master build busybox")
     os.symlink(found.path, link)
     return found

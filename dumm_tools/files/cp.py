@@ -70,8 +70,8 @@ def copy(
     froms, to = [operand(s) for s in sources], operand(target)
     if to.guest is None and all(f.guest is None for f in froms):
         raise Usage(
-            "neither side is in a guest",
-            hint="a guest's file is GUEST:PATH, a local name with a colon ./NAME",
+            "neither source nor target is in a guest",
+            hint="write GUEST:PATH for a file in a guest, ./NAME for a local name with a colon",
         )
     with contextlib.ExitStack() as stack:
         roots = {
@@ -109,8 +109,8 @@ def _refuse_link(to: Operand) -> None:
         return
     if os.path.islink(to.path):
         raise Conflict(
-            f"'{to.said}' is a link: a guest's file could go anywhere by it",
-            hint="remove it, or name what it leads to",
+            f"'{to.said}' is a symbolic link, which a guest's file could follow anywhere",
+            hint="remove it, or name the file that it points to",
         )
 
 

@@ -62,7 +62,7 @@ def is_mounted(labdir: str, state: State, name: str) -> bool:
     if found.source != state.tag and (
         found.source != FUSE or _fuse_mount(labdir, name) not in ours
     ):
-        raise Conflict(f"'{target}' is a mount point that is not ours")
+        raise Conflict(f"'{target}' is a mount point that this lab did not make")
     return True
 
 
@@ -127,7 +127,7 @@ def mount_at(labdir: str, state: State, guest: Guest, master: str, target: str) 
         try:
             os.makedirs(directory, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
-            raise DummError(f"'{directory}' is no directory") from None
+            raise DummError(f"'{directory}' is not a directory") from None
     for layer in guest.overlays:
         if not os.path.isdir(layer):
             raise NotFound(
@@ -166,7 +166,7 @@ def _mount_stack(
             # fuse-overlayfs would show those (/proc, /sys) to the guest.
             raise DummError(
                 f"file systems are mounted inside a layer of guest '{guest.name}': '{lower[-1]}'",
-                hint="root's labs on the host's network can have it; else import it as a master",
+                hint="only root's labs on the host's network support this; import it as a master",
             ) from None
         reason = e.strerror
         if not forced and state.isolated and e.errno in _REFUSALS and shutil.which(FUSE):
@@ -177,9 +177,9 @@ def _mount_stack(
                 reason = f"{e.strerror}; {other}"
         if e.errno == errno.ELOOP:
             raise DummError(
-                f"layers of guest '{guest.name}' are inside each other: {', '.join(stack)}"
+                f"layers of guest '{guest.name}' contain each other: {', '.join(stack)}"
             ) from None
-        hint = "overlayfs is needed, on a file system that can carry it: dumm-fs check"
+        hint = "overlayfs is needed, on a file system that supports it; see 'dumm-fs check'"
         raise DummError(
             f"cannot mount '{target}': {reason}", hint=hint if e.errno in _REFUSALS else None
         ) from None
@@ -269,7 +269,7 @@ def umount_next(labdir: str, state: State, name: str) -> None:
 def _umount_all(state: State, place: str) -> None:
     while (found := mnt.mounted_at(place)) is not None:
         if found.source not in (state.tag, FUSE):
-            raise Conflict(f"'{place}' is a mount point that is not ours")
+            raise Conflict(f"'{place}' is a mount point that this lab did not make")
         mnt.umount(place, detach=True)
 
 

@@ -79,7 +79,7 @@ def delete(
     def check(_state: State, guests: list[Guest]) -> None:
         if not any(layers.intersection(g.overlays) for g in guests):
             named = ", ".join(g.name for g in guests)
-            raise NotFound(f"'{directory}' is no layer of guest '{named}'")
+            raise NotFound(f"'{directory}' is not a layer of guest '{named}'")
 
     def edit(_state: State, guests: list[Guest]) -> None:
         for guest in guests:
@@ -195,7 +195,7 @@ def restack(
         failures |= turn.each(labdir, ready, replace, record, late, first=prepare)
     for name, error in failures.items():
         if whole and isinstance(error, DummError):
-            error.hint = "it has its old layers until the next command on them, or its next start"
+            error.hint = "it keeps its old layers until they are changed again, or its next start"
         on_error(name, error)
 
 

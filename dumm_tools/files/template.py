@@ -78,7 +78,7 @@ def save(labdir: str, name: str) -> None:
     state = load(labdir)
     final = _place(labdir, name)
     if os.path.lexists(final):
-        raise Conflict(f"template '{name}' exists already")
+        raise Conflict(f"template '{name}' already exists")
     os.makedirs(_place(labdir), 0o700, exist_ok=True)
     with changes.staged(final) as scratch:
         for guest in state.guests:
@@ -117,7 +117,7 @@ def delete(labdir: str, name: str) -> None:
             raise Conflict(f"template '{name}' is loaded", hint="dumm-fs template unload")
         for guest in change.state.guests:
             if mounts.is_unsettled(labdir, guest) and liveness.alive(labdir, guest):
-                raise Conflict(f"guest '{guest}' may still have template '{name}'")
+                raise Conflict(f"guest '{guest}' may still use template '{name}'")
         tree.refuse_mounts(place)
         # Gone at once, and as a whole, however long the rest takes, or if we are killed.
         gone = changes.temporary(place)

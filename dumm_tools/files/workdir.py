@@ -53,7 +53,7 @@ def make(labdir: str, name: str, upper: str) -> WorkDir:
     with contextlib.suppress(FileExistsError):
         os.mkdir(beside, 0o700)
     if not _is_made(entry, path):
-        raise Conflict(f"'{beside}' exists already and is not ours")
+        raise Conflict(f"'{beside}' already exists and does not belong to this lab")
     os.mkdir(path, 0o700)
     return WorkDir(path, entry)
 

@@ -134,8 +134,8 @@ def send(labdir: str, name: str, line: int, text: str) -> None:
     data = os.fsencode(text) + b"\n"
     if len(data) > SEND_MAX:
         raise DummError(
-            f"a console takes {SEND_MAX - 1} bytes at a time",
-            hint="dumm-guest exec takes any number on its standard input",
+            f"a console accepts at most {SEND_MAX - 1} bytes at a time",
+            hint="dumm-guest exec accepts any amount on its standard input",
         )
     with _open(labdir, name, line, "in") as fd:
         try:
@@ -143,7 +143,7 @@ def send(labdir: str, name: str, line: int, text: str) -> None:
         except BlockingIOError:
             sent = 0
     if sent != len(data):
-        raise Conflict(f"nobody reads the console of guest '{name}'")
+        raise Conflict(f"nothing is reading from the console of guest '{name}'")
 
 
 @contextlib.contextmanager
@@ -196,7 +196,7 @@ def attach(labdir: str, name: str, line: int, attached: Callable[[], object]) ->
         try:
             fcntl.flock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Conflict(f"line {line} of guest '{name}' is attached already") from None
+            raise Conflict(f"line {line} of guest '{name}' is already attached") from None
         pidfd = liveness.pidfd_of(labdir, name)
         if pidfd is None:
             raise Conflict(f"guest '{name}' is not running")

@@ -43,7 +43,7 @@ def create(labdir: str, guest: Guest, *, may_exist: bool = False) -> bool:
             if guest.name in state.guests:
                 if may_exist:
                     return False
-                raise Conflict(f"guest '{guest.name}' exists already")
+                raise Conflict(f"guest '{guest.name}' already exists")
             tree_below = choice.resolve_master(labdir, guest)
             choice.resolve_kernel(labdir, guest)
             state.guests[guest.name] = guest
@@ -66,19 +66,21 @@ def _remove_empty(directory: str) -> None:
 def _check(labdir: str, guest: Guest) -> None:
     """Usage for what no guest can have; NotFound for a kernel or master that is not there."""
     if guest.memory < MEMORY_MIN:
-        raise Usage(f"{guest.memory} bytes of memory are too few: at least {MEMORY_MIN >> 20}M")
+        raise Usage(
+            f"{guest.memory} bytes of memory is too little: at least {MEMORY_MIN >> 20}M is needed"
+        )
     if guest.memory > 1 << 40:
-        raise Usage(f"{guest.memory} bytes of memory are too many")
+        raise Usage(f"{guest.memory} bytes of memory is too much")
     if guest.init is not None and not guest.init.startswith("/"):
         raise Usage(f"--init '{guest.init}' is not an absolute path in the guest")
     for arg in guest.args:
         if not arg or any(c.isspace() or c == "\0" for c in arg):
-            raise Usage(f"kernel argument {arg!r} is empty or has white space in it")
+            raise Usage(f"kernel argument {arg!r} is empty or contains white space")
         if '"' in arg:
-            raise Usage(f"kernel argument {arg!r} has a quote in it")
+            raise Usage(f"kernel argument {arg!r} contains a quote")
         if launch.is_ours(arg):
             hint = "--memory sets it" if arg.startswith("mem=") else None
-            raise Usage(f"kernel argument '{arg}' is given by dumm-guest itself", hint=hint)
+            raise Usage(f"kernel argument '{arg}' is set by dumm-guest itself", hint=hint)
     if guest.kernel is not None:
         guest.kernel = _spec(guest.kernel, kernel.resolve(guest.kernel).path)
     if guest.master is not None:
@@ -266,7 +268,7 @@ def pause(labdir: str, name: str) -> None:
             liveness.need_running(labdir, change_.state, guest)
             if guest.boot is None:
                 raise Conflict(
-                    f"guest '{name}' runs, but there is no record of its start",
+                    f"guest '{name}' is running, but there is no record of its start",
                     hint=f"dumm-guest stop {name}",
                 )
             guest.boot.phase = "paused"
@@ -331,13 +333,13 @@ def wait(labdir: str, name: str, what: str, timeout: float | None) -> None:
     if pidfd is not None:
         try:
             if not process.wait_exit(pidfd, limit):
-                raise TimedOut(f"guest '{name}' still runs")
+                raise TimedOut(f"guest '{name}' is still running")
         finally:
             os.close(pidfd)
     try:
         boot.wait_gone(labdir, name, max(0.01, min(deadline - time.monotonic(), 1e6)))
     except TimedOut:
-        raise TimedOut(f"guest '{name}' still runs") from None
+        raise TimedOut(f"guest '{name}' is still running") from None
 
 
 # ---- the kernel ----
@@ -347,9 +349,9 @@ def mconsole(labdir: str, name: str, words: Sequence[str]) -> str:
     """One command to the guest's kernel; its answer."""
     command = " ".join(words)
     if not command.strip():
-        raise Usage("no command for the guest's kernel", hint="'help' lists them")
+        raise Usage("no command given", hint="'help' lists the commands")
     if len(os.fsencode(command)) > mc.COMMAND_MAX:
-        raise Usage(f"an mconsole command has at most {mc.COMMAND_MAX} bytes")
+        raise Usage(f"an mconsole command is limited to {mc.COMMAND_MAX} bytes")
     state = load(labdir)
     guest = guest_views.get(state, name)
     now = liveness.guest_state(labdir, state, guest)

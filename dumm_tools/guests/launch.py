@@ -159,7 +159,7 @@ def ceiling(state: State, guest: Guest) -> str:
     try:
         return cgroup.make(f"dumm-{state.id}-{guest.name}", guest.memory + CEILING_OVERHEAD)
     except OSError as e:
-        proc.log(f"no memory ceiling for '{guest.name}': {e}", 2)
+        proc.log(f"cannot limit the memory of guest '{guest.name}': {e}", 2)
         return ""
 
 

@@ -39,7 +39,7 @@ def of(path: str) -> dict[str, str]:
     finally:
         os.close(fd)
     if found is None:
-        raise DummError(f"'{path}' is no busybox")
+        raise DummError(f"'{path}' is not a busybox binary")
     names = ["[", "[[", *found[1].decode("ascii").split("\0")[:-1]]
     sbin = frozenset(_SBIN.split())
     return {name: "usr/sbin" if name in sbin else "usr/bin" for name in names}

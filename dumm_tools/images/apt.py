@@ -19,7 +19,7 @@ from dumm_tools.foreground import ProgramFailed, run
 Progress = Callable[[str], None]
 
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
-EXPIRED_HINT = "--allow-expired takes it all the same"
+EXPIRED_HINT = "use --allow-expired to accept it"
 
 _SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MIRROR = re.compile(r"[a-z][a-z0-9+.-]*:[^\s\[\]\"]+")
@@ -73,7 +73,7 @@ def open_suite(
         if "NO_PUBKEY" in e.stderr or "not signed" in e.stderr:
             raise DummError(
                 f"cannot verify the suite '{suite}' at {mirror}",
-                hint="a newer debian-archive-keyring may know its keys",
+                hint="a newer debian-archive-keyring may contain its keys",
             ) from None
         raise
     facts = _release_facts(directory)
@@ -160,7 +160,7 @@ def keyring() -> str:
     single = sorted(p for p in glob.glob(_TRUSTED_KEYS) if os.access(p, os.R_OK))
     if not single:
         raise DummError(
-            "cannot find the keys of the Debian archive",
+            "cannot find the keyring of the Debian archive",
             hint="apt-get install debian-archive-keyring",
         )
     return ",".join(single)
@@ -250,7 +250,7 @@ def _release_facts(directory: str) -> dict[str, str]:
     """The first fields of the Release file that apt has verified."""
     names = [n for n in os.listdir(f"{directory}/lists") if n.endswith("Release")]
     if not names:
-        raise DummError("apt-get got no Release file")
+        raise DummError("apt-get did not get a Release file")
     facts: dict[str, str] = {}
     path = f"{directory}/lists/{names[0]}"
     with open(path, encoding="utf-8", errors="surrogateescape") as file:

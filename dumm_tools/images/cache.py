@@ -30,7 +30,7 @@ def directory(kind: Kind) -> str:
     if not base.startswith("/"):  # "relative paths must be ignored": XDG base directories
         base = os.path.expanduser("~/.cache")
     if not base.startswith("/"):
-        raise DummError("cannot tell the home directory", hint="set HOME or XDG_CACHE_HOME")
+        raise DummError("cannot determine the home directory", hint="set HOME or XDG_CACHE_HOME")
     path = os.path.join(base, "dumm", kind)
     trust.check_cache(path)
     return path
@@ -114,7 +114,7 @@ def build(
 ) -> Iterator[str | None]:
     """Yield an empty directory that becomes `name` when the block ends well.
 
-    When `name` exists already that is a Conflict, or with `may_exist` None is yielded and
+    When `name` already exists that is a Conflict, or with `may_exist` None is yielded and
     nothing is to be done. Two builds of one name take turns.
     """
     place = _made(kind)
@@ -174,7 +174,7 @@ def _present(kind: Kind, final: str, name: str, may_exist: bool) -> bool:
         return False
     if may_exist and os.path.isdir(final):
         return True
-    raise Conflict(f"{NOUN[kind]} '{name}' exists already")
+    raise Conflict(f"{NOUN[kind]} '{name}' already exists")
 
 
 def _made(kind: Kind) -> str:

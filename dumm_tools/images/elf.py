@@ -47,7 +47,7 @@ def opened(path: str) -> int:
 
 
 def is_static(path: str) -> bool:
-    """Does a program need no loader? DummError when it is no x86-64 Linux program."""
+    """Does a program need no loader? DummError when it is not an x86-64 Linux program."""
     fd = opened(path)
     try:
         return image(fd, path).interpreter is None
@@ -65,7 +65,7 @@ def image(fd: int, path: str) -> Image:
         segments = _segments(fd, info.st_size)
         return Image(_interpreter(fd, segments), _needed(fd, segments))
     except (_Broken, OSError):
-        raise DummError(f"'{path}' is no x86-64 Linux program") from None
+        raise DummError(f"'{path}' is not an x86-64 Linux program") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def of_directory(path: str) -> Iterator[Source]:
         found = ((place, root.file(place)) for place in kernel.BINARIES)
         place, binary = next((f for f in found if f[1] is not None), ("", None))
         if binary is None:
-            raise DummError(f"'{path}' is no kernel pack: there is no {kernel.BINARIES[0]} in it")
+            raise DummError(f"'{path}' is not a kernel pack: it contains no {kernel.BINARIES[0]}")
         shown = os.path.join(path, place)
         image = elf.image(binary, shown)
         release = kernel_banner.release(binary, shown)

@@ -116,10 +116,10 @@ def _of_pack(path: str) -> Kernel:
             # A jail's other links are links in it; this file is bound, wherever it is.
             inside = os.path.join(os.path.realpath(path), "")
             if not os.path.realpath(os.path.join(path, "linux")).startswith(inside):
-                raise DummError(f"'{path}' is no kernel pack: its 'linux' leads out of it")
+                raise DummError(f"'{path}' is not a kernel pack: its 'linux' leads out of it")
             lock = cache.lock_of("kernels", path)
             return Kernel(path, f"/{binary}", root=path, lock=lock)
-    raise DummError(f"'{path}' is no kernel pack: there is no {BINARIES[0]} in it")
+    raise DummError(f"'{path}' is not a kernel pack: it contains no {BINARIES[0]}")
 
 
 def _of_binary(path: str) -> Kernel:

@@ -42,5 +42,5 @@ def release(fd: int, path: str) -> str:
         is_uml = is_uml or _OPTION in window
         tail = window[-_OVERLAP:]
     if found is None or not is_uml:
-        raise DummError(f"'{path}' is no UML kernel")
+        raise DummError(f"'{path}' is not a UML kernel")
     return found[1].decode("ascii")

@@ -52,7 +52,7 @@ def resolve(spec: str) -> Master:
         raise NotFound(f"no master '{spec}'", hint="dumm-fs master build busybox") from None
     except NotADirectoryError:
         raise DummError(
-            f"master '{spec}' is no directory", hint="dumm-fs master import takes archives"
+            f"master '{spec}' is not a directory", hint="use 'dumm-fs master import' for archives"
         ) from None
     return Master(path, cache.lock_of("masters", path))
 
@@ -124,7 +124,7 @@ def import_(
         os.chmod(target, os.stat(target).st_mode & 0o7777 | 0o555)
         resolve(target)
     if left and warn:
-        warn(f"left aside {left} device nodes and sockets: a guest makes its own")
+        warn(f"skipped {left} device nodes and sockets: guests make their own")
     return name
 
 
@@ -133,7 +133,7 @@ def _unpack(source: str, target: str, progress: Report | None) -> int:
 
     if source == "-":
         if os.isatty(0):
-            raise Usage("standard input is a terminal, no archive")
+            raise Usage("standard input is a terminal, not an archive")
         with open(0, "rb", buffering=0, closefd=False) as stream:
             return untar.extract(stream, "standard input", target, progress)
     with open(source, "rb", buffering=0) as stream:
@@ -143,7 +143,7 @@ def _unpack(source: str, target: str, progress: Report | None) -> int:
 def _name_for(source: str) -> str:
     """The name that goes without saying: that of the directory, or of the archive."""
     if source == "-":
-        raise Usage("a tar on standard input needs a name", hint="--name NAME")
+        raise Usage("an archive on standard input needs a name", hint="--name NAME")
     base = os.path.basename(os.path.abspath(source))
     archive = _TAR_NAME.fullmatch(base)
     return archive[1] if archive and not os.path.isdir(source) else base

@@ -91,7 +91,7 @@ _FILES: dict[str, str] = {
     ),
     "etc/init.d/rcS": (
         "#!/bin/sh\n"
-        "# Runs once at the start of init: all that is executable in /etc/rc.d, in order.\n"
+        "# Run once when init starts: runs the executables in /etc/rc.d, in order.\n"
         'for script in /etc/rc.d/*; do\n\t[ -x "$script" ] && "$script" start\ndone\nexit 0\n'
     ),
     "etc/protocols": (
@@ -109,7 +109,7 @@ _FILES: dict[str, str] = {
     "var/www/index.html": "<!DOCTYPE html>\n<title>It works</title>\n<p>It works.\n",
     "usr/share/udhcpc/default.script": (
         "#!/bin/sh\n"
-        "# What udhcpc runs when a lease comes or goes: sets address, routes and name servers.\n"
+        "# Run by udhcpc when a lease changes: sets addresses, routes and name servers.\n"
         'case "$1" in\n'
         "deconfig)\n"
         '\tip -4 addr flush dev "$interface"\n'
@@ -281,7 +281,7 @@ def _fetched_busybox(work: str, lists: apt.Tree, progress: Report | None) -> str
         path = root + each
         if os.path.isfile(path) and not os.path.islink(path):
             return path
-    raise DummError("the package busybox-static has no busybox in it")
+    raise DummError("the package busybox-static contains no busybox")
 
 
 def _missing(found: dict[str, str]) -> list[str]:

@@ -35,11 +35,11 @@ def run(labdir: str, *, isolated: bool) -> list[Check]:
     found += [_kernel(), _master()]
     for name, package, why in (
         ("gcc", "gcc libc6-dev", "for building the agent"),
-        ("tcpdump", "tcpdump", "for looking at segments"),
-        ("nft", "nftables", "for uplinks, and the host's routes between segments"),
+        ("tcpdump", "tcpdump", "for capturing traffic"),
+        ("nft", "nftables", "for uplinks, and for routing between segments on the host"),
         *([("pasta", "passt", "for uplinks")] if isolated else []),
         ("dot", "graphviz", "for pictures"),
-        ("mmdebstrap", "mmdebstrap", "for masters of a real Debian"),
+        ("mmdebstrap", "mmdebstrap", "for Debian masters"),
         ("apt-get", "apt", "for fetching kernel packs"),
     ):
         found.append(_program(name, package, why))
@@ -92,7 +92,7 @@ def _ids() -> Check:
         remedy = "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
     else:
         return Check("ids", "ok", "a range of ids")
-    return Check("ids", "absent", f"{found}: all files in guests are root's", remedy)
+    return Check("ids", "absent", f"{found}: all files in guests belong to root", remedy)
 
 
 def _tun() -> Check:
@@ -127,8 +127,10 @@ def _overlay(labdir: str, isolated: bool) -> Check:
 
         remedy = "modprobe overlay; keep the working set on ext4, xfs, btrfs or tmpfs"
         if which("fuse-overlayfs") and os.access("/dev/fuse", os.R_OK | os.W_OK):
-            return Check("overlay", "absent", f"overlayfs: {error}; fuse-overlayfs serves", remedy)
-        remedy += "; or apt-get install fuse-overlayfs, with /dev/fuse for all (chmod 0666)"
+            return Check(
+                "overlay", "absent", f"overlayfs: {error}; fuse-overlayfs will be used", remedy
+            )
+        remedy += "; or apt-get install fuse-overlayfs, and open /dev/fuse to all (chmod 0666)"
         return Check("overlay", "missing", f"overlayfs: {error}", remedy)
 
 

@@ -32,7 +32,7 @@ def init(labdir: str, *, kernel_spec: str | None, master_spec: str | None, isola
             undo.callback(_remove, os.rmdir, labdir)
         path = os.path.join(labdir, store.FILE)
         if os.path.lexists(path):
-            raise Conflict(f"'{labdir}' is a working set already")
+            raise Conflict(f"'{labdir}' is already a working set")
         _refuse_taken(labdir)
         lock = os.path.join(labdir, store.LOCK)
         fresh = not os.path.lexists(lock)
@@ -72,16 +72,16 @@ def _refuse_taken(labdir: str) -> None:
     for name in DIRECTORIES:
         path = os.path.join(labdir, name)
         if os.path.lexists(path) and not os.path.isdir(path):
-            raise Conflict(f"'{path}' is no directory", hint="move it away")
+            raise Conflict(f"'{path}' is not a directory", hint="move it away")
         if name == "run" and os.path.isdir(path) and os.listdir(path):
-            raise Conflict(f"'{path}' exists already, and is not empty", hint="move it away")
+            raise Conflict(f"'{path}' already exists and is not empty", hint="move it away")
 
 
 def _link(undo: contextlib.ExitStack, path: str, target: str) -> None:
     if os.path.lexists(path):
         if os.path.realpath(path) == os.path.realpath(target):
             return
-        raise Conflict(f"'{path}' exists already", hint="move it away, or leave the option out")
+        raise Conflict(f"'{path}' already exists", hint="move it away, or omit the option")
     os.symlink(target, path)
     undo.callback(_remove, os.unlink, path)
 
@@ -106,7 +106,7 @@ def destroy(labdir: str) -> None:
     )
     still = [n for n, _ in failures if liveness.alive(labdir, n)]
     if still:
-        raise DummError(f"guest '{still[0]}' does not stop: {dict(failures)[still[0]]}")
+        raise DummError(f"guest '{still[0]}' cannot be stopped: {dict(failures)[still[0]]}")
     strangers = _strangers(labdir)
     for name in strangers:
         boot.kill(labdir, name)

@@ -74,4 +74,4 @@ def _find() -> _Tree:
                 ):
                     if "memory" in control.read().split():
                         return _Tree(directory, "memory.max")
-    raise OSError(errno.ENOTSUP, "no memory controller that we may use")
+    raise OSError(errno.ENOTSUP, "no usable memory controller")

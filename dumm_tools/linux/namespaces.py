@@ -64,7 +64,7 @@ def enter(pidfd: int, flags: int = ALL) -> None:
         ]
         for fd, flag in entered:
             if flag != CLONE_NEWUSER and not _belongs(fd, user, opened):
-                raise PermissionError(errno.EPERM, "they are not of one user namespace")
+                raise PermissionError(errno.EPERM, "they do not belong to the same user namespace")
         for fd, flag in entered:
             _setns(fd, flag)
     finally:

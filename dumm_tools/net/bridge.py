@@ -30,12 +30,12 @@ def create(
     with statefile.transaction(labdir) as change:
         state = change.state
         if name in state.bridges and not may_exist:
-            raise Conflict(f"bridge '{name}' exists already")
+            raise Conflict(f"bridge '{name}' already exists")
         with netlink.host() as channel:
             if name not in state.bridges:
                 state.bridges[name] = Bridge(name, wanted)
                 if any(i.tap == name for i in state.ifaces.values()):
-                    raise Conflict(f"'{name}' is an interface already")
+                    raise Conflict(f"'{name}' is already an interface")
                 # By the record a bridge is ours that another command was killed at.
                 host_links.check_free(state, name)
                 change.save()

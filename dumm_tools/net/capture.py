@@ -38,7 +38,7 @@ def of_bridge(labdir: str, name: str) -> str:
 
 def _present(state: State, device: str, otherwise: str) -> str:
     if not link_views.ours(state, device):
-        raise Conflict(otherwise, hint="it is there while a guest on it runs")
+        raise Conflict(otherwise, hint="it exists while a guest on it is running")
     return device
 
 
@@ -71,7 +71,7 @@ def _user() -> list[str]:
             if namespaces.has_id("uid", user.pw_uid) and namespaces.has_id("gid", user.pw_gid):
                 return ["-Z", name]
     if namespaces.is_initial():
-        raise DummError(f"there is no user '{_USERS[0]}' on this host for tcpdump to run as")
+        raise DummError(f"this host has no user '{_USERS[0]}' for tcpdump to run as")
     namespaces.ease_setgroups()
     return ["-Z", "root"]
 

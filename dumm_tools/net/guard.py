@@ -151,7 +151,7 @@ def _put(channel: Channel, device: str, program: Program) -> None:
         if e.errno not in (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP):
             raise
         if program:
-            proc.log(f"no filter on {device}: {e.strerror}")
+            proc.log(f"cannot set a filter on '{device}': {e.strerror}")
 
 
 def refresh(state: State, also: Collection[str] = (), without: Collection[str] = ()) -> bool:

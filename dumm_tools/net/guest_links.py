@@ -48,7 +48,7 @@ def need(control: Control, iface: Iface) -> Link:
     if link is None:
         raise DummError(
             f"guest '{iface.guest}' has no device for '{iface.name}'",
-            hint=f"'dumm-iface up {iface.name}' plugs it in",
+            hint=f"'dumm-iface up {iface.name}' adds it",
         )
     return link
 

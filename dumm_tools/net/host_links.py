@@ -35,7 +35,7 @@ def explained(what: str) -> Iterator[None]:
         if e.filename == tun.PATH:
             hint = _tun_hint(e)
         elif e.errno in (errno.EPERM, errno.EACCES):
-            hint = "links of the host are made by root, or in an isolated lab"
+            hint = "only root can make links on the host; an isolated lab needs no root"
         where = f"{tun.PATH}: " if e.filename == tun.PATH else ""
         raise DummError(f"cannot {what}: {where}{e.strerror or e}", hint=hint) from None
 
@@ -43,13 +43,13 @@ def explained(what: str) -> Iterator[None]:
 def _tun_hint(error: OSError) -> str:
     if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return "load the kernel's tun driver: modprobe tun"
-    return "it must be open to the user of the lab: chmod 0666 /dev/net/tun"
+    return "it must be accessible to the user of the lab: chmod 0666 /dev/net/tun"
 
 
 def check_free(state: State, device: str) -> None:
     """Conflict when a link of this name exists that is not ours."""
     if sysfs.exists(device) and not ours(state, device):
-        raise Conflict(f"'{device}' exists already and is not ours")
+        raise Conflict(f"'{device}' already exists and does not belong to this lab")
 
 
 def _quiet(device: str) -> None:
@@ -89,7 +89,7 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
             try:
                 netlink.transact(channel, [rtnl.new_bridge(name, bridge_mac(state, name))])
             except FileExistsError:
-                raise Conflict(f"'{name}' exists already and is not ours") from None
+                raise Conflict(f"'{name}' already exists and does not belong to this lab") from None
             undo.callback(discard_bridge, channel, state, name)
         check_free(state, name)
         if made or sysfs.read(name, "ifalias") != state.tag or not sysfs.is_up(name):
@@ -165,7 +165,9 @@ def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
                     tun.persist(fd)
             except OSError as e:
                 if e.errno == errno.EBUSY and e.filename == tap:
-                    raise Conflict(f"'{tap}' exists already and is not ours") from None
+                    raise Conflict(
+                        f"'{tap}' already exists and does not belong to this lab"
+                    ) from None
                 raise
             return True
         if sysfs.number(tap, "owner") != owner or (
@@ -200,7 +202,9 @@ def _dress_tap(channel: Channel, state: State, iface: Iface) -> None:
         try:
             netlink.transact(channel, [rtnl.new_altname(tap, iface.name)])
         except FileExistsError:
-            raise Conflict(f"'{iface.name}' exists already and is not ours") from None
+            raise Conflict(
+                f"'{iface.name}' already exists and does not belong to this lab"
+            ) from None
 
 
 def _has_altname(channel: Channel, device: str, name: str) -> bool:

@@ -44,7 +44,7 @@ def create(
             guest_views.get(state, guest)
             fresh = name not in state.ifaces
             if not fresh and not may_exist:
-                raise Conflict(f"interface '{name}' exists already")
+                raise Conflict(f"interface '{name}' already exists")
             if fresh and bridge is not None and bridge not in state.bridges:
                 raise NotFound(f"no bridge '{names.bridge(bridge)}'")
             running = cable.reachable(labdir, state, guest)
@@ -78,7 +78,7 @@ def _free_tap(state: State, name: str) -> str:
     """The name for an interface's tap; Conflict where something else has it."""
     tap = names.tap(name)
     if tap in state.bridges:
-        raise Conflict(f"'{tap}' is a bridge already")
+        raise Conflict(f"'{tap}' is already a bridge")
     for other in state.ifaces.values():
         if other.tap == tap:
             raise Conflict(f"'{name}' would get the same tap '{tap}' as '{other.name}'")

@@ -107,7 +107,7 @@ def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> bool:
             if link is None:
                 # vector_config says nothing when vector_eth_configure fails.
                 raise DummError(
-                    f"guest '{iface.guest}' made no device {guest_links.born_as(iface)}"
+                    f"guest '{iface.guest}' did not create the device {guest_links.born_as(iface)}"
                 )
             guest_links.load_ipv6(control, iface)
             index = link.ifindex

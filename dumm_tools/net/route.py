@@ -47,7 +47,7 @@ def _wanted(dest: str, via: str | None) -> dict[str, str]:
     if gateway is None:
         return {"dest": network_}
     if address.is_v6(network_) != address.is_v6(gateway):
-        raise Usage(f"'{network_}' and its gateway '{gateway}' are of different families")
+        raise Usage(f"'{network_}' and its gateway '{gateway}' are of different address families")
     return {"dest": network_, "via": gateway}
 
 
@@ -71,7 +71,7 @@ def add(
             before = record.but()
             there = wanted in record.routes
             if there and not may_exist:
-                raise Conflict(f"'{name}' has the route '{_text(wanted)}' already")
+                raise Conflict(f"'{name}' already has the route '{_text(wanted)}'")
             if not there:
                 _check_free(state, record, wanted)
                 record.routes = [*record.routes, wanted]
@@ -98,10 +98,10 @@ def _check_gateway(record: Iface, wanted: dict[str, str]) -> None:
     if any(a.partition("/")[0] == via for a in record.addresses):
         raise Usage(f"the gateway '{via}' is an address of '{record.name}' itself")
     if any(address.is_reserved(via, a) for a in record.addresses):
-        raise Usage(f"the gateway '{via}' is no host's address on '{record.name}'")
+        raise Usage(f"the gateway '{via}' is not a host address on '{record.name}'")
     if not address.is_near(via, link_requests.near(record)):
         raise Usage(
-            f"the gateway '{via}' is in no network that '{record.name}' has an address of",
+            f"the gateway '{via}' is not in any network that '{record.name}' has an address in",
             hint=f"dumm-iface address add {record.name} A/P",
         )
 
@@ -112,12 +112,14 @@ def _check_free(state: State, record: Iface, wanted: dict[str, str]) -> None:
         for route in other.routes:
             if route["dest"] == wanted["dest"]:
                 raise Conflict(
-                    f"'{record.guest}' has a route to there already: '{_text(route)}'"
-                    f" by '{other.name}'"
+                    f"'{record.guest}' already has a route to this destination: '{_text(route)}'"
+                    f" through '{other.name}'"
                 )
         # The kernel would take its own route away for this one (fib_table_insert, NLM_F_REPLACE).
         if any(address.network(a, strict=False) == wanted["dest"] for a in other.addresses):
-            raise Conflict(f"'{wanted['dest']}' is on '{other.name}' by its address already")
+            raise Conflict(
+                f"'{wanted['dest']}' is already on '{other.name}' because of its address"
+            )
 
 
 def delete(
@@ -139,7 +141,7 @@ def delete(
         ]
         if len(meant) > 1:
             raise Usage(
-                f"'{name}' has default routes of both families",
+                f"'{name}' has default routes of both address families",
                 hint=" or ".join(_EVERYWHERE.values()),
             )
         if not meant and not if_exists:

@@ -37,7 +37,7 @@ def rate(text: str) -> float:
             raise ValueError
         return float(number) * factor
     except ValueError:
-        raise Usage(f"bad rate {text!r}", hint="bits a second: 10mbit, 500kbit, 64000") from None
+        raise Usage(f"bad rate {text!r}", hint="bits per second: 10mbit, 500kbit, 64000") from None
 
 
 def checked(shape: Mapping[str, float]) -> dict[str, float]:

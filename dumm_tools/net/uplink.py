@@ -37,7 +37,7 @@ def record(labdir: str, name: str, uplink: str, *, host_access: bool = False) ->
         bridge = link_views.bridge(state, name)
         if bridge.uplink not in (None, uplink):
             raise Conflict(
-                f"'{name}' has an uplink already: {bridge.uplink}",
+                f"'{name}' already has an uplink: {bridge.uplink}",
                 hint=f"dumm-bridge uplink {name} --none",
             )
         if uplink == "nat":
@@ -55,7 +55,7 @@ def record(labdir: str, name: str, uplink: str, *, host_access: bool = False) ->
 def _check_gateway(bridge: Bridge) -> None:
     if not nat.networks(bridge):
         raise Conflict(
-            f"the host has no IPv4 address on '{bridge.name}' for guests to send to",
+            f"the host has no IPv4 address on '{bridge.name}' for guests to use as a gateway",
             hint=f"dumm-bridge address add {bridge.name} 10.0.0.254/24",
         )
 
@@ -94,7 +94,9 @@ def _warnings(channel: Channel, bridge: Bridge) -> list[str]:
     device = way_out.device_of(bridge)
     if device is None or not (held := way_out.addresses_of(channel, device)):
         return []
-    return [f"'{device}' has the address {held[0]}, which does not serve while it is a port"]
+    return [
+        f"'{device}' has the address {held[0]}, which does not work while it is a port of a bridge"
+    ]
 
 
 def clear(labdir: str, name: str) -> None:

@@ -29,20 +29,20 @@ def named(uplink: str) -> str:
 def check_device(state: State, bridge: Bridge, device: str) -> None:
     if state.isolated:
         raise Conflict(
-            f"'{device}' is outside of this lab's network namespace",
-            hint="--nat; or a lab of root's on the host's network",
+            f"'{device}' is outside this lab's network namespace",
+            hint="use --nat, or a lab of root on the host's network",
         )
     if not sysfs.exists(device):
         # Where it has gone, guests on the bridge wait for it.
         recorded = device_of(bridge) == device
-        hint = f"dumm-bridge uplink {bridge.name} --none does without it" if recorded else None
+        hint = f"dumm-bridge uplink {bridge.name} --none removes the uplink" if recorded else None
         raise NotFound(f"no device '{device}'", hint=hint)
     if (sysfs.read(device, "ifalias") or "").startswith("dumm:") or device in state.bridges:
-        raise Conflict(f"'{device}' is a lab's own")
+        raise Conflict(f"'{device}' belongs to a lab")
     if device == "lo" or sysfs.exists(f"{device}/bridge"):
         raise Conflict(f"'{device}' cannot be a bridge's port")
     if sysfs.master(device) not in (None, bridge.name):
-        raise Conflict(f"'{device}' is a port of '{sysfs.master(device)}' already")
+        raise Conflict(f"'{device}' is already a port of '{sysfs.master(device)}'")
 
 
 def ensure(channel: Channel, state: State, bridge: Bridge) -> None:
@@ -107,7 +107,7 @@ def _put_back(channel: Channel, bridge: Bridge, device: str) -> None:
         if before.get("ipv6"):
             sysfs.set_ipv6(device, True)
     except OSError as e:
-        raise DummError(f"cannot take '{device}' from '{bridge.name}': {e.strerror}") from None
+        raise DummError(f"cannot remove '{device}' from '{bridge.name}': {e.strerror}") from None
 
 
 def _set(device: str, *, up: bool | None, **attributes: object) -> netlink.Request:

@@ -32,7 +32,7 @@ def _taken(labdir: str, name: str, numbers: range, deadline: float) -> Iterator[
         try:
             yield line
         except BadFrame:
-            raise DummError(f"guest '{name}' gives no proper answer") from None
+            raise DummError(f"guest '{name}' gave an invalid answer") from None
         except LineLost:
             raise DummError(f"guest '{name}' has ended") from None
         except TimeoutError:
@@ -152,9 +152,9 @@ def mconsole(labdir: str, name: str, command: str, timeout: float = ANSWER_TIMEO
         raise TimedOut(f"guest '{name}' does not answer on its mconsole") from None
     except OSError as e:
         if e.errno == errno.EMSGSIZE:
-            raise DummError("an mconsole command has at most 511 bytes") from None
+            raise DummError("an mconsole command is limited to 511 bytes") from None
         if e.errno == errno.EBADMSG:
-            raise DummError(f"guest '{name}' gives no proper answer on its mconsole") from None
+            raise DummError(f"guest '{name}' gave an invalid answer on its mconsole") from None
         if e.errno in (
             errno.ENOENT,
             errno.ENOTDIR,

@@ -28,7 +28,7 @@ END_TIMEOUT = 1.0
 #: What the state calls the holder.
 _NOTE = "holder"
 
-HINT = "dumm-fs check says what this host lacks"
+HINT = "'dumm-fs check' reports what this host lacks"
 
 
 def enter(labdir: str, *, make: bool) -> bool:
@@ -38,7 +38,7 @@ def enter(labdir: str, *, make: bool) -> bool:
     owner = os.stat(labdir).st_uid
     if owner != os.geteuid():  # it was named as safe; that is not for its namespaces
         raise Conflict(
-            f"the lab in '{labdir}' has namespaces of user {owner}, who alone enters them"
+            f"the lab in '{labdir}' has namespaces of user {owner}, which nobody else can enter"
         )
     pidfd = _holder(labdir)
     if make:  # else there is nothing to be made for a state that is damaged, and it is read once
@@ -95,7 +95,7 @@ def _made(labdir: str) -> int:
             _spawn(labdir, fd)
             pidfd = _holder(labdir)
         if pidfd is None:
-            raise DummError("the lab's namespaces ended at once", hint=HINT)
+            raise DummError("the lab's namespaces ended immediately", hint=HINT)
         return pidfd
     finally:
         os.close(fd)

@@ -149,7 +149,7 @@ def _in_child(labdir: str) -> None:
         text = file.read()
     os.waitpid(pid, 0)
     if text:
-        raise DummError(text, hint="'dumm-bridge uplink BR --none' does without")
+        raise DummError(text, hint="'dumm-bridge uplink BR --none' removes the uplink")
 
 
 def _command(labdir: str) -> list[str]:
@@ -176,7 +176,7 @@ def _command(labdir: str) -> list[str]:
         ]
         # fmt: on
     raise DummError(
-        "cannot find 'pasta' nor 'slirp4netns'",
+        "neither 'pasta' nor 'slirp4netns' was found",
         hint="apt-get install passt, or 'dumm-bridge uplink BR --none'",
     )
 
@@ -245,6 +245,6 @@ def _await_device(pidfd: int) -> None:
             if pidfd in events:
                 raise DummError("it ended")
             if not events:
-                raise DummError("the lab's uplink was not there in time")
+                raise DummError("the lab's uplink did not come up in time")
             with contextlib.suppress(OSError):  # ENOBUFS: more than it holds has happened
                 monitor.recv(65536)

@@ -80,7 +80,7 @@ def _entry(
             os.close(fd)
         return
     if kind in (stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK):
-        job.warn(f"'{shown}' is a {'socket' if kind == stat.S_IFSOCK else 'device'}: left aside")
+        job.warn(f"'{shown}' is a {'socket' if kind == stat.S_IFSOCK else 'device'}: skipped")
         return
     if info.st_nlink > 1 and key in job.links and _link(job, job.links[key], dst, as_name):
         return
@@ -105,7 +105,7 @@ def _directory(job: Job, src: int, dst: int, name: str, where: tuple[str, ...], 
         fd = os.open(name, _DIRECTORY, dir_fd=dst)
     except OSError as e:
         if e.errno in (errno.ENOTDIR, errno.ELOOP):
-            raise OSError(e.errno, "what has that name there is no directory", shown) from None
+            raise OSError(e.errno, "the existing file is not a directory", shown) from None
         raise
     try:
         _entries(job, src, fd, (*where, name), shown)
@@ -125,7 +125,7 @@ def _refuse_device(dst: int, name: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         kind = stat.S_IFMT(os.stat(name, dir_fd=dst, follow_symlinks=False).st_mode)
         if kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK):
-            raise OSError(errno.EEXIST, "what has that name there is a device or a socket")
+            raise OSError(errno.EEXIST, "the existing file is a device or a socket")
 
 
 def _refuse_itself(job: Job, src: int, shown: str) -> None:
@@ -163,7 +163,7 @@ def _file(job: Job, src: int, name: str, dst: int, as_name: str) -> None:
     try:
         info = os.fstat(old)
         if not stat.S_ISREG(info.st_mode):
-            raise OSError(errno.ESTALE, "was replaced while it was copied")
+            raise OSError(errno.ESTALE, "was replaced while it was being copied")
         new, temporary = _nameless(dst)
         try:
             tree.copy_data(old, new, info)

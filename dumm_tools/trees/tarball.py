@@ -125,11 +125,11 @@ class Archive:
         member.uid = int(_number(last.get("uid"), member.uid))
         member.gid = int(_number(last.get("gid"), member.gid))
         if not (0 <= member.uid < _NO_ID and 0 <= member.gid < _NO_ID):
-            raise Damaged("an owner is not possible")
+            raise Damaged("an owner is invalid")
         member.mtime = _number(last.get("mtime"), member.mtime)
         stored = int(_number(last.get("size"), member.size))
         if not 0 <= stored <= _SIZE_MAX:
-            raise Damaged("a size is not possible")
+            raise Damaged("a size is invalid")
         member.size = stored
         if member.isreg() or member.type not in tarfile.SUPPORTED_TYPES:
             self._left, self._padding = stored, -stored % _BLOCK
@@ -137,7 +137,7 @@ class Archive:
         self.pieces = self._where(member, block, pax, last)
         for at, size in self.pieces or ():
             if at < 0 or size < 0 or at + size > member.size:
-                raise Damaged("a file has data where it ends")
+                raise Damaged("a file has data beyond its end")
         return member
 
     def _where(
@@ -157,7 +157,7 @@ class Archive:
             return None
         member.size = int(_number(size, 0))
         if not 0 <= member.size <= _SIZE_MAX:
-            raise Damaged("a size is not possible")
+            raise Damaged("a size is invalid")
         if "GNU.sparse.map" in last:
             return _pairs(last["GNU.sparse.map"].split(","))
         if last.get("GNU.sparse.major") == "1" and last.get("GNU.sparse.minor") == "0":
@@ -183,7 +183,7 @@ class Archive:
             more = self.read(_BLOCK)
             text += more
             if len(more) < _BLOCK or len(text) > 2 * _BLOCK:
-                raise Damaged("the list of a file's holes does not end")
+                raise Damaged("a file's list of holes does not end")
         return _pairs(lines[1:])
 
     def _old_pieces(self, member: tarfile.TarInfo, block: bytes) -> Pieces:
@@ -214,10 +214,10 @@ def _records(data: bytes) -> dict[str, list[str]]:
         length = _LENGTH.match(data, at)
         end = at + int(length[1]) if length else 0
         if not length or end > len(data) or end <= length.end() or data[end - 1] != 0x0A:
-            raise Damaged("a header is not whole")
+            raise Damaged("a header is incomplete")
         key, equals, value = data[length.end() : end - 1].partition(b"=")
         if not key or not equals:
-            raise Damaged("a header is not whole")
+            raise Damaged("a header is incomplete")
         found.setdefault(_text(key), []).append(_text(value))
         at = end
     return found
@@ -228,7 +228,7 @@ def _number(text: str | None, otherwise: float) -> float:
     if not text:
         return otherwise
     if not _NUMBER.fullmatch(text):
-        raise Damaged("a header has no number where one should be")
+        raise Damaged("a header has an invalid number")
     return float(text) if "." in text else int(text)
 
 
@@ -247,9 +247,9 @@ def _field(data: bytes) -> int:
         try:
             number = int(data.partition(b"\0")[0].strip() or b"0", 8)
         except ValueError:
-            raise Damaged("a header has no number where one should be") from None
+            raise Damaged("a header has an invalid number") from None
     if not 0 <= number <= _SIZE_MAX:
-        raise Damaged("a size is not possible")
+        raise Damaged("a size is invalid")
     return number
 
 

@@ -34,7 +34,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 64 << 10
 _ZEROS = bytes(_CHUNK)
 _XATTR = "SCHILY.xattr."
-_NONE = "is no tar archive"
+_NONE = "is not a tar archive"
 #: What is kept of a directory beside its path: their lengths, mode, owner, time.
 _RECORD = struct.Struct("=IHIIQ")
 _DIRECTORIES_MAX = 16 << 20
@@ -77,7 +77,7 @@ def extract(source: BinaryIO, label: str, target: str, progress: Report | None =
                 why = "ends too early" if job.entries else _NONE
                 raise DummError(f"'{label}' {why}")
             if not _drain(archive.rest()):
-                raise DummError(f"'{label}' goes on behind its end: is it several archives?")
+                raise DummError(f"'{label}' continues after its end: is it several archives?")
         _finish_directories(job)
     except _DAMAGE as e:
         text = str(e) or type(e).__name__
@@ -210,7 +210,7 @@ def _entry(job: _Job, archive: tarball.Archive, member: tarfile.TarInfo) -> None
             _remember(job, parts, member)
             return
         if not parts:
-            raise DummError("the archive's root is no directory")
+            raise DummError("the archive's root is not a directory")
         if not (member.isreg() or member.issym() or member.islnk() or member.isfifo()):
             job.left_aside += 1
             return
@@ -293,7 +293,7 @@ def _clear(at: int, name: bytes) -> None:
         pass
     except IsADirectoryError:
         raise DummError(
-            f"refused: {os.fsdecode(name)!r} is a directory in the archive, and then no more"
+            f"refused: {os.fsdecode(name)!r} is a directory in the archive, then something else"
         ) from None
 
 
@@ -302,7 +302,7 @@ def _hard_link(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
     if first == parts or not first:
         return
     missing = DummError(
-        f"refused: {member.name!r} is a link to {member.linkname!r}, which the archive lacks"
+        f"refused: {member.name!r} is a link to {member.linkname!r}, which is not in the archive"
     )
     try:
         origin = os.dup(_directory(job, first[:-1], make=False))

@@ -119,7 +119,7 @@ pid_t proc_pid(int pidfd)
 	pid_t pid = field ? atoi(field + 4) : -1;
 
 	if (pid <= 0)
-		die("cannot tell the pid from '%s'", name);
+		die("cannot read the pid from '%s'", name);
 	return pid;
 }
 

@@ -55,7 +55,7 @@ static void loopback_up(void)
 	int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	if (s < 0 || ioctl(s, SIOCGIFFLAGS, &r))
-		die("cannot see the loopback device");
+		die("cannot find the loopback device");
 	r.ifr_flags |= IFF_UP;
 	if (ioctl(s, SIOCSIFFLAGS, &r))
 		die("cannot bring the loopback device up");

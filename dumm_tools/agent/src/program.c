@@ -66,7 +66,7 @@ void program_run(struct line *l, u8 *payload, u32 n)
 	long error = -EINVAL;
 
 	if (p->pid)
-		return fail(l, -EBUSY, "a program runs on this line already");
+		return fail(l, -EBUSY, "a program is already running on this line");
 	if (n < 8 || payload[n - 1])
 		return fail(l, -EINVAL, "bad request");
 	u8 flags = payload[0];
