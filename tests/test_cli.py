@@ -130,16 +130,16 @@ def test_an_unknown_field_lists_the_fields(lab: Lab, command: str) -> None:
         ("dumm-guest stop --all alice", 2, "--all cannot be combined with names"),
         ("dumm-guest set alice", 2, "nothing to set"),
         ("dumm-guest set alice --memory x", 2, "invalid value for '--memory'"),
-        ("dumm-guest set alice --memory 0", 2, "0 bytes of memory are too few"),
-        ("dumm-guest set alice --memory 1K", 2, "1024 bytes of memory are too few"),
+        ("dumm-guest set alice --memory 0", 2, "0 bytes of memory is too little"),
+        ("dumm-guest set alice --memory 1K", 2, "1024 bytes of memory is too little"),
         ("dumm-guest set alice --init x", 2, "--init 'x' is not an absolute path"),
         ("dumm-guest set alice --arg 'a b'", 2, "kernel argument 'a b'"),
-        ("dumm-guest set alice --arg mem=1G", 2, "kernel argument 'mem=1G' is given by dumm-guest"),
-        ("dumm-guest set alice --arg umid=x", 2, "kernel argument 'umid=x' is given by"),
-        ("dumm-guest create c --arg con0=null", 2, "kernel argument 'con0=null' is given by"),
+        ("dumm-guest set alice --arg mem=1G", 2, "kernel argument 'mem=1G' is set by dumm-guest"),
+        ("dumm-guest set alice --arg umid=x", 2, "kernel argument 'umid=x' is set by"),
+        ("dumm-guest create c --arg con0=null", 2, "kernel argument 'con0=null' is set by"),
         ("dumm-guest create c --arg DUMM_NONCE=x", 2, "kernel argument 'DUMM_NONCE=x' is"),
-        ("dumm-guest create c --arg=--", 2, "kernel argument '--' is given by dumm-guest"),
-        ("dumm-guest create c --arg=--version", 2, "kernel argument '--version' is given by"),
+        ("dumm-guest create c --arg=--", 2, "kernel argument '--' is set by dumm-guest"),
+        ("dumm-guest create c --arg=--version", 2, "kernel argument '--version' is set by"),
         ("dumm-guest create c --arg 'a\"b'", 2, "kernel argument 'a\"b' contains a quote"),
         ("dumm-guest start alice --timeout -1", 2, "invalid value for '--timeout'"),
         (
@@ -152,7 +152,7 @@ def test_an_unknown_field_lists_the_fields(lab: Lab, command: str) -> None:
         (f"dumm-guest create c --memory {'9' * 5000}", 2, "invalid value for '--memory'"),
         ("dumm-guest show nobody -o nope", 2, "no field 'nope'"),
         ("dumm-guest mconsole alice -- ''", 2, "no command given"),
-        (f"dumm-guest mconsole alice -- {'x' * 512}", 2, "an mconsole command has at most 511"),
+        (f"dumm-guest mconsole alice -- {'x' * 512}", 2, "an mconsole command is limited to 511"),
         ("dumm-guest exec alice", 2, "no command to run"),
         ("dumm-guest exec alice -e x -- true", 2, "invalid value"),
         ("dumm-guest wait alice --for breakfast", 2, "invalid value for '--for'"),
@@ -229,7 +229,7 @@ def test_help_of_everything(lab: Lab) -> None:
 def test_options_of_another_command_want_two_dashes(lab: Lab, command: str) -> None:
     done = lab(command, status=2)
     assert one_line_error(done.err, command.split()[0]).startswith("no such option ")
-    assert ": hint: '--' before the command " in done.err.splitlines()[1]
+    assert ": hint: put '--' before a command " in done.err.splitlines()[1]
 
 
 # ---- where the working set is ----

@@ -87,7 +87,9 @@ def test_much_that_is_pasted(lab: Lab) -> None:
         screen.type(b"\x1d")
         assert screen.wait() == 0
     done = lab(["dumm-console", "send", "alice", "x" * 5000], status=1)
-    assert one_line_error(done.err, "dumm-console") == "a console takes 2047 bytes at a time"
+    assert (
+        one_line_error(done.err, "dumm-console") == "a console accepts at most 2047 bytes at a time"
+    )
     lab(["dumm-console", "send", "alice", f": {'x' * 2000}"])
     lab("dumm-console send alice 'echo $((6*7))and here'")
     until(lambda: "42and here" in lab("dumm-console log alice").out, "the console still listens")
@@ -203,7 +205,7 @@ def test_a_log_that_grows_without_end(lab: Lab) -> None:
     assert log.stat().st_size <= 4 << 20
     assert log.stat().st_mode & 0o777 == 0o600
     head, *lines = lab("dumm-console log bob").lines
-    gone = re.fullmatch(r"\[(\d+) bytes before this were discarded\]", head)
+    gone = re.fullmatch(r"\[(\d+) bytes before this are gone\]", head)
     assert gone
     assert int(gone[1]) > 1 << 20
     left = [int(line) for line in lines if line.isdigit()]
@@ -218,14 +220,14 @@ def test_a_reader_of_a_log_that_loses_its_beginning(tmp_path: Path) -> None:
     fd = os.open(log, os.O_RDONLY)
     reader = Reader(fd, 4)
     assert reader.read(100) == b"two\nthree\n"
-    log.write_bytes(b"[8 bytes before this were discarded]\nthree\nfour\n")
+    log.write_bytes(b"[8 bytes before this are gone]\nthree\nfour\n")
     assert reader.read(3) == b"fou"
     assert Reader(fd, log.stat().st_size).read(100) == b""
     # More has gone than was read.
-    log.write_bytes(b"[30 bytes before this were discarded]\nfive\n")
+    log.write_bytes(b"[30 bytes before this are gone]\nfive\n")
     assert reader.read(100) == b"five\n"
     # The guest's own words, which nobody need believe.
-    log.write_bytes(b"[99999999999999999999 bytes before this were discarded]\nsix\n")
+    log.write_bytes(b"[99999999999999999999 bytes before this are gone]\nsix\n")
     assert reader.read(100) == b"six\n"
     assert reader.read(100) == b""
     os.close(fd)

@@ -159,7 +159,7 @@ def test_errors_name_the_file(lab: Lab) -> None:
     assert said(lab, "dumm-fs cp none alice:/srv", 3) == "no such file 'none'"
     assert said(lab, "dumm-fs cp alice:/none .", 3) == "no such file 'alice:/none'"
     assert said(lab, "dumm-fs cp bob:/none .", 3) == "no guest 'bob'"
-    assert "neither side" in said(lab, "dumm-fs cp one two", 2)
+    assert "neither source nor target" in said(lab, "dumm-fs cp one two", 2)
     assert "'one/'" in said(lab, "dumm-fs cp one/ alice:/srv", 1)
     assert "'dir'" in said(lab, "dumm-fs cp dir alice:/etc/hosts", 1)
     assert (tree / "etc/hosts").is_file()
@@ -453,7 +453,7 @@ def test_devices_of_the_host_are_written_to_and_not_replaced(lab: Lab, tmp_path:
     (lab.mounted("a") / "tree/null").write_text("evil")
     (tmp_path / "tree").mkdir()
     os.rename(null, tmp_path / "tree/null")
-    assert "there is a device" in said(lab, f"dumm-fs cp a:/tree {tmp_path}", 1)
+    assert "the existing file is a device" in said(lab, f"dumm-fs cp a:/tree {tmp_path}", 1)
     assert stat.S_ISCHR((tmp_path / "tree/null").stat().st_mode)
     assert "Is a directory" in said(lab, "dumm-fs cp a:/etc /dev/null", 1)
     assert "no such file" in said(lab, "dumm-fs cp a:/gone /dev/null", 3)

@@ -142,9 +142,9 @@ def test_a_committed_layer_is_closed_where_others_could_enter(own: Lab, public: 
     assert commit.wait() == 0
     assert commit.stderr is not None
     assert commit.stderr.read().decode() == (
-        "dumm-fs: warning: './layer' is closed to others (0700), who could run a guest's setuid "
-        "programs in it: for ordinary users of guests move it into a directory that is closed, "
-        "and chmod 755 it\n"
+        "dumm-fs: warning: './layer' is closed to other users (0700), who could run a guest's "
+        "setuid programs in it; to let ordinary users of guests in, move it into a directory that "
+        "is closed, and chmod 755 it\n"
     )
     info = (here / "layer").stat()
     assert stat.S_IMODE(info.st_mode) == 0o700
@@ -173,7 +173,9 @@ def test_a_committed_layer_is_closed_where_others_could_enter(own: Lab, public: 
 def test_a_layer_that_others_can_enter_is_said_to_be_one(own: Lab) -> None:
     own(["mkdir", "-m", "755", own.directory / "own"])
     done = own("dumm-fs overlay add alice own")
-    assert done.err.startswith("dumm-fs: warning: others can enter 'own', and run setuid programs")
+    assert done.err.startswith(
+        "dumm-fs: warning: other users can enter 'own' and run setuid programs"
+    )
     assert len(done.err.splitlines()) == 1
     own("dumm-fs template save T")
     assert all(m & 0o077 == 0 for m in modes(own.directory / "templates").values())

@@ -331,7 +331,7 @@ assert len(socket.recv_fds(two, 1, 1)[1]) == 1
 def _look_at_the_logs(lab: Path, text: str) -> None:
     """What is printed without end takes no more room than a log has, and is whole at its end."""
     head, *lines = text.splitlines()
-    gone = re.fullmatch(r"\[(\d+) bytes before this were discarded\]", head)
+    gone = re.fullmatch(r"\[(\d+) bytes before this are gone\]", head)
     assert gone
     first = int(gone[1]) // 13  # of the lines, each of 13 bytes
     flood = [line for line in lines if line.startswith("flood ")]

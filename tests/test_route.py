@@ -100,7 +100,7 @@ def test_recorded_and_listed(root: str) -> None:
         ("inet", "default", "10.0.0.2", "alice-eth0"),
         ("inet6", "default", "fe80::1", "alice-eth0"),
     ]
-    with pytest.raises(Usage, match="both families"):
+    with pytest.raises(Usage, match="both address families"):
         route.delete(root, "alice-eth0", "default")
     route.delete(root, "alice-eth0", "::/0")
     with pytest.raises(NotFound):

@@ -25,9 +25,9 @@ for command in fs_files.COMMANDS:
     cli.add_command(command)
 
 CHECK_FIELDS: list[Field[Any]] = [
-    Field("name", "What is checked.", lambda c: c.name),
+    Field("name", "Name of the check.", lambda c: c.name),
     Field("state", "ok, missing, or absent if it is not required.", lambda c: c.state),
-    Field("found", "What was found.", lambda c: c.found),
+    Field("found", "Result of the check.", lambda c: c.found),
     Field("remedy", "How to fix it.", lambda c: c.remedy),
 ]
 

@@ -343,7 +343,7 @@ cli.add_command(exec_)
     type=click.Choice(["ready", "stopped"]),
     default="ready",
     show_default=True,
-    help="What to wait for.",
+    help="Condition to wait for.",
 )
 @click.option("--timeout", metavar="SECONDS", type=Seconds(), help="Maximum time to wait.")
 def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:

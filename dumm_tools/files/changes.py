@@ -20,8 +20,8 @@ Report = Callable[[str], None]
 
 _TEMP = ".tmp-"
 _OPEN = (
-    "'{}' is closed to others (0700), who could run a guest's setuid programs in it: for ordinary "
-    "users of guests move it into a directory that is closed, and chmod 755 it"
+    "'{}' is closed to other users (0700), who could run a guest's setuid programs in it; to let "
+    "ordinary users of guests in, move it into a directory that is closed, and chmod 755 it"
 )
 
 

@@ -42,7 +42,9 @@ def loader(image: elf.Image, path: str) -> str | None:
     else, which would then run, or be shown to a guest."""
     name = image.interpreter
     if name is not None and not _LOADER.fullmatch(name):
-        raise DummError(f"'{path}' asks for the loader '{name}', which is none of a system's")
+        raise DummError(
+            f"'{path}' requests the loader '{name}', which is not in a system directory"
+        )
     return name
 
 

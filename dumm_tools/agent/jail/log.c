@@ -38,7 +38,7 @@ static void drop_older_half(void)
 	char line[64];
 
 	gone += (unsigned long long)(from - head);
-	head = snprintf(line, sizeof line, "[%llu bytes before this were discarded]\n", gone);
+	head = snprintf(line, sizeof line, "[%llu bytes before this are gone]\n", gone);
 	if (pwrite(log_fd, line, (size_t)head, 0) != head)
 		head = 0; /* no worse: a line more or less at the top */
 	for (to = head; from < size;) {
