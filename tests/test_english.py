@@ -128,7 +128,7 @@ def of_page(path: Path) -> Iterator[tuple[str, str]]:
 def of_markdown(path: Path) -> Iterator[tuple[str, str]]:
     """The paragraphs of a Markdown file, without its code."""
     text = re.sub(r"(?ms)^```.*?^```", "", path.read_text())
-    for part in re.split(r"\n\s*\n|\n(?=[-*] )", text):
+    for part in re.split(r"\n\s*\n|\n(?=[-*|] )", text):
         yield path.name, part
 
 
