@@ -1,1 +1,1 @@
-"""One function for each kernel service; they raise OSError and know nothing of guests."""
+"""Thin wrappers, one for each kernel interface. They raise OSError and know nothing of guests."""

@@ -1,7 +1,7 @@
-"""Control groups that bound a process's memory: cgroups(7), versions 2 and 1.
+"""Control groups that limit the memory of a process: cgroups(7), versions 2 and 1.
 
-A group is made below the one that we are in ourselves, where that is allowed: by root, or in a part
-of the tree that was delegated to the user.
+A group is created below our own, where that is permitted: for root, or in a part of the hierarchy
+that was delegated to the user.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ TOP = "/sys/fs/cgroup"
 @dataclass(frozen=True, slots=True)
 class _Tree:
     directory: str
-    limit: str  # the file that takes bytes
+    limit: str  # name of the file for the limit in bytes
 
 
 def make(name: str, limit: int) -> str:
-    """A new group `name` of at most `limit` bytes; its directory. OSError where there is none."""
+    """Create a group `name` limited to `limit` bytes; return its directory. OSError if that is not
+    possible."""
     tree = _find()
     path = os.path.join(tree.directory, name)
     try:
@@ -32,7 +33,7 @@ def make(name: str, limit: int) -> str:
     try:
         with open(os.path.join(path, tree.limit), "w", encoding="ascii") as file:
             file.write(str(limit))
-        # What is needed to move a process there; asked now, not when it is too late.
+        # Needed to move a process there; checked now, before it is too late.
         if not os.access(os.path.join(path, "cgroup.procs"), os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     except OSError:
@@ -43,7 +44,7 @@ def make(name: str, limit: int) -> str:
 
 
 def remove(path: str) -> bool:
-    """Remove a group; False while there are processes in it."""
+    """Remove a group; return False while it contains processes."""
     try:
         os.rmdir(path)
     except FileNotFoundError:
@@ -54,13 +55,14 @@ def remove(path: str) -> bool:
 
 
 def is_empty(path: str) -> bool:
-    """Is there no process in a group?"""
+    """Whether a group contains no processes."""
     with open(os.path.join(path, "cgroup.procs"), encoding="ascii") as file:
         return not file.read()
 
 
 def _find() -> _Tree:
-    """Where a group for memory can be made: below ours, in the tree that has the controller."""
+    """Find where a memory group can be created: below our own group, in the hierarchy that has the
+    controller."""
     with open("/proc/self/cgroup", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             _, controllers, path = line.rstrip("\n").split(":", 2)

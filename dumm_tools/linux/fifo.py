@@ -12,7 +12,7 @@ F_SETPIPE_SZ = fcntl.F_SETPIPE_SZ
 
 
 def make(path: str) -> None:
-    """Make a FIFO, or take one that is there; what else lies there is OSError(EEXIST)."""
+    """Create a FIFO, or reuse an existing one; OSError(EEXIST) if something else has that name."""
     try:
         os.mkfifo(path, 0o600)
     except FileExistsError:
@@ -26,12 +26,13 @@ def open_both(path: str) -> int:
 
 
 def open_nonblocking(path: str) -> int:
-    """As `open_both`, on an open file description of our own that does not block."""
+    """Like `open_both`, but on a separate open file description that does not block."""
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
 
 
 def enlarge(fd: int, size: int) -> None:
-    """Ask for `size` bytes of capacity; a user past the limit (pipe(7)) keeps what there is."""
+    """Request a capacity of `size` bytes; a user above the limit (pipe(7)) keeps the
+    present one."""
     try:
         fcntl.fcntl(fd, F_SETPIPE_SZ, size)
     except OSError:

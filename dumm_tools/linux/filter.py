@@ -1,8 +1,8 @@
-"""A filter on what comes in by a device, before the protocols see it (tc-bpf(8)): classic BPF,
-whose "direct action" is to drop a frame or to let it go on.
+"""Ingress filters on a device, ahead of the protocol stack (tc-bpf(8)): classic BPF in "direct
+action" mode, which drops a frame or lets it pass.
 
-Encoded by hand after linux/pkt_cls.h and linux/filter.h. It goes with its device, and it takes
-neither a program nor a capability outside of the network namespace.
+Encoded by hand after linux/pkt_cls.h and linux/filter.h. A filter disappears with its device, and
+needs neither a program nor a capability outside the network namespace.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _RTM_NEWTFILTER, _RTM_DELTFILTER = 44, 45
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _TCA_BPF_OPS_LEN, _TCA_BPF_OPS, _TCA_BPF_FLAGS = 4, 5, 8
 _TCA_BPF_FLAG_ACT_DIRECT = 1
-#: Where clsact hangs, its handle, and the place for what comes in.
+#: Parent of clsact, its handle, and the ingress hook.
 _TC_H_CLSACT, _CLSACT, _INGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2
 #: struct tcmsg: family, padding, ifindex, handle, parent, info.
 _TCMSG = struct.Struct("=BxxxiIII")
-#: In `info`: our filter is the first, and for all protocols.
+#: For `info`: highest priority, all protocols.
 _PRIORITY, _HANDLE = 1, 1
 _ETH_P_ALL = 0x0003
 
@@ -41,32 +41,32 @@ LOAD_PROTOCOL: Operation = (0x28, 0, 0, _PROTOCOL)
 
 
 def load(offset: int, size: int = 4, *, network: bool = False) -> Operation:
-    """Load 2 or 4 bytes of the frame, or of the header behind the Ethernet's."""
+    """Load 2 or 4 bytes of the frame, or of the header after the Ethernet header."""
     return ({4: 0x20, 2: 0x28}[size], 0, 0, offset + (_NETWORK_HEADER if network else 0))
 
 
 def mask(bits: int) -> Operation:
-    """Keep these bits of what was loaded."""
+    """Keep only these bits of the loaded value."""
     return (0x54, 0, 0, bits)
 
 
 def unless_equal(value: int, skip: int) -> Operation:
-    """Skip operations unless this was loaded."""
+    """Skip operations unless the loaded value is this one."""
     return (0x15, 0, skip, value)
 
 
 def unless_at_least(value: int, skip: int) -> Operation:
-    """Skip operations unless this, or more, was loaded."""
+    """Skip operations unless the loaded value is at least this one."""
     return (0x35, 0, skip, value)
 
 
 def when_equal(value: int, what: Program) -> list[Operation]:
-    """Do this when the value was loaded, and go on behind it otherwise; of any length."""
+    """Run operations if the loaded value is this one, otherwise continue after them; any length."""
     return [unless_equal(value, 1), (0x05, 0, 0, 1), (0x05, 0, 0, len(what)), *what]
 
 
 def put(index: int, program: Program, subject: str) -> list[Request]:
-    """Make this the device's filter, in the place of the one that was put so."""
+    """Install this filter on the device, replacing one installed earlier in the same way."""
     flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
     options = [
         rtattr.attribute(_TCA_BPF_OPS_LEN, struct.pack("=H", len(program))),
@@ -86,8 +86,8 @@ def put(index: int, program: Program, subject: str) -> list[Request]:
 
 
 def remove(index: int, subject: str) -> Request:
-    """Take the device's filter away, and leave others; OSError(ENOENT) or, where no filter ever
-    was, OSError(EINVAL)."""
+    """Remove our filter from the device, and leave others; OSError(ENOENT) or, if there never was a
+    filter, OSError(EINVAL)."""
     head = _TCMSG.pack(0, index, 0, _INGRESS, _info())
     return Request(rtattr.message(_RTM_DELTFILTER, 0, head), subject)
 

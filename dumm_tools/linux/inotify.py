@@ -1,4 +1,4 @@
-"""inotify(7): wait until a file has changed, or a file in a directory was closed."""
+"""inotify(7): wait for a file to change, or for a file in a directory to be closed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def watch(path: str, events: int = IN_MODIFY) -> int:
-    """A descriptor that becomes readable when the file is written; empty it with `drain`."""
+    """A descriptor that becomes readable when the file is written to; empty it with `drain`."""
     fd = _libc.inotify_init1(IN_CLOEXEC | IN_NONBLOCK)
     if fd >= 0 and _libc.inotify_add_watch(fd, os.fsencode(path), events) >= 0:
         return int(fd)
@@ -25,7 +25,7 @@ def watch(path: str, events: int = IN_MODIFY) -> int:
 
 
 def drain(fd: int) -> None:
-    """Forget the events that have come."""
+    """Discard pending events."""
     try:
         os.read(fd, 65536)
     except BlockingIOError:

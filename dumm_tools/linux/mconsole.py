@@ -1,6 +1,6 @@
 """The mconsole of a UML kernel: requests and replies over a datagram socket.
 
-Formats: `struct mconsole_request` and `struct mconsole_reply`, arch/um/drivers/mconsole.h.
+Formats: `struct mconsole_request` and `struct mconsole_reply` in arch/um/drivers/mconsole.h.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 MAGIC = 0xCAFEBABE
 VERSION = 2
 MAX_DATA = 512
-#: Bytes of a command: a final NUL has its place there.
+#: Size of the command field, including the final NUL.
 COMMAND_MAX = MAX_DATA - 1
-#: Bytes of all the datagrams of an answer: `proc` may name a large file.
+#: Maximum size of a whole reply in bytes: `proc` may name a large file.
 ANSWER_MAX = 8 << 20
 _REQUEST = struct.Struct(f"<III{MAX_DATA}s")
 _REPLY = struct.Struct("<III")
 
 
 def pack_request(command: bytes) -> bytes:
-    """A request datagram; OSError(EMSGSIZE) when the command has not its room (511 bytes)."""
+    """Pack a request datagram; OSError(EMSGSIZE) if the command is longer than 511 bytes."""
     if len(command) > COMMAND_MAX:
         raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE), command.decode(errors="replace"))
     return _REQUEST.pack(MAGIC, VERSION, len(command), command)
 
 
 def unpack_reply(datagram: bytes) -> tuple[bool, bool, bytes]:
-    """(error, more follows, text) of a reply datagram; OSError(EBADMSG)."""
+    """Unpack a reply datagram into (error, more follows, text); OSError(EBADMSG)."""
     if len(datagram) < _REPLY.size:
         raise _bad()
     error, more, length = _REPLY.unpack_from(datagram)
@@ -51,15 +51,15 @@ def _bad() -> OSError:
 def request(
     path: str, command: str, timeout: float, *, reply: tuple[str, str] | None = None
 ) -> tuple[bool, str]:
-    """Send `command` to the socket `path`; (failed, text). OSError when nobody listens there, or
-    says what is no answer, TimeoutError after `timeout` seconds.
+    """Send `command` to the socket `path`; return (failed, text). OSError if nobody listens there
+    or the reply is invalid, TimeoutError after `timeout` seconds.
 
-    `reply` is where the answer goes: a directory, and a free name relative to it that means the
-    same file for the kernel, relative to its own working directory. A kernel that is confined to
-    its own sockets (landlock(7)) cannot answer to a socket without a name.
+    `reply` says where the reply goes: a directory, and an unused name, relative to it, that means
+    the same file to the kernel relative to its own working directory. A kernel that is confined to
+    its own sockets (landlock(7)) cannot reply to an unnamed socket.
 
-    The socket and its directory are made by the guest's kernel: what is connected to is the
-    socket itself, looked up once without following links. /proc/self/fd makes long paths fit.
+    The socket and its directory are created by the guest's kernel: we connect to the socket itself,
+    looked up once without following links. /proc/self/fd allows for long paths.
     """
     import socket
 
@@ -92,7 +92,7 @@ def request(
                 if not more:
                     return failed, text.decode(errors="replace").rstrip("\n")
                 left = deadline - time.monotonic()
-                if left <= 0:  # it may never stop
+                if left <= 0:  # it may go on forever
                     raise TimeoutError
                 client.settimeout(left)
     finally:
@@ -103,7 +103,7 @@ def request(
 
 
 def _bind_below(client: socket.socket, directory: str, name: str) -> None:
-    """The kernel hands on an address as it was given: so it must be given from there."""
+    """Bind relative to a directory: the kernel passes on the address as it was given."""
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.chdir(directory)

@@ -1,4 +1,4 @@
-"""mount(2), umount2(2) and what /proc/self/mountinfo says of a path."""
+"""mount(2), umount2(2), and the contents of /proc/self/mountinfo."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def mount(source: str, target: str, kind: str, flags: int, data: str) -> None:
 
 
 def umount(target: str, *, detach: bool = False) -> None:
-    """umount2(2), never following a link; `detach` does it even while it is in use."""
+    """umount2(2) without following links; with `detach` even while the mount is in use."""
     _check(
         _libc.umount2(os.fsencode(target), UMOUNT_NOFOLLOW | (MNT_DETACH if detach else 0)), target
     )
 
 
-_SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429  # asm-generic/unistd.h, the same for all machines
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT = 428, 429  # asm-generic/unistd.h, the same on all architectures
 _OPEN_TREE_CLONE = 1  # linux/mount.h
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _AT_FDCWD = -100
@@ -62,8 +62,8 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def clone_tree(path: str, *, recursive: bool = False) -> int:
-    """A mount like the one at `path`, attached nowhere (open_tree(2)); a descriptor. With what is
-    mounted below it if `recursive`."""
+    """Return a descriptor of a detached copy of the mount at `path` (open_tree(2)), including the
+    mounts below it if `recursive`."""
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
     fd = _libc.syscall(_SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
     _check(fd < 0, path)
@@ -71,8 +71,8 @@ def clone_tree(path: str, *, recursive: bool = False) -> int:
 
 
 def close_for_writing(tree: int) -> None:
-    """Make the mount that `clone_tree` gave read-only (mount_setattr(2)): what is opened there
-    keeps its mode and its owner, while FIFOs take data as ever."""
+    """Make a mount returned by `clone_tree` read-only (mount_setattr(2)): the mode and owner of
+    files opened there cannot be changed, while FIFOs can still be written to."""
     read_only = struct.pack("=4Q", _MOUNT_ATTR_RDONLY, 0, 0, 0)
     result = _libc.syscall(
         _SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, read_only, ctypes.c_size_t(len(read_only))
@@ -81,7 +81,7 @@ def close_for_writing(tree: int) -> None:
 
 
 def attach(tree: int, target: str) -> None:
-    """Attach what `clone_tree` gave at `target` (move_mount(2))."""
+    """Attach a mount returned by `clone_tree` at `target` (move_mount(2))."""
     result = _libc.syscall(
         _SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH
     )
@@ -99,29 +99,29 @@ class Mounted:
 
 
 def mounted_at(target: str) -> Mounted | None:
-    """The topmost mount whose mount point is `target` (an absolute path without links)."""
+    """The topmost mount at the mount point `target` (an absolute path without links)."""
     wanted = b" %s " % _escape(os.fsencode(target))
     with open("/proc/self/mountinfo", "rb") as file:
         text = file.read()
-    # From the end, and no line by line: a lab has a mount for each guest, and asks at each start.
+    # Search backwards, not line by line: a lab has a mount per guest, and each start searches.
     at = len(text)
     while (at := text.rfind(wanted, 0, at)) >= 0:
         start, end = text.rfind(b"\n", 0, at) + 1, text.find(b"\n", at)
         before, _, after = text[start:end].partition(b" - ")
         fields = before.split(b" ")
-        if b" %s " % fields[4] == wanted:  # and not what is mounted, or its source
+        if b" %s " % fields[4] == wanted:  # not the root or source of a mount
             kind, source = after.split(b" ")[:2]
             return Mounted(target, kind.decode(), os.fsdecode(_unescape(source)), int(fields[0]))
     return None
 
 
 def overlays() -> dict[str, str]:
-    """The lower layers of all overlays in the mount namespaces of processes that we may look at,
-    and where one is mounted that has it."""
+    """The lower layers of all overlays in the mount namespaces of processes that we may inspect,
+    each with a mount point that uses it."""
     found: dict[str, str] = {}
     seen: set[str] = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it has ended, or is not for us to look at
+        with contextlib.suppress(OSError):  # it has ended, or we may not inspect it
             namespace = os.readlink(f"/proc/{pid}/ns/mnt")
             if namespace in seen:
                 continue
@@ -136,15 +136,15 @@ def overlays() -> dict[str, str]:
 
 
 def _lower(fields: bytes) -> list[bytes]:
-    """The lower layers in the options of an overlay; names with colons or commas are not told
-    from others."""
+    """The lower layers in the options of an overlay; names with colons or commas are not
+    recognized."""
     options = fields.rstrip().rpartition(b" ")[2].split(b",")
     found = [o.partition(b"=")[2] for o in options if o.startswith((b"lowerdir=", b"lowerdir+="))]
     return [_unescape(path) for each in found for path in each.split(b":")]
 
 
 def any_below(directory: str) -> bool:
-    """Is anything mounted in a tree, below its top?"""
+    """Whether something is mounted in a tree, below its top."""
     top = os.fsencode(os.path.realpath(directory)).rstrip(b"/") + b"/"
     with open("/proc/self/mountinfo", "rb") as file:
         points = (_unescape(line.split(b" ", 5)[4]) for line in file)
@@ -152,7 +152,7 @@ def any_below(directory: str) -> bool:
 
 
 def _escape(path: bytes) -> bytes:
-    """A mount point as mountinfo writes it (show_mountinfo, fs/proc_namespace.c)."""
+    """A mount point in the form used by mountinfo (show_mountinfo, fs/proc_namespace.c)."""
     for byte in b"\\ \t\n":
         path = path.replace(b"%c" % byte, b"\\%03o" % byte)
     return path

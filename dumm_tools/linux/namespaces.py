@@ -1,7 +1,7 @@
-"""Namespaces: made and entered (namespaces(7), user_namespaces(7), setns(2)).
+"""Creating and entering namespaces (namespaces(7), user_namespaces(7), setns(2)).
 
-Python has os.setns and os.unshare from 3.12 on. Before, they are reached through _ctypes alone:
-the whole of ctypes would cost each command of an isolated lab 4 ms.
+Python has os.setns and os.unshare since 3.12. In older versions they are called through _ctypes:
+importing ctypes would cost each command of an isolated lab 4 ms.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 
-#: What a lab has of its own.
+#: The namespaces of an isolated lab.
 ALL = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS
 
 _SUBIDS = {"uid": "/etc/subuid", "gid": "/etc/subgid"}
 
 
-#: The files in /proc/PID/ns (namespaces(7)), in the order in which they are entered: the user
-#: namespace gives the right to the others, and /proc is looked at no more after the mounts changed.
+#: The files in /proc/PID/ns (namespaces(7)), in the order of entering: the user namespace gives the
+#: right to enter the others, and /proc is not read any more once the mounts have changed.
 _FILES = {
     "user": CLONE_NEWUSER,
     "pid": CLONE_NEWPID,
@@ -41,12 +41,12 @@ _NS_GET_USERNS, _NS_GET_OWNER_UID = 0xB701, 0xB704  # linux/nsfs.h
 
 
 def enter(pidfd: int, flags: int = ALL) -> None:
-    """Enter namespaces of a process. The pid namespace is our children's only; the working
-    directory becomes the root of the new mount namespace.
+    """Enter the namespaces of a process. The pid namespace applies to our children only; the
+    working directory becomes the root of the new mount namespace.
 
-    Who enters believes whoever can change what is in them: PermissionError where that is another
-    user. A process may change its namespaces, so those that were looked at are entered, and not
-    what the pidfd has by then.
+    Entering means trusting the user who controls the namespaces: PermissionError if that is another
+    user. Since a process may change its namespaces, the ones that were checked are entered, not
+    those that the pidfd refers to by then.
     """
     place = f"/proc/{process.pid_of(pidfd)}/ns"
     opened: list[int] = []
@@ -73,7 +73,7 @@ def enter(pidfd: int, flags: int = ALL) -> None:
 
 
 def is_holder(pidfd: int) -> bool:
-    """Does a process live in a user namespace that we own and are not in ourselves?"""
+    """Whether a process lives in a user namespace that we own and are not in ourselves."""
     try:
         fd = os.open(f"/proc/{process.pid_of(pidfd)}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -88,8 +88,8 @@ def is_holder(pidfd: int) -> bool:
 
 
 def mounts_of(pidfd: int) -> int:
-    """The mount namespace of a process, as a descriptor; PermissionError where it is not one that
-    our own user namespace has rights over, as a jail's is."""
+    """The mount namespace of a process, as a descriptor; PermissionError if our own user namespace
+    has no rights over it, as it has over a jail's."""
     fd = os.open(f"/proc/{process.pid_of(pidfd)}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     opened = [os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)]
     try:
@@ -105,7 +105,7 @@ def mounts_of(pidfd: int) -> int:
 
 
 def enter_mounts(namespace: int) -> None:
-    """Enter a mount namespace by its descriptor."""
+    """Enter the mount namespace that a descriptor refers to."""
     _setns(namespace, CLONE_NEWNS)
 
 
@@ -116,7 +116,7 @@ def _owner(user_namespace: int) -> int:
 
 
 def _belongs(namespace: int, user: int, opened: list[int]) -> bool:
-    """Is it the user namespace `user` that gives rights over a namespace?"""
+    """Whether the user namespace `user` is the one that gives rights over a namespace."""
     opened.append(fcntl.ioctl(namespace, _NS_GET_USERNS))
     owner, wanted = os.fstat(opened[-1]), os.fstat(user)
     return (owner.st_dev, owner.st_ino) == (wanted.st_dev, wanted.st_ino)
@@ -143,13 +143,13 @@ def _call(name: str, *args: int) -> None:
     libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # the program itself, dlopen(3)
     call: Callable[[int, tuple[int, ...]], int] = _ctypes.call_function
     if call(_ctypes.dlsym(libc, name), args):
-        # The C library's errno is not to be had this way; what the kernel allows is all it can be.
+        # errno is not available this way; the only likely error is a missing permission.
         raise PermissionError(1, f"{name}: not permitted or not possible")
 
 
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2  # linux/prctl.h, linux/seccomp.h
-_SYS_SETGROUPS = 116  # x86-64, which is all that the jail knows
-#: struct sock_filter (linux/filter.h): the machine, the call; setgroups is not done and succeeds.
+_SYS_SETGROUPS = 116  # x86-64, the only architecture of the jail
+#: struct sock_filter (linux/filter.h): check architecture and call; setgroups succeeds as a no-op.
 _NO_SETGROUPS = (
     (0x20, 0, 0, 4),  # A = arch
     (0x15, 0, 3, 0xC000003E),  # AUDIT_ARCH_X86_64, else go on
@@ -161,9 +161,9 @@ _NO_SETGROUPS = (
 
 
 def ease_setgroups() -> None:
-    """Where the kernel denies setgroups(2), as in a user namespace of one id, let it do nothing
-    instead, here and in our children: a program that is root and drops its groups, as tcpdump
-    does, would end. We have none but our own there."""
+    """If the kernel denies setgroups(2), as in a user namespace with one id, make it a no-op in
+    this process and its children. Otherwise a program that runs as root and drops its groups, such
+    as tcpdump, would fail. There are no other groups in such a namespace."""
     with open("/proc/self/setgroups", "rb") as file:
         if file.read().strip() != b"deny":
             return
@@ -181,9 +181,9 @@ def ease_setgroups() -> None:
 
 
 def id_map(kind: str) -> str:
-    """The lines for uid_map or gid_map (`kind` "uid" or "gid") that give a lab the ids there are:
-    0 is ourselves, and what /etc/subuid or /etc/subgid gives us follows (subuid(5))."""
-    if os.geteuid() == 0:  # all that our own user namespace has
+    """The lines for uid_map or gid_map (`kind` "uid" or "gid") that give a lab all available ids: 0
+    is ourselves, followed by our ranges in /etc/subuid or /etc/subgid (subuid(5))."""
+    if os.geteuid() == 0:  # all ids of our own user namespace
         return "".join(f"{first} {first} {count}\n" for first, count in _mapped(kind))
     own = os.geteuid() if kind == "uid" else os.getegid()
     text, first = f"0 {own} 1\n", 1
@@ -194,25 +194,25 @@ def id_map(kind: str) -> str:
 
 
 def spare_groups() -> range:
-    """Groups that this user namespace has and nothing else uses: the upper half of them. Empty
-    where only one is mapped, and then setgroups(2) is not allowed either."""
+    """Groups of this user namespace that nothing else uses: the upper half of them. Empty if only
+    one is mapped; then setgroups(2) is not allowed either."""
     top = min(max(first + count - 1 for first, count in _mapped("gid")), 2**31 - 1)
     return range(top // 2 + 1, top + 1) if top > 1 else range(0)
 
 
 def is_initial() -> bool:
-    """Is our user namespace the host's own? In another, root has no power over the host."""
+    """Whether our user namespace is the initial one. In others, root has no power over the host."""
     return _mapped("uid") == [(0, 2**32 - 1)]
 
 
 def has_id(kind: str, number: int) -> bool:
-    """Is there a user ("uid") or a group ("gid") of this number in our user namespace?"""
+    """Whether our user namespace has a user ("uid") or group ("gid") with this number."""
     return any(first <= number < first + count for first, count in _mapped(kind))
 
 
 def outside(kind: str, number: int) -> int:
-    """What an id ("uid" or "gid") of ours is called in the user namespace that ours was made in; -1
-    where it is nothing there."""
+    """The id ("uid" or "gid") in the parent user namespace that one of ours is mapped to; -1 if it
+    is not mapped."""
     with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
         for first, other, count in (map(int, line.split()) for line in file):
             if first <= number < first + count:

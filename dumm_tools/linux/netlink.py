@@ -32,16 +32,16 @@ _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 
 _HEADER = struct.Struct("=IHHII")
-#: Bytes behind the header that an answer has at least: for RTM_NEWLINK, NEWADDR, NEWROUTE and
-#: NEWQDISC (linux/rtnetlink.h), each two below the request that it answers.
+#: Minimum size of an answer after its header: for RTM_NEWLINK, NEWADDR, NEWROUTE and NEWQDISC
+#: (linux/rtnetlink.h), each two below the request that it answers.
 _ANSWERS = {16: 16, 20: 8, 24: 12, 36: 20}
 _ASK = 2
 _ERRNO_MAX = 4095  # linux/err.h
-#: Characters of the kernel's own words in an error.
+#: Maximum length of the kernel's own message in an error.
 _WORDS_MAX = 200
-#: Seconds a kernel may take to answer.
+#: Seconds to wait for an answer.
 TIMEOUT = 10.0
-#: Requests on their way at once: their answers fit a socket's default receive buffer.
+#: Requests in flight: their answers fit into a socket's default receive buffer.
 _WINDOW = 64
 
 
@@ -96,10 +96,11 @@ def host() -> Iterator[Channel]:
 
 
 def transact(channel: Channel, requests: Sequence[Request], timeout: float = TIMEOUT) -> None:
-    """Send all the requests, wait for their answers, then raise the first failure.
+    """Send all requests, wait for their answers, then raise the first failure.
 
-    The kernel carries out those behind a failed one, too: what must not be done after a failure
-    goes in another call. TimeoutError when `timeout` seconds pass without an answer.
+    The kernel also carries out the requests after a failed one: use another call for requests that
+    must not be carried out after a failure. TimeoutError if `timeout` seconds pass without an
+    answer.
     """
     failure: OSError | None = None
     for start in range(0, len(requests), _WINDOW):
@@ -122,8 +123,8 @@ def transact(channel: Channel, requests: Sequence[Request], timeout: float = TIM
 def query(channel: Channel, request: Request, timeout: float = TIMEOUT) -> list[bytes]:
     """Send a request for objects (a GET) and return the messages of the answer.
 
-    A dump that the kernel found changing under its hands may miss or repeat an object. How much
-    an answer may be is for the channel to say.
+    A dump of objects that change meanwhile may miss or repeat an object. The channel limits the
+    size of an answer.
     """
     wanted = struct.unpack_from("=H", request.data, 4)[0] - _ASK
     least = _HEADER.size + _ANSWERS[wanted]
@@ -150,7 +151,7 @@ def query(channel: Channel, request: Request, timeout: float = TIMEOUT) -> list[
 
 
 def query_one(channel: Channel, request: Request) -> bytes:
-    """The answer to a request for one object."""
+    """Return the answer to a request for one object."""
     found = query(channel, request)
     if not found:
         raise _bad(request.subject)
@@ -159,7 +160,7 @@ def query_one(channel: Channel, request: Request) -> bytes:
 
 @contextlib.contextmanager
 def decoding(subject: str) -> Iterator[None]:
-    """Have what cannot be taken apart in here be an OSError(EBADMSG): a guest's kernel may say
+    """Turn decoding errors in the block into OSError(EBADMSG): a guest's kernel may send
     anything."""
     try:
         yield
@@ -173,7 +174,7 @@ def _bad(subject: str) -> OSError:
 
 def _receive(channel: Channel, deadline: float) -> bytes:
     left = deadline - time.monotonic()
-    if left <= 0:  # a guest's kernel may go on without ever answering
+    if left <= 0:  # a guest's kernel may send messages forever without answering
         raise TimeoutError
     return channel.receive(left)
 
@@ -196,8 +197,8 @@ def _split(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def _failure(message: bytes, flags: int, subject: str) -> OSError | None:
-    """The error in a struct nlmsgerr, with the kernel's own words where it has some; None for
-    an acknowledgement (Documentation/userspace-api/netlink/intro.rst)."""
+    """The error in a struct nlmsgerr, with the kernel's own message if there is one; None for an
+    acknowledgement (Documentation/userspace-api/netlink/intro.rst)."""
     if len(message) < _HEADER.size + 4:
         return _bad(subject)
     (code,) = struct.unpack_from("=i", message, _HEADER.size)

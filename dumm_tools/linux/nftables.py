@@ -1,5 +1,5 @@
-"""Questions to nftables by netlink (linux/netfilter/nfnetlink.h, nf_tables.h): nft(8) takes
-milliseconds to start. What is to be changed is left to nft(8)."""
+"""Queries to nftables over netlink (linux/netfilter/nfnetlink.h, nf_tables.h), since starting
+nft(8) takes milliseconds. Changes are left to nft(8)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _TIMEOUT = 10.0
 
 
 def has_table(family: int, name: str) -> bool:
-    """Is there a table of this name in our network namespace? OSError where it cannot be told."""
+    """Whether a table with this name exists in our network namespace. OSError if that cannot be
+    determined."""
     wanted = rtattr.attribute(_NFTA_TABLE_NAME, name.encode() + b"\0")
     head = _NFGENMSG.pack(family, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as channel:

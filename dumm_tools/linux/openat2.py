@@ -1,4 +1,4 @@
-"""openat2(2): a path looked up with a directory for its root, whatever links lie on the way."""
+"""openat2(2): resolve a path with a directory as its root, whatever links it contains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 _NUMBER = 437  # the same on all architectures (asm-generic/unistd.h)
 _RESOLVE_NO_MAGICLINKS = 0x02  # linux/openat2.h
 _RESOLVE_IN_ROOT = 0x10
-#: The kernel says EAGAIN when a rename elsewhere keeps it from being sure of a `..`.
+#: EAGAIN means that a concurrent rename kept the kernel from resolving a `..` safely.
 _TRIES = 100
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -24,7 +24,7 @@ class _OpenHow(ctypes.Structure):
 
 
 def open_in_root(root: int, path: str, flags: int) -> int:
-    """Open what `path` means to a process whose root directory is `root`; a descriptor.
+    """Open what `path` refers to for a process whose root directory is `root`; return a descriptor.
 
     Absolute paths and links, and `..`, stay below `root`.
     """

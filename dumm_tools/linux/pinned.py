@@ -1,8 +1,9 @@
-"""Python modules from where they lay when this process began, whatever is mounted there later.
+"""Import Python modules from where they were when this process started, whatever is mounted there
+later.
 
-In another mount namespace the paths of sys.path may show anything. A directory that was opened
-before stays in the mounts that it was opened in, and so does what is opened relative to it
-(openat(2)). `pin` has all later imports done so.
+In another mount namespace, the paths in sys.path may show anything. A directory that was opened
+before stays on the mount that it was opened on, and so do files opened relative to it (openat(2)).
+`pin` makes all later imports use such directories.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ from importlib import machinery
 from types import ModuleType
 from typing import Any
 
-#: What a C extension may need besides itself: it is in the process already. The loader would look
-#: for anything else by its path.
+#: Libraries that a C extension may depend on, because the process has loaded them already. The
+#: loader would look up any others by path.
 _LOADED = re.compile(rb"(libc|libm|libdl|libpthread|librt|libutil|libpython[\d.]+|ld-linux[\w-]*)")
 _LIBRARY = re.compile(rb"[\w+.-]+?\.so[.\d]*(?=\0)")
 
 
 def pin() -> None:
-    """Have modules that are imported from now on be those that would be imported now."""
-    # These need libraries, and what may be imported later needs them.
+    """Resolve later imports to the modules that would be imported now."""
+    # These depend on libraries, and modules imported later need them.
     import _ctypes  # noqa: F401
     import binascii  # noqa: F401
     import zlib  # noqa: F401
@@ -46,10 +47,10 @@ class _Places:
                     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
                     self._opened[path] = os.open(path, flags)
                 except OSError:
-                    continue  # a path that is not there, or an archive
+                    continue  # a missing path, or an archive
 
     def find(self, path: str) -> tuple[int, str] | None:
-        """A descriptor, and what `path` is relative to it."""
+        """A descriptor, and `path` relative to it."""
         place = path
         while place != "/":
             if place in self._opened:
@@ -58,14 +59,14 @@ class _Places:
         return None
 
     def open(self, path: str, flags: int = os.O_RDONLY) -> int:
-        """Open a file as it was; FileNotFoundError too where it is in none of the directories."""
+        """Open a file as it was; FileNotFoundError also if it is in none of the directories."""
         found = self.find(path)
         if found is None:
             raise FileNotFoundError(path)
         return os.open(found[1], flags | os.O_CLOEXEC, dir_fd=found[0])
 
     def is_file(self, path: str) -> bool:
-        """Is there a file of this name?"""
+        """Whether there is a file with this name."""
         found = self.find(path)
         try:
             return found is not None and stat.S_ISREG(os.stat(found[1], dir_fd=found[0]).st_mode)
@@ -73,7 +74,7 @@ class _Places:
             return False
 
     def read(self, path: str) -> bytes:
-        """All of a file."""
+        """Read a whole file."""
         with open(self.open(path), "rb") as file:
             return file.read()
 
@@ -87,7 +88,7 @@ class _Finder:
     def find_spec(
         self, name: str, path: Any = None, _target: ModuleType | None = None
     ) -> machinery.ModuleSpec | None:
-        """Where a module is; None when it is nowhere."""
+        """Find a module; None if it does not exist."""
         tail = name.rpartition(".")[2]
         for directory in sys.path if path is None else path:
             base = os.path.join(os.path.abspath(directory), tail)
@@ -111,7 +112,7 @@ class _Finder:
 
 
 class _Source(machinery.SourceFileLoader):
-    """Python's own loader of sources and their bytecode, but for how files are read."""
+    """Python's own loader of sources and bytecode, except for how files are read."""
 
     def __init__(self, places: _Places, name: str, path: str) -> None:
         super().__init__(name, path)
@@ -129,11 +130,11 @@ class _Source(machinery.SourceFileLoader):
         return {"mtime": found.st_mtime, "size": found.st_size}
 
     def set_data(self, path: Any, data: Any, *, _mode: int = 0o666) -> None:
-        """Keep no bytecode."""
+        """Do not write bytecode."""
 
 
 class _Extension:
-    """A loader of C extensions that need nothing else."""
+    """A loader of C extensions without further dependencies."""
 
     def __init__(self, places: _Places, path: str) -> None:
         self._places = places
@@ -145,7 +146,7 @@ class _Extension:
         if foreign := [n for n in needed if n != own and not _LOADED.match(n)]:
             text = foreign[0].decode(errors="replace")
             raise ImportError(f"{spec.name} needs {text}, which is not loaded", name=spec.name)
-        # The loader takes a path. One that is relative begins where we are.
+        # The loader takes a path; a relative one starts at the current directory.
         here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         directory, name = os.path.split(self._path)
         place = self._places.open(directory, os.O_PATH | os.O_DIRECTORY)

@@ -1,4 +1,5 @@
-"""Processes by pidfd: looked at and signalled without ever meeting a stranger of the same pid."""
+"""Processes by pidfd: inspect and signal them without ever hitting another process that reuses the
+pid."""
 
 from __future__ import annotations
 
@@ -10,11 +11,12 @@ _PF_EXITING = 0x4  # include/linux/sched.h
 
 
 def start_time(pid: int, *, ending: bool = False) -> int | None:
-    """Field 22 of /proc/PID/stat (proc_pid_stat(5)), clock ticks since the host's boot; None for
-    a process that is gone, be it that nobody has reaped it.
+    """Field 22 of /proc/PID/stat (proc_pid_stat(5)), in clock ticks since the host's boot; None for
+    a process that is gone, even if it has not been reaped.
 
-    One that is ending counts as gone, unless `ending`: it has given up its namespaces, but pid 1
-    of a pid namespace is there until all others of that are reaped, by parents outside as well.
+    A process that is exiting counts as gone, unless `ending` is set: it has given up its
+    namespaces, but pid 1 of a pid namespace exists until all other processes in it have been
+    reaped, including by parents outside.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -27,8 +29,8 @@ def start_time(pid: int, *, ending: bool = False) -> int | None:
 
 
 def recorded(path: str) -> tuple[int, int] | None:
-    """The pid and the start time in a file; None when there is none, or no such two numbers, or
-    when it is not ours alone: what others may write names whom they like."""
+    """The pid and the start time in a file; None if the file does not exist, does not contain two
+    such numbers, or can be written by others, who could name any process."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -46,18 +48,18 @@ def recorded(path: str) -> tuple[int, int] | None:
 
 
 def lives(known: tuple[int, int] | None) -> bool:
-    """Is there a process of this pid and this start time?"""
+    """Whether a process with this pid and this start time exists."""
     return known is not None and start_time(known[0]) == known[1]
 
 
 def open_pidfd(pid: int, started: int, *, ending: bool = False) -> int | None:
-    """A pidfd of the process that has this pid and this start time; None when it is gone, or
-    (but for `ending`) is just ending."""
+    """A pidfd of the process with this pid and this start time; None if it is gone or (unless
+    `ending`) exiting."""
     try:
         fd = os.pidfd_open(pid)
     except OSError:
         return None
-    # The pid may have been given to another before pidfd_open; not after.
+    # The pid may have been reused before pidfd_open, but not after it.
     if start_time(pid, ending=ending) != started:
         os.close(fd)
         return None
@@ -65,15 +67,15 @@ def open_pidfd(pid: int, started: int, *, ending: bool = False) -> int | None:
 
 
 def pid_of(pidfd: int) -> int:
-    """The pid of a pidfd's process as /proc has it, which may be another pid namespace's than
-    ours (pidfd_open(2)); -1 when it is gone."""
+    """The pid of a pidfd's process according to /proc, which may belong to another pid namespace
+    than ours (pidfd_open(2)); -1 if it is gone."""
     with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
         lines = dict(line.split(":", 1) for line in file)
     return int(lines["Pid"])
 
 
 def send_signal(pidfd: int, number: int) -> bool:
-    """Send a signal; False when the process is gone."""
+    """Send a signal; return False if the process is gone."""
     try:
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
@@ -82,8 +84,8 @@ def send_signal(pidfd: int, number: int) -> bool:
 
 
 def wait_exit(pidfd: int, timeout: float) -> bool:
-    """Wait until the process has ended; False after `timeout` seconds."""
-    import select  # readers do not wait
+    """Wait for the process to exit; return False after `timeout` seconds."""
+    import select  # not needed by reading commands
 
     deadline = time.monotonic() + timeout
     poll = select.poll()

@@ -1,4 +1,4 @@
-"""Writing to pipes, terminals and sockets that were given to us, without ever waiting there."""
+"""Writing to inherited pipes, terminals and sockets without ever blocking."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _PTMX = os.makedev(5, 2)  # Documentation/admin-guide/devices.txt
 
 
 def writer(fd: int) -> int:
-    """A descriptor for what `fd` is open on that does not block, to be closed by the caller.
+    """A non-blocking descriptor for the file that `fd` refers to, to be closed by the caller.
 
-    O_NONBLOCK belongs to the open file description, which our parent and others have too: so a
-    pipe or a terminal is opened anew. Where that cannot be, as with a socket or what another user
-    gave us, it is the same again, and `write` takes care.
+    O_NONBLOCK belongs to the open file description, which our parent and other processes share, so
+    a pipe or terminal is opened again. If that is not possible, as with a socket or with a file of
+    another user, the descriptor is a duplicate, and `write` takes care.
     """
     mode, device = os.fstat(fd).st_mode, os.fstat(fd).st_rdev
-    # To open a terminal's master makes another terminal (pty(7)).
+    # Opening the master of a terminal creates a new terminal (pty(7)).
     if stat.S_ISFIFO(mode) or (os.isatty(fd) and device != _PTMX):
         with contextlib.suppress(OSError):
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -28,8 +28,9 @@ def writer(fd: int) -> int:
 
 
 def write(fd: int, data: bytes | bytearray) -> int:
-    """Write what goes without waiting to a descriptor that poll found ready; so many bytes."""
-    # poll says that a pipe takes PIPE_BUF bytes without blocking; a file takes all.
+    """Write as much as possible without blocking to a descriptor that poll reported as ready;
+    return the number of bytes."""
+    # A pipe that poll reports as ready takes PIPE_BUF bytes without blocking; a file takes all.
     patient = os.get_blocking(fd) and not stat.S_ISREG(os.fstat(fd).st_mode)
     piece = select.PIPE_BUF if patient else _PIECE
     try:

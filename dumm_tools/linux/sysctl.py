@@ -1,7 +1,7 @@
 """Settings of network devices in /proc/sys/net (Documentation/networking/ip-sysctl.rst).
 
-/proc/sys/net is the caller's own network namespace. A setting goes with its device. Device names
-must have been checked before.
+/proc/sys/net shows the caller's own network namespace. Settings disappear with their device. Device
+names must have been validated by the caller.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 
 def set_all(family: str, device: str, values: Mapping[str, int]) -> None:
-    """Set what conf/DEVICE of `ipv4` or `ipv6` has. All are tried; what this kernel does not have
-    is left out. OSError of the first that could not be set."""
+    """Set values in conf/DEVICE of `ipv4` or `ipv6`. All are tried; settings that this kernel does
+    not have are skipped. OSError for the first that could not be set."""
     place = f"/proc/sys/net/{family}/conf/{device}"
     failure: OSError | None = None
     for name, value in values.items():

@@ -1,7 +1,7 @@
-"""Reads of network devices in /sys/class/net: cheaper than netlink.
+"""Reading network devices from /sys/class/net, which is cheaper than netlink.
 
-/sys shows the network namespace that it was mounted in (sysfs(5)), which must be ours. Device
-names must have been checked before.
+/sys shows the network namespace that it was mounted in (sysfs(5)), which must be ours. Device names
+must have been validated by the caller.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def devices() -> list[str]:
 
 
 def exists(device: str) -> bool:
-    """Is there a device of this name?"""
+    """Whether there is a device with this name."""
     return os.path.lexists(os.path.join(CLASS_NET, device))
 
 
 def read(device: str, file: str) -> str | None:
-    """The text of a device's file; None where there is no such device or no such file, or when
-    it has no value now (`carrier` of a device that is down is EINVAL)."""
+    """The contents of a device's file; None if the device or the file does not exist, or if it has
+    no value at present (`carrier` of a device that is down is EINVAL)."""
     try:
         with open(os.path.join(CLASS_NET, device, file), encoding="utf-8", errors="replace") as f:
             return f.read().rstrip("\n")
@@ -35,7 +35,7 @@ def read(device: str, file: str) -> str | None:
 
 
 def number(device: str, file: str) -> int | None:
-    """A decimal number in a device's file, None as for `read`."""
+    """A decimal number from a device's file, None as for `read`."""
     text = read(device, file)
     try:
         return int(text, 10) if text is not None else None
@@ -44,13 +44,14 @@ def number(device: str, file: str) -> int | None:
 
 
 def is_up(device: str) -> bool:
-    """Is the device there and IFF_UP set (netdevice(7))?"""
+    """Whether the device exists and has IFF_UP set (netdevice(7))."""
     flags = read(device, "flags")
     return flags is not None and bool(int(flags, 16) & 1)
 
 
 def has_carrier(device: str) -> bool:
-    """Is the device there, up, and is its cable plugged in: for a tap, has a process opened it?"""
+    """Whether the device exists, is up and has a carrier: for a tap, whether a process has opened
+    it."""
     return read(device, "carrier") == "1"
 
 
@@ -70,16 +71,16 @@ def ports(bridge: str) -> list[str]:
 
 
 def set_ipv6(device: str, on: bool) -> None:
-    """Switch IPv6 of a device on or off (disable_ipv6 in
-    Documentation/networking/ip-sysctl.rst). /proc/sys/net, unlike /sys, is the caller's own
-    namespace. FileNotFoundError where the kernel has no IPv6, or there is no such device."""
+    """Enable or disable IPv6 on a device (disable_ipv6 in Documentation/networking/ip-sysctl.rst).
+    /proc/sys/net, unlike /sys, is the caller's own namespace. FileNotFoundError if the kernel has
+    no IPv6 or there is no such device."""
     with open(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6", "w", encoding="ascii") as file:
         file.write("0" if on else "1")
 
 
 def forwards(device: str) -> bool:
-    """Does the kernel forward IPv4 packets that come in by the device (conf/DEVICE/forwarding in
-    Documentation/networking/ip-sysctl.rst)? False where there is no such device."""
+    """Whether the kernel forwards IPv4 packets that the device receives (conf/DEVICE/forwarding in
+    Documentation/networking/ip-sysctl.rst). False if there is no such device."""
     try:
         with open(_forwarding(device), encoding="ascii") as file:
             return file.read().strip() != "0"
@@ -88,7 +89,7 @@ def forwards(device: str) -> bool:
 
 
 def set_forwarding(device: str, on: bool) -> None:
-    """Switch forwarding of the IPv4 packets that come in by a device on or off. OSError."""
+    """Enable or disable forwarding of the IPv4 packets that the device receives. OSError."""
     with open(_forwarding(device), "w", encoding="ascii") as file:
         file.write("1" if on else "0")
 
@@ -98,7 +99,7 @@ def _forwarding(device: str) -> str:
 
 
 def ipv6_is_off(device: str) -> bool:
-    """Is IPv6 switched off for the device, or not there at all?"""
+    """Whether IPv6 is disabled on the device or not available at all."""
     try:
         with open(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6", encoding="ascii") as file:
             return file.read().strip() != "0"
@@ -107,7 +108,7 @@ def ipv6_is_off(device: str) -> bool:
 
 
 def routed() -> dict[str, bool]:
-    """The devices that IPv4 routes of the main table lead to, and whether a default route does
+    """The devices that IPv4 routes in the main table use, and for each whether a default route does
     (/proc/net/route, proc_pid_net(5))."""
     found: dict[str, bool] = {}
     with open("/proc/thread-self/net/route", encoding="ascii") as file:

@@ -1,4 +1,4 @@
-"""Terminals: raw mode that is always undone, and their size (termios(3), tty_ioctl(4))."""
+"""Terminals: raw mode that is always undone, and the window size (termios(3), tty_ioctl(4))."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 def size() -> tuple[int, int]:
-    """Rows and columns of the terminal we are on; 24 by 80 when there is none."""
+    """Rows and columns of our terminal; 24 by 80 if there is none."""
     for fd in (0, 1, 2):
         with contextlib.suppress(OSError):
             columns, lines = os.get_terminal_size(fd)
@@ -19,7 +19,8 @@ def size() -> tuple[int, int]:
 
 @contextlib.contextmanager
 def raw(fd: int, wanted: bool = True) -> Iterator[None]:
-    """Put a terminal into raw mode for the block; nothing happens when `fd` is none."""
+    """Put a terminal into raw mode for the duration of the block; do nothing if `fd` is not a
+    terminal."""
     if not wanted or not os.isatty(fd):
         yield
         return
@@ -31,18 +32,18 @@ def raw(fd: int, wanted: bool = True) -> Iterator[None]:
         tty.setraw(fd, termios.TCSANOW)
         yield
     finally:
-        # Drain: what the program wrote last is shown in the mode it was written for.
+        # Drain: the last output is displayed in the mode that it was written for.
         termios.tcsetattr(fd, termios.TCSADRAIN, saved)
 
 
 @contextlib.contextmanager
 def kept(fd: int) -> Iterator[None]:
-    """Put a terminal's mode back after the block, whatever a program that was killed in it left."""
+    """Restore a terminal's mode after the block, even if a killed program has changed it."""
     import termios
 
     saved = termios.tcgetattr(fd)
     try:
         yield
     finally:
-        with contextlib.suppress(termios.error):  # the terminal may have gone
+        with contextlib.suppress(termios.error):  # the terminal may be gone
             termios.tcsetattr(fd, termios.TCSADRAIN, saved)

@@ -19,17 +19,17 @@ _IFF_TAP = 0x0002
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
 _IFF_TUN_EXCL = 0x8000
-#: What UML's tap transport attaches with (arch/um/drivers/vector_user.c, create_tap_fd).
+#: The flags that UML's tap transport attaches with (arch/um/drivers/vector_user.c, create_tap_fd).
 _FLAGS = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR
 
 
 @contextlib.contextmanager
 def created(name: str, owner: int, group: int | None = None) -> Iterator[int]:
-    """Make a tap that user `owner` may open, when it is in `group` too; yields its descriptor.
+    """Create a tap that user `owner` may open, if also in `group`; yield its descriptor.
 
-    The tap goes away with the descriptor, at the latest with this process, unless it is made
-    to `persist` before. OSError(EBUSY) where there is a device of this name. The name must be
-    one that a device may have: the kernel cuts longer ones.
+    The tap disappears with the descriptor, at the latest with this process, unless `persist` is
+    called first. OSError(EBUSY) if a device with this name exists. The name must be a valid device
+    name: the kernel truncates longer ones.
     """
     with _attached(name, _FLAGS | _IFF_TUN_EXCL) as fd:
         _give(fd, owner, group)
@@ -37,7 +37,7 @@ def created(name: str, owner: int, group: int | None = None) -> Iterator[int]:
 
 
 def give(name: str, owner: int, group: int | None = None) -> None:
-    """Give a persistent tap that exists to user `owner`, who must be in `group` too to open it.
+    """Give an existing persistent tap to user `owner`, who must also be in `group` to open it.
     OSError(EBUSY) while a process has it open."""
     with _attached(name, _FLAGS) as fd:
         _give(fd, owner, group)
@@ -58,7 +58,7 @@ def persist(fd: int) -> None:
 def _attached(name: str, flags: int) -> Iterator[int]:
     fd = os.open(PATH, os.O_RDWR | os.O_CLOEXEC)
     try:
-        # struct ifreq (netdevice(7)): 16 bytes of name, then here a short of flags.
+        # struct ifreq (netdevice(7)): 16 bytes of name, followed by a short with flags.
         try:
             fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
         except OSError as e:
