@@ -39,6 +39,7 @@ DONE: tuple[str, ...] = (
     "dumm_tools/linux/sysfs.py",
     "dumm_tools/linux/tty.py",
     "dumm_tools/linux/tun.py",
+    "dumm_tools/trees",
     "tests/test_english.py",
 )
 

@@ -1,1 +1,1 @@
-"""File trees, layers and archives, of any origin: no guest and no lab is known here."""
+"""File trees, layers and archives of any origin; nothing here knows guests or labs."""

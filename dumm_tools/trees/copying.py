@@ -1,7 +1,7 @@
-"""Files and trees copied into a place that is in use, by descriptors and never through a link.
+"""Copy files and trees into a place that is in use, by descriptors and never through a link.
 
-Neither side need stand still: a guest may change its tree while we copy. What is replaced is
-replaced whole: a file is written under no name, or another one, until it is complete.
+Both sides may change during a copy: a guest may be running. Files are replaced atomically: they are
+written without a name, or under a temporary one, until they are complete.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from dumm_tools.trees import tree
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEEPEST = 300
-#: After one of these no other file can do better.
+#: Errors after which trying other files is pointless.
 _FATAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE})
 
-#: Attributes by which a program may get rights: security.capability, and what only root sets.
+#: Attributes that may grant privileges: security.capability, and those that only root can set.
 _RIGHTS = ("security.", "trusted.")
 
 Report = Callable[[str], None]
@@ -29,9 +29,9 @@ Report = Callable[[str], None]
 
 @dataclass(slots=True)
 class Job:
-    """One call: several sources may go into one directory `top`, and keep their hard links.
-    What is not `trusted` gets no rights that its owner does not have: it stays without setuid and
-    setgid, and without attributes that give some."""
+    """One call: several sources may go into one directory `top`, and keep their hard links. Files
+    that are not `trusted` lose all privileges beyond those of their owner: setuid, setgid, and
+    attributes that grant some."""
 
     top: int
     warn: Report
@@ -44,15 +44,15 @@ class Job:
 
 
 def copy(job: Job, src: int, name: str, as_name: str, shown: str) -> None:
-    """Copy `name` in the directory `src`, whatever it is, into `job.top` as `as_name`.
+    """Copy `name`, of any type, from the directory `src` to `job.top` as `as_name`.
 
-    `shown` is what messages call it. What fails below a directory is reported by `job.error`.
+    Messages call it `shown`. Failures below a directory are reported to `job.error`.
     """
     _entry(job, src, name, job.top, as_name, (), shown)
 
 
 def copy_tree(job: Job, src: int, as_name: str | None, shown: str) -> None:
-    """Copy an open directory into `job.top` as `as_name`, or, with None, what is in it."""
+    """Copy an open directory to `job.top` as `as_name`, or its contents if that is None."""
     if as_name is None:
         _refuse_itself(job, src, shown)
         _entries(job, src, job.top, (), shown)
@@ -121,7 +121,7 @@ def _refuse_same(dst: int, name: str, info: os.stat_result) -> None:
 
 
 def _refuse_device(dst: int, name: str) -> None:
-    """OSError where a device or a socket would be replaced."""
+    """Raise OSError if a device or a socket would be replaced."""
     with contextlib.suppress(FileNotFoundError):
         kind = stat.S_IFMT(os.stat(name, dir_fd=dst, follow_symlinks=False).st_mode)
         if kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK):
@@ -129,7 +129,7 @@ def _refuse_device(dst: int, name: str) -> None:
 
 
 def _refuse_itself(job: Job, src: int, shown: str) -> None:
-    """OSError when what we copy into is in the directory that we copy, which has no end."""
+    """Raise OSError if the destination is inside the directory to copy, which would never end."""
     source = os.fstat(src)
     at = os.dup(job.top)
     try:
@@ -158,7 +158,7 @@ def _entries(job: Job, src: int, dst: int, where: tuple[str, ...], shown: str) -
 
 
 def _file(job: Job, src: int, name: str, dst: int, as_name: str) -> None:
-    # Not blocking, in case a FIFO took its place a moment ago.
+    # Without blocking, in case a FIFO has just replaced it.
     old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=src)
     try:
         info = os.fstat(old)
@@ -169,7 +169,7 @@ def _file(job: Job, src: int, name: str, dst: int, as_name: str) -> None:
             tree.copy_data(old, new, info)
             _attributes(job, old, new, info)
             if temporary is None:
-                # linkat(2): this is how a file without a name gets one.
+                # linkat(2): the way to give a name to an unnamed file.
                 own = f"/proc/self/fd/{new}"
                 _replace(dst, as_name, lambda n: os.link(own, n, dst_dir_fd=dst))
             else:
@@ -184,7 +184,7 @@ def _file(job: Job, src: int, name: str, dst: int, as_name: str) -> None:
 
 
 def copy_into(src: int, name: str, target: int) -> None:
-    """Copy the data of a file into an open device or FIFO. OSError."""
+    """Copy the contents of a file into an open device or FIFO. OSError."""
     old = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=src)
     with open(old, "rb") as file:
         if not stat.S_ISREG(os.fstat(old).st_mode):
@@ -195,8 +195,8 @@ def copy_into(src: int, name: str, target: int) -> None:
 
 
 def _nameless(dst: int) -> tuple[int, str | None]:
-    """A new file that goes with us if we are killed, or has a name of our own where the file
-    system knows no others."""
+    """A new file that disappears if we are killed; it has a temporary name if the file system does
+    not support unnamed files."""
     try:
         return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=dst), None
     except OSError as e:
@@ -212,7 +212,7 @@ def _temporary() -> str:
 
 
 def _replace(dst: int, name: str, make: Callable[[str], object]) -> None:
-    """Make something called `name`, in one step where there is something already."""
+    """Create something called `name`, atomically replacing what exists."""
     try:
         make(name)
         return
@@ -223,13 +223,13 @@ def _replace(dst: int, name: str, make: Callable[[str], object]) -> None:
     try:
         os.rename(temporary, name, src_dir_fd=dst, dst_dir_fd=dst)
     finally:
-        # Two names of one file stay two names (rename(2)), and a directory is not replaced.
+        # Two names of the same file stay two names (rename(2)), and a directory is not replaced.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=dst)
 
 
 def _link(job: Job, first: tuple[str, ...], dst: int, name: str) -> bool:
-    """Make a hard link to what was copied before as `first`; False when that is gone."""
+    """Make a hard link to `first`, which was copied before; return False if that is gone."""
     at = os.dup(job.top)
     try:
         for part in first[:-1]:
@@ -248,7 +248,7 @@ def _link(job: Job, first: tuple[str, ...], dst: int, name: str) -> bool:
 
 
 def _special(job: Job, src: int, name: str, dst: int, new: str, info: os.stat_result) -> None:
-    """A symbolic link or a FIFO."""
+    """Copy a symbolic link or a FIFO."""
     if stat.S_ISLNK(info.st_mode):
         os.symlink(os.readlink(name, dir_fd=src), new, dir_fd=dst)
     else:
@@ -256,7 +256,7 @@ def _special(job: Job, src: int, name: str, dst: int, new: str, info: os.stat_re
     if job.own:
         tree.chown(new, info.st_uid, info.st_gid, dst)
     if stat.S_ISFIFO(info.st_mode):
-        # chmod(2) would follow a link that took its place.
+        # chmod(2) would follow a link that has replaced it.
         node = os.open(new, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dst)
         try:
             if stat.S_ISFIFO(os.fstat(node).st_mode):
@@ -273,7 +273,7 @@ def _mode(job: Job, info: os.stat_result) -> int:
 
 
 def _attributes(job: Job, old: int, new: int, info: os.stat_result) -> None:
-    """Owner first (chown clears setuid and capabilities), times last."""
+    """Set the owner first (chown clears setuid and capabilities), times last."""
     if job.own:
         tree.chown(new, info.st_uid, info.st_gid)
     for name in tree.xattrs(old):

@@ -1,4 +1,4 @@
-"""What the top layer of a stack changes against the layers below it."""
+"""Changes in the top layer of a stack relative to the layers below it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Kind = Literal["A", "M", "D"]
 _DEEPEST = 300
 _CHUNK = 1 << 20
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-#: What is deleted while we look is no error.
+#: Files that disappear during the comparison are not an error.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A path that was added, modified or deleted, absolute as the guest has it."""
+    """A path that was added, modified or deleted; absolute, as in the guest."""
 
     kind: Kind
     path: bytes
 
 
 def changes(top: str, lower: Sequence[str], marks: layer.Marks) -> list[Change]:
-    """What the directory `top` changes against the stack `lower`, sorted by path.
+    """The changes in the directory `top` relative to the stack `lower`, sorted by path.
 
-    A deleted directory stands there itself and with each thing that was in it, and so does what
-    gave way to something of another type. What was only copied to the top layer is no change,
-    and neither is the time of a directory, which changes with what is in it.
+    A deleted directory is listed together with everything that was in it, and so is one that was
+    replaced with another type of file. A file that was only copied up to the top layer is not a
+    change, and neither is the time of a directory, which changes with its contents.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:  # several descriptors for each level of directories
@@ -57,8 +57,8 @@ def changes(top: str, lower: Sequence[str], marks: layer.Marks) -> list[Change]:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A directory of the top layer, what is below it, and its path. Where it hides what is below
-    it, so does each directory in it."""
+    """A directory of the top layer, the directories below it in the stack, and its path. If it
+    hides those, so does each directory in it."""
 
     fd: int
     below: layer.Directory
@@ -121,7 +121,7 @@ def _entry(here: _Place, name: bytes) -> Iterator[Change]:
 
 
 def _deleted(below: layer.Directory, name: bytes, path: bytes, depth: int) -> Iterator[Change]:
-    """`name` and all that is in it, if it is there at all."""
+    """`name` and everything in it, if it exists at all."""
     found = below.look(name)
     if found is None:
         return
@@ -150,7 +150,7 @@ def _directory_differs(new: int, old: int) -> bool:
 def _differs(
     new_at: int, old_at: int, name: bytes, new: os.stat_result, old: os.stat_result
 ) -> bool:
-    """Do two that are no directories differ? The cheap questions first."""
+    """Whether two files that are not directories differ. Cheap checks come first."""
     if _owner_and_mode(new) != _owner_and_mode(old) or new.st_mtime_ns != old.st_mtime_ns:
         return True
     kind = stat.S_IFMT(new.st_mode)
@@ -183,7 +183,7 @@ def _same_data(new_at: int, old_at: int, name: bytes) -> bool:
 
 
 def _xattrs(name: bytes, at: int) -> dict[str, bytes]:
-    # There is no getxattrat(2) in Python; a descriptor's name in /proc serves as a prefix.
+    # Python has no getxattrat(2); a descriptor's name in /proc serves as a prefix.
     path = b"/proc/self/fd/%d/%s" % (at, name)
     try:
         found = os.listxattr(path, follow_symlinks=False)

@@ -1,7 +1,8 @@
-"""Who else on this host can reach a directory: where a guest's setuid programs lie, that matters.
+"""Which directories other users of this host can reach, since a guest's setuid programs may be
+there.
 
-A guest's root user makes what files he likes, setuid root ones too, and in a lab of root's they
-are the real root's. Others must not get at them.
+A guest's root user can create any file, including setuid root programs; in a lab of root, these
+give real root privileges. Other users must not be able to run them.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ _PATH = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 def is_open(path: str) -> bool:
-    """Can others walk into the directory `path`? Not where it, or one that it is in, is closed to
-    them, and belongs to us or to root, who alone could open that."""
+    """Whether others can enter the directory `path`. They cannot if it, or a directory above it, is
+    closed to them and belongs to us or to root, the only users who could open it."""
     at = os.open(path, _PATH)
     top = os.open("/", _PATH)
     try:
@@ -25,7 +26,7 @@ def is_open(path: str) -> bool:
                 return True
             try:
                 above = os.open("..", _PATH, dir_fd=at)
-            except PermissionError:  # we were put here, and cannot tell
+            except PermissionError:  # we were placed here, and cannot tell
                 return True
             os.close(at)
             at = above

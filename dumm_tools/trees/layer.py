@@ -1,9 +1,9 @@
-"""What a stack of directories means: what is there, what was deleted, what hides what is below.
+"""The meaning of a stack of layers: which files exist, and which are deleted or hidden.
 
-As overlayfs has it (Documentation/filesystems/overlayfs.rst in the kernel): a character device
-0:0 in an upper layer deletes a name of the layers below, and a directory marked as opaque hides
-all that is below it. fuse-overlayfs has files for both as well. Names are bytes, and everything
-goes by directory descriptors.
+Same rules as overlayfs (Documentation/filesystems/overlayfs.rst in the kernel): a character device
+0:0 in an upper layer deletes a name from the layers below, and a directory marked as opaque hides
+everything below it. fuse-overlayfs can use files for both. Names are bytes, and all access is by
+directory descriptors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NONE = frozenset({errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.EACCES})
-#: What the names of fuse-overlayfs' notes begin with.
+#: Prefix of the names of fuse-overlayfs' marker files.
 PREFIX = b".wh."
 _OPAQUE_FILE = b".wh..wh..opq"
 
@@ -29,7 +29,7 @@ class Marks:
     files: bool = False
 
 
-#: overlayfs as root mounts it, ...
+#: overlayfs as mounted by root, ...
 KERNEL = Marks(("trusted.overlay.opaque",))
 #: ... overlayfs with `userxattr`, ...
 USER = Marks(("user.overlay.opaque",))
@@ -38,17 +38,17 @@ FUSE = Marks((*KERNEL.opaque, *USER.opaque, "user.fuseoverlayfs.opaque"), files=
 
 
 def is_whiteout(info: os.stat_result) -> bool:
-    """Does it stand for a name that was deleted?"""
+    """Whether it stands for a deleted name."""
     return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
 
 
 def is_mark(name: bytes, marks: Marks) -> bool:
-    """Is it not a file of the layer's but a note of the driver's?"""
+    """Whether it is a marker of the driver rather than a file of the layer."""
     return marks.files and name.startswith(PREFIX)
 
 
 def is_opaque(fd: int, marks: Marks) -> bool:
-    """Does the directory hide what is below it?"""
+    """Whether the directory hides everything below it."""
     for name in marks.opaque:
         try:
             if os.getxattr(fd, name) == b"y":
@@ -60,19 +60,19 @@ def is_opaque(fd: int, marks: Marks) -> bool:
 
 
 def make_opaque(fd: int, marks: Marks) -> None:
-    """Have a directory hide what is below it, for the kernel's overlayfs as well. OSError where
-    that cannot be noted: the layer would mean something else."""
+    """Make a directory hide everything below it, also for the kernel's overlayfs. OSError if that
+    cannot be recorded, since the layer would then mean something else."""
     for name in marks.opaque:
         try:
             os.setxattr(fd, name, b"y")
             return
-        except PermissionError:  # trusted ones are not for a user namespace
+        except PermissionError:  # trusted attributes are not available in a user namespace
             if name == marks.opaque[-1]:
                 raise
 
 
 def deleted_names(names: Sequence[bytes], marks: Marks) -> set[bytes]:
-    """The names that files of the kind `.wh.NAME` in a directory delete."""
+    """The names deleted by files named `.wh.NAME` in a directory."""
     if not marks.files:
         return set()
     return {n[len(PREFIX) :] for n in names if n.startswith(PREFIX) and n[4:8] != PREFIX}
@@ -86,14 +86,14 @@ def _stat(at: int, name: bytes) -> os.stat_result | None:
 
 
 def open_directory(at: int, name: bytes) -> int:
-    """Open a directory in a directory, never through a link."""
+    """Open a subdirectory, never through a link."""
     return os.open(name, _DIRECTORY, dir_fd=at)
 
 
 class Directory:
-    """A directory as several layers together show it: their descriptors, the top first.
+    """A directory as merged from several layers: their descriptors, top first.
 
-    One without any is an empty directory. It closes its descriptors.
+    Without any descriptors it is an empty directory. It closes its descriptors.
     """
 
     __slots__ = ("_marks", "fds")
@@ -111,7 +111,7 @@ class Directory:
 
     @classmethod
     def open(cls, paths: Sequence[str], marks: Marks) -> Directory:
-        """The root of a stack of layers, the top first."""
+        """Open the root of a stack of layers, top first."""
         merged = cls([], marks)
         try:
             for path in paths:
@@ -124,7 +124,7 @@ class Directory:
         return merged
 
     def names(self) -> set[bytes]:
-        """All that is there."""
+        """All names in it."""
         shown: set[bytes] = set()
         hidden: set[bytes] = set()
         for fd in self.fds:
@@ -139,7 +139,7 @@ class Directory:
         return shown
 
     def look(self, name: bytes) -> tuple[int, os.stat_result] | None:
-        """The layer's directory that has `name` for us, and what it is there; None if nothing."""
+        """The layer's directory that provides `name`, and its status; None if it does not exist."""
         for fd in self.fds:
             info = _stat(fd, name)
             if info is not None:
@@ -149,7 +149,7 @@ class Directory:
         return None
 
     def below(self, name: bytes) -> Directory:
-        """The directory `name` as the layers show it; empty where it is none."""
+        """The directory `name` as merged from the layers; empty if it is not a directory."""
         merged = Directory([], self._marks)
         try:
             for fd in self.fds:

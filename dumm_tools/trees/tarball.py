@@ -1,9 +1,9 @@
-"""A tar archive's members, read from a stream that need not seek (tar(5)): ustar, GNU's and pax
-headers, and the three ways in which pax and the one in which GNU's have files with holes.
+"""Members of a tar archive, read from a stream that need not be seekable (tar(5)): ustar, GNU and
+pax headers, and sparse files in the three formats of pax and the one of GNU.
 
-tarfile of Python reads all that too, but believes the numbers in an archive: a header of 3 GiB is
-read as one, and lines of a pax header may take any multiple of its size. Here each header and all
-that is kept of it is bounded, whatever the archive says.
+Python's tarfile reads all of this, too, but trusts the numbers in an archive: a header of 3 GiB is
+read into memory, and the records of a pax header may expand to a multiple of its size. Here every
+header and everything kept from it is bounded, whatever the archive says.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import BinaryIO
 
 _BLOCK = 512
 _END = bytes(_BLOCK)
-#: GNU's long names; a path that the kernel takes in one is 4096 bytes (PATH_MAX).
+#: GNU long names; the kernel accepts paths of up to 4096 bytes (PATH_MAX).
 NAME_MAX = 64 << 10
-#: A pax header: an attribute of a file is 64 KiB at the most (XATTR_SIZE_MAX), and has few.
+#: A pax header: an extended attribute is at most 64 KiB (XATTR_SIZE_MAX), and files have few.
 PAX_MAX = 1 << 20
-#: What holds for all members is a comment, as a rule.
+#: A global pax header is usually a comment.
 GLOBAL_MAX = 64 << 10
-#: Headers in front of a member: two names, a pax header, one for all members.
+#: Headers before a member: two names, a pax header, a global one.
 _HEADERS_MAX = 16
-#: Pieces of a file with holes.
+#: Pieces of a sparse file.
 PIECES_MAX = 1 << 18
 _SIZE_MAX = 1 << 62
 _NO_ID = (1 << 32) - 1
@@ -35,26 +35,26 @@ Pieces = list[tuple[int, int]]
 
 
 class Damaged(tarfile.ReadError):
-    """The archive is not what it says, or more than any archive has reason to be."""
+    """The archive is invalid, or exceeds what any reasonable archive needs."""
 
 
 class Archive:
-    """The members of an archive, one after the other, and the data of the one read last."""
+    """The members of an archive, one after the other, and the data of the last one read."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        #: Where the member has data, if it is a file with holes.
+        #: Where the member has data, if it is a sparse file.
         self.pieces: Pieces | None = None
-        #: Did the block of zeros at its end come?
+        #: Whether the block of zeros at the end has been read.
         self.ended = False
-        #: Bytes of the member's data that are still to come, and of what fills its last block.
+        #: Remaining bytes of the member's data, and of the padding of its last block.
         self._left = 0
         self._padding = 0
         self._global: dict[str, list[str]] = {}
 
     def next(self) -> tarfile.TarInfo | None:
-        """The next member, None where there is none. `pax_headers` has its attributes, `size` is
-        that of the file that it becomes."""
+        """The next member, or None. `pax_headers` has its attributes; `size` is that of the
+        resulting file."""
         self._skip()
         names: dict[bytes, str] = {}
         pax: dict[str, list[str]] = {}
@@ -82,13 +82,13 @@ class Archive:
         raise Damaged("too many headers for one member")
 
     def read(self, size: int) -> bytes:
-        """Data of the member, no more than there is."""
+        """Read data of the member, up to its end."""
         data = self._stream.read(min(size, self._left))
         self._left -= len(data)
         return data
 
     def rest(self) -> BinaryIO:
-        """What follows the archive."""
+        """Read the data after the archive."""
         return self._stream
 
     def _skip(self) -> None:
@@ -100,7 +100,7 @@ class Archive:
         self._padding = 0
 
     def _extension(self, size: int, most: int) -> bytes:
-        """The data of a header that is a member itself."""
+        """The data of a header that is itself a member."""
         if not 0 <= size <= most:
             raise Damaged(f"a header is too large: {size} bytes")
         data = self._stream.read(size + -size % _BLOCK)
@@ -147,7 +147,7 @@ class Archive:
         pax: dict[str, list[str]],
         last: dict[str, str],
     ) -> Pieces | None:
-        """Where a file with holes has data; None for any other."""
+        """Where a sparse file has data; None for any other file."""
         if member.type == tarfile.GNUTYPE_SPARSE:
             return self._old_pieces(member, block)
         if not member.isreg():
@@ -167,7 +167,7 @@ class Archive:
         return _pairs([n for pair in zip(offsets, sizes, strict=False) for n in pair])
 
     def _map_in_data(self) -> Pieces:
-        """The pieces as they stand in front of the data, a number a line."""
+        """The map of pieces at the beginning of the data, one number per line."""
         lines: list[str] = []
         text, wanted = b"", 1
         while len(lines) < wanted:
@@ -187,7 +187,7 @@ class Archive:
         return _pairs(lines[1:])
 
     def _old_pieces(self, member: tarfile.TarInfo, block: bytes) -> Pieces:
-        """The pieces as GNU's header has them, and further blocks of this kind."""
+        """The map of pieces in GNU's header, and in further blocks of this kind."""
         member.size = _field(block[483:495])
         pieces = _fields(block[386:482])
         more = block[482]
@@ -224,7 +224,7 @@ def _records(data: bytes) -> dict[str, list[str]]:
 
 
 def _number(text: str | None, otherwise: float) -> float:
-    """A number of a pax header, where an empty one is none. Whole ones stay exact."""
+    """A number of a pax header, or None if it is empty. Integers stay exact."""
     if not text:
         return otherwise
     if not _NUMBER.fullmatch(text):
@@ -240,7 +240,7 @@ def _pairs(numbers: list[str]) -> Pieces:
 
 
 def _field(data: bytes) -> int:
-    """A number of a header's: octal digits, or binary with the first bit set."""
+    """A number in a header: octal digits, or binary with the first bit set."""
     if data[:1] == b"\x80":
         number = int.from_bytes(data[1:], "big")
     else:
@@ -254,7 +254,7 @@ def _field(data: bytes) -> int:
 
 
 def _fields(data: bytes) -> Pieces:
-    """Pairs of such numbers, up to the first that is empty."""
+    """Pairs of such numbers, up to the first empty one."""
     found = []
     for at in range(0, len(data) - 23, 24):
         if not data[at : at + 24].strip(b"\0"):

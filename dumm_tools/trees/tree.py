@@ -1,7 +1,8 @@
-"""Whole directory trees: copied as they are, measured, removed. Never follows a symbolic link.
+"""Whole directory trees: copy them as they are, measure and remove them. Never follows a symbolic
+link.
 
-Everything goes by directory descriptors, so that neither a link swapped in nor a path longer
-than PATH_MAX leads elsewhere.
+All access is by directory descriptors, so neither a link swapped in nor a path longer than PATH_MAX
+leads elsewhere.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from dumm_tools.errors import Conflict, DummError
 from dumm_tools.trees import layer
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Attributes that mean something to the overlay they come from only.
+#: Attributes that are meaningful only to the overlay that they come from.
 _PRIVATE_XATTRS = ("trusted.overlay.", "user.overlay.", "user.fuseoverlayfs.")
-#: What setting an attribute or an owner says where it is not possible; anything else is a failure.
+#: Errors from setting an unsupported attribute or owner; any other error is a failure.
 NOT_POSSIBLE = frozenset({errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EINVAL, errno.ENODATA})
 _NO_COPY_RANGE = frozenset({errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF})
 _GONE = frozenset({errno.ENOENT, errno.ESTALE})
@@ -46,18 +47,19 @@ def copy(
     live: bool = False,
     private: bool = False,
 ) -> int:
-    """Copy what is in the directory `source` into the empty directory `target`.
+    """Copy the contents of the directory `source` into the empty directory `target`.
 
-    Modes, times, hard links, holes and attributes stay; owners do for root. Device nodes and
-    sockets are left aside: their number is returned. Directories on which something is
-    mounted are copied empty, those named in `skip` not at all.
+    Modes, times, hard links, holes and attributes are preserved, and owners for root. Device nodes
+    and sockets are skipped; their number is returned. Directories on which something is mounted are
+    copied as empty ones, those named in `skip` not at all.
 
-    With `marks` the source is a layer: what it deletes and hides of other layers is copied too,
-    and so are sockets and, where we may make them, devices.
+    With `marks` the source is a layer: marks for deleted and hidden files are copied as well, and
+    so are sockets and, if permitted, devices.
 
-    A `live` source changes meanwhile: what is deleted before its turn comes is no error.
+    A `live` source may change during the copy: files that are deleted before they are copied are
+    not an error.
 
-    With `private` nobody but us can enter `target`, then or later: it stays ours, mode 0700.
+    With `private` nobody but us can ever enter `target`: it stays ours, with mode 0700.
     """
     src = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     dst = os.open(target, _DIRECTORY)
@@ -67,7 +69,7 @@ def copy(
         job = _Copy(info.st_dev, os.geteuid() == 0, inodes, marks, live)
         _copy_entries(job, src, dst, dst, ())
         if private:
-            # Its list of who else may enter (acl(5)) is an attribute, and so would be copied.
+            # Its access control list (acl(5)) is an attribute, and would be copied.
             _mark_opaque(job, src, dst)
             os.fchmod(dst, 0o700)
         else:
@@ -150,7 +152,7 @@ def _copy_entry(
 
 
 def _make_node(job: _Copy, dst: int, name: str, info: os.stat_result) -> bool:
-    """Make a device or a socket in the copy of a layer; False where that is not to be."""
+    """Make a device or a socket in the copy of a layer; return False if that is not permitted."""
     if job.marks is None:
         return False
     try:
@@ -161,7 +163,7 @@ def _make_node(job: _Copy, dst: int, name: str, info: os.stat_result) -> bool:
 
 
 def _link(top: int, first: tuple[str, ...], dst: int, name: str) -> None:
-    """Make a hard link to what was copied before as `first`."""
+    """Make a hard link to `first`, which was copied before."""
     at = os.dup(top)
     try:
         for part in first[:-1]:
@@ -173,7 +175,7 @@ def _link(top: int, first: tuple[str, ...], dst: int, name: str) -> None:
 
 
 def _copy_file(job: _Copy, src: int, dst: int, name: str, info: os.stat_result) -> None:
-    # Not blocking, in case a FIFO took its place a moment ago.
+    # Without blocking, in case a FIFO has just replaced it.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     old = os.open(name, flags, dir_fd=src)
     try:
@@ -188,7 +190,7 @@ def _copy_file(job: _Copy, src: int, dst: int, name: str, info: os.stat_result) 
 
 
 def copy_data(old: int, new: int, info: os.stat_result) -> None:
-    """Copy what is in an open file to an empty one, holes as holes."""
+    """Copy the contents of an open file to an empty one, preserving holes."""
     size = info.st_size
     if size <= _SMALL and info.st_blocks << 9 >= size:
         data = os.read(old, size)
@@ -207,7 +209,7 @@ def copy_data(old: int, new: int, info: os.stat_result) -> None:
         while at < end:
             done = _copy_range(old, new, end - at, at)
             if done == 0:
-                return  # the file has shrunk meanwhile
+                return  # the file was truncated meanwhile
             at += done
     os.ftruncate(new, size)
 
@@ -224,7 +226,7 @@ def _copy_range(old: int, new: int, count: int, at: int) -> int:
 
 
 def _attributes(job: _Copy, old: int, new: int, info: os.stat_result) -> None:
-    """Owner first (chown clears setuid and capabilities), times last."""
+    """Set the owner first (chown clears setuid and capabilities), times last."""
     if job.own:
         chown(new, info.st_uid, info.st_gid)
     for name in xattrs(old):
@@ -241,12 +243,12 @@ def _mark_opaque(job: _Copy, old: int, new: int) -> None:
 
 
 def is_private(name: str) -> bool:
-    """Does an attribute mean something to the overlay it comes from only?"""
+    """Whether an attribute is meaningful only to the overlay that it comes from."""
     return name.startswith(_PRIVATE_XATTRS)
 
 
 def xattrs(fd: int) -> list[str]:
-    """The names of an open file's attributes, those of overlays left out."""
+    """The names of an open file's attributes, except those of overlays."""
     try:
         found = os.listxattr(fd)
     except OSError as e:
@@ -257,7 +259,7 @@ def xattrs(fd: int) -> list[str]:
 
 
 def set_xattr(fd: int, name: str, value: bytes) -> None:
-    """Set an attribute where the file system and our rights allow it."""
+    """Set an attribute if the file system and our privileges permit it."""
     try:
         os.setxattr(fd, name, value)
     except OSError as e:
@@ -266,7 +268,7 @@ def set_xattr(fd: int, name: str, value: bytes) -> None:
 
 
 def chown(file: int | str | bytes, uid: int, gid: int, dir_fd: int | None = None) -> None:
-    """Give a file to its owner where our user namespace knows that one; else it stays ours."""
+    """Give a file to its owner if that is mapped in our user namespace; otherwise it stays ours."""
     try:
         if isinstance(file, int):
             os.fchown(file, uid, gid)
@@ -278,7 +280,7 @@ def chown(file: int | str | bytes, uid: int, gid: int, dir_fd: int | None = None
 
 
 def size(path: str) -> int:
-    """Bytes that a tree takes on disk, a file with several names counted once."""
+    """Disk usage of a tree in bytes; a file with several names counts once."""
     total = 0
     seen: set[int] = set()
     stack = [path]
@@ -295,12 +297,12 @@ def size(path: str) -> int:
                     if entry.is_dir(follow_symlinks=False):
                         stack.append(entry.path)
         except (FileNotFoundError, PermissionError):
-            continue  # deleted meanwhile, or not ours to look into
+            continue  # deleted meanwhile, or not accessible
     return total
 
 
 def refuse_mounts(path: str) -> None:
-    """Conflict when something is mounted at or below `path`."""
+    """Raise Conflict if something is mounted at or below `path`."""
     real = os.path.realpath(path)
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
@@ -312,11 +314,11 @@ def refuse_mounts(path: str) -> None:
 
 
 def remove(path: str, *, look: bool = True) -> None:
-    """Remove a tree, or a file, whatever the modes of its directories say.
+    """Remove a tree, or a file, whatever the modes of its directories are.
 
-    Refuses, before it removes anything, a tree in which something is mounted; without `look`,
-    where that cannot be, it stops only where it meets such a thing. A tree that is gone already
-    is no error.
+    A tree in which something is mounted is refused before anything is removed. With `look` false,
+    for cases in which this cannot happen, removal stops only when it encounters a mount. It is not
+    an error if the tree is already gone.
     """
     if look:
         refuse_mounts(path)
@@ -348,8 +350,8 @@ def _remove_directory(above: int, name: str, device: int, top: int, depth: int) 
                 if not stat.S_ISDIR(info.st_mode):
                     os.unlink(entry, dir_fd=at)
                 elif depth >= _DEEP:
-                    # Deeper than we have descriptors and stack for: hang it further up.
-                    # The loop over the topmost directory comes by again.
+                    # Too deep for our descriptors and stack: move it further up.
+                    # The loop over the topmost directory will visit it again.
                     os.close(_open_to_empty(at, entry))
                     moved = f".deep-{os.urandom(8).hex()}"
                     os.rename(entry, moved, src_dir_fd=at, dst_dir_fd=top)
@@ -361,12 +363,12 @@ def _remove_directory(above: int, name: str, device: int, top: int, depth: int) 
 
 
 def _open_to_empty(above: int, name: str) -> int:
-    """Open a directory that we may read and write, giving ourselves the rights if need be."""
+    """Open a directory for reading and writing, giving ourselves the permissions if necessary."""
     node = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
         info = os.fstat(node)
         if info.st_mode & 0o700 != 0o700 and info.st_uid == os.geteuid():
-            # chmod does not take an O_PATH descriptor; its name in /proc it does (open(2)).
+            # chmod does not accept an O_PATH descriptor, but its name in /proc (open(2)).
             os.chmod(f"/proc/self/fd/{node}", 0o700)
         return os.open(name, _DIRECTORY, dir_fd=above)
     finally:

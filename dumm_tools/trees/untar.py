@@ -1,8 +1,8 @@
-"""A tar archive of unknown origin unpacked into an empty directory, and nowhere else.
+"""Unpack a tar archive of unknown origin into an empty directory, and nowhere else.
 
-Each name is walked from the directory's own descriptor without following any link, so that
-neither `..`, nor an absolute name, nor a link planted earlier in the archive leads out. An
-archive that tries is refused as a whole. Names are bytes: they need not be UTF-8.
+Each name is resolved from the directory's own descriptor without following links, so `..`, an
+absolute name, or a link planted earlier in the archive cannot lead out. An archive that tries is
+refused as a whole. Names are bytes and need not be UTF-8.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CHUNK = 64 << 10
 _ZEROS = bytes(_CHUNK)
 _XATTR = "SCHILY.xattr."
 _NONE = "is not a tar archive"
-#: What is kept of a directory beside its path: their lengths, mode, owner, time.
+#: Data kept for a directory in addition to its path: lengths, mode, owner, time.
 _RECORD = struct.Struct("=IHIIQ")
 _DIRECTORIES_MAX = 16 << 20
 _DEEPEST = 300
@@ -46,7 +46,7 @@ _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError, Un
 
 @dataclass(slots=True)
 class _Job:
-    """The unpacking of one archive. `parent` caches the directory that was used last."""
+    """The unpacking of one archive. `parent` caches the last directory used."""
 
     top: int
     own: bool
@@ -58,11 +58,11 @@ class _Job:
 
 
 def extract(source: BinaryIO, label: str, target: str, progress: Report | None = None) -> int:
-    """Unpack a tar, compressed or not, from a stream that need not seek.
+    """Unpack a tar archive, compressed or not, from a stream that need not be seekable.
 
-    Modes, times, hard links, holes and attributes stay; owners do for root. Device nodes and
-    what else has no place in a tree are left aside: their number is returned. DummError names
-    `label` when the archive is damaged, ends too early, or would leave the directory.
+    Modes, times, hard links, holes and attributes are preserved, and owners for root. Device nodes
+    and other special members are skipped; their number is returned. DummError names `label` if the
+    archive is damaged, ends too early, or would write outside the directory.
     """
     top = os.open(target, _DIRECTORY)
     job = _Job(top, os.geteuid() == 0)
@@ -84,7 +84,9 @@ def extract(source: BinaryIO, label: str, target: str, progress: Report | None =
         damaged = job.entries or isinstance(e, tarball.Damaged)
         raise DummError(f"'{label}' {f'is damaged: {text}' if damaged else _NONE}") from None
     except OSError as e:
-        if e.errno is None or type(e).__module__ == "gzip":  # gzip and bz2 say so of broken data
+        if (
+            e.errno is None or type(e).__module__ == "gzip"
+        ):  # raised by gzip and bz2 for corrupt data
             raise DummError(f"'{label}' is damaged: {e}") from None
         raise
     finally:
@@ -96,8 +98,8 @@ def extract(source: BinaryIO, label: str, target: str, progress: Report | None =
 
 
 def _drain(stream: BinaryIO) -> bool:
-    """Read to the end, which checks the checksums and lets a writer of ours finish. Was there
-    nothing but zeros?"""
+    """Read to the end, which verifies checksums and lets a writing process finish. Return whether
+    there was nothing but zeros."""
     zeros = True
     while data := stream.read(_CHUNK):
         zeros = zeros and data == _ZEROS[: len(data)]
@@ -105,14 +107,14 @@ def _drain(stream: BinaryIO) -> bool:
 
 
 class _Headed(io.RawIOBase):
-    """A stream of which the head was read already; a pipe takes nothing back."""
+    """A stream whose first bytes have already been read, since a pipe cannot seek back."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self._head = head
         self._rest = rest
 
     def readable(self) -> bool:
-        """Yes."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: Buffer) -> int:
@@ -125,7 +127,7 @@ class _Headed(io.RawIOBase):
 
 
 class _Xz(io.RawIOBase):
-    """An xz stream without its compression; lzma's own would take as much memory as it says."""
+    """A decompressed xz stream; lzma's own class would use as much memory as the stream says."""
 
     def __init__(self, source: BinaryIO) -> None:
         self._source = source
@@ -137,11 +139,11 @@ class _Xz(io.RawIOBase):
         return lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
 
     def readable(self) -> bool:
-        """Yes."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: Buffer) -> int:
-        """Fill the buffer; an archive may be several streams, one behind the other."""
+        """Fill the buffer; an archive may be several concatenated streams."""
         view = memoryview(buffer)
         while True:
             old = self._decompressor
@@ -166,7 +168,7 @@ class _Xz(io.RawIOBase):
 
 @contextlib.contextmanager
 def _plain(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
-    """The stream without its compression, which its first bytes tell."""
+    """The decompressed stream; its first bytes tell the format."""
     magic = b""
     while len(magic) < 6 and (more := source.read(6 - len(magic))):
         magic += more
@@ -242,7 +244,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _parts(name: str) -> Parts:
-    """A member's name as components; DummError when it is one that leads elsewhere."""
+    """The components of a member's name; DummError if it leads elsewhere."""
     if name.startswith("/"):
         raise DummError(f"refused: the archive has an absolute name, {name!r}")
     parts = tuple(p for p in _bytes(name).split(b"/") if p not in (b"", b"."))
@@ -254,7 +256,7 @@ def _parts(name: str) -> Parts:
 
 
 def _directory(job: _Job, parts: Parts, make: bool = True) -> int:
-    """A descriptor of the directory `parts`, made where it is missing; the job owns it."""
+    """A descriptor of the directory `parts`, created if missing; the job owns it."""
     if job.parent and job.parent[0] == parts:
         return job.parent[1]
     at = os.dup(job.top)
@@ -286,7 +288,7 @@ def _forget_parent(job: _Job) -> None:
 
 
 def _clear(at: int, name: bytes) -> None:
-    """Make way for a member that comes again; nothing is ever written through an old one."""
+    """Make way for a member that occurs again; nothing is ever written through an old one."""
     try:
         os.unlink(name, dir_fd=at)
     except FileNotFoundError:
@@ -326,7 +328,7 @@ def _file(
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=at)
     try:
-        # The pieces are all that the archive has: a hole, which may be larger than any disk, takes
+        # The archive contains only the pieces: a hole, which may be larger than any disk, takes
         # no time.
         pieces = [(0, member.size)] if archive.pieces is None else archive.pieces
         for start, size in pieces:
@@ -353,7 +355,7 @@ def _data(archive: tarball.Archive, size: int, fd: int) -> None:
 
 
 def _attributes(job: _Job, fd: int, member: tarfile.TarInfo) -> None:
-    """Owner first (chown clears setuid and capabilities), times last."""
+    """Set the owner first (chown clears setuid and capabilities), times last."""
     if job.own:
         tree.chown(fd, member.uid, member.gid)
     _xattrs(fd, member)
@@ -374,7 +376,7 @@ def _times(member: tarfile.TarInfo) -> tuple[int, int]:
 
 
 def _remember(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
-    """Keep a directory's owner, mode and time, packed, until all is unpacked."""
+    """Keep a directory's owner, mode and time, packed, until everything is unpacked."""
     path = b"/".join(parts)
     numbers = (member.mode & 0o7777, member.uid, member.gid, _times(member)[0])
     job.directories += _RECORD.pack(len(path), *numbers) + path
@@ -383,7 +385,7 @@ def _remember(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
 
 
 def _finish_directories(job: _Job) -> None:
-    """Modes and times of directories, the deepest first: they may forbid what came before."""
+    """Set the modes and times of directories, deepest first, since they may forbid access."""
     places, at = [], 0
     while at < len(job.directories):
         size, *_ = _RECORD.unpack_from(job.directories, at)
