@@ -55,6 +55,18 @@ def test_create_start_stop(new_lab: Callable[..., Lab], suite: str) -> None:
     assert not (lab.directory / "run/alice/uml/m").exists(), "it did not halt in good order"
 
 
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_boot_cannot_run_out_of_threads(new_lab: Callable[..., Lab], suite: str) -> None:
+    """A kernel with as many threads as it may have makes no more for now (-EAGAIN), and is left
+    without IPv6. Fewer than that are made by a whole boot."""
+    lab = new_lab(kernel=suite)
+    lab("dumm-guest create alice --start")
+    # The shell's pid counts all threads since the kernel began.
+    script = "cat /proc/sys/kernel/threads-max; sh -c 'echo $$'"
+    limit, made = map(int, lab(["dumm-guest", "exec", "alice", "--", "sh", "-c", script]).lines)
+    assert made < limit
+
+
 def test_first_failure_gives_the_status_and_the_others_are_done(lab: Lab) -> None:
     lab("dumm-guest create alice bob")
     done = lab("dumm-guest start nobody alice bob", status=3)
