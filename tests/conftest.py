@@ -3,6 +3,7 @@
 Tests marked `net` run first, in the host's network. Before the first other test this very
 process moves to a network and mount namespace of its own, where links and mounts harm nobody
 and vanish at the end: nothing has to be run under unshare(1), and one pytest does it all.
+With `-n` several processes (pytest-xdist's workers) share the tests, each in its own namespaces.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ TOP = Path(__file__).resolve().parent.parent
 BIN = Path(sysconfig.get_path("scripts"))
 #: The kernels that guests are tested with: UML 7.x, 6.12 and 6.1.
 SUITES = ("sid", "trixie", "bookworm")
-#: Seconds a command may take unless a test says otherwise.
-TIMEOUT = 60.0
+#: Seconds after which what a test waits for counts as hung. How quick it is, no test says: the
+#: machine may be busy with other things.
+PATIENCE = 300.0
 
 STRICT = os.environ.get("DUMM_TEST_STRICT") == "1"
 #: Is it root who runs the tests? In the session's namespace anybody is.
@@ -85,14 +87,29 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             _make_mounts_private()
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: as many processes as keep the processors busy, for tests wait for much of their
+    time. One file needs none; nor can there be any where an ordinary user makes namespaces, which
+    a process with threads may not, as all workers are."""
+    one = len(config.args) == 1 and not Path(config.args[0].partition("::")[0]).is_dir()
+    return 0 if one or not ROOT else len(os.sched_getaffinity(0)) + 2
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put what needs the host's network first: there is no way back from the namespace. Leave
-    out what is for the others: marked `root` for all but root."""
+    out what is for the others: marked `root` for all but root.
+
+    Tests that share what takes long to make, by a fixture of their module's, go to one worker; the
+    others to any, and last, so that the workers end at the same time.
+    """
     if not ROOT:
         others = [item for item in items if item.get_closest_marker("root")]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
-    items.sort(key=_turn)
+    for item in items:
+        if item.get_closest_marker("net"):
+            item.add_marker(pytest.mark.xdist_group("net"))
+    items.sort(key=lambda item: (_turn(item), item.get_closest_marker("xdist_group") is None))
 
 
 def _turn(item: pytest.Item) -> int:
@@ -107,10 +124,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Fetch what guests need while there still is a network."""
     needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     if not session.config.option.collectonly:
-        if "packs" in needed:
-            _prepare(session.config, PACKS)
-        if "example_masters" in needed:
-            _prepare(session.config, EXAMPLE_MASTERS)
+        with _alone():
+            if "packs" in needed:
+                _prepare(session.config, PACKS)
+            if "example_masters" in needed:
+                _prepare(session.config, EXAMPLE_MASTERS)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Of all workers one does this, and the others find it done."""
+    cache_home().mkdir(parents=True, exist_ok=True)
+    with (cache_home() / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -424,7 +451,7 @@ class Lab:
         *,
         status: int | None = 0,
         stdin: bytes = b"",
-        timeout: float = TIMEOUT,
+        timeout: float = PATIENCE,
         env: Mapping[str, str] | None = None,
     ) -> Done:
         """Run a command to its end; `status` None takes any exit status."""
@@ -473,9 +500,9 @@ class Lab:
         for process in self._started:
             if process.poll() is None:
                 process.kill()
-            process.communicate(timeout=TIMEOUT)
+            process.communicate(timeout=PATIENCE)
         if (self.directory / "state.json").exists():
-            self("dumm-fs destroy", timeout=120)
+            self("dumm-fs destroy")
 
     def logs(self) -> str:
         """The ends of the guests' console logs, for the reader of a failure."""

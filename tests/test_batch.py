@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Lab
+from conftest import PATIENCE, Lab
 from uml_helpers import Terminal, until
 
 from dumm_tools.cli import batch
@@ -71,7 +71,7 @@ def test_a_reader_that_leaves_ends_a_batch_quietly(lab: Lab) -> None:
     running.stdout.read(10)
     running.stdout.close()
     running.stdout = None
-    assert running.wait(20) == -signal.SIGPIPE
+    assert running.wait(PATIENCE) == -signal.SIGPIPE
     assert running.stderr.read() == b""
     assert lab("dumm-guest list -q").out == "alice\n"
 
@@ -93,7 +93,7 @@ def test_ctrl_c_ends_all_of_a_batch(lab: Lab) -> None:
     until(lambda: children.read_text(), "the command runs")
     time.sleep(0.3)
     os.killpg(running.pid, signal.SIGINT)
-    assert running.wait(20) == -signal.SIGINT
+    assert running.wait(PATIENCE) == -signal.SIGINT
     assert running.stderr.read().strip() == b""
     running.stderr.close()
     assert lab("dumm-guest list -q").out == "alice\n"
@@ -140,7 +140,7 @@ def test_a_terminal_is_restored_after_a_killed_command(lab: Lab) -> None:
         child = int(Path(f"/proc/{me}/task/{me}/children").read_text())
         os.kill(child, signal.SIGKILL)
         terminal.expect(b"dumm> ")
-        terminal.type(b"guest exec alice -- sleep 60\n")
+        terminal.type(b"guest exec alice -- sleep 1000\n")
         until(lambda: Path(f"/proc/{me}/task/{me}/children").read_text(), "the command runs")
         time.sleep(0.5)
         terminal.type(b"\x03")  # a signal only where the terminal is no longer raw

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Lab
+from conftest import PATIENCE, ROOT, Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uml_helpers import one_line_error
@@ -248,7 +248,9 @@ def test_each_kind_of_holes(tmp_path: Path, form: str) -> None:
         file.truncate(61 << 16)
     options = ["--format=gnu"] if form == "gnu" else ["--format=posix", f"--sparse-version={form}"]
     tar = tmp_path / "x.tar"
-    subprocess.run(["tar", "-C", tmp_path, *options, "-cSf", tar, "hole"], check=True, timeout=60)
+    subprocess.run(
+        ["tar", "-C", tmp_path, *options, "-cSf", tar, "hole"], check=True, timeout=PATIENCE
+    )
     lab = Lab(tmp_path, tmp_path / "cache")
     lab(["dumm-fs", "master", "import", tar])
     copied = tmp_path / "cache/dumm/masters/x/hole"

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 from dumm_tools.agent import INITRD, JAIL, build
 
@@ -85,7 +86,7 @@ def test_no_compiler(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].endswith(build.NO_COMPILER)

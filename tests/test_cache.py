@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.images import cache
@@ -96,7 +97,7 @@ def test_deletion_waits_for_nobody_but_refuses_while_held(home: Path) -> None:
 def test_the_lock_lives_in_a_child(home: Path) -> None:
     make("a")
     fd = cache.hold(str(home / ".a.lock"), str(home / "a"))
-    child = subprocess.Popen(["sleep", "60"], pass_fds=[fd])
+    child = subprocess.Popen(["sleep", "1000"], pass_fds=[fd])
     os.close(fd)
     with pytest.raises(Conflict):
         cache.delete("masters", "a")
@@ -137,7 +138,7 @@ def test_builds_of_one_name_take_turns(home: Path) -> None:
         "    print(t is not None, flush=True); time.sleep(0.3)\n"
     )
     children = [python(code) for _ in range(4)]
-    answers = sorted(c.communicate(timeout=30)[0] for c in children)
+    answers = sorted(c.communicate(timeout=PATIENCE)[0] for c in children)
     assert answers == ["False\n"] * 3 + ["True\n"]
     assert visible(home) == ["a"]
 
@@ -150,7 +151,7 @@ def test_builds_of_many_names_at_once(home: Path) -> None:
         "        open(t + '/f', 'w').close()\n"
     )
     children = [subprocess.Popen([sys.executable, "-c", code, str(n)]) for n in range(4)]
-    assert [c.wait(timeout=60) for c in children] == [0] * 4
+    assert [c.wait(PATIENCE) for c in children] == [0] * 4
     assert len(cache.names("masters")) == 120
     assert all((home / n / "f").exists() for n in visible(home))
 
@@ -247,12 +248,12 @@ def test_looking_things_up_imports_little() -> None:
         "print(sorted(heavy))\n"
     )
     child = python(code)
-    assert child.communicate(timeout=30)[0] == "[]\n"
+    assert child.communicate(timeout=PATIENCE)[0] == "[]\n"
 
 
 def test_a_lock_is_not_inherited(home: Path) -> None:
     with cache.build("masters", "a"):
-        child = subprocess.Popen(["sleep", "60"], close_fds=False)
+        child = subprocess.Popen(["sleep", "1000"], close_fds=False)
     fd = os.open(home / ".a.lock", os.O_RDWR)
     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises when the child has it
     os.close(fd)

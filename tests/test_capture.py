@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Lab, installed
+from conftest import PATIENCE, ROOT, Lab, installed
 from uml_helpers import on_terminal, one_line_error, until
 
 from dumm_tools.errors import DummError
@@ -68,7 +68,7 @@ def test_a_signal_ends_it(pair: Lab, number: int) -> None:
     process = pair.start("dumm-iface capture a-eth0 icmp")
     assert b"ICMP" in line(process)
     process.send_signal(number)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert b" captured" in err
 
@@ -103,7 +103,7 @@ def test_pcap_in_a_file(pair: Lab) -> None:
     # Each packet is there at once.
     until(lambda: file.exists() and file.stat().st_size > 500, "packets in the file")
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (0, b"")
     assert len(packets(file.read_bytes())) >= 4
     assert file.stat().st_uid == here.stat().st_uid
@@ -115,7 +115,7 @@ def test_a_closed_pipe_ends_it_quietly(pair: Lab) -> None:
     assert process.stderr is not None
     line(process)
     process.stdout.close()
-    assert process.wait(10) == -signal.SIGPIPE
+    assert process.wait(PATIENCE) == -signal.SIGPIPE
     text = process.stderr.read()
     assert b"write" not in text
     assert b"Broken" not in text
@@ -126,7 +126,7 @@ def test_a_closed_pipe_ends_it_though_nothing_comes(pair: Lab) -> None:
     assert process.stdout is not None
     assert len(process.stdout.read(24)) == 24
     process.stdout.close()
-    assert process.wait(10) == -signal.SIGPIPE
+    assert process.wait(PATIENCE) == -signal.SIGPIPE
 
 
 def test_killed_leaves_no_tcpdump(pair: Lab) -> None:
@@ -137,7 +137,7 @@ def test_killed_leaves_no_tcpdump(pair: Lab) -> None:
         pass
     process.kill()
     # The pipe ends with the last who could write to it.
-    assert process.communicate(timeout=10)[0] == b""
+    assert process.communicate(timeout=PATIENCE)[0] == b""
 
 
 @pytest.mark.attack("frames-for-root")
@@ -155,7 +155,7 @@ def test_what_guests_send_is_not_taken_apart_by_root(pair: Lab) -> None:
         assert "0" not in status["Uid"].split() + status["Gid"].split()
         assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
     capturing.send_signal(signal.SIGINT)
-    assert capturing.wait(10) == 0
+    assert capturing.wait(PATIENCE) == 0
 
 
 @pytest.mark.root

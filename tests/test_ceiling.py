@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import Lab
+from conftest import PATIENCE, Lab
 from uml_helpers import until
 
 from dumm_tools.agent import JAIL
@@ -73,13 +73,15 @@ def test_a_jail_is_in_its_group(tmp_path: Path) -> None:
             JAIL, "jail", "--errors", "2", "--pid-file", str(pid_file), "--cgroup", str(group),
             "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib",
             "--symlink", "usr/lib64", "/lib64", "--dev", "/dev/null", "/dev/null",
-            "--", "/usr/bin/sleep", "60",
+            "--", "/usr/bin/sleep", "1000",
         ]
         # fmt: on
         try:
             # Not by a pipe: the jail has it, too, and goes on.
             with (tmp_path / "errors").open("w+b") as errors:
-                done = subprocess.run(jail, stdout=errors, stderr=errors, check=False, timeout=30)
+                done = subprocess.run(
+                    jail, stdout=errors, stderr=errors, check=False, timeout=PATIENCE
+                )
             assert (done.returncode, (tmp_path / "errors").read_text()) == (0, "")
             pid = int(pid_file.read_text().split()[0])
             assert str(pid) in (group / "cgroup.procs").read_text().split()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import BIN, Lab
+from conftest import BIN, PATIENCE, Lab
 from uml_helpers import one_line_error
 
 TOOLS = ("dumm-fs", "dumm-guest", "dumm-iface", "dumm-bridge", "dumm-console")
@@ -45,7 +45,7 @@ def shell(lab: Lab, line: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PATIENCE,
     )
 
 
@@ -291,7 +291,7 @@ def test_ctrl_c_is_death_by_sigint(lab: Lab) -> None:
     waiting = lab.start("dumm-guest set alice --memory 80M")
     time.sleep(0.5)
     waiting.send_signal(signal.SIGINT)
-    assert waiting.wait(10) == -signal.SIGINT
+    assert waiting.wait(PATIENCE) == -signal.SIGINT
     assert waiting.stderr
     assert waiting.stderr.read().strip() == b""
     holder.kill()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Lab
+from conftest import PATIENCE, Lab
 from uml_helpers import on_terminal, one_line_error, pid_of, state_of, unread, until
 
 from dumm_tools.agent import JAIL
@@ -168,7 +168,7 @@ def test_a_log_as_long_as_the_guest_likes(lab: Lab) -> None:
     assert process.stdout
     assert process.stdout.read(100) == bytes(100)
     process.stdout.close()
-    assert process.wait(10) != 0  # SIGPIPE: there is more
+    assert process.wait(PATIENCE) != 0  # SIGPIPE: there is more
     lab("dumm-guest delete long")
 
 
@@ -182,7 +182,7 @@ def test_log_follows_to_the_end_of_the_guest(lab: Lab) -> None:
     assert following.poll() is None
     lab("dumm-guest exec bob -- sh -c 'echo c >/proc/sysrq-trigger'", status=None)
     assert b"panic" in following.stdout.read()
-    assert following.wait(10) == 0
+    assert following.wait(PATIENCE) == 0
     assert "panic" in lab("dumm-console log bob").out
     lab("dumm-guest stop bob")
 
@@ -211,7 +211,7 @@ def test_a_log_that_grows_without_end(lab: Lab) -> None:
     left = [int(line) for line in lines if line.isdigit()]
     assert left == list(range(left[0], 30_001))
     lab("dumm-guest stop bob")
-    assert following.wait(10) == 0
+    assert following.wait(PATIENCE) == 0
 
 
 def test_a_reader_of_a_log_that_loses_its_beginning(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_log_that_fits_on_no_disk(tmp_path: Path) -> None:
         *("--dev", "/dev/null", "/dev/null", "--", "/busybox", "seq", "1", "300000"),
     ]
     try:
-        subprocess.run(jail, pass_fds=(60, 61), check=True, timeout=20)
+        subprocess.run(jail, pass_fds=(60, 61), check=True, timeout=PATIENCE)
     finally:
         os.close(60)
         os.close(61)
@@ -282,4 +282,4 @@ def test_follow_ends_quietly_when_nobody_reads(lab: Lab) -> None:
     following.stdout.close()
     following.stdout = None
     lab("dumm-guest exec alice -- sh -c 'echo more >/dev/console'")
-    assert following.wait(10) == -signal.SIGPIPE
+    assert following.wait(PATIENCE) == -signal.SIGPIPE

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SUITES, Lab
+from conftest import PATIENCE, ROOT, SUITES, Lab
 from uml_helpers import NOISE, inside, on_terminal, one_line_error
 from users import User
 
@@ -341,9 +341,7 @@ def test_thousands_of_files(lab: Lab) -> None:
         (lab.directory / f"many/{directory}").mkdir(parents=True)
         for file in range(150):
             (lab.directory / f"many/{directory}/{file}").write_text(f"{directory} {file}")
-    started = time.monotonic()
     lab("dumm-fs cp many alice:/srv")
-    assert time.monotonic() - started < 20
     same(lab, lab.directory / "many", lab.mounted("alice") / "srv/many")
 
 
@@ -448,7 +446,7 @@ def test_devices_of_the_host_are_written_to_and_not_replaced(lab: Lab, tmp_path:
     os.mkfifo(fifo)
     copying = lab.start(["dumm-fs", "cp", "a:/etc/passwd", fifo])
     assert fifo.read_bytes() == text
-    assert copying.wait(60) == 0
+    assert copying.wait(PATIENCE) == 0
     (lab.mounted("a") / "tree").mkdir()
     (lab.mounted("a") / "tree/null").write_text("evil")
     (tmp_path / "tree").mkdir()

@@ -103,11 +103,11 @@ def test_three_guests_of_one_debian(world: World) -> None:
         " systemctl is-system-running --wait",
         "user": "until [ -p /run/initctl ]; do sleep 0.2; done; telinit q",
     }[world.kind]
-    lab(["dumm-guest", "exec", "c", "--", "sh", "-c", up], timeout=120)
-    lab("dumm-guest stop --all --timeout 60", timeout=120)
+    lab(["dumm-guest", "exec", "c", "--", "sh", "-c", up])
+    lab("dumm-guest stop --all --timeout 60")
     assert set(lab("dumm-guest list -o state").lines) == {"stopped"}
     # Their trees are still mounted over it.
     assert "mounted over it" in lab("dumm-fs master delete deb", status=4).err
     assert lab.mounted("a").joinpath("etc").is_dir()
     lab("dumm-fs umount a b c")
-    lab("dumm-fs master delete deb", timeout=120)
+    lab("dumm-fs master delete deb")

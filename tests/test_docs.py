@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import BIN, TOP, Lab
+from conftest import BIN, PATIENCE, TOP, Lab
 
 from dumm_tools import _docs
 
@@ -30,7 +30,7 @@ def test_a_page_is_clean(path: Path) -> None:
     if not shutil.which("groff"):
         pytest.skip("no groff here")
     argv = ["groff", "-man", "-Tutf8", "-ww", "-z", str(path)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not re.search(r"@[A-Z_]+@", path.read_text())
     names = {page.name for page in PAGES}
@@ -76,7 +76,7 @@ def test_bash_completes(tool: str, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=30,
+        timeout=PATIENCE,
     )
     assert done.stderr == ""
     expected = {"dumm-fs": set(), "dumm-console": {"list", "log"}}.get(tool, {"list"})
@@ -147,7 +147,7 @@ def test_completion_offers_what_is_there(tmp_path: Path) -> None:
     """Also where there is no working set: then nothing, and no complaint."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "lab").mkdir()
-    subprocess.run([BIN / "dumm-fs", "init"], cwd=tmp_path / "lab", check=True, timeout=30)
+    subprocess.run([BIN / "dumm-fs", "init"], cwd=tmp_path / "lab", check=True, timeout=PATIENCE)
     for directory, line, expected in (
         ("empty", "dumm-guest start ", "\n"),
         ("lab", "dumm-guest start ", "\n"),
@@ -167,7 +167,7 @@ def test_completion_offers_what_is_there(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=PATIENCE,
         )
         assert (done.stdout, done.stderr) == (expected, "")
 
@@ -185,7 +185,7 @@ def test_check_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_runs_as_a_module() -> None:
     argv = [sys.executable, "-m", "dumm_tools._docs", "--nonsense"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 2
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TOP, Lab
+from conftest import PATIENCE, TOP, Lab
 from users import User
 
 pytestmark = pytest.mark.uml
@@ -31,7 +31,7 @@ def somebody(example_masters: Path) -> Iterator[User]:
             lab(
                 f"dumm-fs master import - --name {name}",
                 stdin=text.getvalue(),
-                timeout=120,
+                timeout=PATIENCE,
             )
         yield user
     finally:
@@ -57,5 +57,5 @@ def test_an_example_without_root(name: str, somebody: User) -> None:
 def run(name: str, lab: Lab) -> None:
     """In a directory of the lab's, which is empty then as before."""
     lab.env["TMPDIR"] = str(lab.directory)
-    lab([TOP / "examples" / f"{name}.sh"], timeout=240)
+    lab([TOP / "examples" / f"{name}.sh"])
     assert list(lab.directory.iterdir()) == []

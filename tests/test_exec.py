@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import SUITES, Lab
+from conftest import PATIENCE, SUITES, Lab
 from uml_helpers import NOISE, on_terminal, one_line_error, pid_of, processes, unread, until
 
 pytestmark = pytest.mark.uml
@@ -48,7 +48,7 @@ def idle(lab: Lab, guest: str = "sid") -> None:
     until(lambda: processes(lab, guest) == [], f"programs are left: {processes(lab, guest)}")
 
 
-def shell(lab: Lab, line: str, timeout: float = 30) -> subprocess.CompletedProcess[bytes]:
+def shell(lab: Lab, line: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[bytes]:
     """A line for bash on the host."""
     return subprocess.run(
         ["bash", "-c", line],
@@ -99,7 +99,7 @@ def test_input_that_drips_in(lab: Lab, suite: str) -> None:
     process.stdin.close()
     process.stdin = None
     assert process.stdout.read() == NOISE[30_000:60_000]
-    assert process.wait(10) == 0
+    assert process.wait(PATIENCE) == 0
 
 
 def wait_written(process: subprocess.Popen[bytes]) -> None:
@@ -123,7 +123,7 @@ def test_input_while_the_program_is_not_done_with_earlier_one(lab: Lab, suite: s
         if number < 3:  # the guest has what its pipe holds, and two pieces wait
             wait_written(process)
     lab(["dumm-guest", "exec", suite, "--", "touch", "/tmp/go"])
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=PATIENCE)
     assert (out.split()[0].decode(), err) == (want.hexdigest(), b"")
 
 
@@ -145,7 +145,7 @@ def test_the_end_comes_through_a_line_that_was_full(lab: Lab) -> None:
         with contextlib.suppress(AssertionError):  # it does not fit: then the program waits
             until((root / "done").exists, "", 1)
         process.send_signal(signal.SIGCONT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, len(out), err) == (0, size, b""), size
         (root / "go").unlink()
         (root / "done").unlink()
@@ -174,7 +174,7 @@ def test_kinds_of_stdin(lab: Lab, redirection: str, wanted: bytes) -> None:
 
 def test_a_pipe_left_open_does_not_keep_exec(lab: Lab) -> None:
     process = lab.start("dumm-guest exec sid -- echo done")
-    assert process.wait(10) == 0  # our end of its stdin is still open
+    assert process.wait(PATIENCE) == 0  # our end of its stdin is still open
 
 
 def test_a_program_that_reads_no_input(lab: Lab) -> None:
@@ -220,10 +220,9 @@ def test_a_slow_reader_gets_all(lab: Lab) -> None:
 
 
 def test_a_background_program_is_not_waited_for(lab: Lab) -> None:
-    begin = time.monotonic()
-    assert sh(lab, "sleep 3 & echo started")[0] == b"started\n"
+    assert sh(lab, "sleep 1000 & echo started")[0] == b"started\n"
+    assert processes(lab, "sid") == ["sleep 1000"]
     assert sh(lab, "yes & sleep 0.1; echo started")[0].endswith(b"\n")
-    assert time.monotonic() - begin < 2.5
     sh(lab, "killall sleep")
     idle(lab)
 
@@ -265,7 +264,7 @@ def test_what_cannot_be_run(lab: Lab, command: list[str], status: int, message: 
         ("-u 99999999999 sid -- true", 125, "no user '99999999999' in the guest"),
         ("-u 0:4294967296 sid -- true", 125, "no group '4294967296' in the guest"),
         ("--timeout nan sid -- true", 2, "invalid value for '--timeout': 'nan' is not a number"),
-        ("--timeout 0.3 sid -- sleep 9", 5, "'sleep' ran longer than 0.3 s"),
+        ("--timeout 3 sid -- sleep 600", 5, "'sleep' ran longer than 3 s"),
         ("sid", 2, "no command to run"),
         ("-e nonsense sid -- true", 2, ""),
     ],
@@ -276,9 +275,7 @@ def test_failures_of_ours(lab: Lab, words: str, status: int, message: str) -> No
 
 
 def test_timeout_ends_what_does_not_listen(lab: Lab) -> None:
-    command = (
-        "dumm-guest exec --timeout 0.3 sid -- sh -c 'trap \"\" TERM; while :; do sleep 1; done'"
-    )
+    command = "dumm-guest exec --timeout 3 sid -- sh -c 'trap \"\" TERM; while :; do sleep 1; done'"
     done = lab(command, status=5)
     assert "ran longer than" in done.err
     until(lambda: not any(p.startswith("sh -c trap") for p in processes(lab, "sid")), "it runs on")
@@ -288,10 +285,10 @@ def test_timeout_ends_what_does_not_listen(lab: Lab) -> None:
 @pytest.mark.parametrize("command", ["cat /dev/zero", "head -c 900000 /dev/zero"])
 def test_timeout_holds_to_the_last_byte(lab: Lab, command: str) -> None:
     """Our own reader reads nothing: neither the command's end nor the rest of its output comes."""
-    process = lab.start(f"dumm-guest exec --timeout 0.5 sid -- {command}")
-    assert process.wait(15) == 5
+    process = lab.start(f"dumm-guest exec --timeout 3 sid -- {command}")
+    assert process.wait(PATIENCE) == 5
     assert process.stderr
-    assert "ran longer than 0.5 s" in one_line_error(process.stderr.read().decode())
+    assert "ran longer than 3 s" in one_line_error(process.stderr.read().decode())
     idle(lab)
 
 
@@ -304,7 +301,7 @@ def test_a_signal_ends_it_while_nobody_reads(
     process = lab.start(["dumm-guest", "exec", "sid", "--", *command.split()])
     wait_stuck(process)
     process.send_signal(number)
-    assert process.wait(15) == 128 + number
+    assert process.wait(PATIENCE) == 128 + number
     idle(lab)
 
 
@@ -353,12 +350,12 @@ def frozen(lab: Lab) -> Iterator[Callable[[], None]]:
 def test_a_signal_ends_it_while_the_guest_stands_still(
     lab: Lab, frozen: Callable[[], None], number: signal.Signals
 ) -> None:
-    process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 60"])
+    process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 1000"])
     assert process.stdout
     assert process.stdout.readline() == b"up\n"
     frozen()
     process.send_signal(number)
-    assert process.wait(15) == 128 + number
+    assert process.wait(PATIENCE) == 128 + number
 
 
 def test_control_c_leaves_a_guest_that_takes_no_keys(lab: Lab, frozen: Callable[[], None]) -> None:
@@ -379,12 +376,12 @@ def test_control_c_leaves_a_guest_that_takes_no_keys(lab: Lab, frozen: Callable[
 @pytest.mark.attack("deaf-to-signals")
 def test_timeout_holds_while_the_guest_stands_still(lab: Lab, frozen: Callable[[], None]) -> None:
     frozen()
-    done = lab("dumm-guest exec --timeout 0.5 sid -- true", status=5, timeout=15)
+    done = lab("dumm-guest exec --timeout 0.5 sid -- true", status=5)
     assert one_line_error(done.err) == "guest 'sid' does not answer"
 
 
 def test_timeout_holds_while_no_line_is_free(lab: Lab) -> None:
-    up = ["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 60"]
+    up = ["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 1000"]
     busy = [lab.start(up) for _ in range(17)]
     for process in busy:
         assert process.stdout
@@ -393,7 +390,7 @@ def test_timeout_holds_while_no_line_is_free(lab: Lab) -> None:
     assert one_line_error(done.err) == "guest 'sid' is busy: all its lines are in use"
     for process in busy:
         process.terminate()
-        assert process.wait(20) == 143
+        assert process.wait(PATIENCE) == 143
     idle(lab)
 
 
@@ -469,11 +466,11 @@ def test_user(lab: Lab, user: str, wanted: str) -> None:
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)],
 )
 def test_signals_reach_the_program(lab: Lab, number: signal.Signals, status: int) -> None:
-    process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 60"])
+    process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 1000"])
     assert process.stdout
     assert process.stdout.readline() == b"up\n"
     process.send_signal(number)
-    assert process.wait(10) == status
+    assert process.wait(PATIENCE) == status
     idle(lab)
 
 
@@ -484,7 +481,7 @@ def test_a_program_may_handle_ctrl_c(lab: Lab) -> None:
     assert process.stdout.readline() == b"up\n"
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == b"caught\n"
-    assert process.wait(10) == 7
+    assert process.wait(PATIENCE) == 7
 
 
 # ---- a terminal ----
@@ -500,7 +497,7 @@ def test_a_terminal_with_size_and_keys(lab: Lab) -> None:
         time.sleep(0.2)
         screen.type(b"stty size\n")
         screen.expect(b"40 132\r\n")
-        screen.type(b"sleep 60\n")
+        screen.type(b"sleep 1000\n")
         time.sleep(0.3)
         screen.type(b"\x03")
         screen.type(b"echo status $?\n")
@@ -520,7 +517,7 @@ def test_control_d_ends_a_shell(lab: Lab) -> None:
 
 
 def test_a_terminal_is_restored_when_the_client_is_ended(lab: Lab) -> None:
-    with on_terminal(lab, ["dumm-guest", "exec", "-t", "sid", "--", "sleep", "60"]) as screen:
+    with on_terminal(lab, ["dumm-guest", "exec", "-t", "sid", "--", "sleep", "1000"]) as screen:
         until(lambda: not screen.is_restored(), "raw mode")
         screen.process.send_signal(signal.SIGTERM)
         assert screen.wait() == 143
@@ -543,23 +540,23 @@ def test_twenty_at_once(lab: Lab, suite: str) -> None:
         for n in range(20)
     ]
     for n, process in enumerate(running):
-        out, err = process.communicate(NOISE[:20_000], 60)
+        out, err = process.communicate(NOISE[:20_000], PATIENCE)
         assert (process.returncode, out, err) == (0, NOISE[:20_000] + b"%d\n" % n, b"")
 
 
 def test_more_at_once_than_there_are_lines(lab: Lab) -> None:
     """They wait for any line, not for a certain one."""
-    long = lab.start("dumm-guest exec sid -- sleep 60")
+    long = lab.start("dumm-guest exec sid -- sleep 1000")
     script = "sleep 1; echo $0"
     running = [
         lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", script, str(n)])
         for n in range(80)
     ]
     for n, process in enumerate(running):
-        out, err = process.communicate(b"", 60)
+        out, err = process.communicate(b"", PATIENCE)
         assert (process.returncode, out, err) == (0, b"%d\n" % n, b"")
     long.send_signal(signal.SIGTERM)
-    assert long.wait(10) == 143
+    assert long.wait(PATIENCE) == 143
 
 
 def free_memory(lab: Lab) -> int:
@@ -618,7 +615,7 @@ def test_what_a_dead_client_left_ends_with_the_next(lab: Lab) -> None:
     third = lab.start("dumm-guest exec sid -- sleep 1003")
     until(lambda: "sleep 1003" in processes(lab, "sid"), "it runs")
     first.send_signal(signal.SIGTERM)  # now the third's line is not the lowest
-    assert first.wait(10) == 143
+    assert first.wait(PATIENCE) == 143
     third.kill()
     third.wait()
     until(lambda: processes(lab, "sid") == [], "nothing is left")
@@ -638,10 +635,10 @@ def test_states_without_exec(lab: Lab) -> None:
         "guest 'idle' is paused"
     )
     lab("dumm-guest resume idle")
-    process = lab.start("dumm-guest exec idle -- sh -c 'echo up; sleep 60'")
+    process = lab.start("dumm-guest exec idle -- sh -c 'echo up; sleep 1000'")
     assert process.stdout
     assert process.stderr
     process.stdout.readline()
     lab("dumm-guest stop --kill idle")
-    assert process.wait(10) == 125
+    assert process.wait(PATIENCE) == 125
     assert one_line_error(process.stderr.read().decode()) == "guest 'idle' has ended"

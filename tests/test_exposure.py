@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Lab
+from conftest import PATIENCE, ROOT, Lab
 from users import User
 
 from dumm_tools.trees import exposure
@@ -42,7 +42,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A program that says as whom it runs."""
     place = tmp_path_factory.mktemp("program")
     (place / "p.c").write_text(PROGRAM)
-    subprocess.run(["gcc", "-static", "-o", place / "whose", place / "p.c"], check=True, timeout=60)
+    subprocess.run(
+        ["gcc", "-static", "-o", place / "whose", place / "p.c"], check=True, timeout=PATIENCE
+    )
     return place / "whose"
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Lab
+from conftest import PATIENCE, ROOT, Lab
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from uml_helpers import one_line_error
@@ -52,7 +52,9 @@ def evil(tmp_path: Path) -> Iterator[Callable[..., Path]]:
         def compiled(target: Path, *words: str, release: str = "6.9.9-evil") -> Path:
             defines = [f'-DMARK="{place}/it-ran"', f'-DRELEASE="{release}"']
             target.parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["gcc", *defines, *words, "-o", target, source], check=True, timeout=60)
+            subprocess.run(
+                ["gcc", *defines, *words, "-o", target, source], check=True, timeout=PATIENCE
+            )
             return target
 
         yield compiled

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from conftest import PATIENCE as HANG
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -32,9 +33,8 @@ from dumm_tools.running import liveness
 
 #: What a reader may raise.
 ERRORS = (DummError, OSError, LineLost, session.Ended)
-#: Bytes that a reader may take beyond what there is, and seconds in which it hangs.
+#: Bytes that a reader may take beyond what there is.
 MEMORY = 200 << 20
-HANG = 20.0
 
 #: How many cases each reader gets, and how many of them are in one example: what takes most of the
 #: time is to make an example.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import frames
 import pytest
-from conftest import Lab
+from conftest import PATIENCE, Lab
 from uml_helpers import until
 
 from dumm_tools import statefile
@@ -270,8 +270,8 @@ def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
     def succeeds(guest: str, command: str) -> bool:
         return lab(f"dumm-guest exec {guest} -- {command}", status=None).code == 0
 
-    host.sh("busybox ping -c1 -W5 10.0.0.1; busybox ping -c1 -W5 10.0.1.1")
-    assert succeeds("a", "ping -c1 -W5 10.0.0.254")
+    host.sh("busybox ping -c1 -W30 10.0.0.1; busybox ping -c1 -W30 10.0.1.1")
+    assert succeeds("a", "ping -c1 -W30 10.0.0.254")
     # The host's address on another segment is none on this, and it is no router.
     host.sh("echo 0 >/proc/sys/net/ipv4/ip_forward")
     assert not succeeds("a", "ping -c1 -W1 10.0.1.254")
@@ -279,8 +279,8 @@ def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
     assert not succeeds("a", "ping -c1 -W1 10.0.1.1")
     host.sh("echo 1 >/proc/sys/net/ipv4/ip_forward")
     try:
-        assert succeeds("a", "ping -c1 -W5 10.0.1.1")
-        assert succeeds("b", "ping -c1 -W5 10.0.0.1")
+        assert succeeds("a", "ping -c1 -W30 10.0.1.1")
+        assert succeeds("b", "ping -c1 -W30 10.0.0.1")
         assert not succeeds("a", "ping -c1 -W1 10.0.1.254")
         assert not succeeds("a", f"ping -c1 -W1 {OTHER}")
     finally:
@@ -308,7 +308,7 @@ def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
         assert lab(["dumm-guest", "exec", "a", "--", "sh", "-c", script]).out == ""
     finally:
         web.terminate()
-        web.wait(10)
+        web.wait(PATIENCE)
 
 
 def test_a_device_of_the_hosts_in_the_segment(roots: Host) -> None:
@@ -362,7 +362,7 @@ def test_a_firewall_that_is_loaded_anew(roots: Host) -> None:
 
 def call(*argv: str) -> str:
     """Run a program of the host's."""
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
 
 
 def world() -> dict[str, object]:
@@ -420,10 +420,10 @@ def test_the_host_after_50_labs(new_lab: Callable[..., Lab]) -> None:
                 lines += ["guest start a", f"bridge disconnect a-e{number}"]
             if number % 10 == 3:
                 lines += [f"bridge uplink l{number} --none", f"bridge delete l{number}"]
-            lab("dumm-console", stdin="\n".join(lines).encode(), timeout=120)
+            lab("dumm-console", stdin="\n".join(lines).encode())
             if number % 20 == 1:
                 lab("dumm-guest exec a -- halt -f", status=None)
-            lab("dumm-fs destroy", timeout=120)
+            lab("dumm-fs destroy")
 
         with ThreadPoolExecutor(3) as pool:
             for done in [pool.submit(one, number) for number in range(1, 51)]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import Lab
+from conftest import PATIENCE, Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from siege import frame
@@ -38,7 +38,7 @@ def _no_hang() -> Iterator[None]:
         raise AssertionError("it went on without end")
 
     previous = signal.signal(signal.SIGALRM, expired)
-    signal.alarm(40)
+    signal.alarm(int(PATIENCE))
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, previous)
@@ -315,8 +315,8 @@ WHILE_IT_RUNS = {
     "line": ("dumm-guest exec line -- cat", 125, NO_ANSWER),
     "unknown": ("dumm-guest exec unknown -- cat", 125, NO_ANSWER),
     "large": ("dumm-guest exec large -- cat", 125, NO_ANSWER),
-    "output": ("dumm-guest exec --timeout 0.5 output -- cat", 5, "ran longer than 0.5 s"),
-    "mute": ("dumm-guest exec --timeout 0.5 mute -- cat", 5, "ran longer than 0.5 s"),
+    "output": ("dumm-guest exec --timeout 3 output -- cat", 5, "ran longer than 3 s"),
+    "mute": ("dumm-guest exec --timeout 3 mute -- cat", 5, "ran longer than 3 s"),
     "more": ("dumm-guest mconsole more -- version", 1, "gave an invalid answer on its mconsole"),
     "length": ("dumm-guest mconsole length -- version", 1, NO_ANSWER),
 }
@@ -346,7 +346,7 @@ def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             source,
         ],
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     lab("dumm-fs init --kernel sid --master busybox")
     names = [*WHILE_IT_RUNS, *OTHERS]
@@ -378,7 +378,7 @@ def test_guests_that_lie_at_their_start_are_alone_with_it(lab: Lab) -> None:
     good = ["good1", "good2", "good3"]
     liars(lab, *bad)
     lab(["dumm-guest", "create", *good])
-    err = bounded(lab, f"dumm-guest start --timeout 4 {' '.join([*bad, *good])}", 1)
+    err = bounded(lab, f"dumm-guest start --timeout 15 {' '.join([*bad, *good])}", 1)
     said = err.splitlines()
     for message in AT_START.values():
         assert any(line == f"dumm-guest: {message}" for line in said), (message, err)
@@ -437,7 +437,7 @@ def test_a_signal_ends_what_a_guest_does_not(lab: Lab, name: str, number: int) -
     until(lambda: _is_open(process.pid, path), "it has its line")
     until(lambda: signal.SIGTERM in _caught(process.pid), "it takes signals")
     process.send_signal(number)
-    assert process.wait(20) == 128 + number
+    assert process.wait(PATIENCE) == 128 + number
 
 
 def _is_open(pid: int, path: Path) -> bool:

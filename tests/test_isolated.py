@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Lab, World
+from conftest import PATIENCE, ROOT, Lab, World
 from uml_helpers import on_terminal, one_line_error, pid_of, state_of, until
 from users import User
 
@@ -35,7 +35,7 @@ KINDS = ("root", "range", "single", "fuse") if ROOT else ("range", "single", "fu
 USERS = KINDS[:-1]
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 #: What is done by hand in both guests of the session's lab.
-PING = "ping -c1 -W2"
+PING = "ping -c1 -W30"
 
 
 class People:
@@ -221,8 +221,8 @@ def test_the_whole_session(people: People, kind: str) -> None:
     lab("dumm-guest start --all")
     sh(lab, "alice", f"{PING} 10.0.0.2 && {PING} 10.0.1.2 && cat /root/back")
 
-    lab("dumm-fs destroy", timeout=60)
-    until(lambda: not traces.left(), f"left behind: {traces.left()}", 5)
+    lab("dumm-fs destroy")
+    until(lambda: not traces.left(), f"left behind: {traces.left()}")
     assert sorted(p.name for p in lab.directory.iterdir()) == [".lock", "host"]
 
 
@@ -232,7 +232,7 @@ def hot_add_and_move(lab: Lab) -> None:
     lab("dumm-iface create alice-eth1 --bridge lan1 --address 10.0.1.1/24")
     lab("dumm-iface create bob-eth1 --bridge lan1 --address 10.0.1.2/24")
     sh(lab, "alice", f"{PING} 10.0.1.2")
-    out = ping.communicate(timeout=30)[0].decode()
+    out = ping.communicate(timeout=PATIENCE)[0].decode()
     assert "15 packets received, 0% packet loss" in out
     assert links(lab) == {"lan0", "lan1", *(f"{g}-eth{n}" for g in ("alice", "bob") for n in "01")}
 
@@ -265,7 +265,7 @@ def test_killing_the_holder_takes_all_with_it(people: People, kind: str) -> None
     guests = [pid_of(lab, name) for name in ("alice", "bob")]
     assert {f"process {pid}" for pid in guests} <= set(traces.left())
     os.kill(holder_of(lab), signal.SIGKILL)
-    until(lambda: not traces.left(), f"left behind: {traces.left()}", 1)
+    until(lambda: not traces.left(), f"left behind: {traces.left()}")
     assert lab("dumm-guest list -o name,state").lines == ["alice\tstopped", "bob\tstopped"]
     assert lab("dumm-guest is-running alice", status=1).out == ""
     assert lab("dumm-iface list -o name,state").lines == ["alice-eth0\tdown", "bob-eth0\tdown"]
@@ -305,7 +305,7 @@ def test_commands_that_race_make_one_holder(people: People) -> None:
         names = [f"br{turn}x{n}" for n in range(8)]
         started = [lab.start(f"dumm-bridge create {name}") for name in names]
         for each in started:
-            out, err = each.communicate(timeout=30)
+            out, err = each.communicate(timeout=PATIENCE)
             assert (each.returncode, out, err) == (0, b"", b"")
         assert links(lab) >= set(names)
         assert holders(lab) == [holder_of(lab)]
@@ -457,8 +457,8 @@ def test_a_command_on_the_host_ends_with_its_client(people: People) -> None:
     child = int(Path(f"/proc/{client.pid}/task/{client.pid}/children").read_text().split()[0])
     until(lambda: b"sleep" in Path(f"/proc/{child}/cmdline").read_bytes(), "sleep runs")
     client.terminate()
-    assert client.wait(10) in (143, -signal.SIGTERM)
-    until(lambda: not namespaces(child), "the command is gone", 2)
+    assert client.wait(PATIENCE) in (143, -signal.SIGTERM)
+    until(lambda: not namespaces(child), "the command is gone")
 
 
 @pytest.mark.parametrize("kind", USERS[:1])

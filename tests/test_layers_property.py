@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import TOP, Lab, installed
+from conftest import PATIENCE, TOP, Lab, installed
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -208,7 +208,7 @@ class Doer:
     def end(self) -> None:
         self._to.close()
         self._process.stdin = None  # whoever ends it once more must not flush it
-        assert self._process.wait(30) == 0
+        assert self._process.wait(PATIENCE) == 0
 
 
 def doer_in(program: Path, root: Path) -> Doer:
@@ -235,7 +235,7 @@ def fileops(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*compiler, "-O1", "-Wall", "-Wextra", "-Werror", "-static", "-o", target,
          TOP / "tests" / "fileops.c"],
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )  # fmt: skip
     return target
 
@@ -262,7 +262,7 @@ class World:
             place = self.place / f"model{self.count}"
             undo.callback(shutil.rmtree, place)
             place.mkdir()
-            subprocess.run(["cp", "-a", self.master / "pool", place], check=True, timeout=30)
+            subprocess.run(["cp", "-a", self.master / "pool", place], check=True, timeout=PATIENCE)
             yield place
 
     def remount(self, name: str) -> None:

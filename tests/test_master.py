@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import PATIENCE, ROOT
 
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.images import cache, master, master_build
@@ -346,7 +346,7 @@ def test_concurrent_builds(home: Path) -> None:
         subprocess.Popen([sys.executable, "-c", SCRIPT, "build", "busybox", "--may-exist"])
         for _ in range(6)
     ]
-    assert [c.wait(timeout=60) for c in children] == [0] * 6
+    assert [c.wait(PATIENCE) for c in children] == [0] * 6
     check_busybox(home / "busybox")
     assert visible(home) == ["busybox"]
 
@@ -430,7 +430,7 @@ def test_a_hole_larger_than_the_disk(home: Path, tmp_path: Path, form: str) -> N
     subprocess.run(
         ["tar", "-C", tmp_path, f"--format={form}", "-cSf", tar, "hole", "zlast"],
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     # It would take hours to read the holes.
     assert command("import", str(tar)).returncode == 0

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE
 
 from dumm_tools import output
 from dumm_tools.errors import Usage
@@ -132,5 +133,7 @@ def test_a_table_costs_little(tmp_path: Path, release: str | None, imported: str
         (tmp_path / "tabulate.py").write_text(text)
         env["PYTHONPATH"] = str(tmp_path)
     run = [sys.executable, "-c", TABLE]
-    done = subprocess.run(run, env=env, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(
+        run, env=env, capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
     assert [line.strip() for line in done.stdout.splitlines()] == ["NAME", "alice", imported]

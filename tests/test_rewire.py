@@ -125,7 +125,7 @@ def test_mtus_of_all_sizes(pair: Lab) -> None:
             found = pair(f"dumm-guest exec {guest} -- cat /sys/class/net/eth0/mtu").out
             assert found == f"{mtu}\n"
         size = min(mtu - 28, 60000)
-        pair(f"dumm-guest exec a -- ping -q -c 1 -W 2 -s {size} 10.0.0.2")
+        pair(f"dumm-guest exec a -- ping -q -c 1 -W 30 -s {size} 10.0.0.2")
     # A command that was killed once it had recorded what it would do.
     file = pair.directory / "state.json"
     file.write_text(file.read_text().replace('"mtu": 600', '"mtu": 9000'))
@@ -136,4 +136,4 @@ def test_mtus_of_all_sizes(pair: Lab) -> None:
         pair(f"dumm-iface set {guest}-eth0 --mtu 600")
     pair("dumm-guest restart --all")
     assert pair("dumm-guest exec a -- cat /sys/class/net/eth0/mtu").out == "600\n"
-    pair("dumm-guest exec a -- ping -q -c 1 -W 2 10.0.0.2")
+    pair("dumm-guest exec a -- ping -q -c 1 -W 30 10.0.0.2")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SUITES, Lab
+from conftest import PATIENCE, ROOT, SUITES, Lab
 from uml_helpers import NOISE, one_line_error, pid_of, processes, state_of, until
 
 from dumm_tools.guests import launch
@@ -62,7 +62,7 @@ class Moments:
     check: str
 
 
-PING = "dumm-guest exec a -- ping -c1 -W2 10.0.0.2"
+PING = "dumm-guest exec a -- ping -c1 -W30 10.0.0.2"
 MOMENTS = {
     "start": Moments(
         "! dumm-guest is-running a || dumm-guest stop a",
@@ -83,7 +83,7 @@ MOMENTS = {
         "dumm-iface create a-eth1 --bridge lan1 --address 10.1.0.1/24 ||"
         " { dumm-bridge connect lan1 a-eth1 &&"
         " dumm-iface address add --may-exist a-eth1 10.1.0.1/24; }",
-        "dumm-guest exec a -- ping -c1 -W2 10.1.0.1 && dumm-guest exec a -- ip link show eth1 up",
+        "dumm-guest exec a -- ping -c1 -W30 10.1.0.1 && dumm-guest exec a -- ip link show eth1 up",
     ),
     "unplug": Moments(
         "dumm-iface create --may-exist a-eth1 --bridge lan1 --address 10.1.0.1/24",
@@ -219,7 +219,7 @@ def test_all_lines_in_use_and_a_nic_is_plugged_in(new_lab: Callable[..., Lab], s
         assert process.poll() is None
     for process in running[:3]:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 143
+        assert process.wait(PATIENCE) == 143
     shown = lab("dumm-guest exec alice -- ip -o -4 addr").out
     assert shown.count("10.0.0.1/24") == 4
     log = lab("dumm-console log alice").out
@@ -245,10 +245,10 @@ def test_interfaces_come_and_go_while_programs_run(lab: Lab) -> None:
         for n in range(4)
     ]
     for process in changes:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, err) == (0, b"")
     for process in busy:
-        out, _ = process.communicate(NOISE[5000:9000], 20)
+        out, _ = process.communicate(NOISE[5000:9000], PATIENCE)
         assert out == NOISE[:9000]
     assert lab("dumm-iface list -q").out == ""
 
@@ -284,7 +284,7 @@ def test_a_guest_cannot_fool_the_readers(lab: Lab) -> None:
     )
     lab(["dumm-guest", "exec", "alice", "--", "sh", "-c", script, secret])
     assert state_of(lab, "alice") in ("starting", "running")
-    done = lab("dumm-guest mconsole alice -- version", status=None, timeout=20)
+    done = lab("dumm-guest mconsole alice -- version", status=None)
     assert done.code != 0
     one_line_error(done.err)
     lab("dumm-guest stop alice")
@@ -299,7 +299,7 @@ def test_out_of_memory_in_a_guest(lab: Lab) -> None:
     lab(
         ["dumm-guest", "exec", "alice", "--", "sh", "-c", "x=x; while :; do x=$x$x; done"],
         status=None,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert processes(lab, "alice") == before
     assert lab("dumm-guest exec alice -- cat", stdin=NOISE).stdout == NOISE
@@ -351,7 +351,7 @@ def test_signals_that_our_caller_ignores(lab: Lab) -> None:
 def test_a_guest_outlives_the_session_that_started_it(lab: Lab) -> None:
     lab("dumm-guest create alice")
     with subprocess.Popen(
-        ["sh", "-c", "dumm-guest start alice; echo up; sleep 60"],
+        ["sh", "-c", "dumm-guest start alice; echo up; sleep 1000"],
         env=lab.env,
         stdout=subprocess.PIPE,
         start_new_session=True,

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import BIN, ROOT, cache_home
+from conftest import BIN, PATIENCE, ROOT, cache_home
 from users import User
 
 from dumm_tools.guests import launch
@@ -66,7 +66,7 @@ class Owner:
             text=True,
             errors="replace",
             check=False,
-            timeout=60,
+            timeout=PATIENCE,
         )
         assert status is None or done.returncode == status, (argv, done.stdout, done.stderr)
         return done.stdout
@@ -129,7 +129,7 @@ def rogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", target,
          TOP / "tests" / "rogue.c"],
         check=True,
-        timeout=120,
+        timeout=PATIENCE,
     )  # fmt: skip
     return target
 
@@ -275,10 +275,10 @@ def test_a_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
         owner("dumm-fs", "destroy")
     # What the rogue left in its tree is the user's.
     if owner.run_as:
-        subprocess.run(["rm", "-rf", str(lab)], check=True, timeout=60)
+        subprocess.run(["rm", "-rf", str(lab)], check=True, timeout=PATIENCE)
 
 
-def _wait_for(path: Path, text: str, seconds: float = 20) -> str:
+def _wait_for(path: Path, text: str, seconds: float = PATIENCE) -> str:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         log = path.read_text(errors="replace") if path.exists() else ""
@@ -410,7 +410,7 @@ def test_without_a_jail_the_attempts_succeed(rogue: Path, prey: Prey, tmp_path: 
             capture_output=True,
             text=True,
             check=True,
-            timeout=120,
+            timeout=PATIENCE,
             pass_fds=(lock.fileno(), top),
         )
         os.close(top)

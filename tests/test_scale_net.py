@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from conftest import SUITES, Lab
+from conftest import PATIENCE, SUITES, Lab
 from uml_helpers import until
 
 pytestmark = pytest.mark.uml
@@ -88,11 +88,11 @@ def test_40_guests_on_one_bridge(place: Lab) -> None:
     place(["dumm-guest", "create", *guests])
     for n, guest in enumerate(guests, 1):
         place(f"dumm-iface create {guest}-eth0 --bridge lan0 --address 10.0.0.{n}/24")
-    place("dumm-guest start --all", timeout=180)
+    place("dumm-guest start --all")
     for guest in (guests[0], guests[-1]):
-        script = "for n in $(seq 40); do ping -c1 -W5 10.0.0.$n >/dev/null || echo $n; done"
+        script = "for n in $(seq 40); do ping -c1 -W30 10.0.0.$n >/dev/null || echo $n; done"
         assert sh(place, guest, script) == ""
-    place("dumm-guest stop --all --kill", timeout=120)
+    place("dumm-guest stop --all --kill")
 
 
 def test_20_bridges(place: Lab) -> None:
@@ -104,7 +104,7 @@ def test_20_bridges(place: Lab) -> None:
             address = f"10.{n}.0.{host}/24"
             place(f"dumm-iface create {guest}-eth{n} --bridge {bridge} --address {address}")
     place("dumm-guest start --all")
-    script = "for n in $(seq 0 19); do ping -c1 -W5 10.$n.0.2 >/dev/null || echo $n; done"
+    script = "for n in $(seq 0 19); do ping -c1 -W30 10.$n.0.2 >/dev/null || echo $n; done"
     assert sh(place, "a", script) == ""
     place(["dumm-bridge", "delete", *bridges])
     assert set(place("dumm-iface list -o state,bridge").lines) == {"down\t-"}
@@ -123,7 +123,7 @@ def test_frames_of_all_kinds_pass_a_bridge(new_lab: Callable[..., Lab], suite: s
     assert macs["b-eth0"] in seen, seen
     # Multicast floods: b answers to the group of all nodes, and so would any other.
     until(lambda: "fe80" in sh(lab, "a", "ip -6 addr show dev eth0 | grep -v tentative"), "fe80")
-    everyone = sh(lab, "a", "ping -c2 -w3 -I eth0 ff02::1", None)
+    everyone = sh(lab, "a", "ping -c2 -w20 -I eth0 ff02::1", None)
     assert re.search(r"from fe80::\S+ .*\n(?s:.*)from fe80::", everyone), everyone
 
 
@@ -139,7 +139,7 @@ def test_vlan_tags_pass_a_bridge(new_lab: Callable[..., Lab], suite: str) -> Non
     while b"listening" not in capture.stderr.readline():
         pass
     assert " 0% packet loss" in sh(lab, "a", "ping -c2 -s 1400 10.5.0.2")
-    out, _ = capture.communicate(timeout=20)
+    out, _ = capture.communicate(timeout=PATIENCE)
     assert out.count(b"802.1Q") == 4
     assert out.count(b"vlan 5") == 4
 

@@ -1,19 +1,21 @@
 """Shaping: what is refused, what the guest's kernel is told, and what packets then suffer.
 
-The bounds of what is measured are those of chance, at six standard deviations.
+The bounds of what is counted are those of chance, at six standard deviations. Times have only a
+lower bound: on a busy machine all takes longer.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
-import statistics
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import SUITES, Lab
+from conftest import PATIENCE, SUITES, Lab
 from uml_helpers import until
 
 from dumm_tools import statefile
@@ -108,16 +110,34 @@ def pair(lab: Lab, suite: str = "sid") -> Lab:
     for n, guest in enumerate("ab", 1):
         lab(f"dumm-iface create {guest}-eth0 --bridge lan0 --address 10.0.0.{n}/24")
     lab("dumm-guest start --all")
-    lab("dumm-guest exec a -- ping -c1 -W5 10.0.0.2")
+    lab("dumm-guest exec a -- ping -c1 -W30 10.0.0.2")
     return lab
 
 
-def ping(lab: Lab, count: int, every: float, *more: str) -> tuple[int, list[float], str]:
-    """Ping b from a: how many were answered, in what times (ms), and all that was said."""
-    argv = ["dumm-guest", "exec", "a", "--", "ping", "-c", str(count), "-i", str(every), *more]
-    text = lab([*argv, "-W", "2", "10.0.0.2"], status=None).out
+@dataclass(frozen=True)
+class Answers:
+    """What became of packets that a sent to b, numbered in the order of their going."""
+
+    text: str
+    received: int
+    #: Of the answers, in the order of their coming.
+    numbers: list[int]
+    times: list[float]
+
+    @property
+    def early(self) -> int:
+        """Answers that came before that to an earlier packet."""
+        latest = itertools.accumulate(reversed(self.numbers), min)
+        return sum(n > least for n, least in zip(reversed(self.numbers), latest, strict=True))
+
+
+def ping(lab: Lab, count: int, every: float) -> Answers:
+    """Ping b from a, and wait for each answer however long it takes on a busy machine."""
+    argv = ["dumm-guest", "exec", "a", "--", "ping", "-c", str(count), "-i", str(every)]
+    text = lab([*argv, "-W", "30", "10.0.0.2"], status=None).out
     received = int(re.findall(r"(\d+) packets received", text)[0])
-    return received, [float(t) for t in re.findall(r"time=([\d.]+)", text)], text
+    answers = re.findall(r"seq=(\d+) ttl=\d+ time=([\d.]+) ms\n", text)
+    return Answers(text, received, [int(n) for n, _ in answers], [float(t) for _, t in answers])
 
 
 def near(number: int, of: int, chance: float) -> bool:
@@ -135,38 +155,39 @@ def shown(lab: Lab, name: str = "a-eth0") -> tuple[str, str]:
 def test_delay_and_loss(lab: Lab, suite: str) -> None:
     pair(lab, suite)
     lab("dumm-iface shape a-eth0 --delay 100")
-    _, times, _ = ping(lab, 10, 0.05)
-    assert 100 <= statistics.median(times) <= 110
+    assert min(ping(lab, 10, 0.05).times) >= 100
     lab("dumm-iface shape a-eth0 --loss 20")
-    received, times, text = ping(lab, 1000, 0.002)
-    assert near(received, 1000, 0.8), text[-200:]
-    assert 100 <= statistics.median(times) <= 110
+    found = ping(lab, 1000, 0.002)
+    assert near(found.received, 1000, 0.8), found.text[-200:]
+    assert min(found.times) >= 100
     assert shown(lab) == ("delay=100,loss=20",) * 2
     # What b sends is not touched.
     assert shown(lab, "b-eth0") == ("-", "-")
     lab("dumm-iface shape a-eth0 --clear")
-    received, times, _ = ping(lab, 50, 0.01)
-    assert received == 50
-    assert statistics.median(times) < 10
+    assert ping(lab, 50, 0.01).received == 50
     assert shown(lab) == ("-", "-")
 
 
 @pytest.mark.uml
 def test_jitter_duplicates_and_reordering(lab: Lab) -> None:
     pair(lab)
-    lab("dumm-iface shape a-eth0 --delay 60 --jitter 30")
-    _, times, _ = ping(lab, 400, 0.005)
-    # Evenly between 30 and 90: the mean of 400 has a deviation of 0.87.
-    assert 60 - 6 <= statistics.mean(times) <= 60 + 6
-    assert min(times) >= 30
-    assert max(times) - min(times) > 30
-    lab("dumm-iface shape a-eth0 --jitter 0 --duplicate 30")
-    received, _, text = ping(lab, 500, 0.005)
-    assert received == 500
-    assert near(text.count("DUP!"), 500, 0.3)
-    lab("dumm-iface shape a-eth0 --duplicate 0 --reorder 25")
-    _, times, _ = ping(lab, 400, 0.005)
-    assert near(sum(t < 30 for t in times), 400, 0.25)
+    lab("dumm-iface shape a-eth0 --delay 60")
+    found = ping(lab, 100, 0.005)
+    assert found.numbers == list(range(100))
+    lab("dumm-iface shape a-eth0 --delay 500 --jitter 400")
+    found = ping(lab, 400, 0.005)
+    assert found.received == 400
+    assert min(found.times) >= 100
+    # Of two packets 5 ms apart the second comes first in 49 of 100 cases.
+    assert found.early > 150
+    lab("dumm-iface shape a-eth0 --jitter 0 --delay 60 --duplicate 30")
+    found = ping(lab, 500, 0.005)
+    assert found.received == 500
+    assert near(found.text.count("DUP!"), 500, 0.3)
+    # What is not delayed comes before what is, unless a stood still for a second in between.
+    lab("dumm-iface shape a-eth0 --delay 1000 --duplicate 0 --reorder 25")
+    found = ping(lab, 400, 0.005)
+    assert near(found.early, 400, 0.25)
 
 
 @pytest.mark.uml
@@ -175,36 +196,26 @@ def test_corruption(lab: Lab) -> None:
     lab("dumm-iface shape a-eth0 --corrupt 30")
     # One bit of the Ethernet frame: whatever it hits, a checksum or an address is wrong, or in a
     # few of a thousand nothing that ping looks at.
-    received, _, _ = ping(lab, 500, 0.005)
-    assert near(received, 500, 0.7)
-
-
-def sent(lab: Lab) -> tuple[float, int]:
-    """When, and how many octets a has sent."""
-    octets = int(lab("dumm-iface show a-eth0 -o tx_bytes").out)
-    return time.monotonic(), octets
+    assert near(ping(lab, 500, 0.005).received, 500, 0.7)
 
 
 @pytest.mark.uml
-@pytest.mark.parametrize("suite", SUITES)
-@pytest.mark.parametrize("rate", [500e3, 5e6])
-def test_rate(lab: Lab, suite: str, rate: float) -> None:
+@pytest.mark.parametrize(
+    ("suite", "rate"), [*((suite, 500_000) for suite in SUITES), ("sid", 5_000_000)]
+)
+def test_rate(lab: Lab, suite: str, rate: int) -> None:
+    """So many octets take the time that they are to take, or more where the machine is busy."""
     pair(lab, suite)
-    lab(f"dumm-iface shape a-eth0 --rate {rate:.0f}")
-    # A window that holds what waits, also on a machine that is busy.
-    window = "echo 4096 1000000 4000000 >/proc/sys/net/ipv4/tcp_rmem"
-    lab(["dumm-guest", "exec", "b", "--", "sh", "-c", window])
-    assert shown(lab)[1] == f"rate={rate:.0f}"
-    lab.start("dumm-guest exec b -- sh -c 'nc -l -p 5000 >/dev/null'")
+    lab(f"dumm-iface shape a-eth0 --rate {rate}")
+    assert shown(lab)[1] == f"rate={rate}"
+    receiver = lab.start("dumm-guest exec b -- sh -c 'nc -l -p 5000 | wc -c'")
     listening = "dumm-guest exec b -- sh -c 'netstat -ltn | grep -q :5000'"
     until(lambda: lab(listening, status=None).code == 0, "b listens")
-    lab.start("dumm-guest exec a -- sh -c 'nc 10.0.0.2 5000 </dev/zero'")
-    before = sent(lab)[1]
-    until(lambda: sent(lab)[1] > before + 50_000, "the flow has begun")
-    start, first = sent(lab)
-    time.sleep(4)
-    end, last = sent(lab)
-    assert (last - first) * 8 / (end - start) == pytest.approx(rate, rel=0.1)
+    octets = rate * 3 // 8
+    begin = time.monotonic()
+    lab(f"dumm-guest exec a -- sh -c 'head -c {octets} /dev/zero | nc 10.0.0.2 5000'")
+    assert int(receiver.communicate(timeout=PATIENCE)[0]) == octets
+    assert time.monotonic() - begin > 2.9
 
 
 @pytest.mark.uml

@@ -49,7 +49,7 @@ def test_template_over_a_running_guest(lab: Lab, suite: str) -> None:
     before = read(lab, "a", "/etc/hosts")
     template(lab, "T", "a", "etc/hosts", "of the template\n")
     # One who sits in a directory of the old stack keeps nothing stale before others.
-    sitting = lab.start(["dumm-guest", "exec", "a", "--", "sh", "-c", "cd /etc; exec sleep 60"])
+    sitting = lab.start(["dumm-guest", "exec", "a", "--", "sh", "-c", "cd /etc; exec sleep 1000"])
     lab("dumm-fs template load T")
     assert read(lab, "a", "/etc/hosts") == "of the template\n"
     lab(["dumm-guest", "exec", "a", "--", "sh", "-c", "echo meanwhile >/root/x; rm /etc/passwd"])

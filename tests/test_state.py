@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Lab
+from conftest import PATIENCE, ROOT, Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uml_helpers import one_line_error, pid_of, state_of
@@ -257,7 +257,7 @@ def test_no_update_is_lost(lab: Lab) -> None:
     )
     running = [lab.start(["sh", "-ec", script, str(n)]) for n in range(8)]
     for process in running:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=PATIENCE)
         assert (process.returncode, err) == (0, b"")
     rows = lab("dumm-iface list -o name,bridge").lines
     assert rows == [f"g{n}{i}-eth0\tbr{n}{i}" for n in range(8) for i in (1, 2)]

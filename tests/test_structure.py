@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 import pytest
+from conftest import PATIENCE
 from imports import FLOORS, MODULES, PACKAGE, floor, imports, ours, ours_among
 
 from dumm_tools import _docs, errors
@@ -164,7 +165,7 @@ def loaded_by(tool: str, *args: str, cwd: Path, **env: str) -> tuple[set[str], i
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return set(done.stderr.splitlines()[-1].split()), done.returncode
 
@@ -220,7 +221,7 @@ def test_exit_codes_of_a_working_set_without_guests(
     command: str, status: int, error: str, tmp_path: Path
 ) -> None:
     tools = Path(sys.executable).parent
-    subprocess.run([tools / "dumm-fs", "init"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([tools / "dumm-fs", "init"], cwd=tmp_path, check=True, timeout=PATIENCE)
     words = command.split()
     done = subprocess.run(
         [tools / words[0], *words[1:]],
@@ -228,11 +229,11 @@ def test_exit_codes_of_a_working_set_without_guests(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE,
         stdin=subprocess.DEVNULL,
     )
     # A user's lab has got a process.
-    subprocess.run([tools / "dumm-fs", "destroy"], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([tools / "dumm-fs", "destroy"], cwd=tmp_path, check=True, timeout=PATIENCE)
     assert done.returncode == status
     first, _, rest = done.stderr.partition("\n")
     assert first.startswith(error)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import BIN, TOP, Lab
+from conftest import BIN, PATIENCE, TOP, Lab
 from uml_helpers import one_line_error, state_of
 from users import User, UserLab
 
@@ -194,7 +194,7 @@ except ModuleNotFoundError as e:
         (tmp_path / kind / "plain.py").write_text(f"VALUE = '{value}'\n")
     (tmp_path / "evil/nowhere.py").write_text("")
     done = subprocess.run(
-        [BIN / "python", "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [BIN / "python", "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["good good inner.py", "No module named 'nowhere'"]
@@ -457,7 +457,7 @@ def test_nothing_of_an_isolated_lab_is_changed_from_outside(own: Lab) -> None:
         f"bridge.create({str(own.directory)!r}, 'lan8')\n"
     )
     done = subprocess.run(
-        [BIN / "python", "-c", code], capture_output=True, text=True, check=False, timeout=60
+        [BIN / "python", "-c", code], capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert "can only be changed from inside its own namespaces" in done.stderr
     assert not os.path.exists("/sys/class/net/lan8")
@@ -602,7 +602,7 @@ def test_a_users_private_group_in_his_namespaces(mallory: User) -> None:
 @pytest.mark.attack("others-namespaces")
 def test_a_lab_that_is_named_as_safe_is_not_entered(trap: UserLab, victim: Lab) -> None:
     trap("dumm-bridge create lan0")
-    stranger = subprocess.Popen(["sleep", "60"])
+    stranger = subprocess.Popen(["sleep", "1000"])
     safe = {"DUMM_SAFE_DIRECTORY": str(trap.directory)}
     started = process.start_time(stranger.pid)
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

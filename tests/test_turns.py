@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Lab
+from conftest import PATIENCE, ROOT, Lab
 from uml_helpers import one_line_error, state_of, until
 
 from dumm_tools import statefile as store
@@ -219,7 +219,7 @@ def test_others_go_on_while_a_guest_is_waited_for(lab: Lab, stuck: Stuck) -> Non
         assert waiting.poll() is None, verb
         until(lambda: is_free(lab.directory / ".lock"), f"'{verb}' has not the lab's lock")
         stuck.go_on()
-        _, err = waiting.communicate(timeout=60)
+        _, err = waiting.communicate(timeout=PATIENCE)
         assert (waiting.returncode, err) == (0, b""), verb
     assert state_of(lab, "a") == "running"
     assert lab("dumm-guest exec a -- ls /sys/class/net").lines == ["eth0", "lo"]
@@ -255,16 +255,16 @@ def test_what_becomes_of_guests_that_never_answer(lab: Lab, stuck: Stuck) -> Non
     assert record(lab, "ifaces", "a-eth0")["bridge"] is None
     assert lab.host("ls /sys/class/net/lan1/brif").lines == ["e-eth0"]
     assert "lan0" not in lab.host("ls /sys/class/net").lines
-    _, err = deleting.communicate(timeout=60)
+    _, err = deleting.communicate(timeout=PATIENCE)
     assert deleting.returncode == 0
     message = one_line_error(err.decode(), "dumm-bridge")
     assert message.startswith("warning: 'a-eth0' may still be up in the guest: ")
     for tool, other in others.items():
-        _, err = other.communicate(timeout=60)
+        _, err = other.communicate(timeout=PATIENCE)
         assert other.returncode == 5
         assert "guest '" in one_line_error(err.decode(), tool)
     for several in (loading, adding):
-        _, err = several.communicate(timeout=60)
+        _, err = several.communicate(timeout=PATIENCE)
         assert several.returncode == 5
         assert [f"guest '{g}'" in err.decode() for g in "abcde"] == [True, False, False, True, True]
     layers = [record(lab, "guests", g)["overlays"] for g in "abcde"]
@@ -305,7 +305,7 @@ def test_interrupted_while_it_waits(lab: Lab, stuck: Stuck) -> None:
     lab("dumm-bridge create lan0")
     assert waiting.poll() is None
     waiting.send_signal(signal.SIGINT)
-    assert waiting.wait(15) == -signal.SIGINT
+    assert waiting.wait(PATIENCE) == -signal.SIGINT
     assert record(lab, "ifaces", "a-eth0")["up"] is False
     # One that was killed leaves the record, and the next one does the rest.
     waiting = lab.start("dumm-iface up a-eth0")
@@ -328,5 +328,5 @@ def test_a_start_that_waits_for_the_last_end(lab: Lab) -> None:
         lab("dumm-guest start b")
         until(lambda: is_free(lab.directory / ".lock"), "it has not the lab's lock")
         assert waiting.poll() is None
-    assert waiting.wait(30) == 0
+    assert waiting.wait(PATIENCE) == 0
     assert state_of(lab, "a") == "running"

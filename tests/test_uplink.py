@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Lab
+from conftest import PATIENCE, Lab
 from uml_helpers import one_line_error, until
 from users import User
 
@@ -30,7 +30,7 @@ SERVICE = f"{OWN}:8000"
 
 def call(*argv: str) -> str:
     """Run a program of the host's."""
-    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=PATIENCE)
     return done.stdout
 
 
@@ -105,7 +105,7 @@ def reaches(lab: Lab, name: str = "a", to: str = THERE, port: int = 80) -> bool:
 
 def reached(lab: Lab, *places: str) -> set[str]:
     """Those of the places (ADDRESS:PORT) that the guest gets a page from."""
-    fetch = "timeout 2 wget -q -O - http://{0}/ | grep -q Internet && echo {0}"
+    fetch = "timeout 6 wget -q -O - http://{0}/ | grep -q Internet && echo {0}"
     script = "".join(f"({fetch.format(place)}) & " for place in places) + "wait"
     return set(lab(["dumm-guest", "exec", "a", "--", "sh", "-c", script]).lines)
 
@@ -169,7 +169,7 @@ def test_the_host_itself_is_closed_unless_it_is_opened(internet: list[str], lab:
     assert not pings(lab, OWN)
     # What the host itself asks of a guest is answered.
     lab("dumm-guest exec a -- sh -c 'mkdir /www; echo mine >/www/index.html; httpd -h /www'")
-    with urllib.request.urlopen("http://10.0.0.1/", timeout=5) as page:
+    with urllib.request.urlopen("http://10.0.0.1/", timeout=PATIENCE) as page:
         assert page.read() == b"mine\n"
     lab("dumm-bridge uplink lan0 --nat --host-access")
     assert lab("dumm-bridge show -o uplink,host_access lan0").out == "nat\tyes\n"

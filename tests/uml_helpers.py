@@ -16,13 +16,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from conftest import Lab
+from conftest import PATIENCE, Lab
 
 #: Each byte value many times, in no order that a window or a block could hide.
 NOISE = bytes((7 * n + n // 256 + n // 65536) % 256 for n in range(1 << 18))
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition():
@@ -119,7 +119,7 @@ class Terminal:
         self.seen += os.read(self.master, 65536)
         return True
 
-    def expect(self, text: bytes, seconds: float = 15.0) -> None:
+    def expect(self, text: bytes, seconds: float = PATIENCE) -> None:
         """Wait until `text` is shown, and forget all up to it."""
         end = time.monotonic() + seconds
         while text not in self.seen:
@@ -128,7 +128,7 @@ class Terminal:
             self.read(left)
         self.seen = self.seen.partition(text)[2]
 
-    def wait(self, seconds: float = 15.0) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         """The command's exit status; what it still shows is in `seen`."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
