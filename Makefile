@@ -14,6 +14,8 @@ PREFIX ?= /usr/local
 LIB = $(PREFIX)/lib/dumm-tools
 BIN = .venv/bin
 LINT = lint
+# How many processes share the tests, and how: tests/conftest.py says which belong together.
+WORKERS = -n auto --dist loadgroup --no-loadscope-reorder
 SHELL_FILES = .ci/setup .ci/run tests/as-user tests/user-world.sh $(wildcard examples/*.sh)
 
 FUZZ_TIME ?= 60
@@ -26,7 +28,7 @@ demo: setup-run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
 test: $(LINT)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS)
 
 lint: setup-test
 	@$(BIN)/ruff check -q .

@@ -87,6 +87,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             _make_mounts_private()
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """`-n auto`: as many processes as keep the processors busy, for tests wait for much of their
     time. One file needs none; nor can there be any where an ordinary user makes namespaces, which

@@ -6,13 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import BIN, PATIENCE, Lab
-from uml_helpers import one_line_error
+from uml_helpers import has_open, one_line_error, until
 
 TOOLS = ("dumm-fs", "dumm-guest", "dumm-iface", "dumm-bridge", "dumm-console")
 
@@ -283,20 +282,20 @@ def test_ctrl_c_is_death_by_sigint(lab: Lab) -> None:
     """While it waits for the lock, for example."""
     (lab.directory / "hold.py").write_text(
         "import fcntl, time\nf = open('.lock')\nfcntl.flock(f, 2)\n"
-        "print(flush=True)\ntime.sleep(60)\n"
+        "print(flush=True)\ntime.sleep(1000)\n"
     )
     holder = lab.start(["python3", "hold.py"])
     assert holder.stdout
     holder.stdout.read(1)
-    waiting = lab.start("dumm-guest set alice --memory 80M")
-    time.sleep(0.5)
+    waiting = lab.start("dumm-guest create zoe")
+    until(lambda: has_open(waiting.pid, lab.directory / ".lock"), "it waits")
     waiting.send_signal(signal.SIGINT)
     assert waiting.wait(PATIENCE) == -signal.SIGINT
     assert waiting.stderr
     assert waiting.stderr.read().strip() == b""
     holder.kill()
     holder.wait()
-    assert lab("dumm-guest show alice -o memory").out == f"{64 << 20}\n"
+    assert lab("dumm-guest list -q").out == "alice\nbob\n"
 
 
 def test_debug(lab: Lab) -> None:

@@ -19,7 +19,7 @@ from conftest import PATIENCE, Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from siege import frame
-from uml_helpers import one_line_error, state_of, until
+from uml_helpers import has_open, one_line_error, state_of, until
 
 from dumm_tools import messages
 from dumm_tools.agent.client import Control, Line
@@ -434,16 +434,10 @@ def test_a_guest_that_says_all_its_lines_are_busy(lab: Lab) -> None:
 def test_a_signal_ends_what_a_guest_does_not(lab: Lab, name: str, number: int) -> None:
     process = lab.start(f"dumm-guest exec {name} -- true")
     path = lab.directory / f"run/{name}/line1.in"
-    until(lambda: _is_open(process.pid, path), "it has its line")
+    until(lambda: has_open(process.pid, path), "it has its line")
     until(lambda: signal.SIGTERM in _caught(process.pid), "it takes signals")
     process.send_signal(number)
     assert process.wait(PATIENCE) == 128 + number
-
-
-def _is_open(pid: int, path: Path) -> bool:
-    with contextlib.suppress(OSError):
-        return any(os.readlink(fd) == str(path) for fd in Path(f"/proc/{pid}/fd").iterdir())
-    return False
 
 
 def _caught(pid: int) -> set[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pty
@@ -28,6 +29,13 @@ def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE)
     while not condition():
         assert time.monotonic() < end, f"not so after {seconds} s: {what}"
         time.sleep(0.01)
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Has a process opened a file?"""
+    with contextlib.suppress(OSError):
+        return any(os.readlink(fd) == str(path) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 def unread(fd: int) -> int:
