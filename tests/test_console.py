@@ -20,7 +20,7 @@ from uml_helpers import on_terminal, one_line_error, pid_of, state_of, unread, u
 from dumm_tools.agent import JAIL
 from dumm_tools.guests.console_log import Reader
 
-pytestmark = pytest.mark.uml
+pytestmark = [pytest.mark.uml, pytest.mark.xdist_group("console")]
 
 
 @pytest.fixture(scope="module")

@@ -49,6 +49,7 @@ def test_an_example(name: str, example_masters: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.xdist_group("examples")
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_without_root(name: str, somebody: User) -> None:
     run(name, somebody.lab(name))

@@ -16,7 +16,7 @@ import pytest
 from conftest import PATIENCE, SUITES, Lab
 from uml_helpers import NOISE, on_terminal, one_line_error, pid_of, processes, unread, until
 
-pytestmark = pytest.mark.uml
+pytestmark = [pytest.mark.uml, pytest.mark.xdist_group("exec")]
 
 
 @pytest.fixture(scope="module")

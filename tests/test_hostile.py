@@ -373,6 +373,7 @@ def bounded(lab: Lab, command: str, status: int, stdin: bytes = b"") -> str:
 
 @pytest.mark.attack("lies-at-the-start")
 @pytest.mark.uml
+@pytest.mark.xdist_group("hostile")
 def test_guests_that_lie_at_their_start_are_alone_with_it(lab: Lab) -> None:
     bad = [*AT_START, "errno", "escape"]
     good = ["good1", "good2", "good3"]
@@ -396,6 +397,7 @@ def test_guests_that_lie_at_their_start_are_alone_with_it(lab: Lab) -> None:
 
 @pytest.mark.attack("lies")
 @pytest.mark.uml
+@pytest.mark.xdist_group("hostile")
 @pytest.mark.parametrize("name", WHILE_IT_RUNS)
 def test_a_guest_that_lies_makes_an_error_of_one_line(lab: Lab, name: str) -> None:
     command, status, message = WHILE_IT_RUNS[name]
@@ -407,6 +409,7 @@ def test_a_guest_that_lies_makes_an_error_of_one_line(lab: Lab, name: str) -> No
 
 @pytest.mark.attack("slow-answers")
 @pytest.mark.uml
+@pytest.mark.xdist_group("hostile")
 def test_all_answers_of_a_guest_have_one_time(lab: Lab) -> None:
     """Each of them is quick enough, all together are not."""
     root = str(lab.directory)
@@ -421,6 +424,7 @@ def test_all_answers_of_a_guest_have_one_time(lab: Lab) -> None:
 
 
 @pytest.mark.uml
+@pytest.mark.xdist_group("hostile")
 def test_a_guest_that_says_all_its_lines_are_busy(lab: Lab) -> None:
     err = bounded(lab, "dumm-guest exec --timeout 1 busy -- true", 5)
     assert one_line_error(err) == "guest 'busy' does not answer"
@@ -428,6 +432,7 @@ def test_a_guest_that_says_all_its_lines_are_busy(lab: Lab) -> None:
 
 @pytest.mark.attack("deaf-to-signals")
 @pytest.mark.uml
+@pytest.mark.xdist_group("hostile")
 @pytest.mark.parametrize(
     ("name", "number"), [("mute1", signal.SIGINT), ("output2", signal.SIGINT), ("output3", 15)]
 )

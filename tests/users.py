@@ -15,6 +15,8 @@ from conftest import BIN, TOP, Lab
 
 #: What the first user's subordinate ids begin with.
 FIRST_ID, IDS = 0x4000_0000, 65536
+#: Numbers of users that each of pytest-xdist's workers has to itself.
+PER_WORKER = 128
 
 
 class User:
@@ -36,6 +38,8 @@ class User:
         without: Sequence[str] = (),
         packs: bool = True,
     ) -> None:
+        assert number < PER_WORKER
+        number += PER_WORKER * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
         self.uid = 64100 + number
         self.name = f"test{number}"
         self.first_id = FIRST_ID + number * IDS
