@@ -41,15 +41,18 @@ def outcome(command: click.Command, prog: str, args: Sequence[str] | None = None
     try:
         status = command.main(args, prog_name=prog, standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.NoArgsIsHelpError as e:
+    except _NoVerb as e:
         messages.say(*e.format_message().splitlines())
         status = e.exit_code
     except click.UsageError as e:
         where = e.ctx.command_path if e.ctx else prog
         said = e.format_message().rstrip(".")
         hint = f"see '{where} --help'"
-        if isinstance(e, click.NoSuchOption) and _passes_words_on(e.ctx):
-            hint = f"put '--' before a command that has options of its own; {hint}"
+        if isinstance(e, click.NoSuchOption):
+            # click's words before 8.5
+            said = said.replace(f"option: {e.option_name}", f"option '{e.option_name}'")
+            if _passes_words_on(e.ctx):
+                hint = f"put '--' before a command that has options of its own; {hint}"
         report(prog, said[:1].lower() + said[1:], hint)
         status = e.exit_code
     except (click.Abort, KeyboardInterrupt):
@@ -62,6 +65,14 @@ def outcome(command: click.Command, prog: str, args: Sequence[str] | None = None
     except SystemExit as e:  # click's, when it has completed a word
         status = e.code
     return status if isinstance(status, int) else 0
+
+
+class _NoVerb(click.UsageError):
+    """A tool or noun was named without a verb; the message is its help. click has an exception for
+    this since 8.2: before, it prints the help on stdout and calls that a success."""
+
+    def __init__(self, ctx: click.Context) -> None:
+        super().__init__(ctx.get_help(), ctx)
 
 
 def _passes_words_on(context: click.Context | None) -> bool:
@@ -271,6 +282,12 @@ class _Parsed(click.Command):
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
         """The one that all share."""
         return _HELP
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """click's; help that nobody asked for is an error."""
+        if not args and self.no_args_is_help and not ctx.resilient_parsing:
+            raise _NoVerb(ctx)
+        return super().parse_args(ctx, args)
 
     def make_parser(self, ctx: click.Context) -> Any:
         """click's, that knows `-q` at the first look: it looks for a long option of that name
