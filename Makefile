@@ -1,31 +1,50 @@
-# make demo     a lab of two guests, step by step, in a directory of its own
-# make test     lint, then all tests; without the linters: make test LINT=setup-test
-# make lint     the linters alone
-# make bench    as root: the suite against its targets, as ratios in one run (BENCH=start: only that)
-# make siege    as root: one hostile guest among many, in each of 48 ways (SIEGE: options, ways)
-# make fuzz     each harness of tests/fuzz with clang's sanitizers, for FUZZ_TIME seconds (60)
-# make docs     write the manual pages and the completions anew
-# make install  as root: the commands, their manual pages and completions, into PREFIX
-# make clean    remove what these made
+# make demo       build a lab of two guests, step by step, in a directory of its own
+# make check      the quick tests, in half a minute: no root, no network, no guests
+# make test       the linters, then all tests (without the linters: make test LINT=setup-test)
+# make test-deb   as root: in a fresh Debian 13, build the package, install, use and remove it
+# make lint       the linters alone
+# make bench      as root: measure the suite against its targets (BENCH=start: only that)
+# make siege      as root: one hostile guest among many, in each of 48 ways (SIEGE: options, ways)
+# make fuzz       the harnesses of tests/fuzz with clang's sanitizers, FUZZ_TIME seconds each (60)
+# make docs       write the manual pages and the completions anew
+# make install    as root: put the commands, manual pages and completions into PREFIX (/usr/local)
+# make uninstall  as root: remove what `make install` put there
+# make deb        build a Debian package, into dist/
+# make dist       build a source archive and a wheel, into dist/ (or: make sdist, make wheel)
+# make clean      remove what these made
 #
-# All of them first set up what is missing: Debian packages (as root), and a venv in .venv.
+# Each sets up what is missing first: Debian packages (as root), and a venv in .venv. For packagers
+# `make install DESTDIR=DIR` puts everything below DIR, to be moved to PREFIX later.
 
 PREFIX ?= /usr/local
-LIB = $(PREFIX)/lib/dumm-tools
 BIN = .venv/bin
 LINT = lint
 # How many processes share the tests, and how: tests/conftest.py says which belong together.
 WORKERS = -n auto --dist loadgroup --no-loadscope-reorder
-SHELL_FILES = .ci/setup .ci/run tests/as-user tests/user-world.sh $(wildcard examples/*.sh)
+SHELL_FILES = $(wildcard .ci/*) tests/as-user tests/user-world.sh debian/tests/smoke \
+	$(wildcard examples/*.sh)
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' dumm_tools/__init__.py)
+# The wheel is the same for the same commit.
+EPOCH = SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 
 FUZZ_TIME ?= 60
 FUZZ_DIR = build/fuzz
 FUZZERS = $(patsubst tests/fuzz/%.c,$(FUZZ_DIR)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: demo test lint bench fuzz siege docs install clean setup-run setup-test setup-bench setup-fuzz
+.PHONY: help demo check test test-deb lint bench fuzz siege docs install uninstall deb dist sdist wheel \
+	clean setup-check setup-run setup-test setup-bench setup-fuzz setup-dist setup-deb
+
+help:
+	@sed -n '/^$$/q; s/^# \{0,1\}//p' Makefile
 
 demo: setup-run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
+
+# What tests need is in their marks; those with none of these need Python and a C compiler.
+check: setup-check
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/python -m pytest -q -m "not (net or netns or uml or root or packs or slow)" $(PYTEST_ARGS)
 
 test: $(LINT)
 	@$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS)
@@ -35,8 +54,12 @@ lint: setup-test
 	@$(BIN)/ruff format -q --check .
 	@$(BIN)/mypy --strict
 	@$(BIN)/python -m dumm_tools._docs --check
+	@$(BIN)/codespell
 	@shellcheck $(SHELL_FILES)
 	@groff -man -Tutf8 -ww -z man/*.1 man/*.5 man/*.7
+
+test-deb:
+	@.ci/test-deb
 
 bench: setup-bench
 	@$(BIN)/python tests/bench.py $(BENCH)
@@ -62,13 +85,21 @@ docs: setup-test
 	@$(BIN)/python -m dumm_tools._docs
 
 install: setup-run
-	@rm -rf build $(LIB)
-	@python3 -m venv $(LIB)
-	@$(LIB)/bin/python -m pip install -qq --disable-pip-version-check --root-user-action=ignore .
-	@rm -rf build
-	@cd $(LIB) && find bin/dumm-* share -type f | while read -r file; do \
-		mkdir -p "$(PREFIX)/$${file%/*}" && ln -sf "$(LIB)/$$file" "$(PREFIX)/$$file"; \
-	done
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" FISHDIR="$(FISHDIR)" .ci/install
+
+uninstall:
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" FISHDIR="$(FISHDIR)" .ci/install --remove
+
+dist: sdist wheel
+
+sdist wheel: setup-dist
+	@rm -rf build/lib build/bdist.*
+	@$(EPOCH) $(BIN)/python -m build -q --$@
+	@rm -rf build/lib build/bdist.*
+	@$(BIN)/twine check --strict dist/dumm_tools-$(VERSION)[.-]*
+
+deb: setup-deb
+	@.ci/deb
 
 setup-run:
 	@.ci/setup run
@@ -81,6 +112,15 @@ setup-test:
 
 setup-fuzz:
 	@.ci/setup fuzz
+
+setup-check:
+	@.ci/setup check
+
+setup-dist:
+	@.ci/setup dist
+
+setup-deb:
+	@.ci/setup deb
 
 clean:
 	rm -rf .venv .cache-tests .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info

@@ -96,13 +96,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if one or not ROOT else len(os.sched_getaffinity(0)) + 2
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put what needs the host's network first: there is no way back from the namespace. Leave
-    out what is for the others: marked `root` for all but root.
+    out what is for the others: marked `root` for all but root. Mark what needs kernel packs.
 
     Tests that share what takes long to make, by a fixture of their module's, go to one worker; the
     others to any, and last, so that the workers end at the same time.
     """
+    for item in items:
+        if "packs" in getattr(item, "fixturenames", ()):
+            item.add_marker("packs")
     if not ROOT:
         others = [item for item in items if item.get_closest_marker("root")]
         config.hook.pytest_deselected(items=others)

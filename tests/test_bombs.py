@@ -188,6 +188,7 @@ def test_a_bomb_of_another_users(packs: Path, tmp_path: Path) -> None:
         user.end()
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_directories_is_little(tmp_path: Path) -> None:
     """Comments of half a gigabyte are of no use later."""
     comment = extended(record(b"comment", b"a" * 1_000_000))
@@ -258,6 +259,7 @@ def test_each_kind_of_holes(tmp_path: Path, form: str) -> None:
     assert copied.stat().st_blocks < 61 * 128
 
 
+@pytest.mark.slow
 @pytest.mark.attack("damaged-images")
 @settings(max_examples=1500, deadline=None)
 @given(

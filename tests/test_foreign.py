@@ -260,6 +260,7 @@ def test_the_image_that_is_then_damaged() -> None:
 INTERESTING = (0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 31, (1 << 63) - 1, (1 << 64) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.attack("damaged-images")
 @settings(max_examples=2000, deadline=None)
 @given(

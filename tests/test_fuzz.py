@@ -31,6 +31,8 @@ from dumm_tools.linux import mconsole, netlink, qdisc, route, rtattr, rtnl
 from dumm_tools.net import link_requests
 from dumm_tools.running import liveness
 
+pytestmark = pytest.mark.slow
+
 #: What a reader may raise.
 ERRORS = (DummError, OSError, LineLost, session.Ended)
 #: Bytes that a reader may take beyond what there is.

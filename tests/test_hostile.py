@@ -102,6 +102,7 @@ def test_frames_that_nobody_asked_for(line: tuple[Line, int]) -> None:
         ours.wait_frame(0.3, (b"n",))
 
 
+@pytest.mark.slow
 @pytest.mark.attack("endless-answer")
 def test_a_kernel_whose_list_has_no_end(line: tuple[Line, int]) -> None:
     """Each of the messages is part of the answer, and none the last one."""

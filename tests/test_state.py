@@ -152,6 +152,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(PLACES), JSON | st.just(...)), min_size=1, max_size=3))
 @settings(max_examples=1500, deadline=None)
 def test_a_state_that_is_damaged_anywhere(changes: list[tuple[tuple[Any, ...], Any]]) -> None:

@@ -46,5 +46,13 @@ class Wheel(bdist_wheel):
         super().finalize_options()
 
     def get_tag(self) -> tuple[str, str, str]:
-        """py3-none, and the platform."""
-        return "py3", "none", super().get_tag()[2]
+        """py3-none, and the oldest platform that PyPI's rules have a plain name for (PEP 600).
+
+        What was compiled is static, so no C library is too old for it; `linux_x86_64`, which the
+        platform is by itself, is not accepted by PyPI.
+        """
+        platform = super().get_tag()[2]
+        kind, _, machine = platform.partition("_")
+        if kind == "linux":
+            platform = f"manylinux2014_{machine}.manylinux_2_17_{machine}"
+        return "py3", "none", platform

@@ -1,0 +1,202 @@
+"""What is built to be installed elsewhere: source archive, wheel, `make install`, Debian package.
+
+`make test-deb` builds the last in a Debian of its own, and uses it; this is what can be seen from
+here.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from email import message_from_bytes
+from pathlib import Path
+
+import pytest
+from conftest import TOP
+from test_build import is_static
+
+from dumm_tools import __version__
+
+TOOLS = ("dumm-bridge", "dumm-console", "dumm-fs", "dumm-guest", "dumm-iface")
+#: Each builds in an environment of its own, with what pip fetches for it.
+fetches = pytest.mark.net
+
+
+def call(*argv: str | Path, cwd: Path = TOP, **env: str) -> str:
+    """Run a program to its end, without the make that runs the tests; what it wrote."""
+    done = subprocess.run(
+        argv,
+        cwd=cwd,
+        env={k: v for k, v in {**os.environ, **env}.items() if k not in ("MAKEFLAGS", "MAKELEVEL")},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+# ---- make ----
+
+
+def test_make_alone_prints_help_and_does_nothing() -> None:
+    said = call("make", "-s")
+    assert said == call("make", "-s", "help")
+    described = re.findall(r"^make (\S+)  +\S", said, re.MULTILINE)
+    targets = re.findall(r"^([a-z][a-z -]*):", (TOP / "Makefile").read_text(), re.MULTILINE)
+    public = {t for line in targets for t in line.split() if not t.startswith("setup-")}
+    assert sorted(described) == sorted(public - {"help", "sdist", "wheel"})
+    assert all(len(line) <= 100 for line in said.splitlines())
+
+
+def test_the_quick_tests_need_no_network_root_or_guests() -> None:
+    """`make check` leaves out what has a mark; the others make do without kernel packs, too."""
+    chosen = re.search(r'-m "not \((.*)\)"', (TOP / "Makefile").read_text())
+    assert chosen
+    assert set(chosen[1].split(" or ")) == {"net", "netns", "uml", "root", "packs", "slow"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "error"),
+    [
+        (["PREFIX=usr"], "PREFIX must be an absolute path without blanks, not 'usr'"),
+        (["PREFIX=/a b"], "PREFIX must be an absolute path without blanks, not '/a b'"),
+        (["DESTDIR=/a b"], "DESTDIR must be a path without blanks, not '/a b'"),
+        (["PREFIX=/nonexistent"], "nothing is installed in '/nonexistent'"),
+    ],
+)
+def test_what_cannot_be_uninstalled(variables: list[str], error: str) -> None:
+    done = subprocess.run(
+        ["make", "-s", "uninstall", *variables],
+        cwd=TOP,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode
+    assert done.stderr.splitlines()[0] == f"dumm-tools: {error}"
+
+
+@fetches
+def test_install_elsewhere_move_use_and_uninstall(tmp_path: Path) -> None:
+    stage, prefix = tmp_path / "stage", tmp_path / "final/usr"
+    call("make", "-s", "install", f"DESTDIR={stage}", f"PREFIX={prefix}")
+    assert not prefix.exists()
+    staged = Path(f"{stage}{prefix}")
+    for path in stage.rglob("*"):
+        if path.is_symlink():
+            assert str(stage) not in os.readlink(path)
+        elif path.is_file():
+            assert str(stage).encode() not in path.read_bytes(), path
+
+    shutil.copytree(staged, prefix, symlinks=True)
+    for tool in TOOLS:
+        assert call(prefix / "bin" / tool, "--version") == f"{tool} {__version__}\n"
+        for path in (
+            *("share/man/man1/{}.1", "share/bash-completion/completions/{}"),
+            *("share/zsh/site-functions/_{}", "share/fish/vendor_completions.d/{}.fish"),
+        ):
+            assert (prefix / path.format(tool)).is_file()
+    (tmp_path / "lab").mkdir()
+    call(prefix / "bin/dumm-fs", "init", "--host-net", cwd=tmp_path / "lab")
+    assert call(prefix / "bin/dumm-guest", "list", "-q", cwd=tmp_path / "lab") == ""
+
+    mine = prefix / "bin/mine"
+    mine.touch()
+    call("make", "-s", "uninstall", f"PREFIX={prefix}")
+    assert [path for path in prefix.rglob("*") if not path.is_dir()] == [mine]
+    call("make", "-s", "uninstall", f"DESTDIR={stage}", f"PREFIX={prefix}")
+    assert list(stage.iterdir()) == []
+
+
+# ---- what PyPI gets ----
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The source archive, unpacked; it is made of a copy, for the making leaves files."""
+    place = tmp_path_factory.mktemp("source")
+    kept = shutil.ignore_patterns(".?*cache*", ".git", ".venv", ".hypothesis", "build", "dist")
+    shutil.copytree(TOP, place / "copy", symlinks=True, ignore=kept)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    call(*pip, "install", "-q", "--target", place / "tools", "setuptools>=77")
+    code = "from setuptools.build_meta import build_sdist; build_sdist('..')"
+    call(sys.executable, "-c", code, cwd=place / "copy", PYTHONPATH=str(place / "tools"))
+    [archive] = place.glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        file.extractall(place, filter="data")
+    yield place / f"dumm_tools-{__version__}"
+    shutil.rmtree(place)
+
+
+@fetches
+def test_the_source_archive_has_all_that_git_has(source: Path) -> None:
+    if not (TOP / ".git").exists():
+        pytest.skip("no git repository here")
+    known = set(call("git", "ls-files").split("\n")) - {""}
+    there = {str(p.relative_to(source)) for p in source.rglob("*") if not p.is_dir()}
+    assert sorted(known - there) == []
+    more = {path for path in there - known if ".egg-info/" not in path}
+    assert sorted(more) == ["PKG-INFO"]
+
+
+@fetches
+def test_the_source_archive_can_be_tested(source: Path) -> None:
+    env = {"PYTHONPATH": str(source)}
+    pytest_ = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    collected = call(*pytest_, "--collect-only", cwd=source, **env)
+    assert re.search(r"^\d+ tests collected", collected, re.MULTILINE), collected
+    quick = ("-m", "not (net or netns or uml or root or packs or slow)")
+    few = ("tests/test_output.py", "tests/test_docs.py", "tests/test_build.py")
+    said = call(*pytest_, *quick, *few, cwd=source, **env)
+    assert re.search(r"^\d+ passed", said, re.MULTILINE), said
+    call("make", "-s", cwd=source)
+
+
+@fetches
+def test_the_wheel_is_for_any_python_and_any_c_library(source: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    call(*pip, "wheel", "-q", "--no-deps", "-w", source.parent, source)
+    [path] = source.parent.glob("*.whl")
+    machine = os.uname().machine
+    tag = f"py3-none-manylinux2014_{machine}.manylinux_2_17_{machine}"
+    assert path.name == f"dumm_tools-{__version__}-{tag}.whl"
+    with zipfile.ZipFile(path) as wheel:
+        jail = wheel.getinfo("dumm_tools/agent/jail.bin")
+        assert jail.external_attr >> 16 & 0o111
+        assert is_static(wheel.read(jail))
+        assert "dumm_tools/agent/initrd.cpio" in wheel.namelist()
+        info = f"dumm_tools-{__version__}.dist-info"
+        metadata = message_from_bytes(wheel.read(f"{info}/METADATA"))
+        assert not any(key.startswith(("Home-", "Project-URL", "Download-")) for key in metadata)
+        data = f"dumm_tools-{__version__}.data/data/share"
+        for tool in TOOLS:
+            assert f"{data}/man/man1/{tool}.1" in wheel.namelist()
+
+
+# ---- the Debian package ----
+
+
+def test_the_debian_package_has_the_version_and_the_bounds_of_the_project() -> None:
+    first = (TOP / "debian/changelog").read_text().partition("\n")[0]
+    assert first.startswith(f"dumm-tools ({__version__}) ")
+    setup = configparser.ConfigParser(interpolation=None)
+    setup.read(TOP / "setup.cfg")
+    wanted = setup["options"]["install_requires"].split("\n")[1:]
+    control = (TOP / "debian/control").read_text()
+    for requirement in wanted:
+        name, bound, version = requirement.split(" ")
+        assert f" python3-{name} ({bound} {version}),\n" in control
+    [setuptools] = re.findall(r'"setuptools >= (\d+)"', (TOP / "pyproject.toml").read_text())
+    assert f" python3-setuptools (>= {setuptools}),\n" in control
