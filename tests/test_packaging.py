@@ -103,11 +103,11 @@ def test_install_elsewhere_move_use_and_uninstall(tmp_path: Path) -> None:
     shutil.copytree(staged, prefix, symlinks=True)
     for tool in TOOLS:
         assert call(prefix / "bin" / tool, "--version") == f"{tool} {__version__}\n"
-        for path in (
+        for file in (
             *("share/man/man1/{}.1", "share/bash-completion/completions/{}"),
             *("share/zsh/site-functions/_{}", "share/fish/vendor_completions.d/{}.fish"),
         ):
-            assert (prefix / path.format(tool)).is_file()
+            assert (prefix / file.format(tool)).is_file()
     (tmp_path / "lab").mkdir()
     call(prefix / "bin/dumm-fs", "init", "--host-net", cwd=tmp_path / "lab")
     assert call(prefix / "bin/dumm-guest", "list", "-q", cwd=tmp_path / "lab") == ""
