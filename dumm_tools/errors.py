@@ -64,6 +64,15 @@ class ExecFailed(DummError):
         self.exit_code = code
 
 
+def explain(error: Exception) -> str:
+    """What went wrong, without the class, unless nobody foresaw it: then it is a fault of ours."""
+    if isinstance(error, DummError):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"internal error: {type(error).__name__}: {error}"
+
+
 def os_reason(error: OSError) -> str:
     """The errno text of `error`, with the file it is about when there is one."""
     text = error.strerror or str(error)

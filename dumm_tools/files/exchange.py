@@ -13,10 +13,11 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from dumm_tools import errors
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.files import choice, mounts, workdir
+from dumm_tools.linux import child, namespaces, pinned
 from dumm_tools.linux import mount as mnt
-from dumm_tools.linux import namespaces, pinned
 from dumm_tools.model import Guest, State
 from dumm_tools.running import contact, liveness, turn
 from dumm_tools.statefile import load
@@ -166,7 +167,7 @@ def mount_from_jail(labdir: str, name: str) -> None:
     finally:
         os.close(pidfd)
     if error:
-        raise DummError(f"cannot mount the root of guest '{name}': {os.strerror(error)}")
+        raise DummError(f"cannot mount the root of guest '{name}': {error}")
 
 
 def _into_jail(labdir: str, name: str, tree: int) -> None:
@@ -185,21 +186,15 @@ def _into_jail(labdir: str, name: str, tree: int) -> None:
     finally:
         os.close(pidfd)
     if error:
-        raise DummError(f"cannot change the root of guest '{name}': {os.strerror(error)}")
+        raise DummError(f"cannot change the root of guest '{name}': {error}")
 
 
-def _in_child(work: Callable[[], None]) -> int:
+def _in_child(work: Callable[[], None]) -> str:
     """Do `work` in a child, since a process that enters a mount namespace loses its place in ours;
-    0 or an errno."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            pinned.pin()  # in a jail, what lies where Python's modules lie is not Python's
-            work()
-            code = 0
-        except OSError as e:
-            code = e.errno or 1
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    what went wrong, or nothing."""
+
+    def pinned_work() -> None:
+        pinned.pin()  # in a jail, what lies where Python's modules lie is not Python's
+        work()
+
+    return child.run(pinned_work, errors.explain)

@@ -7,32 +7,15 @@ import os
 import tempfile
 from collections.abc import Callable
 
-from dumm_tools.errors import DummError
+from dumm_tools import errors
+from dumm_tools.linux import child, namespaces
 from dumm_tools.linux import mount as mnt
-from dumm_tools.linux import namespaces
 from dumm_tools.running import isolation
 
 
 def in_child(attempt: Callable[[], object]) -> str:
     """Run `attempt` in a child; what went wrong, or nothing."""
-    read, write = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        text = ""
-        try:
-            attempt()
-        except OSError as e:
-            text = e.strerror or str(e)
-        except DummError as e:
-            text = str(e)
-        finally:
-            os.write(write, text.encode())
-            os._exit(0)
-    os.close(write)
-    with open(read, "rb") as file:
-        text = file.read().decode()
-    os.waitpid(pid, 0)
-    return text
+    return child.run(attempt, errors.explain)
 
 
 def make_namespaces() -> None:

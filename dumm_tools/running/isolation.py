@@ -13,7 +13,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from dumm_tools import holder, messages
+from dumm_tools import errors, holder, messages, proc
 from dumm_tools.agent import JAIL
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.linux import namespaces, pinned, process
@@ -158,28 +158,15 @@ def _hold(labdir: str, way: Sequence[str], locked: int) -> str:
             f"'{JAIL}' is missing: the package was not built",
             hint="python3 -m dumm_tools.agent.build",
         )
+    from dumm_tools.linux import child  # seldom needed
+
     path = holder.file_of(labdir)
-    errors, theirs = os.pipe2(os.O_CLOEXEC)
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        target = max(errors, theirs, null, locked) + 1
-        actions = [(os.POSIX_SPAWN_DUP2, null, n) for n in (0, 1, 2)]
-        actions.append((os.POSIX_SPAWN_DUP2, theirs, target))
-        actions.append((os.POSIX_SPAWN_DUP2, locked, target + 1))
-        argv = [JAIL, "hold", "--errors", str(target), "--pid-file", path, *way]
-        env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
-        pid = os.posix_spawn(JAIL, argv, env, file_actions=actions)
-        os.close(theirs)
-        theirs = -1
-        text = b""
-        while piece := os.read(errors, 4096):
-            text += piece
-        os.waitpid(pid, 0)
-    finally:
-        for fd in (errors, theirs, null):
-            if fd >= 0:
-                os.close(fd)
-    return text.decode(errors="replace").strip()
+
+    def command(first: int) -> list[str]:
+        return [JAIL, "hold", "--errors", str(first + 1), "--pid-file", path, *way]
+
+    env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
+    return child.spawn(JAIL, [locked], command, env).wait()
 
 
 def end(labdir: str) -> None:
@@ -257,33 +244,34 @@ def become_root() -> None:
     made there have the owners that guests will see. Root stays what it is."""
     if os.geteuid() == 0:
         return
+    from dumm_tools.linux import child  # seldom needed
+
     uids, gids = namespaces.id_map("uid"), namespaces.id_map("gid")
     ranges = uids.count("\n") > 1 and gids.count("\n") > 1
     own_uid, own_gid = uids.split("\n")[0], gids.split("\n")[0]
     go_read, go_write = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
+
+    def write_maps() -> None:
+        os.close(go_write)
+        if not (os.read(go_read, 1) and ranges):
+            raise DummError("there are no ranges of ids to map")
+        for program, text in (("newuidmap", uids), ("newgidmap", gids)):
+            proc.run([program, str(parent), *text.split()])
+
     # newuidmap must come from outside the new namespace: a child that stays there.
-    helper = os.fork()
-    if helper == 0:
-        code = 1
-        try:
-            os.close(go_write)
-            if os.read(go_read, 1) and ranges:
-                code = _run_helpers(parent, uids, gids)
-        finally:
-            os._exit(code)
+    helper = child.fork(write_maps, errors.explain)
     os.close(go_read)
     try:
         try:
             namespaces.unshare(namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWNS)
         except OSError as e:
             os.close(go_write)
-            os.waitpid(helper, 0)
+            helper.wait()
             raise DummError(f"cannot make a user namespace: {e.strerror}", hint=HINT) from None
         os.write(go_write, b"g")
         os.close(go_write)
-        _, status = os.waitpid(helper, 0)
-        if status != 0:
+        if helper.wait():
             for name, text in (("setgroups", "deny"), ("uid_map", own_uid), ("gid_map", own_gid)):
                 with open(f"/proc/self/{name}", "r+", encoding="ascii") as file:
                     if name == "setgroups" or not file.read():  # one helper may have done its part
@@ -292,16 +280,3 @@ def become_root() -> None:
         os.setresuid(0, 0, 0)
     except OSError as e:
         raise DummError(f"cannot become root of a user namespace: {e.strerror}") from None
-
-
-def _run_helpers(pid: int, uids: str, gids: str) -> int:
-    import subprocess
-
-    for program, text in (("newuidmap", uids), ("newgidmap", gids)):
-        try:
-            code = subprocess.call([program, str(pid), *text.split()])
-        except FileNotFoundError:
-            return 1
-        if code:
-            return code
-    return 0

@@ -17,10 +17,10 @@ import select
 import signal
 import time
 
-from dumm_tools import holder, nft, proc
+from dumm_tools import errors, holder, nft, proc
 from dumm_tools.errors import Conflict, DummError
+from dumm_tools.linux import child, namespaces, process, sysfs
 from dumm_tools.linux import mount as mnt
-from dumm_tools.linux import namespaces, process, sysfs
 from dumm_tools.model import State
 from dumm_tools.statefile import lock
 
@@ -125,30 +125,21 @@ def _in_child(labdir: str) -> None:
     """Who enters a namespace has no way back: a child does it, and for a pid namespace its child.
     The program is left to the lab's own pid 1."""
     argv = _command(labdir)
-    read, write = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        try:
-            pidfd = _holder(labdir)
-            namespaces.enter(pidfd, namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
-            inner = os.fork()
-            if inner:
-                os.waitpid(inner, 0)
-            else:
-                _start(labdir, argv, pidfd)
-        except DummError as e:
-            os.write(write, str(e).encode())
-        except OSError as e:
-            os.write(write, f"cannot start {argv[0]}: {e.strerror or e}".encode())
-        except Exception as e:  # it would end unseen
-            os.write(write, f"internal error: {type(e).__name__}: {e}".encode())
-        finally:
-            os._exit(0)
-    os.close(write)
-    with open(read, encoding="utf-8", errors="replace") as file:
-        text = file.read()
-    os.waitpid(pid, 0)
-    if text:
+
+    def explain(error: Exception) -> str:
+        text = errors.explain(error)
+        return f"cannot start {argv[0]}: {text}" if isinstance(error, OSError) else text
+
+    def start() -> None:
+        pidfd = _holder(labdir)
+        namespaces.enter(pidfd, namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
+        inner = os.fork()
+        if inner:
+            os.waitpid(inner, 0)
+        else:
+            _start(labdir, argv, pidfd)
+
+    if text := child.run(start, explain):
         raise DummError(text, hint="'dumm-bridge uplink BR --none' removes the uplink")
 
 

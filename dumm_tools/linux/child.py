@@ -1,0 +1,82 @@
+"""Child processes that report what went wrong: a function of ours, or a program with an error pipe.
+
+A child writes the reason for its failure to a pipe. The end of the pipe is the end of its work, and
+an empty pipe means success.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child that has to be waited for: its pid, and the reading end of its error pipe."""
+
+    pid: int
+    errors: int
+
+    def wait(self) -> str:
+        """Wait for the end of its work and reap it, also when interrupted; what went wrong, or
+        nothing."""
+        text = b""
+        try:
+            while piece := os.read(self.errors, 4096):
+                text += piece
+        finally:
+            os.close(self.errors)
+            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        if code and not text:
+            return f"exit status {code}" if code > 0 else f"ended by signal {-code}"
+        return text.decode(errors="replace").strip()
+
+
+def fork(work: Callable[[], object], explain: Callable[[Exception], str]) -> Child:
+    """Do `work` in a child, which `explain`s the exception that ends it."""
+    errors, theirs = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except Exception as e:
+            os.write(theirs, explain(e).encode(errors="replace"))
+        finally:
+            os._exit(code)
+    os.close(theirs)
+    return Child(pid, errors)
+
+
+def run(work: Callable[[], object], explain: Callable[[Exception], str]) -> str:
+    """Do `work` in a child and wait for it; what went wrong, or nothing."""
+    return fork(work, explain).wait()
+
+
+def spawn(
+    program: str,
+    descriptors: Sequence[int],
+    command: Callable[[int], Sequence[str]],
+    env: Mapping[str, str],
+) -> Child:
+    """Start a program that has nothing of ours but these descriptors, numbered in a row, and its
+    error pipe as the last of the row. `command` makes its arguments from the first number. OSError.
+    """
+    with contextlib.ExitStack() as stack:
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        stack.callback(os.close, null)
+        errors, theirs = os.pipe2(os.O_CLOEXEC)
+        stack.callback(os.close, theirs)
+        unused = stack.enter_context(contextlib.ExitStack())
+        unused.callback(os.close, errors)
+        row = [*descriptors, theirs]
+        # Above all that is open, so that no dup2 hits what a later one still needs.
+        first = max([null, errors, *row]) + 1
+        actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1, 2)]
+        actions += [(os.POSIX_SPAWN_DUP2, fd, first + n) for n, fd in enumerate(row)]
+        pid = os.posix_spawn(program, list(command(first)), env, file_actions=actions)
+        unused.pop_all()
+    return Child(pid, errors)
