@@ -160,7 +160,7 @@ def _mount_stack(
             _mount_kernel(state, target, lower, upper, work)
     except OSError as e:
         # Where the kernel refuses in a user namespace, a program of the user's may do it.
-        crossed = any(mnt.any_below(layer) for layer in lower)
+        crossed = any(set(mnt.points_in(layer)) - {os.path.realpath(layer)} for layer in lower)
         if crossed and state.isolated:
             # The kernel does not let a user namespace see what is below other mounts, and
             # fuse-overlayfs would show those (/proc, /sys) to the guest.

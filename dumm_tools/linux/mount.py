@@ -143,12 +143,12 @@ def _lower(fields: bytes) -> list[bytes]:
     return [_unescape(path) for each in found for path in each.split(b":")]
 
 
-def any_below(directory: str) -> bool:
-    """Whether something is mounted in a tree, below its top."""
-    top = os.fsencode(os.path.realpath(directory)).rstrip(b"/") + b"/"
+def points_in(directory: str) -> list[str]:
+    """Where something is mounted in a tree, its top included: absolute paths without links."""
+    top = os.fsencode(os.path.realpath(directory)).rstrip(b"/")
     with open("/proc/self/mountinfo", "rb") as file:
-        points = (_unescape(line.split(b" ", 5)[4]) for line in file)
-        return any(point.startswith(top) and point != top for point in points)
+        points = [_unescape(line.split(b" ", 5)[4]) for line in file]
+    return [os.fsdecode(p) for p in points if p.rstrip(b"/") == top or p.startswith(top + b"/")]
 
 
 def _escape(path: bytes) -> bytes:

@@ -303,14 +303,10 @@ def size(path: str) -> int:
 
 def refuse_mounts(path: str) -> None:
     """Raise Conflict if something is mounted at or below `path`."""
-    real = os.path.realpath(path)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
-        for line in lines:
-            at = line.split(" ", 5)[4]
-            for code, char in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-                at = at.replace(code, char)
-            if at == real or at.startswith(real + "/"):
-                raise Conflict(f"something is mounted on '{at}'")
+    from dumm_tools.linux import mount  # ctypes takes a while to import
+
+    for point in mount.points_in(path):
+        raise Conflict(f"something is mounted on '{point}'")
 
 
 def remove(path: str, *, look: bool = True) -> None:
