@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import os
 
+from dumm_tools.errors import DummError
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 #: The initial RAM disk that holds the agent, and the launcher: both made when the package is built.
 INITRD = os.path.join(HERE, "initrd.cpio")
 JAIL = os.path.join(HERE, "jail.bin")
+
+
+def need(*parts: str) -> None:
+    """DummError unless these were made."""
+    for part in parts:
+        if not os.path.exists(part):
+            raise DummError(
+                f"'{part}' is missing: the package was not built",
+                hint="python3 -m dumm_tools.agent.build",
+            )

@@ -104,13 +104,10 @@ def kept_stopped(labdir: str, state: State, guest: Guest, how: int) -> Iterator[
     if now not in ("stopped", "crashed"):
         raise Conflict(f"guest '{guest.name}' is {now}", hint=f"dumm-guest stop {guest.name}")
     liveness.make_run_dir(labdir, guest.name)
-    path = os.path.join(liveness.run_dir(labdir, guest.name), "lock")
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = liveness.take_alive_lock(labdir, guest.name, how)
+    if fd is None:
+        raise Conflict(f"the files of guest '{guest.name}' are in use")
     try:
-        try:
-            fcntl.flock(fd, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"the files of guest '{guest.name}' are in use") from None
         yield
     finally:
         os.close(fd)

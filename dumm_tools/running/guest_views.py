@@ -53,8 +53,13 @@ class GuestView:
 def get(state: State, name: str) -> Guest:
     """The guest of that name; NotFound."""
     if name not in state.guests:
-        raise NotFound(f"no guest '{name}'")
+        raise missing(name)
     return state.guests[name]
+
+
+def missing(name: str) -> NotFound:
+    """What to raise for a guest that does not exist."""
+    return NotFound(f"no guest '{name}'")
 
 
 def _link(labdir: str, name: str) -> str | None:

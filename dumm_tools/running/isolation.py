@@ -13,8 +13,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from dumm_tools import errors, holder, messages, proc
-from dumm_tools.agent import JAIL
+from dumm_tools import agent, errors, holder, messages, proc
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.linux import namespaces, pinned, process
 from dumm_tools.running import liveness
@@ -153,20 +152,16 @@ def _spawn(labdir: str, locked: int) -> None:
 
 def _hold(labdir: str, way: Sequence[str], locked: int) -> str:
     """Run the holder; what it says when it fails."""
-    if not os.access(JAIL, os.X_OK):
-        raise DummError(
-            f"'{JAIL}' is missing: the package was not built",
-            hint="python3 -m dumm_tools.agent.build",
-        )
+    agent.need(agent.JAIL)
     from dumm_tools.linux import child  # seldom needed
 
     path = holder.file_of(labdir)
 
     def command(first: int) -> list[str]:
-        return [JAIL, "hold", "--errors", str(first + 1), "--pid-file", path, *way]
+        return [agent.JAIL, "hold", "--errors", str(first + 1), "--pid-file", path, *way]
 
     env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin")}
-    return child.spawn(JAIL, [locked], command, env).wait()
+    return child.spawn(agent.JAIL, [locked], command, env).wait()
 
 
 def end(labdir: str) -> None:

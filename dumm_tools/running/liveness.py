@@ -14,7 +14,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from dumm_tools import holder
+from dumm_tools import holder, statefile
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import process
 
@@ -58,16 +58,51 @@ def epoch(labdir: str, state: State) -> str:
 def alive(labdir: str, name: str) -> bool:
     """Is the guest's process there, or a command that is just starting it?"""
     try:
-        fd = os.open(os.path.join(run_dir(labdir, name), "lock"), os.O_RDONLY | os.O_CLOEXEC)
+        fd = take_alive_lock(labdir, name, fcntl.LOCK_SH, os.O_RDONLY)
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    finally:
+    if fd is not None:
         os.close(fd)
+    return fd is None
+
+
+def take_alive_lock(
+    labdir: str, name: str, how: int = fcntl.LOCK_EX, flags: int = os.O_RDWR | os.O_CREAT
+) -> int | None:
+    """The alive lock of a guest that does not run, as a descriptor that keeps it from starting;
+    None while the lock is taken. Readers have it for microseconds, too."""
+    fd = _open_alive_lock(labdir, name, flags)
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def await_alive_lock(
+    labdir: str, name: str, timeout: float, flags: int = os.O_RDWR | os.O_CREAT
+) -> int:
+    """As `take_alive_lock`, once it is free; TimedOut."""
+    fd = _open_alive_lock(labdir, name, flags)
+    try:
+        statefile.lock(fd, timeout, f"guest '{name}'")
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open_alive_lock(labdir: str, name: str, flags: int) -> int:
+    path = os.path.join(run_dir(labdir, name), "lock")
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def await_end(labdir: str, name: str, timeout: float) -> None:
+    """Wait until a guest's process and its jail are gone; TimedOut."""
+    statefile.must_not_wait(f"the end of guest '{name}'")
+    with contextlib.suppress(FileNotFoundError):
+        os.close(await_alive_lock(labdir, name, timeout, os.O_RDWR))
 
 
 def runs_unrecorded(labdir: str, name: str) -> bool:

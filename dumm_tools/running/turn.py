@@ -27,16 +27,26 @@ LEAST = 0.02
 
 
 @contextlib.contextmanager
-def taken(labdir: str, name: str, timeout: float = TIMEOUT) -> Iterator[bool]:
-    """Have a guest's turn; TimedOut names who has it. Ctrl-C inside waits for the end. False for
-    a guest that there is not, and that has none: the records tell those who ask."""
+def taken(labdir: str, name: str, timeout: float = TIMEOUT) -> Iterator[int | None]:
+    """Have a guest's turn; TimedOut names who has it. Ctrl-C inside waits for the end. The lock's
+    descriptor: a process that inherits it keeps the turn, too. None for a guest that does not
+    exist, and has no turn: the records tell those who ask."""
     fd = _take(labdir, name, time.monotonic() + timeout)
     try:
         with statefile.unbroken():
-            yield fd is not None
+            yield fd
     finally:
         if fd is not None:
             os.close(fd)
+
+
+def await_launch(labdir: str, name: str, deadline: float) -> None:
+    """Wait until it is known which process a guest that is being started has, or that it will have
+    none: the command that starts it, and then the launcher of its jail, have the turn until then.
+    TimedOut."""
+    if liveness.pid_of(labdir, name) is None and liveness.alive(labdir, name):
+        with taken(labdir, name, min(deadline - time.monotonic(), 1e6)):
+            return
 
 
 @contextlib.contextmanager

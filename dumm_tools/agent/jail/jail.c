@@ -1,7 +1,7 @@
 /* jail: run a program in namespaces and a file system of its own.
  *
- *   jail --errors FD --pid-file FILE [--hold FIRST COUNT] [--log FD] [--group GID] [--user UID]
- *        [--data BYTES] [--processes N] [--files N] [--signals N] [--passing 0|1]
+ *   jail --errors FD --pid-file FILE [--turn FD] [--hold FIRST COUNT] [--log FD] [--group GID]
+ *        [--user UID] [--data BYTES] [--processes N] [--files N] [--signals N] [--passing 0|1]
  *        [--cgroup DIRECTORY] [--hostname NAME]
  *        [--bind|--ro-bind|--dev SRC DST | --tmpfs DST OPTIONS | --dir DST |
  *        --symlink TARGET DST]... -- PROGRAM ARG...
@@ -26,7 +26,9 @@
  * lab, if that has one: there they are added to its owner's.
  *
  * The launcher writes the program's "PID STARTTIME" (proc_pid_stat(5), field 22) to FILE before the
- * program may start, and returns as soon as it has. What fails is one line on descriptor FD.
+ * program may start, and returns as soon as it has. What fails is one line on descriptor FD. The
+ * lock of --turn is free as soon as the program runs: so whoever waits for it finds the FILE, or
+ * that there is no program.
  */
 #include "jail.h"
 #include "order.h"
@@ -493,7 +495,8 @@ int run_jail(int argc, char **argv)
 	status_fd = o.errors;
 	int cgroup = o.cgroup ? enter_cgroup(o.cgroup) : -1;
 
-	if (fcntl(status_fd, F_SETFD, FD_CLOEXEC) || pipe2(go, O_CLOEXEC) ||
+	if (fcntl(status_fd, F_SETFD, FD_CLOEXEC) ||
+	    (o.turn >= 0 && fcntl(o.turn, F_SETFD, FD_CLOEXEC)) || pipe2(go, O_CLOEXEC) ||
 	    socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report))
 		die("cannot make a pipe");
 	int userns = make_user_namespace(o.user);

@@ -32,7 +32,9 @@ static bool numeric(const char *what, const char *a, const char *b, struct order
 	const struct {
 		const char *what;
 		int *fd;
-	} descriptors[] = { { "errors", &o->errors }, { "log", &o->log } };
+	} descriptors[] = { { "errors", &o->errors },
+			    { "turn", &o->turn },
+			    { "log", &o->log } };
 	const struct {
 		const char *what;
 		unsigned *id;
@@ -96,7 +98,7 @@ bool parse(int argc, char **argv, struct order *o)
 	static const char *const two[] = { "bind", "ro-bind", "dev", "hold", "tmpfs", "symlink" };
 	int i = 1;
 
-	*o = (struct order){ .errors = 2, .log = -1 };
+	*o = (struct order){ .errors = 2, .turn = -1, .log = -1 };
 	for (; i < argc && strcmp(argv[i], "--"); i++) {
 		const char *what = argv[i] + 2;
 		bool pair = false, known;

@@ -17,6 +17,7 @@ struct order {
 	int n;			    /* steps */
 	const char *pid_file;
 	int errors;		    /* descriptor: what fails is told there */
+	int turn;		    /* descriptor of a lock that the launcher keeps; -1: none */
 	unsigned hold, holds;	    /* the keeper's descriptors, and how many */
 	int log;		    /* one of them, for what the program prints; -1: nowhere */
 	const char *cgroup;
