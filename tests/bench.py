@@ -30,7 +30,8 @@ from conftest import PACKS, Lab, _isolate, cache_home
 from dumm_tools import agent
 from dumm_tools import statefile as store
 from dumm_tools.agent import protocol, session
-from dumm_tools.guests import boot, launch
+from dumm_tools.guests import arguments
+from dumm_tools.guests import start as starting
 from dumm_tools.images import kernel
 from dumm_tools.linux import fifo
 from dumm_tools.net import iface
@@ -124,7 +125,7 @@ def start() -> Iterator[Figure]:
         lab("dumm-guest create one")
 
         def ours() -> float:
-            taken = seconds(lambda: boot.start(root, ["one"], timeout=30, on_error=fail))
+            taken = seconds(lambda: starting.start(root, ["one"], timeout=30, on_error=fail))
             lab("dumm-guest stop one")
             return taken
 
@@ -161,7 +162,7 @@ class BareKernel:
         self._mounts.append(self._root / "proc")
         _mount("-t", "proc", "proc", self._mounts[-1])
         guest = store.load(str(lab.directory)).guests["one"]
-        args = launch.kernel_args(str(lab.directory), guest, core, "bare")
+        args = arguments.of_boot(guest, core, "bare", own_user=False)
         self._argv = [core.binary, *(a for a in args if not a.startswith("DUMM_LINES"))]
         self._line = self._root / "line"
         fifo.make(str(self._line))

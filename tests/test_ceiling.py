@@ -15,7 +15,7 @@ from conftest import PATIENCE, Lab
 from uml_helpers import until
 
 from dumm_tools.agent import JAIL
-from dumm_tools.guests import launch
+from dumm_tools.guests import limits
 from dumm_tools.linux import cgroup
 
 
@@ -104,7 +104,7 @@ def test_a_guest_has_a_ceiling(lab: Lab) -> None:
             for p in map(Path(path).joinpath, ("memory.max", "memory.limit_in_bytes"))
             if p.exists()
         )
-        assert int(limit.read_text()) == (64 << 20) + launch.CEILING_OVERHEAD
+        assert int(limit.read_text()) == (64 << 20) + limits.CEILING_OVERHEAD
         assert not cgroup.is_empty(path)
         # All of its own memory is the guest's to use.
         fill = "head -c 30000000 /dev/urandom >/dev/shm/x && sleep 0.1 && echo filled"

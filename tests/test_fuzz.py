@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from dumm_tools.agent import protocol, session
 from dumm_tools.agent.client import LINES, Control, Line, LineLost
 from dumm_tools.errors import DummError
-from dumm_tools.guests import boot
+from dumm_tools.guests import readiness
 from dumm_tools.linux import mconsole, netlink, qdisc, route, rtattr, rtnl
 from dumm_tools.net import link_requests
 from dumm_tools.running import liveness
@@ -490,7 +490,7 @@ def test_files_of_a_guest(tmp_path: Path, many: list[bytes]) -> None:
         (run / "console.log").write_bytes(data)
         with bounded():
             liveness._ready_nonce(str(tmp_path), "a")
-            words = boot.last_words(str(tmp_path), "a")
+            words = readiness.last_words(str(tmp_path), "a")
             assert words.isprintable()
             assert len(words) <= 2000
 

@@ -18,7 +18,7 @@ from dumm_tools.cli.iface import cli
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs, tun
 from dumm_tools.model import Guest, Iface, State
-from dumm_tools.net import bridge, iface, link_views
+from dumm_tools.net import bridge, iface, link_views, nic
 
 LONG = "averylongguestname-eth0"
 
@@ -216,11 +216,12 @@ def test_prepare_and_release(lab: str) -> None:
     iface.create(lab, "alice-eth1", mtu=9000)
     iface.create(lab, LONG, bridge="lan0")
     state = statefile.load(lab)
-    assert iface.prepare(state, "alice") == [
+    assert [nic.uml_arg(i) for i in state.ifaces_of("alice")] == [
         "vec0:transport=tap,ifname=alice-eth0,depth=128,gro=1",
         "vec1:transport=tap,ifname=alice-eth1,depth=128,gro=1,mtu=9000",
     ]
-    assert iface.prepare(state, "bob") == []
+    iface.prepare(state, "alice")
+    iface.prepare(state, "bob")
     iface.prepare(state, "averylongguestname")
     short = names.tap(LONG)
     assert sysfs.ports("lan0") == sorted(["alice-eth0", short])
@@ -362,7 +363,7 @@ def test_boot_records_do_their_work_in_a_kernel(lab: str) -> None:
     """What the agent sends to its kernel, sent to this one about a tap named as the device is."""
     bridge.create(lab, "lan0")
     iface.create(lab, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24", "fd00::1/64"])
-    records = iface.boot_records(statefile.load(lab), "alice")
+    records = nic.boot_records(statefile.load(lab), "alice")
     assert records[0] == ("M", 0, b"ipv6\0")
     with tun.created("vec0", 0), netlink.host() as channel:
         index = sysfs.number("vec0", "ifindex")
@@ -380,7 +381,7 @@ def test_boot_records_do_their_work_in_a_kernel(lab: str) -> None:
 
 def test_boot_records_of_interfaces_that_stay_down(lab: str) -> None:
     iface.create(lab, "alice-eth0", addresses=["10.0.0.1/24"], mtu=9000)
-    records = iface.boot_records(statefile.load(lab), "alice")
+    records = nic.boot_records(statefile.load(lab), "alice")
     assert [(kind, slot) for kind, slot, _ in records] == [("N", 0), ("N", 0)]
     length, kind, _, _, _ = struct.unpack_from("=IHHII", records[0][2])
     assert (length, kind) == (len(records[0][2]), rtnl.RTM_SETLINK)

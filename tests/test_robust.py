@@ -15,7 +15,7 @@ import pytest
 from conftest import PATIENCE, ROOT, SUITES, Lab
 from uml_helpers import NOISE, one_line_error, pid_of, processes, state_of, until
 
-from dumm_tools.guests import launch
+from dumm_tools.guests import limits
 
 pytestmark = pytest.mark.uml
 
@@ -335,7 +335,7 @@ def test_hard_limits_below_what_a_guest_may_have(lab: Lab) -> None:
     done = subprocess.run(["bash", "-c", line], env=lab.env, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     # What a kernel takes for a pid namespace's own limit (PID_MAX_LIMIT, linux/threads.h).
-    assert launch.processes(1 << 40) + 300 <= 1 << 22
+    assert limits.processes(1 << 40) + 300 <= 1 << 22
 
 
 def test_signals_that_our_caller_ignores(lab: Lab) -> None:

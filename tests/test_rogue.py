@@ -25,7 +25,7 @@ import pytest
 from conftest import BIN, PATIENCE, ROOT, cache_home
 from users import User
 
-from dumm_tools.guests import launch
+from dumm_tools.guests import limits
 from dumm_tools.linux import mount
 
 TOP = Path(__file__).resolve().parent.parent
@@ -220,7 +220,7 @@ def test_a_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
         *("dumm-fs", "init", "--kernel", str(place / "pack"), "--master", str(place / "master")),
         *([isolation] if isolation else []),
     )
-    allowance = MEMORY + launch.MEMORY_OVERHEAD + launch.PROCESS_DATA
+    allowance = MEMORY + limits.MEMORY_OVERHEAD + limits.PROCESS_DATA
     told = {
         "victim": ["rogue.role=victim", "rogue.own=victim-eth0"],
         "late": [
@@ -239,7 +239,7 @@ def test_a_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
             # Which of the names that the host's commands go by leads astray.
             f"rogue.trap={'m' if owner.kind in ('root', 'user-range') else 'mconsole'}",
             # A pid namespace's own limit counts from 300 on.
-            f"rogue.processes={launch.processes(MEMORY) + 300}",
+            f"rogue.processes={limits.processes(MEMORY) + 300}",
             *prey.arguments,
         ],
     }

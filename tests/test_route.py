@@ -14,7 +14,7 @@ from uml_helpers import until
 from dumm_tools import address, statefile
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.model import Guest, State
-from dumm_tools.net import iface, route
+from dumm_tools.net import iface, nic, route
 
 # ---- records ----
 
@@ -114,7 +114,7 @@ def test_recorded_and_listed(root: str) -> None:
 
 def test_a_link_that_stays_down_has_no_routes_at_boot(root: str) -> None:
     def kinds() -> list[int]:
-        records = iface.boot_records(statefile.load(root), "alice")
+        records = nic.boot_records(statefile.load(root), "alice")
         return [int.from_bytes(data[4:6], "little") for kind, _, data in records if kind == "N"]
 
     route.add(root, "alice-eth0", "default", via="10.0.0.2")

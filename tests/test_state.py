@@ -25,7 +25,7 @@ from dumm_tools import statefile as store
 from dumm_tools.errors import DummError, NotFound, TimedOut
 from dumm_tools.labs import graph
 from dumm_tools.model import Boot, Bridge, Guest, Iface, State
-from dumm_tools.net import iface, nat
+from dumm_tools.net import nat, nic
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def test_a_state_that_is_damaged_anywhere(changes: list[tuple[tuple[Any, ...], A
             draw(picture)
         for name in state.guests:
             with contextlib.suppress(DummError, OSError):
-                iface.boot_records(state, name)
+                nic.boot_records(state, name)
         with contextlib.suppress(DummError, OSError):
             list(map(nat.networks, state.bridges.values()))
 

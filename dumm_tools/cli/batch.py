@@ -23,7 +23,7 @@ from dumm_tools.linux import tty
 TOOLS = ("guest", "iface", "bridge", "fs", "console")
 #: What most verbs of a tool import when they run: once here, or else in each child anew.
 DOMAIN = {
-    "guest": ("guests.boot", "guests.execution", "guests.guest", "running.guest_views"),
+    "guest": ("guests.start", "guests.execution", "guests.guest", "running.guest_views"),
     "iface": ("net.iface", "net.link_views", "net.route", "net.shape"),
     "bridge": ("net.bridge", "net.link_views"),
 }

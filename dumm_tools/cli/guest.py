@@ -115,7 +115,7 @@ def chosen(
 def _start(
     labdir: str, names: list[str], timeout: float, wait: bool, *, keep: bool = True
 ) -> Errors:
-    from dumm_tools.guests import boot
+    from dumm_tools.guests import start as starting
 
     errors, prog = Errors(keep), common.program()
 
@@ -123,7 +123,7 @@ def _start(
         common.report(prog, text)
 
     with Progress() as progress:
-        boot.start(
+        starting.start(
             labdir, names, timeout=timeout, wait=wait, on_error=errors, warn=warn, progress=progress
         )
     return errors
@@ -228,11 +228,11 @@ stop_timeout_option = click.option(
 @click.option("--kill", "force", is_flag=True, help="Kill the guests immediately.")
 def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) -> int:
     """Shut down guests in parallel, and kill them after a timeout."""
-    from dumm_tools.guests import guest
+    from dumm_tools.guests import stop as stopping
 
     errors, labdir = Errors(), common.entered(make=False)
     targets = chosen(labdir, names, everyone, UP)
-    guest.stop(labdir, targets, timeout=timeout, force=force, on_error=errors)
+    stopping.stop(labdir, targets, timeout=timeout, force=force, on_error=errors)
     return errors.code
 
 
@@ -242,12 +242,12 @@ def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) ->
 @timeout_option
 def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
     """Stop guests and start them again, in parallel."""
-    from dumm_tools.guests import guest
+    from dumm_tools.guests import stop as stopping
 
     labdir = common.entered()
     targets = chosen(labdir, names, everyone, UP)
     errors = Errors()
-    guest.stop(labdir, targets, timeout=10.0, force=False, on_error=errors)
+    stopping.stop(labdir, targets, timeout=10.0, force=False, on_error=errors)
     started = _start(labdir, [n for n in targets if n not in errors.names], timeout, True)
     return errors.code or started.code
 
@@ -257,10 +257,10 @@ def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
 @click.option("--all", "everyone", is_flag=True, help="Pause all running guests.")
 def pause(names: tuple[str, ...], everyone: bool) -> int:
     """Suspend the kernels of guests."""
-    from dumm_tools.guests import guest
+    from dumm_tools.guests import control
 
     labdir = common.entered(make=False)
-    return each(chosen(labdir, names, everyone, ("running",)), lambda n: guest.pause(labdir, n))
+    return each(chosen(labdir, names, everyone, ("running",)), lambda n: control.pause(labdir, n))
 
 
 @cli.command()
@@ -268,10 +268,10 @@ def pause(names: tuple[str, ...], everyone: bool) -> int:
 @click.option("--all", "everyone", is_flag=True, help="Resume all paused guests.")
 def resume(names: tuple[str, ...], everyone: bool) -> int:
     """Resume paused guests."""
-    from dumm_tools.guests import guest
+    from dumm_tools.guests import control
 
     labdir = common.entered(make=False)
-    return each(chosen(labdir, names, everyone, ("paused",)), lambda n: guest.resume(labdir, n))
+    return each(chosen(labdir, names, everyone, ("paused",)), lambda n: control.resume(labdir, n))
 
 
 @cli.command("set")
@@ -353,14 +353,14 @@ def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
     """
     import time
 
-    from dumm_tools.guests import guest
+    from dumm_tools.guests import readiness
 
     labdir = common.labdir()
     end = None if timeout is None else time.monotonic() + timeout
 
     def one(name: str) -> None:
         left = None if end is None else max(0.0, end - time.monotonic())
-        guest.wait(labdir, name, what, left)
+        readiness.wait(labdir, name, what, left)
 
     return each(names, one)
 
@@ -382,9 +382,9 @@ def mconsole(name: str, command: tuple[str, ...]) -> None:
 
     The reply is printed. The command `help` lists all commands.
     """
-    from dumm_tools.guests import guest
+    from dumm_tools.guests import control
 
-    answer = guest.mconsole(common.entered(make=False), name, command)
+    answer = control.mconsole(common.entered(make=False), name, command)
     if answer:
         sys.stdout.write(answer + "\n")
 

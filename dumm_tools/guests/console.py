@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut
-from dumm_tools.guests import launch
+from dumm_tools.guests import readiness, run_dir
 from dumm_tools.guests.console_log import Reader
 from dumm_tools.linux import fifo, inotify, stream, tty
 from dumm_tools.running import guest_views, liveness
@@ -102,8 +102,6 @@ def _start_of_last(file: BinaryIO, size: int, lines: int) -> int:
 
 
 def _follow(labdir: str, name: str, path: str, reader: Reader, write: Write) -> None:
-    from dumm_tools.guests import boot
-
     pidfd = liveness.pidfd_of(labdir, name)
     watch = inotify.watch(path)
     try:
@@ -121,7 +119,7 @@ def _follow(labdir: str, name: str, path: str, reader: Reader, write: Write) -> 
             inotify.drain(watch)
             if ended:
                 with contextlib.suppress(TimedOut):
-                    boot.wait_gone(labdir, name, boot.LAST_WORDS)
+                    liveness.await_end(labdir, name, readiness.LAST_WORDS)
     finally:
         os.close(watch)
         if pidfd is not None:
@@ -153,7 +151,7 @@ def _open(labdir: str, name: str, line: int, way: str) -> Iterator[int]:
         fd = fifo.open_nonblocking(path)
     except FileNotFoundError:
         raise NotFound(
-            f"guest '{name}' has no line {line}", hint=f"0 to {launch.CONSOLES - 1}"
+            f"guest '{name}' has no line {line}", hint=f"0 to {run_dir.CONSOLES - 1}"
         ) from None
     try:
         yield fd
@@ -273,7 +271,7 @@ def list_(labdir: str) -> list[ConsoleView]:
     for name, guest in sorted(state.guests.items()):
         if liveness.guest_state(labdir, state, guest) not in ("running", "paused"):
             continue
-        for line in range(launch.CONSOLES):
+        for line in range(run_dir.CONSOLES):
             path = os.path.join(liveness.run_dir(labdir, name), f"tty{line}.in")
             found.append(ConsoleView(name, line, path, _attached(path)))
     return found

@@ -1,36 +1,23 @@
-"""Guests: records, their life, and what is said of them. `boot.py` starts the processes."""
+"""The records of guests, with their directories and trees; `start.py` makes processes of them."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import time
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from dumm_tools import names
-from dumm_tools.agent import protocol, session
-from dumm_tools.agent.client import ANSWER_TIMEOUT
-from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut, Usage
+from dumm_tools.errors import Conflict, Usage
 from dumm_tools.files import choice, mounts, workdir
-from dumm_tools.guests import boot, launch
+from dumm_tools.guests import arguments
 from dumm_tools.images import kernel, master
-from dumm_tools.linux import mconsole as mc
-from dumm_tools.linux import process
-from dumm_tools.model import Guest, GuestState, Phase
+from dumm_tools.model import Guest
 from dumm_tools.net import iface
-from dumm_tools.running import contact, guest_views, liveness, turn
-from dumm_tools.statefile import load, transaction
+from dumm_tools.running import guest_views, liveness, turn
+from dumm_tools.statefile import transaction
 from dumm_tools.trees import tree
 
 #: The least memory that a guest kernel boots in (bytes).
 MEMORY_MIN = 40 << 20
-#: Seconds in which guests take it in that they are to end.
-ASK_TIMEOUT = 2.0
-
-
-# ---- records ----
 
 
 def create(labdir: str, guest: Guest, *, may_exist: bool = False) -> bool:
@@ -78,7 +65,7 @@ def _check(labdir: str, guest: Guest) -> None:
             raise Usage(f"kernel argument {arg!r} is empty or contains white space")
         if '"' in arg:
             raise Usage(f"kernel argument {arg!r} contains a quote")
-        if launch.is_ours(arg):
+        if arguments.is_ours(arg):
             hint = "--memory sets it" if arg.startswith("mem=") else None
             raise Usage(f"kernel argument '{arg}' is set by dumm-guest itself", hint=hint)
     if guest.kernel is not None:
@@ -116,8 +103,8 @@ def delete(labdir: str, name: str, *, if_exists: bool = False) -> bool:
     names.guest(name)
     with turn.taken(labdir, name):
         _sweep(labdir, name)  # what a killed delete left
-        with transaction(labdir) as change_:
-            state = change_.state
+        with transaction(labdir) as change:
+            state = change.state
             known = name in state.guests
             if known:
                 # Nor may a commit be at it.
@@ -129,14 +116,14 @@ def delete(labdir: str, name: str, *, if_exists: bool = False) -> bool:
                     # Out of the way first: what a killed command leaves must not be the next
                     # guest's.
                     _put_aside(labdir, "host", name)
-                    change_.save()
+                    change.save()
             # Now, before there is another guest of that name; also what a killed delete left.
             _put_aside(labdir, "run", name)
             if os.path.lexists(path := os.path.join(labdir, "mount", name)):
                 tree.remove(path)
     _sweep(labdir, name)
     if not known and not if_exists:
-        raise NotFound(f"no guest '{name}'")
+        raise guest_views.missing(name)
     return known
 
 
@@ -157,204 +144,3 @@ def _sweep(labdir: str, name: str) -> None:
             for entry in os.listdir(os.path.join(labdir, place)):
                 if entry.startswith(f".{name}.deleted"):
                     tree.remove(os.path.join(labdir, place, entry))
-
-
-# ---- life ----
-
-
-def stop(
-    labdir: str, targets: Iterable[str], *, timeout: float, force: bool, on_error: boot.OnError
-) -> None:
-    """Stop guests side by side: each in good order, and by force after `timeout` seconds."""
-    marked: dict[str, _Ending] = {}
-    for name in targets:
-        try:
-            marked[name] = _mark(labdir, name)
-        except Exception as e:
-            on_error(name, e)
-    # Who does not answer at once keeps nobody waiting.
-    patience = time.monotonic() + turn.PROMPT_ALL
-    late: list[str] = []
-    asked: set[str] = set()
-    for name, ending in marked.items():
-        if not force and ending.state not in ("crashed", "starting"):
-            left = max(turn.LEAST, min(turn.PROMPT, patience - time.monotonic()))
-            (asked.add if _ask(labdir, name, ending, left) else late.append)(name)
-    patience = time.monotonic() + ASK_TIMEOUT
-    for number, name in enumerate(late):
-        left = (patience - time.monotonic()) / (len(late) - number)
-        if _ask(labdir, name, marked[name], max(turn.LEAST, left)):
-            asked.add(name)
-    deadline = time.monotonic() + timeout
-    gone: dict[str, str] = {}
-    for name, ending in marked.items():
-        try:
-            pidfd = liveness.pidfd_of(labdir, name)
-            if pidfd is not None:
-                try:
-                    if name in asked:
-                        process.wait_exit(pidfd, max(0.0, deadline - time.monotonic()))
-                finally:
-                    os.close(pidfd)
-            boot.kill(labdir, name)
-            gone[name] = ending.nonce
-        except Exception as e:
-            on_error(name, e)
-    try:
-        boot.ended(labdir, gone)
-    except Exception as e:
-        for name in gone:
-            on_error(name, e)
-
-
-class _Ending(NamedTuple):
-    """A guest that is marked as stopping: its boot, "" for one that is not recorded; what it was
-    like."""
-
-    nonce: str
-    state: GuestState
-    init: str | None
-
-
-def _mark(labdir: str, name: str) -> _Ending:
-    """Mark a guest as stopping; Conflict where it does not run."""
-    with transaction(labdir) as change_:
-        state = change_.state
-        guest = guest_views.get(state, name)
-        now = liveness.guest_state(labdir, state, guest)
-        if now != "stopped" and guest.boot is not None:
-            before, guest.boot.phase = guest.boot.phase, "stopping"
-            try:
-                change_.save()
-            except DummError:  # a full disk is no reason to let it run on
-                guest.boot.phase = before
-            return _Ending(guest.boot.nonce, now, guest.init)
-        if now != "stopped":
-            return _Ending("", now, guest.init)
-        if guest.boot is not None:  # it halted by itself: only its taps are left
-            boot.release(state, guest)
-            guest.boot = None
-    raise Conflict(f"guest '{name}' is not running")
-
-
-def _ask(labdir: str, name: str, ending: _Ending, seconds: float) -> bool:
-    """Ask a guest to end in good order; False when it does not take that in so many seconds."""
-    try:
-        if ending.state == "paused":
-            _go(labdir, name, seconds)
-        if ending.init is None or not _poweroff(labdir, name, seconds):
-            contact.power_off(labdir, name, seconds)
-    except DummError:
-        return False
-    return True
-
-
-def _poweroff(labdir: str, name: str, seconds: float) -> bool:
-    """Have the guest's own init end it: busybox, sysvinit and systemd all bring `poweroff`. False
-    where there is none."""
-    with contact.program_line(labdir, name, seconds, deadline=time.monotonic() + seconds) as line:
-        line.send(protocol.RUN, session.request(session.Program(["poweroff"]), 24, 80))
-        with contextlib.suppress(TimeoutError):  # it waits for the end, or the end came first
-            frame = line.wait_frame(min(1.0, seconds), (protocol.STATUS, protocol.FAILED))
-            return frame.kind == protocol.STATUS and frame.number == 0
-    return True
-
-
-def pause(labdir: str, name: str) -> None:
-    """Stop the guest's kernel where it is."""
-    with turn.taken(labdir, name):
-        with transaction(labdir) as change_:
-            guest = guest_views.get(change_.state, name)
-            liveness.need_running(labdir, change_.state, guest)
-            if guest.boot is None:
-                raise Conflict(
-                    f"guest '{name}' is running, but there is no record of its start",
-                    hint=f"dumm-guest stop {name}",
-                )
-            guest.boot.phase = "paused"
-        try:
-            contact.halt(labdir, name)
-        except BaseException:
-            with contextlib.suppress(DummError):
-                _go(labdir, name, turn.LEAST)
-            with contextlib.suppress(DummError):
-                _set_phase(labdir, name, guest.boot.nonce, "paused", "running")
-            raise
-
-
-def resume(labdir: str, name: str) -> None:
-    """Let a paused guest go on."""
-    with turn.taken(labdir, name):
-        state = load(labdir)
-        guest = guest_views.get(state, name)
-        now = liveness.guest_state(labdir, state, guest)
-        if now != "paused" or guest.boot is None:
-            raise Conflict(f"guest '{name}' is {now}, not paused")
-        _go(labdir, name)
-        _set_phase(labdir, name, guest.boot.nonce, "paused", "running")
-
-
-def _set_phase(labdir: str, name: str, nonce: str, before: Phase, phase: Phase) -> None:
-    """Record how far a boot is, if it still is what it was before."""
-    with transaction(labdir) as change_:
-        guest = change_.state.guests.get(name)
-        if guest is not None and guest.boot is not None and guest.boot.nonce == nonce:
-            guest.boot.phase = phase if guest.boot.phase == before else guest.boot.phase
-
-
-def _go(labdir: str, name: str, seconds: float = ANSWER_TIMEOUT) -> None:
-    """Wake the guest's kernel. It may be awake: a command was killed before it could say so."""
-    try:
-        contact.mconsole(labdir, name, "go", seconds)
-    except DummError as e:
-        if "Not stopped" not in str(e):  # mconsole_go, arch/um/drivers/mconsole_kern.c
-            raise
-
-
-def wait(labdir: str, name: str, what: str, timeout: float | None) -> None:
-    """Wait until a guest is ready or stopped; TimedOut. One that ended will not get ready."""
-    state = load(labdir)
-    guest = guest_views.get(state, name)
-    limit = timeout if timeout is not None else math.inf
-    deadline = time.monotonic() + limit
-    if what == "ready":
-        now = liveness.guest_state(labdir, state, guest)
-        if now in ("stopped", "crashed", "stopping") or guest.boot is None:
-            raise Conflict(f"guest '{name}' is {now}")
-        boot.await_pid(labdir, name, deadline)
-        try:
-            contact.wait_ready(
-                labdir, name, guest.boot.nonce, max(0.0, deadline - time.monotonic())
-            )
-        except TimedOut:
-            raise TimedOut(f"guest '{name}' is not ready") from None
-        return
-    pidfd = liveness.pidfd_of(labdir, name)
-    if pidfd is not None:
-        try:
-            if not process.wait_exit(pidfd, limit):
-                raise TimedOut(f"guest '{name}' is still running")
-        finally:
-            os.close(pidfd)
-    try:
-        boot.wait_gone(labdir, name, max(0.01, min(deadline - time.monotonic(), 1e6)))
-    except TimedOut:
-        raise TimedOut(f"guest '{name}' is still running") from None
-
-
-# ---- the kernel ----
-
-
-def mconsole(labdir: str, name: str, words: Sequence[str]) -> str:
-    """One command to the guest's kernel; its answer."""
-    command = " ".join(words)
-    if not command.strip():
-        raise Usage("no command given", hint="'help' lists the commands")
-    if len(os.fsencode(command)) > mc.COMMAND_MAX:
-        raise Usage(f"an mconsole command is limited to {mc.COMMAND_MAX} bytes")
-    state = load(labdir)
-    guest = guest_views.get(state, name)
-    now = liveness.guest_state(labdir, state, guest)
-    if now in ("stopped", "crashed"):
-        raise Conflict(f"guest '{name}' is {now}")
-    return contact.mconsole(labdir, name, command)

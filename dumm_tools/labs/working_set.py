@@ -9,7 +9,7 @@ from dumm_tools import holder, names
 from dumm_tools import statefile as store
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.files import choice, exchange, mounts, workdir
-from dumm_tools.guests import boot, guest
+from dumm_tools.guests import stop
 from dumm_tools.images import kernel, master
 from dumm_tools.linux import inode as inode_flags
 from dumm_tools.model import State
@@ -97,7 +97,7 @@ def destroy(labdir: str) -> None:
     templates and the user's own files stay."""
     failures: list[tuple[str, Exception]] = []
     running = guest_views.all_names(labdir, lambda s: s not in ("stopped",))
-    guest.stop(
+    stop.stop(
         labdir,
         running,
         timeout=HALT_TIMEOUT,
@@ -109,11 +109,11 @@ def destroy(labdir: str) -> None:
         raise DummError(f"guest '{still[0]}' cannot be stopped: {dict(failures)[still[0]]}")
     strangers = _strangers(labdir)
     for name in strangers:
-        boot.kill(labdir, name)
+        stop.kill(labdir, name)
     # What is not up has nothing in the kernel that would have to be looked for inside.
     with store.transaction(labdir, apart=not holder.lives(labdir)) as change:
         state = change.state
-        boot.release(state, *state.guests.values())
+        stop.release(state, *state.guests.values())
         bridge.remove_all(state)
         for name in {*state.guests, *strangers}:
             mounts.umount(labdir, state, name)

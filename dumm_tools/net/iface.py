@@ -16,10 +16,7 @@ from dumm_tools.errors import Conflict, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.model import Iface, State
 from dumm_tools.net import cable, guest_links, host_links, link_requests, link_views, nic
-from dumm_tools.net.nic import boot_records, uml_arg
 from dumm_tools.running import guest_views, liveness, turn
-
-__all__ = ["boot_records", "uml_arg"]
 
 
 def create(
@@ -249,16 +246,16 @@ def addresses_of(labdir: str, name: str, *, ask_guest: bool = False) -> list[str
     return sorted(guest_links.live_addresses(labdir, iface))
 
 
-def prepare(state: State, guest: str) -> list[str]:
+def prepare(state: State, guest: str) -> None:
     """Make the taps of a guest that is about to start, and the lab's bridges where they are
-    missing (as after a reboot of the host); return the arguments for its kernel.
+    missing (as after a reboot of the host).
 
     Taps that a crash left are taken over. Undoes itself. Conflict, DummError.
     """
     ifaces = state.ifaces_of(guest)
     needed = {i.bridge for i in ifaces}
     if not ifaces and all(sysfs.exists(b) for b in state.bridges):
-        return []
+        return
     with netlink.host() as channel, contextlib.ExitStack() as undo:
         for name, bridge in state.bridges.items():
             if name not in needed and not sysfs.exists(name):
@@ -268,7 +265,6 @@ def prepare(state: State, guest: str) -> list[str]:
         for iface in ifaces:
             cable.plug_host(channel, undo, state, iface)
         undo.pop_all()
-    return [uml_arg(i) for i in ifaces]
 
 
 def release(state: State, *guests: str) -> None:

@@ -1,0 +1,79 @@
+"""The command line of a guest's kernel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from dumm_tools.agent.client import LINES
+from dumm_tools.guests.run_dir import CONSOLES
+from dumm_tools.images import kernel
+from dumm_tools.model import Guest
+
+#: The kernel's command line (COMMAND_LINE_SIZE, arch/um/include/asm/setup.h), less a margin for
+#: what the user adds; NICs that do not fit are plugged in once the guest runs.
+COMMAND_LINE_MAX = 3500
+#: Arguments that are ours alone: another value, or words behind `--`, cut a guest off from us.
+_OURS = re.compile(
+    r"--.*|(mem|umid|uml_dir|initrd|rdinit|DUMM_\w+|(con|ssl|vec)\d*)(=.*)?", re.DOTALL
+)
+#: No process has a descriptor of more digits.
+_HIGH = 9999
+
+
+def is_ours(argument: str) -> bool:
+    """Is a kernel argument one that only we give?"""
+    return _OURS.fullmatch(argument) is not None
+
+
+def of_boot(guest: Guest, core: kernel.Kernel, nonce: str, *, own_user: bool) -> list[str]:
+    """The arguments for one boot of a guest, but for its terminals and NICs."""
+    release = kernel.release_number(kernel.release(core) or "")
+    args = [
+        f"mem={guest.memory >> 10}K",
+        "initrd=/initrd",
+        "uml_dir=/run/uml",
+        "umid=m",
+        "quiet",
+        # 81 % of a stock boot is a speed test of RAID6; 20 % of the rest is the delay loop.
+        "initcall_blacklist=raid6_init,raid6_select_algo,calibrate_xor_blocks",
+        "lpj=20000000",
+        # Each of the 256 old pairs of terminals has the kernel run a /sbin/hotplug that is not
+        # there: 512 threads, of which all but a few may wait for their end at once. With 64M it
+        # has 502, and what is made next fails (-EAGAIN): the whole of IPv6, mostly.
+        "pty.legacy_count=0",
+        f"DUMM_NONCE={nonce}",
+        f"DUMM_LINES={LINES}",
+    ]
+    # Where guests share a user, those that pass descriptors can keep each other from it.
+    if release >= (6, 16) and own_user:
+        args.append("seccomp=on")
+    # What the user says stands in place of ours.
+    said = {a.partition("=")[0] for a in guest.args}
+    return [a for a in args if a.partition("=")[0] not in said] + guest.args
+
+
+def passes_descriptors(args: Sequence[str]) -> bool:
+    """Does a kernel with these arguments hand descriptors to its processes?"""
+    return any(arg in ("seccomp=on", "seccomp=auto") for arg in args)
+
+
+def of_terminals(first: int) -> list[str]:
+    """Consoles and lines, for descriptors that are numbered from `first` on in the order of
+    `run_dir.terminals`."""
+    args = ["con=null", f"con0=fd:{first},fd:1"]
+    for number in range(1, CONSOLES):
+        at = first + 2 * number - 1
+        args.append(f"con{number}=fd:{at},fd:{at + 1}")
+    lines = first + 2 * CONSOLES - 1
+    args += [f"ssl{n}=fd:{lines + 2 * n},fd:{lines + 2 * n + 1}" for n in range(LINES)]
+    return args
+
+
+def fitting(args: Sequence[str], nics: Sequence[str]) -> list[str]:
+    """As many of the NICs, from the first on, as fit on the command line besides `args`."""
+    room = COMMAND_LINE_MAX - len(" ".join([*args, *of_terminals(_HIGH)]))
+    count = len(nics)
+    while count and len(" ".join(nics[:count])) > room:
+        count -= 1
+    return list(nics[:count])

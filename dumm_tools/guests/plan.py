@@ -1,0 +1,63 @@
+"""What a start will do, computed from the records before anything is made."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from dumm_tools.guests import arguments
+from dumm_tools.images.kernel import Kernel
+from dumm_tools.images.master import Master
+from dumm_tools.linux import namespaces
+from dumm_tools.model import Guest, State
+from dumm_tools.net import nic
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One boot of a guest. `group` and `user` are ids that no other guest has, 0 where there are
+    none to spare; `late` NICs do not fit on the kernel's command line, and are plugged in later."""
+
+    name: str
+    nonce: str
+    kernel: Kernel
+    master: Master
+    memory: int
+    group: int
+    user: int
+    arguments: tuple[str, ...]
+    nics: tuple[str, ...]
+    late: int
+
+
+def make(state: State, guest: Guest, core: Kernel, master: Master, nonce: str) -> Plan:
+    """Plan the boot `nonce` of a guest with this kernel and this master."""
+    group = _own_group(state)
+    user = group if group and namespaces.has_id("uid", group) else 0
+    args = arguments.of_boot(guest, core, nonce, own_user=user != 0)
+    nics = [nic.uml_arg(iface) for iface in state.ifaces_of(guest.name)]
+    fitting = arguments.fitting(args, nics)
+    return Plan(
+        name=guest.name,
+        nonce=nonce,
+        kernel=core,
+        master=master,
+        memory=guest.memory,
+        group=group,
+        user=user,
+        arguments=tuple(args),
+        nics=tuple(fitting),
+        late=len(nics) - len(fitting),
+    )
+
+
+def _own_group(state: State) -> int:
+    """A group that no other guest has; 0 where the lab has but one."""
+    groups = namespaces.spare_groups()
+    taken = {g.boot.group for g in state.guests.values() if g.boot}
+    while groups:
+        # By chance: labs of root's share the host's network, and know nothing of each other.
+        group = groups[int.from_bytes(os.urandom(8), "big") % len(groups)]
+        if group not in taken:
+            return group
+    return 0

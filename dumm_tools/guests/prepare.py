@@ -1,0 +1,83 @@
+"""What a boot needs on the host, made before its process: files, taps, the mounted tree."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from dumm_tools import proc
+from dumm_tools.errors import DummError
+from dumm_tools.files import choice, mounts, workdir
+from dumm_tools.guests import limits, run_dir
+from dumm_tools.guests.plan import Plan
+from dumm_tools.images import cache
+from dumm_tools.images.kernel import Kernel
+from dumm_tools.images.master import Master
+from dumm_tools.linux import openat2
+from dumm_tools.model import Boot, Guest, State
+from dumm_tools.net import iface, nic
+from dumm_tools.running import contact, liveness
+
+
+@contextlib.contextmanager
+def parts(labdir: str, guest: Guest) -> Iterator[tuple[Kernel, Master, list[int]]]:
+    """A guest's kernel and master, and locks that keep them in the cache. Called inside a
+    transaction."""
+    core, master = choice.resolve_kernel(labdir, guest), choice.resolve_master(labdir, guest)
+    with contextlib.ExitStack() as stack:
+        locks = []
+        for part in (core, master):
+            if part.lock is not None:
+                locks.append(cache.hold(part.lock, part.path))
+                stack.callback(os.close, locks[-1])
+        yield core, master, locks
+
+
+def clear(labdir: str, state: State, plan: Plan) -> Boot:
+    """Put away what an earlier boot has left; the record of the one that begins."""
+    run_dir.renew(labdir, plan.name)
+    choice.leave_master(labdir, state, state.guests[plan.name], plan.master.path)
+    return Boot(
+        plan.nonce,
+        "starting",
+        liveness.epoch(labdir, state),
+        kernel=plan.kernel.path,
+        master=plan.master.path,
+        group=plan.group,
+        cgroup=limits.ceiling(f"dumm-{state.id}-{plan.name}", plan.name, plan.memory),
+    )
+
+
+def make(labdir: str, state: State, plan: Plan) -> None:
+    """Make the taps, mount the tree, and write what the guest's agent reads. What is there when
+    this fails is `stop.release`'s to remove."""
+    name, guest = plan.name, state.guests[plan.name]
+    iface.prepare(state, name)
+    if not mounts.is_mounted(labdir, state, name):
+        workdir.drop(labdir, name)
+    if mounts.mount(labdir, state, guest, plan.master.path):
+        proc.log(f"mounted mount/{name}")
+    if guest.init is not None:
+        _need_init(labdir, name, guest.init)
+    contact.write_boot(labdir, guest, nic.boot_records(state, name))
+
+
+def _need_init(labdir: str, name: str, init: str) -> None:
+    """DummError unless the guest's tree, which is mounted, has the init that it is to start."""
+    error = 0
+    tree = os.open(os.path.join(labdir, "mount", name), os.O_PATH | os.O_CLOEXEC)
+    try:
+        fd = openat2.open_in_root(tree, init, os.O_PATH)
+        mode = os.fstat(fd).st_mode
+        os.close(fd)
+        if not (stat.S_ISREG(mode) and mode & 0o111):
+            error = errno.EACCES
+    except OSError as e:
+        error = e.errno or 0
+    finally:
+        os.close(tree)
+    if error:
+        raise DummError(f"cannot start guest '{name}': init '{init}': {os.strerror(error)}")

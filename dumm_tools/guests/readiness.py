@@ -1,0 +1,130 @@
+"""From a guest's process to its agent's answer, or to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from dumm_tools.agent import protocol
+from dumm_tools.agent.protocol import Ready
+from dumm_tools.errors import Conflict, DummError, TimedOut
+from dumm_tools.linux import process
+from dumm_tools.linux.child import Child
+from dumm_tools.net import iface
+from dumm_tools.running import contact, guest_views, liveness, turn
+from dumm_tools.statefile import load
+
+#: Seconds that one guest is waited for while others may be ready.
+TURN = 1.0
+#: Seconds that the log of a kernel that has ended may take until it is whole.
+LAST_WORDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Booting:
+    """A guest that was started and has not answered yet. `jail` is the launcher of its jail, until
+    that has ended, or None where another command started the guest; `late` NICs have yet to be
+    plugged in."""
+
+    name: str
+    nonce: str
+    deadline: float
+    jail: Child | None = None
+    late: int = 0
+
+
+def settle(
+    labdir: str, booting: Booting, *, wait: bool, grace: float, warn: Callable[[str], None]
+) -> Booting | None:
+    """Wait until the jail has let the kernel go, and (`wait`) until the agent has answered. None
+    when it has; what is still to be waited for when it has not within a TURN, and has time left.
+    Its first turn is of `grace` seconds at least, however late it is."""
+    name, begin = booting.name, time.monotonic()
+    end = min(begin + TURN, booting.deadline)
+    if booting.jail is not None:
+        if text := booting.jail.wait():
+            reason = text.rpartition("\n")[2]
+            raise DummError(f"cannot start guest '{name}': {reason}")
+        booting = replace(booting, jail=None)
+        end = max(end, begin + grace)
+    if not wait and not booting.late:
+        return None
+    try:
+        ready = _ready(labdir, booting, end)
+        if booting.late:
+            iface.plug_late(labdir, name, booting.late)
+            booting = replace(booting, late=0)
+            ready = _ready(labdir, booting, end)
+    except TimedOut:
+        if time.monotonic() < booting.deadline:
+            return booting
+        raise TimedOut(
+            f"guest '{name}' was not ready in time", hint=f"dumm-console log {name}"
+        ) from None
+    except DummError as e:
+        raise DummError(f"cannot start guest '{name}': {last_words(labdir, name) or e}") from None
+    if ready.trouble:
+        warn(f"guest '{name}': {ready.trouble}")
+    return None
+
+
+def _ready(labdir: str, booting: Booting, end: float) -> Ready:
+    """Wait for the agent until `end`: later than that it may be another's turn."""
+    left = max(0.0, end - time.monotonic())
+    return contact.wait_ready(labdir, booting.name, booting.nonce, left)
+
+
+def last_words(labdir: str, name: str) -> str:
+    """The line of the console log that says why a kernel ended, when there is one. It is the
+    guest's text: neither its length nor what a terminal would do with it is to be relied on."""
+    with contextlib.suppress(TimedOut):  # its keeper is still writing
+        liveness.await_end(labdir, name, LAST_WORDS)
+    try:
+        with open(os.path.join(liveness.run_dir(labdir, name), "console.log"), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
+            text = file.read(65536)
+    except OSError:
+        return ""
+    lines = [" ".join(protocol.printable(line[-500:]).split()) for line in text.splitlines()]
+    for line in reversed(lines):
+        if "Kernel panic" in line:
+            return line
+    return lines[-1] if lines else ""
+
+
+def wait(labdir: str, name: str, what: str, timeout: float | None) -> None:
+    """Wait until a guest is ready or stopped; TimedOut. One that ended will not get ready."""
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    (_await_ready if what == "ready" else _await_end)(labdir, name, deadline)
+
+
+def _await_ready(labdir: str, name: str, deadline: float) -> None:
+    state = load(labdir)
+    guest = guest_views.get(state, name)
+    now = liveness.guest_state(labdir, state, guest)
+    if now in ("stopped", "crashed", "stopping") or guest.boot is None:
+        raise Conflict(f"guest '{name}' is {now}")
+    try:
+        turn.await_launch(labdir, name, deadline)
+        contact.wait_ready(labdir, name, guest.boot.nonce, max(0.0, deadline - time.monotonic()))
+    except TimedOut:
+        raise TimedOut(f"guest '{name}' is not ready") from None
+
+
+def _await_end(labdir: str, name: str, deadline: float) -> None:
+    guest_views.get(load(labdir), name)
+    pidfd = liveness.pidfd_of(labdir, name)
+    try:
+        if pidfd is not None and not process.wait_exit(pidfd, deadline - time.monotonic()):
+            raise TimedOut("it is still running")
+        left = deadline - time.monotonic()
+        liveness.await_end(labdir, name, max(0.01, min(left, 1e6)))
+    except TimedOut:
+        raise TimedOut(f"guest '{name}' is still running") from None
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)

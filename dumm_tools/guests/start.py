@@ -1,0 +1,178 @@
+"""Starting guests: a boot is planned, prepared, spawned, and settled when its agent answers.
+
+A start writes its intent first, then makes taps, lines and the mount, then hands the alive lock
+to the keeper of the guest's jail. Whatever moment it is killed at, the state it leaves is one
+that the next start can go on from: not alive, or alive and booting by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from dumm_tools import agent
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.guests import plan as planning
+from dumm_tools.guests import prepare, process, readiness, run_dir, stop
+from dumm_tools.guests.readiness import Booting
+from dumm_tools.linux import rtnl
+from dumm_tools.model import Guest, State
+from dumm_tools.running import guest_views, liveness, turn
+from dumm_tools.statefile import load, transaction
+
+#: How many guests of one command boot at the same time.
+WINDOW = 32
+
+
+def start(
+    labdir: str,
+    names: Iterable[str],
+    *,
+    timeout: float,
+    wait: bool = True,
+    on_error: stop.OnError,
+    warn: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Start guests side by side; return when each is ready or has failed (`on_error`). What goes
+    wrong inside one that is ready all the same is said to `warn`."""
+    names = list(names)
+    state = load(labdir)
+    if state.bridges or state.ifaces:
+        rtnl.load()  # 10 ms at the first call, or 20: not under the state's lock
+    pending: deque[Booting] = deque()
+    begun: set[tuple[str, str]] = set()  # guests and nonces of boots that are ours to undo
+    done = 0
+
+    def settle_one() -> None:
+        """Bring one to its end, be it another than the first: each has its turn."""
+        nonlocal done
+        while True:
+            booting = pending.popleft()
+            grace = min(readiness.TURN, timeout)
+            try:
+                left = readiness.settle(labdir, booting, wait=wait, grace=grace, warn=warn)
+            except Exception as e:  # whatever one does, the others go on
+                if (booting.name, booting.nonce) in begun:
+                    _abort(labdir, booting.name, booting.nonce)
+                on_error(booting.name, e)
+                break
+            if left is None:
+                done += 1
+                progress(f"{done} of {len(names)} guests ready")
+                break
+            pending.append(left)
+        begun.discard((booting.name, booting.nonce))
+
+    try:
+        for name in names:
+            nonce = os.urandom(8).hex()
+            begun.add((name, nonce))  # from before there is a process
+            try:
+                pending.append(_begin(labdir, name, nonce, time.monotonic() + timeout))
+            except Exception as e:
+                begun.discard((name, nonce))
+                on_error(name, e)
+            if len(pending) >= WINDOW:
+                settle_one()
+        while pending:
+            settle_one()
+    except BaseException:
+        for booting in pending:
+            if booting.jail is not None:
+                with contextlib.suppress(OSError):  # Ctrl-C may have come just when it was reaped
+                    booting.jail.wait()
+        for name, nonce in begun:
+            _abort(labdir, name, nonce)
+        raise
+
+
+def _begin(labdir: str, name: str, nonce: str, deadline: float) -> Booting:
+    """Start one guest's process, unless another command just did; undoes itself."""
+    with contextlib.ExitStack() as failed:
+        with (
+            _turn(labdir, name) as own_turn,
+            _alive_lock(labdir, name) as alive,
+            run_dir.swept(labdir, name),
+            transaction(labdir) as change,
+        ):
+            state = change.state
+            guest = guest_views.get(state, name)
+            if alive is None:
+                return _join(labdir, state, guest, deadline)
+            agent.need(agent.INITRD, agent.JAIL)
+            with prepare.parts(labdir, guest) as (core, master, held):
+                plan = planning.make(state, guest, core, master, nonce)
+                guest.boot = prepare.clear(labdir, state, plan)
+                change.save()
+                with _released_on_failure(state, guest):
+                    prepare.make(labdir, state, plan)
+                    # Once the transaction is over, which may take the record back.
+                    failed.callback(_abort, labdir, name, nonce, recorded=False)
+                    locks = [alive, *held]
+                    jail = process.spawn(labdir, plan, guest.boot.cgroup, own_turn, locks)
+                    failed.callback(jail.wait)
+        failed.pop_all()
+    return Booting(name, nonce, deadline, jail, plan.late)
+
+
+@contextlib.contextmanager
+def _turn(labdir: str, name: str) -> Iterator[int]:
+    """The turn of a guest that exists, as a descriptor."""
+    with turn.taken(labdir, name) as fd:
+        if fd is None:
+            raise guest_views.missing(name)
+        yield fd
+
+
+@contextlib.contextmanager
+def _alive_lock(labdir: str, name: str) -> Iterator[int | None]:
+    """The alive lock of a guest whose turn we have; None for one that runs or is starting."""
+    fd = liveness.take_alive_lock(labdir, name)
+    if fd is None:
+        state = load(labdir)
+        now = liveness.guest_state(labdir, state, guest_views.get(state, name))
+        if now in ("stopped", "crashed"):
+            # A reader holds it for microseconds; a guest that just ended, until its memory is
+            # freed.
+            fd = liveness.await_alive_lock(labdir, name, stop.KILL_TIMEOUT)
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _join(labdir: str, state: State, guest: Guest, deadline: float) -> Booting:
+    """Wait with another command for a guest that it is starting; Conflict for one that runs."""
+    now = liveness.guest_state(labdir, state, guest)
+    if now == "starting" and guest.boot:
+        # Its starter is still there or was killed: either way it boots by itself.
+        return Booting(guest.name, guest.boot.nonce, deadline)
+    raise Conflict(f"guest '{guest.name}' is {now}")
+
+
+@contextlib.contextmanager
+def _released_on_failure(state: State, guest: Guest) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        stop.release(state, guest)
+        raise
+
+
+def _abort(labdir: str, name: str, nonce: str, *, recorded: bool = True) -> None:
+    """Undo a start that failed: the process, its taps, the record. Nothing is done where another
+    boot has begun, or where this one was not recorded, unless that may be (`recorded`)."""
+    with contextlib.suppress(DummError, OSError):
+        guest = load(labdir).guests.get(name)
+        known = guest.boot.nonce if guest is not None and guest.boot is not None else None
+        if known != nonce and (recorded or known is not None):
+            return
+    with contextlib.suppress(DummError, OSError):
+        stop.kill(labdir, name)
+    with contextlib.suppress(DummError, OSError):
+        stop.ended(labdir, {name: nonce})
