@@ -78,8 +78,8 @@ def _newborn(channel: Channel, iface: Iface) -> Link | None:
     return guest_links.find(channel, iface)
 
 
-def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> bool:
-    """Give the running guest the device, set up as recorded, if it lacks it; True when it did.
+def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> None:
+    """Give the running guest the device, set up as recorded, if it lacks it.
 
     One that is there is only brought up or down: name, MTU, MAC and addresses are the guest's
     to change. The tap is there; with `reopen` a device that is up opens it anew. A device that
@@ -98,7 +98,7 @@ def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> bool:
             if link.up != iface.up:
                 guest_links.load_ipv6(control, iface)
                 netlink.transact(control, _turn(iface, link.ifindex))
-            return False
+            return
         if link is None:
             proc.log(f"plug {iface.name} into the running guest")
             contact.mconsole(labdir, iface.guest, f"config {uml_arg(iface)}", control.left())
@@ -120,7 +120,6 @@ def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> bool:
             with contextlib.suppress(*guest_links.UNDO_FAILURES):
                 _unplug(labdir, control, iface)
             raise
-    return True
 
 
 def _turn(iface: Iface, index: int) -> list[Request]:
