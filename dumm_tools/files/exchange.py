@@ -41,7 +41,7 @@ def prepare(labdir: str, state: State, guest: Guest, *, lenient: bool = False) -
     with `lenient`, for a layer that is gone; Conflict, DummError."""
     name = guest.name
     before = mounts.is_unsettled(labdir, name)
-    if not mounts.is_mounted(labdir, state, name) and not _runs(labdir, state, guest):
+    if not mounts.is_mounted(labdir, state, name) and not liveness.is_running(labdir, state, name):
         return Fresh(None, before)  # the next mount takes the new stack
     mounts.umount_next(labdir, state, name)  # of a command that was killed
     below = choice.resolve_master(labdir, guest).path
@@ -78,7 +78,7 @@ def replace(labdir: str, state: State, guest: Guest, fresh: Fresh, seconds: floa
     """Have the new stack take the old one's place, here and in the jail of a guest that runs and
     gets so many seconds for its part. TimedOut, DummError; what was not begun is then undone."""
     name = guest.name
-    running = _runs(labdir, state, guest)
+    running = liveness.is_running(labdir, state, name)
     if fresh.work is None:
         if fresh.lacking and not running:
             mounts.umount(labdir, state, name)
@@ -132,10 +132,6 @@ def settle(labdir: str, name: str, seconds: float) -> None:
     fresh = prepare(labdir, state, guest)
     replace(labdir, state, guest, fresh, seconds)
     mounts.settled(labdir, name)
-
-
-def _runs(labdir: str, state: State, guest: Guest) -> bool:
-    return liveness.guest_state(labdir, state, guest) == "running"
 
 
 @contextlib.contextmanager

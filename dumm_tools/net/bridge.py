@@ -170,7 +170,7 @@ def _move(labdir: str, name: str, interface: str) -> bool:
         member = link_views.interface(state, interface)
         if member.bridge is None or not member.up or not link_views.ours(state, member.tap):
             return False
-        if member.bridge == name and cable.is_running(labdir, state, member.guest):
+        if member.bridge == name and liveness.is_running(labdir, state, member.guest):
             return False
         member.bridge = name
         change.save()

@@ -82,7 +82,7 @@ def _take_back(labdir: str, before: Iface | None, after: Iface) -> tuple[Iface |
         record = state.ifaces.get(after.name)
         if record is None:
             return None, False
-        running = is_running(labdir, state, after.guest)
+        running = liveness.is_running(labdir, state, after.guest)
         if before is None:
             with netlink.host() as channel:
                 host_links.remove(channel, state, [record.tap])
@@ -98,12 +98,6 @@ def _take_back(labdir: str, before: Iface | None, after: Iface) -> tuple[Iface |
         change.save()
         reopen = settle_host(labdir, state, record, running)
         return (record if running else None), reopen
-
-
-def is_running(labdir: str, state: State, guest: str) -> bool:
-    """Does the guest run and answer, as far as one can see?"""
-    record = state.guests.get(guest)
-    return record is not None and liveness.guest_state(labdir, state, record) == "running"
 
 
 def plug_host(channel: Channel, undo: contextlib.ExitStack, state: State, iface: Iface) -> None:

@@ -115,7 +115,7 @@ def delete(labdir: str, name: str, *, if_exists: bool = False) -> None:
         with statefile.transaction(labdir) as change:
             if name in change.state.ifaces:
                 _forget(change.state, name)
-                if cable.is_running(labdir, change.state, guest):
+                if liveness.is_running(labdir, change.state, guest):
                     cable.refresh_boot(labdir, change.state, guest)
 
 
@@ -220,7 +220,7 @@ def del_addresses(
         with statefile.transaction(labdir) as change:
             iface, left = planned(change.state)
             iface.addresses = left
-            if cable.is_running(labdir, change.state, guest):
+            if liveness.is_running(labdir, change.state, guest):
                 cable.refresh_boot(labdir, change.state, guest)
 
 

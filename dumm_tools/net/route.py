@@ -160,7 +160,7 @@ def delete(
         with statefile.transaction(labdir) as change:
             record, meant = planned(change.state)
             record.routes = [r for r in record.routes if r not in meant]
-            if cable.is_running(labdir, change.state, guest):
+            if liveness.is_running(labdir, change.state, guest):
                 cable.refresh_boot(labdir, change.state, guest)
 
 

@@ -158,6 +158,12 @@ def pidfd_of(labdir: str, name: str) -> int | None:
     return process.open_pidfd(*known) if known else None
 
 
+def is_running(labdir: str, state: State, name: str) -> bool:
+    """Does a guest run and answer, as far as one can see? One that there is not does not."""
+    guest = state.guests.get(name)
+    return guest is not None and guest_state(labdir, state, guest) == "running"
+
+
 def need_running(labdir: str, state: State, guest: Guest) -> None:
     """Conflict unless the guest can answer."""
     found = guest_state(labdir, state, guest)
