@@ -162,7 +162,8 @@ class BareKernel:
         self._mounts.append(self._root / "proc")
         _mount("-t", "proc", "proc", self._mounts[-1])
         guest = store.load(str(lab.directory)).guests["one"]
-        args = arguments.of_boot(guest, core, "bare", own_user=False)
+        release = kernel.release_number(kernel.release(core) or "")
+        args = arguments.of_boot(guest, "bare", release=release, own_user=False)
         self._argv = [core.binary, *(a for a in args if not a.startswith("DUMM_LINES"))]
         self._line = self._root / "line"
         fifo.make(str(self._line))

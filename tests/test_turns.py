@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from conftest import PATIENCE, ROOT, Lab
 from uml_helpers import one_line_error, state_of, until
 
 from dumm_tools import statefile as store
+from dumm_tools.agent import JAIL
 from dumm_tools.errors import TimedOut
 from dumm_tools.linux import process
 from dumm_tools.model import Guest, State
@@ -330,3 +332,34 @@ def test_a_start_that_waits_for_the_last_end(lab: Lab) -> None:
         assert waiting.poll() is None
     assert waiting.wait(PATIENCE) == 0
     assert state_of(lab, "a") == "running"
+
+
+def test_the_launcher_of_a_jail_keeps_the_turn_until_the_pid_is_written(tmp_path: Path) -> None:
+    path, pid_file = tmp_path / "turn", tmp_path / "pid"
+    os.mkfifo(pid_file)  # the launcher waits until somebody reads
+    own = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(own, fcntl.LOCK_EX)
+    os.dup2(own, 60)
+    # fmt: off
+    argv = [
+        "unshare", "-Ur", "--mount",
+        JAIL, "jail", "--errors", "2", "--turn", "60", "--pid-file", str(pid_file),
+        "--ro-bind", shutil.which("busybox") or "busybox", "/busybox",
+        "--dev", "/dev/null", "/dev/null", "--", "/busybox", "sleep", "1000",
+    ]
+    # fmt: on
+    with subprocess.Popen(argv, pass_fds=(60,)) as launcher:
+        os.close(60)
+        os.close(own)  # as if the command that starts the guest were killed
+        assert not is_free(path)
+        with pid_file.open() as written:  # the launcher opens it at the same time
+            pid, started = map(int, written.read().split())
+    assert launcher.returncode == 0
+    pidfd = process.open_pidfd(pid, started)
+    assert pidfd is not None
+    try:
+        until(partial(is_free, path), "the turn is free although the program runs")
+        assert not process.wait_exit(pidfd, 0)
+    finally:
+        process.send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)

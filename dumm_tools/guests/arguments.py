@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from dumm_tools.agent.client import LINES
 from dumm_tools.guests.run_dir import CONSOLES
-from dumm_tools.images import kernel
 from dumm_tools.model import Guest
 
 #: The kernel's command line (COMMAND_LINE_SIZE, arch/um/include/asm/setup.h), less a margin for
@@ -17,8 +16,8 @@ COMMAND_LINE_MAX = 3500
 _OURS = re.compile(
     r"--.*|(mem|umid|uml_dir|initrd|rdinit|DUMM_\w+|(con|ssl|vec)\d*)(=.*)?", re.DOTALL
 )
-#: No process has a descriptor of more digits.
-_HIGH = 9999
+#: Hardly a process has descriptors of more digits.
+_HIGH = 999
 
 
 def is_ours(argument: str) -> bool:
@@ -26,9 +25,9 @@ def is_ours(argument: str) -> bool:
     return _OURS.fullmatch(argument) is not None
 
 
-def of_boot(guest: Guest, core: kernel.Kernel, nonce: str, *, own_user: bool) -> list[str]:
-    """The arguments for one boot of a guest, but for its terminals and NICs."""
-    release = kernel.release_number(kernel.release(core) or "")
+def of_boot(guest: Guest, nonce: str, *, release: tuple[int, ...], own_user: bool) -> list[str]:
+    """The arguments for one boot of a guest, whose kernel is of that release, but for its terminals
+    and NICs."""
     args = [
         f"mem={guest.memory >> 10}K",
         "initrd=/initrd",

@@ -14,6 +14,16 @@ from dumm_tools.net import nic
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What a guest is started from. The locks keep it in the cache."""
+
+    kernel: Kernel
+    release: tuple[int, ...]
+    master: Master
+    locks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One boot of a guest. `group` and `user` are ids that no other guest has, 0 where there are
     none to spare; `late` NICs do not fit on the kernel's command line, and are plugged in later."""
@@ -30,18 +40,18 @@ class Plan:
     late: int
 
 
-def make(state: State, guest: Guest, core: Kernel, master: Master, nonce: str) -> Plan:
-    """Plan the boot `nonce` of a guest with this kernel and this master."""
+def make(state: State, guest: Guest, parts: Parts, nonce: str) -> Plan:
+    """Plan the boot `nonce` of a guest."""
     group = _own_group(state)
     user = group if group and namespaces.has_id("uid", group) else 0
-    args = arguments.of_boot(guest, core, nonce, own_user=user != 0)
+    args = arguments.of_boot(guest, nonce, release=parts.release, own_user=user != 0)
     nics = [nic.uml_arg(iface) for iface in state.ifaces_of(guest.name)]
     fitting = arguments.fitting(args, nics)
     return Plan(
         name=guest.name,
         nonce=nonce,
-        kernel=core,
-        master=master,
+        kernel=parts.kernel,
+        master=parts.master,
         memory=guest.memory,
         group=group,
         user=user,

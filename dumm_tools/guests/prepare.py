@@ -12,10 +12,8 @@ from dumm_tools import proc
 from dumm_tools.errors import DummError
 from dumm_tools.files import choice, mounts, workdir
 from dumm_tools.guests import limits, run_dir
-from dumm_tools.guests.plan import Plan
-from dumm_tools.images import cache
-from dumm_tools.images.kernel import Kernel
-from dumm_tools.images.master import Master
+from dumm_tools.guests.plan import Parts, Plan
+from dumm_tools.images import cache, kernel
 from dumm_tools.linux import openat2
 from dumm_tools.model import Boot, Guest, State
 from dumm_tools.net import iface, nic
@@ -23,17 +21,17 @@ from dumm_tools.running import contact, liveness
 
 
 @contextlib.contextmanager
-def parts(labdir: str, guest: Guest) -> Iterator[tuple[Kernel, Master, list[int]]]:
-    """A guest's kernel and master, and locks that keep them in the cache. Called inside a
-    transaction."""
+def parts(labdir: str, guest: Guest) -> Iterator[Parts]:
+    """Find a guest's kernel and master, and keep them in the cache. Called inside a transaction."""
     core, master = choice.resolve_kernel(labdir, guest), choice.resolve_master(labdir, guest)
+    release = kernel.release_number(kernel.release(core) or "")
     with contextlib.ExitStack() as stack:
         locks = []
         for part in (core, master):
             if part.lock is not None:
                 locks.append(cache.hold(part.lock, part.path))
                 stack.callback(os.close, locks[-1])
-        yield core, master, locks
+        yield Parts(core, release, master, tuple(locks))
 
 
 def clear(labdir: str, state: State, plan: Plan) -> Boot:

@@ -104,15 +104,15 @@ def _begin(labdir: str, name: str, nonce: str, deadline: float) -> Booting:
             if alive is None:
                 return _join(labdir, state, guest, deadline)
             agent.need(agent.INITRD, agent.JAIL)
-            with prepare.parts(labdir, guest) as (core, master, held):
-                plan = planning.make(state, guest, core, master, nonce)
+            with prepare.parts(labdir, guest) as parts:
+                plan = planning.make(state, guest, parts, nonce)
                 guest.boot = prepare.clear(labdir, state, plan)
                 change.save()
                 with _released_on_failure(state, guest):
                     prepare.make(labdir, state, plan)
                     # Once the transaction is over, which may take the record back.
                     failed.callback(_abort, labdir, name, nonce, recorded=False)
-                    locks = [alive, *held]
+                    locks = [alive, *parts.locks]
                     jail = process.spawn(labdir, plan, guest.boot.cgroup, own_turn, locks)
                     failed.callback(jail.wait)
         failed.pop_all()

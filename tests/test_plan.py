@@ -1,0 +1,78 @@
+"""What a start will do, computed from records alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dumm_tools.guests import arguments, jail, plan, run_dir
+from dumm_tools.guests.plan import Parts, Plan
+from dumm_tools.images.kernel import Kernel
+from dumm_tools.images.master import Master
+from dumm_tools.model import Boot, Guest, Iface, State
+
+NONCE = "0123456789abcdef"
+PARTS = Parts(Kernel("/pack", "/usr/bin/linux"), (7, 2), Master("/master", None))
+
+
+def planned(nics: int = 0, args: Sequence[str] = ()) -> Plan:
+    """The plan for a guest `a` with so many interfaces."""
+    guest = Guest(name="a", args=list(args))
+    state = State("0" * 12, 1, guests={"a": guest})
+    for slot in reversed(range(nics)):
+        device = f"eth{slot}"
+        name = f"a-{device}"
+        state.ifaces[name] = Iface(name, "a", device, slot, name, "02:00:00:00:00:01")
+    return plan.make(state, guest, PARTS, NONCE)
+
+
+def words_of(made: Plan) -> list[str]:
+    """The command line of its jail."""
+    return jail.command("/lab", made, "", locks=3, first=10)
+
+
+def test_devices_are_in_the_order_of_their_slots() -> None:
+    made = planned(3)
+    assert [nic.partition(":")[0] for nic in made.nics] == ["vec0", "vec1", "vec2"]
+    assert made.late == 0
+
+
+def test_devices_that_do_not_fit_come_later() -> None:
+    made = planned(100)
+    assert made.late > 0
+    assert len(made.nics) + made.late == 100
+    words = words_of(made)
+    line = " ".join(words[words.index("--") + 2 :])
+    assert len(line) <= arguments.COMMAND_LINE_MAX
+    assert len(line) > arguments.COMMAND_LINE_MAX - 200
+
+
+def test_what_the_user_says_stands_in_place_of_ours() -> None:
+    made = planned(args=["lpj=5", "more"])
+    assert [a for a in made.arguments if a.startswith("lpj=")] == ["lpj=5"]
+    assert made.arguments[-1] == "more"
+
+
+def test_descriptors_are_numbered_in_a_row() -> None:
+    words = words_of(planned())
+    hold = 10 + len(run_dir.terminals())
+    at = words.index("--hold")
+    assert words[at + 1 : at + 3] == [str(hold), "4"]  # the locks and the log
+    assert [words[words.index(f"--{w}") + 1] for w in ("log", "turn", "errors")] == [
+        str(hold + 3),
+        str(hold + 4),
+        str(hold + 5),
+    ]
+    taken = [w.partition("=")[2] for w in words if w.startswith(("con", "ssl")) and "fd:" in w]
+    inputs = [int(w.split(",")[0].removeprefix("fd:")) for w in taken]
+    names = run_dir.terminals()
+    assert [names[number - 10] for number in inputs] == [n for n in names if n.endswith(".in")]
+
+
+def test_no_two_guests_have_one_group() -> None:
+    state = State("0" * 12, 1)
+    for number in range(50):
+        guest = state.guests[f"g{number}"] = Guest(name=f"g{number}")
+        made = plan.make(state, guest, PARTS, NONCE)
+        guest.boot = Boot(NONCE, "starting", "", group=made.group)
+    groups = [g.boot.group for g in state.guests.values() if g.boot]
+    assert len(set(groups) - {0}) == len(groups) or set(groups) == {0}
