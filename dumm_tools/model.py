@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self, dataclass_transform
 
+#: What the names of all labs' nftables tables begin with.
+TABLE_PREFIX = "dumm_"
 #: Bytes of memory a guest gets when nothing is said.
 DEFAULT_MEMORY = 64 << 20
 
@@ -113,6 +115,14 @@ class Bridge(Record):
     extra: dict[str, object] = {}
 
 
+class Outline(Record):
+    """What is asked of state.json before anything else: is the lab isolated, and has a bridge the
+    uplink "nat"?"""
+
+    isolated: bool = False
+    has_nat: bool = False
+
+
 class State(Record):
     """All of state.json. `id` tags what we make in the kernel; `lock_inode` tells a copied
     working set from the original, whose links, mounts and processes are not the copy's.
@@ -159,3 +169,8 @@ class State(Record):
     def tag(self) -> str:
         """The ifalias that each link of this working set bears."""
         return f"dumm:{self.id}"
+
+    @property
+    def table(self) -> str:
+        """The name that our nftables tables bear, or begin with."""
+        return f"{TABLE_PREFIX}{self.id}"

@@ -20,6 +20,11 @@ def run(script: str) -> None:
         os.close(fd)
 
 
+def dropped(table: str) -> str:
+    """The script that takes away a table ("FAMILY NAME"), if it is there."""
+    return f"add table {table}\ndelete table {table}\n"
+
+
 def listed(*what: str) -> list[dict[str, dict[str, str]]]:
     """What `nft list` says, as its JSON has it. DummError."""
     done = proc.run([_program(), "-j", "list", *what], capture=True, quiet=True)

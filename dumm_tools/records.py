@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from dumm_tools import names
 from dumm_tools.errors import DummError, Usage
-from dumm_tools.model import Boot, Bridge, Guest, Iface, State
+from dumm_tools.model import Boot, Bridge, Guest, Iface, Outline, State
 
 VERSION = 1
 #: The keys under which objects stand.
@@ -108,7 +108,16 @@ def parsed(path: str, text: str) -> dict[str, Any]:
     return data
 
 
-def isolated(path: str, data: dict[str, Any]) -> bool:
+def outline(path: str, text: str) -> Outline:
+    """What can be said without a look at each object."""
+    data = parsed(path, text)
+    bridges = data.get("bridges")
+    rows = bridges.values() if isinstance(bridges, dict) else ()
+    has_nat = any(isinstance(row, dict) and row.get("uplink") == "nat" for row in rows)
+    return Outline(isolated=_isolated(path, data), has_nat=has_nat)
+
+
+def _isolated(path: str, data: dict[str, Any]) -> bool:
     """Is the lab isolated? What is neither yes nor no must not be taken for no."""
     value = data.get("isolated", False)
     if not isinstance(value, bool):
@@ -132,7 +141,7 @@ def decode(
         # A copy owns nothing that its original made: it gets a tag of its own.
         id=os.urandom(6).hex() if copied else data["id"],
         lock_inode=lock_inode,
-        isolated=isolated(path, data),
+        isolated=_isolated(path, data),
         template=data.get("template"),
         extra={k: v for k, v in data.items() if k not in known},
         copied=copied,

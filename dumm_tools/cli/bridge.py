@@ -146,13 +146,7 @@ def uplink(name: str, nat: bool, device: str | None, remove: bool, host_access: 
         domain.clear(entered(make=False), name)
         return
     wanted = f"to:{device}" if device is not None else "nat"
-    before = domain.record(labdir(), name, wanted, host_access=host_access)
-    try:
-        directory = entered()
-    except BaseException:
-        domain.forget(labdir(), name, before)
-        raise
-    for warning in domain.make(directory, name, before):
+    for warning in domain.set_(labdir(), name, wanted, host_access=host_access):
         warn(warning)
 
 

@@ -164,22 +164,14 @@ def labdir() -> str:
 
 
 def entered(*, make: bool = True) -> str:
-    """As `labdir`, but inside the lab's own namespaces where it has some (`isolation.enter`): for
-    verbs that look at links or mounts, or, with `make`, change them."""
+    """As `labdir`, but inside the lab's own namespaces where it has some (`entry`): for verbs that
+    look at links or mounts, or, with `make`, change them."""
     directory = labdir()
     meta = click.get_current_context().meta
-    if "dumm.entered" in meta:
-        return directory
-    from dumm_tools import statefile
+    if "dumm.entered" not in meta:
+        from dumm_tools.running import entry
 
-    try:
-        isolated = statefile.is_isolated(directory)
-    except (DummError, OSError):
-        return directory  # whatever is wrong, the verb itself says it
-    if isolated:
-        from dumm_tools.running import isolation as own
-
-        if own.enter(directory, make=make):
+        if entry.bring_up(directory) if make else entry.enter(directory):
             meta["dumm.entered"] = True
     return directory
 

@@ -14,7 +14,7 @@ from dumm_tools.agent.client import ANSWER_TIMEOUT
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.model import Bridge, Iface, State
-from dumm_tools.net import cable, guard, host_links, link_views, nat, nic, uplink, way_out
+from dumm_tools.net import cable, guard, host_links, host_uplink, link_views, nat, nic, uplink
 from dumm_tools.running import liveness, turn
 
 Report = Callable[[str], None]
@@ -63,7 +63,7 @@ def delete(
                 if now == "paused":
                     raise Conflict(f"guest '{guest}' is paused")
             with netlink.host() as channel:
-                way_out.remove(channel, state, bridge)
+                host_uplink.remove(channel, state, bridge)
                 host_links.remove(channel, state, [name])
             # Whoever makes it anew before it is forgotten makes no uplink.
             bridge.uplink, bridge.host_access = None, False
@@ -276,7 +276,7 @@ def remove_all(state: State) -> None:
     if present or uplinks:
         with netlink.host() as channel:
             if uplinks:
-                way_out.remove_all(channel, state)
+                host_uplink.remove_all(channel, state)
             host_links.remove(channel, state, present)
     if not state.isolated:
         guard.clear(state)

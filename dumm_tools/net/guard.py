@@ -75,7 +75,6 @@ _NOTHING: Program = [packets.DROP]
 _NO_IPV4: Program = [packets.LOAD_PROTOCOL, *_drop(_IP, _ARP, _VLAN, _VLAN_AD), packets.PASS]
 
 _FAMILY = "inet"
-_PREFIX = "dumm_"
 
 
 def settings(device: str, *, ipv4: bool = False) -> None:
@@ -163,12 +162,7 @@ def refresh(state: State, also: Collection[str] = (), without: Collection[str] =
         if name in also
         or (record.addresses and name not in without and link_views.ours(state, name))
     ]
-    try:
-        nft.run(_script(state, names))
-    except DummError as e:
-        proc.log(str(e))
-        return False
-    return True
+    return _run(state, names)
 
 
 def renew(state: State) -> bool:
@@ -179,25 +173,30 @@ def renew(state: State) -> bool:
 def mend(state: State) -> bool:
     """Put the rules back where somebody took them away, as a firewall does that is loaded anew;
     False where that is not so, or not possible."""
-    try:
-        if nftables.has_table(nftables.NFPROTO_INET, _PREFIX + state.id):
-            return False
-    except OSError:
-        return False  # a kernel without: there was nothing to be taken away
-    return renew(state)
+    return _has_rules(state) is False and renew(state)
 
 
 def clear(state: State) -> None:
     """Take all rules away, whatever is recorded. The caller knows that the lab ends."""
+    if _has_rules(state):
+        _run(state, ())
+
+
+def _has_rules(state: State) -> bool | None:
+    """Is the lab's table there? None for a kernel that knows no tables."""
     try:
-        there = nftables.has_table(nftables.NFPROTO_INET, _PREFIX + state.id)
-    except OSError:  # a kernel without
-        return
-    if there:
-        try:
-            nft.run(_script(state, ()))
-        except DummError as e:
-            proc.log(str(e))
+        return nftables.has_table(nftables.NFPROTO_INET, state.table)
+    except OSError:
+        return None
+
+
+def _run(state: State, names: Sequence[str]) -> bool:
+    try:
+        nft.run(_script(state, names))
+    except DummError as e:
+        proc.log(str(e))
+        return False
+    return True
 
 
 def forget(state: State, devices: Collection[str]) -> None:
@@ -207,9 +206,9 @@ def forget(state: State, devices: Collection[str]) -> None:
 
 
 def _script(state: State, names: Sequence[str]) -> str:
-    table = f"{_FAMILY} {_PREFIX}{state.id}"
+    table = f"{_FAMILY} {state.table}"
     if not names:
-        return f"add table {table}\ndelete table {table}\n"
+        return nft.dropped(table)
     guarded = [n for n in names if not state.bridges[n].host_access]
     gateways = [n for n in guarded if state.bridges[n].uplink == "nat"]
     rules = [

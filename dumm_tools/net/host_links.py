@@ -17,7 +17,7 @@ from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, rtnl, sysfs, tun
 from dumm_tools.linux.netlink import Channel, Request
 from dumm_tools.model import Bridge, Iface, State
-from dumm_tools.net import guard, way_out
+from dumm_tools.net import guard, host_uplink
 from dumm_tools.net.link_views import bridge_mac, ours
 from dumm_tools.statefile import need_here
 
@@ -108,7 +108,7 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
 
 def _ensure_uplink(channel: Channel, state: State, bridge: Bridge) -> None:
     if bridge.uplink is not None:
-        way_out.ensure(channel, state, bridge)
+        host_uplink.ensure(channel, state, bridge)
 
 
 def _plug_members(channel: Channel, state: State, bridge: str) -> None:

@@ -16,10 +16,9 @@ from collections.abc import Iterable, Iterator
 from dumm_tools import address, nft
 from dumm_tools.errors import DummError
 from dumm_tools.linux import nftables, sysfs
-from dumm_tools.model import Bridge, State
+from dumm_tools.model import TABLE_PREFIX, Bridge, State
 from dumm_tools.running import liveness
 
-_PREFIX = "dumm_"
 #: Addresses that are for neighbours only (RFC 3927).
 LINK_LOCAL = "169.254.0.0/16"
 #: What state.json calls the devices that were opened.
@@ -47,7 +46,7 @@ def make(state: State) -> None:
         before = _opened()
         inside = [b.name for b in bridges]
         outside = [d for d in sysfs.routed() if d != "lo" and not _of_a_lab(d)]
-        mine = before.get(_table(state), set()) | _remembered(state)
+        mine = before.get(state.table, set()) | _remembered(state)
         kept = {d for d in mine if sysfs.exists(d) and (d in inside or not _of_a_lab(d))}
         new = [d for d in (*inside, *outside) if sysfs.exists(d) and not sysfs.forwards(d)]
         nft.run(_replaced(state, _rules(bridges, kept | set(new))))
@@ -66,9 +65,9 @@ def unmake(state: State, bridge: Bridge | None) -> None:
     The caller saves the state."""
     with _locked():
         before = _opened()
-        if _table(state) not in before and not _remembered(state):
+        if state.table not in before and not _remembered(state):
             return
-        mine = before.pop(_table(state), set()) | _remembered(state)
+        mine = before.pop(state.table, set()) | _remembered(state)
         left = [b for b in bridges_of(state) if bridge is not None and b is not bridge]
         if left and bridge is not None:
             _forward(mine & {bridge.name}, False)
@@ -89,7 +88,7 @@ def stands(state: State) -> bool:
     if _remembered(state):
         return True
     try:
-        return nftables.has_table(nftables.NFPROTO_IPV4, _table(state))
+        return nftables.has_table(nftables.NFPROTO_IPV4, state.table)
     except OSError:  # a kernel without
         return False
 
@@ -136,20 +135,14 @@ def _locked() -> Iterator[None]:
         os.close(fd)
 
 
-def _table(state: State) -> str:
-    return _PREFIX + state.id
-
-
 def _set(devices: Iterable[str]) -> str:
     return "{ " + ", ".join(f'"{d}"' for d in sorted(devices)) + " }"
 
 
 def _replaced(state: State, rules: str) -> str:
     """One transaction: the table with these rules in the place of the one that is there, if any."""
-    name = _table(state)
-    return f"add table ip {name}\ndelete table ip {name}\n" + (
-        f"table ip {name} {{\n{rules}}}\n" if rules else ""
-    )
+    table = f"ip {state.table}"
+    return nft.dropped(table) + (f"table {table} {{\n{rules}}}\n" if rules else "")
 
 
 def _rules(bridges: list[Bridge], opened: set[str]) -> str:
@@ -194,7 +187,7 @@ def _opened() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for table in nft.listed("tables", "ip"):
         name = table.get("table", {}).get("name", "")
-        if name.startswith(_PREFIX):
+        if name.startswith(TABLE_PREFIX):
             found[name] = set()
             for each in nft.listed("table", "ip", name):
                 if each.get("set", {}).get("name") == "opened":

@@ -16,22 +16,32 @@ from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.linux.netlink import Channel
 from dumm_tools.model import Bridge
-from dumm_tools.net import guard, host_links, link_views, nat, way_out
-from dumm_tools.running import usernet
+from dumm_tools.net import guard, host_links, host_uplink, link_views, nat
+from dumm_tools.running import entry, usernet
 
 
-class Before(NamedTuple):
-    """What was recorded of a bridge's uplink, and what is in its place."""
+class _Change(NamedTuple):
+    """What is recorded of a bridge's uplink, before and after: the uplink, and the host access."""
 
-    uplink: str | None
-    host_access: bool
-    now: tuple[str | None, bool]
+    before: tuple[str | None, bool]
+    after: tuple[str | None, bool]
 
 
-def record(labdir: str, name: str, uplink: str, *, host_access: bool = False) -> Before:
-    """Record the uplink that a bridge is to have next, and whether guests reach the host's own
-    services by it; what it had. Called before the lab's namespaces are entered: `usernet` goes by
-    it. Usage, NotFound, Conflict."""
+def set_(labdir: str, name: str, uplink: str, *, host_access: bool = False) -> list[str]:
+    """Give a bridge its uplink, "nat" or "to:DEVICE", in the lab's namespaces, which are entered;
+    `host_access`: by "nat" guests reach the host's own services, too. What the user should know.
+    Where it fails, the record is as it was. Usage, NotFound, Conflict, DummError."""
+    change = _record(labdir, name, uplink, host_access)
+    try:
+        entry.bring_up(labdir)
+        return _make(labdir, name)
+    except BaseException:
+        _forget(labdir, name, change)
+        raise
+
+
+def _record(labdir: str, name: str, uplink: str, host_access: bool) -> _Change:
+    """Before the lab's namespaces are entered: by the record the way out of them is there then."""
     with statefile.transaction(labdir, apart=True) as change:
         state = change.state
         bridge = link_views.bridge(state, name)
@@ -43,13 +53,13 @@ def record(labdir: str, name: str, uplink: str, *, host_access: bool = False) ->
         if uplink == "nat":
             _check_gateway(bridge)
         else:
-            device = way_out.named(uplink)
-            way_out.check_device(state, bridge, device)
+            device = host_uplink.named(uplink)
+            host_uplink.check_device(state, bridge, device)
             if bridge.uplink is None:
-                bridge.extra["uplink_before"] = way_out.as_it_is(device)
-        before = Before(bridge.uplink, bridge.host_access, (uplink, host_access))
+                bridge.extra["uplink_before"] = host_uplink.as_it_is(device)
+        before = bridge.uplink, bridge.host_access
         bridge.uplink, bridge.host_access = uplink, host_access
-        return before
+        return _Change(before, (uplink, host_access))
 
 
 def _check_gateway(bridge: Bridge) -> None:
@@ -60,30 +70,24 @@ def _check_gateway(bridge: Bridge) -> None:
         )
 
 
-def make(labdir: str, name: str, before: Before) -> list[str]:
-    """Make what `record` recorded, in the lab's namespaces; where that fails the record is again
-    as it was. What the user should know."""
+def _make(labdir: str, name: str) -> list[str]:
     rtnl.load()
-    try:
-        with statefile.transaction(labdir) as change, netlink.host() as channel:
-            state = change.state
-            bridge = link_views.bridge(state, name)
-            if not host_links.ensure_bridge(channel, state, bridge):
-                guard.renew(state)
-                way_out.ensure(channel, state, bridge)
-            return _warnings(channel, bridge)
-    except BaseException:
-        forget(labdir, name, before)
-        raise
+    with statefile.transaction(labdir) as change, netlink.host() as channel:
+        state = change.state
+        bridge = link_views.bridge(state, name)
+        if not host_links.ensure_bridge(channel, state, bridge):
+            guard.renew(state)
+            host_uplink.ensure(channel, state, bridge)
+        return _warnings(channel, bridge)
 
 
-def forget(labdir: str, name: str, before: Before) -> None:
-    """Undo a `record`, unless another command has recorded something else meanwhile."""
+def _forget(labdir: str, name: str, undone: _Change) -> None:
+    """Put back what was recorded, unless another command has recorded something else meanwhile."""
     with contextlib.suppress(DummError), statefile.transaction(labdir, apart=True) as change:
         bridge = link_views.bridge(change.state, name)
-        if (bridge.uplink, bridge.host_access) == before.now:
-            bridge.uplink, bridge.host_access = before.uplink, before.host_access
-            if before.uplink is None:
+        if (bridge.uplink, bridge.host_access) == undone.after:
+            bridge.uplink, bridge.host_access = undone.before
+            if bridge.uplink is None:
                 bridge.extra.pop("uplink_before", None)
             if change.state.here and link_views.ours(change.state, name):
                 guard.renew(change.state)
@@ -91,8 +95,8 @@ def forget(labdir: str, name: str, before: Before) -> None:
 
 
 def _warnings(channel: Channel, bridge: Bridge) -> list[str]:
-    device = way_out.device_of(bridge)
-    if device is None or not (held := way_out.addresses_of(channel, device)):
+    device = host_uplink.device_of(bridge)
+    if device is None or not (held := host_uplink.addresses_of(channel, device)):
         return []
     return [
         f"'{device}' has the address {held[0]}, which does not work while it is a port of a bridge"
@@ -104,7 +108,7 @@ def clear(labdir: str, name: str) -> None:
     rtnl.load()
     with statefile.transaction(labdir) as change, netlink.host() as channel:
         bridge = link_views.bridge(change.state, name)
-        way_out.remove(channel, change.state, bridge)
+        host_uplink.remove(channel, change.state, bridge)
         gateway = bridge.uplink == "nat"
         bridge.uplink, bridge.host_access = None, False
         if gateway and link_views.ours(change.state, name):

@@ -30,49 +30,47 @@ _NOTE = "holder"
 HINT = "'dumm-fs check' reports what this host lacks"
 
 
-def enter(labdir: str, *, make: bool) -> bool:
-    """Enter the lab's namespaces; with `make`, have them first. False when there are none to
-    enter: a lab on the host's network, or one that is not up."""
-    uplink, hosts = False, list[str]()
-    owner = os.stat(labdir).st_uid
-    if owner != os.geteuid():  # it was named as safe; that is not for its namespaces
-        raise Conflict(
-            f"the lab in '{labdir}' has namespaces of user {owner}, which nobody else can enter"
-        )
+def enter(labdir: str) -> bool:
+    """Enter the lab's namespaces; False when there are none: a lab on the host's network, or one
+    that is not up."""
+    _check_owner(labdir)
     pidfd = _holder(labdir)
-    if make:  # else there is nothing to be made for a state that is damaged, and it is read once
-        state = load(labdir)
-        if not state.isolated:
-            return False
-        uplink = any(b.uplink == "nat" for b in state.bridges.values())
-        if pidfd is None:
-            pidfd = _made(labdir)
-            _note(labdir)
+    if pidfd is None:
+        return False
     try:
         here = os.getcwd()
     except FileNotFoundError:
         here = "/"
-    if pidfd is None:
-        return False
-    if uplink:
-        from dumm_tools.running import usernet  # only from out here can it be started
-
-        usernet.ensure(labdir)
-        hosts = usernet.hosts()
     pinned.pin()
     try:
         namespaces.enter(pidfd)
     except OSError as e:
         if not holder.lives(labdir):  # just now
-            return enter(labdir, make=make)
+            return enter(labdir)
         raise DummError(f"cannot enter the lab's namespaces: {e.strerror}", hint=HINT) from None
     finally:
         os.close(pidfd)
     with contextlib.suppress(OSError):
         os.chdir(here)
-    if uplink:
-        usernet.close(labdir, state, hosts)
     return True
+
+
+def make(labdir: str) -> None:
+    """Have the lab's namespaces, and the process that holds them."""
+    _check_owner(labdir)
+    pidfd = _holder(labdir)
+    if pidfd is None:
+        pidfd = _made(labdir)
+        _note(labdir)
+    os.close(pidfd)
+
+
+def _check_owner(labdir: str) -> None:
+    owner = os.stat(labdir).st_uid
+    if owner != os.geteuid():  # it was named as safe; that is not for its namespaces
+        raise Conflict(
+            f"the lab in '{labdir}' has namespaces of user {owner}, which nobody else can enter"
+        )
 
 
 def _holder(labdir: str, *, ending: bool = False) -> int | None:

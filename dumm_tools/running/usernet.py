@@ -77,13 +77,12 @@ def close(labdir: str, state: State, hosts: list[str]) -> None:
     It costs something only when there is something new. DummError."""
     open_ = [b.name for b in state.bridges.values() if b.host_access]
     table = _table(state)
-    lines = [f"# {holder.find(labdir)}", f"add table {table}", f"delete table {table}"]
     rules = [f'iifname "{name}" accept' for name in open_]
     if hosts:
         rules.append(f'oifname "{DEVICE}" ip daddr {{ {", ".join(hosts)} }} drop')
     chain = "type filter hook forward priority filter; policy accept;"
-    lines.append(f"table {table} {{ chain forward {{ {chain} {'; '.join(rules)}; }}; }}")
-    text = "\n".join(lines) + "\n"
+    made = f"table {table} {{ chain forward {{ {chain} {'; '.join(rules)}; }}; }}"
+    text = f"# {holder.find(labdir)}\n{nft.dropped(table)}{made}\n"
     path = _pid_file(labdir) + ".nft"
     try:
         with open(path, encoding="ascii") as file:
@@ -100,12 +99,11 @@ def unclose(labdir: str, state: State) -> None:
     """Take those rules away; called inside."""
     with contextlib.suppress(FileNotFoundError):  # first: by it they are thought to be there
         os.unlink(_pid_file(labdir) + ".nft")
-    table = _table(state)
-    nft.run(f"add table {table}\ndelete table {table}\n")
+    nft.run(nft.dropped(_table(state)))
 
 
 def _table(state: State) -> str:
-    return f"inet dumm_{state.id}_hosts"
+    return f"inet {state.table}_hosts"
 
 
 def end(labdir: str) -> None:

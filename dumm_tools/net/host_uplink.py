@@ -1,5 +1,5 @@
-"""What an uplink is in the kernel: a host's device that is a port of the bridge, or address
-translation (`nat`). Made again with the bridge, and undone; `uplink.py` records it.
+"""The host's side of an uplink: a device of the host's that is a port of the bridge, or address
+translation (`nat`). It is made again with the bridge, and undone; `uplink` records it.
 
 What was before is put back: of the host's device the record says how it was, of the rest the
 kernel does.
