@@ -7,7 +7,8 @@
  * guest, tap, bridge and mount of the lab goes with it. Commands enter its namespaces. It reaps what
  * is left to it, and does nothing else. A lock that comes with a descriptor is held until then.
  */
-#include "jail.h"
+#include "hold.h"
+#include "base.h"
 
 #include <linux/mount.h>
 #include <net/if.h>

@@ -4,7 +4,8 @@
  * says how many bytes have gone in all: so whoever reads along knows where it is (console_log.py).
  * What does not fit on the disk is lost; the pipe is read all the same, or the guest would wait.
  */
-#include "order.h"
+#include "log.h"
+#include "base.h"
 
 #define LOG_MAX (4L << 20)
 #define LOG_LEFT (LOG_MAX / 2)

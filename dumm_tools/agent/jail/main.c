@@ -1,6 +1,10 @@
 /* The host's side of a guest in C: `jail` starts a program in a jail, `hold` keeps a lab's
  * namespaces. */
+#include "hold.h"
 #include "jail.h"
+
+#include <stdio.h>
+#include <string.h>
 
 int main(int argc, char **argv)
 {

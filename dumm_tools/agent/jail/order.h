@@ -1,8 +1,8 @@
-/* What the jail is told to do, and the log that its keeper writes. */
+/* What the jail is told to do. */
 #ifndef DUMM_ORDER_H
 #define DUMM_ORDER_H
 
-#include "jail.h"
+#include "base.h"
 
 #include <sys/resource.h>
 
@@ -31,12 +31,5 @@ struct order {
 
 /* Read the command line into *o; what goes wrong is a mistake of the caller's. */
 bool parse(int argc, char **argv, struct order *o);
-
-/* Have log_some write to `fd`. */
-void log_to(int fd);
-
-/* Write to the log what `input`, which does not block, has to say: 1, 0 when it has nothing now, -1
- * when nothing will come any more. */
-int log_some(int input);
 
 #endif

@@ -1,4 +1,4 @@
-/* Which system calls the jail leaves its program (seccomp(2)), and whom they reach (landlock(7)).
+/* Which system calls the jail leaves its program (seccomp(2)).
  *
  * A list of what may be called, not of what may not: what a kernel of User Mode Linux asks of its
  * host (arch/um/os-Linux, the *_user.c of arch/um/drivers, fs/hostfs/hostfs_user.c), and the C
@@ -12,14 +12,12 @@
  * What is decided by the number alone costs nothing: the host keeps a bitmap of those. The others
  * come first in the filter.
  */
-#include "jail.h"
+#include "seccomp.h"
+#include "filter.h"
 
 #include <asm/prctl.h>
 #include <linux/audit.h>
-#include <linux/filter.h>
 #include <linux/if_tun.h>
-#include <linux/seccomp.h>
-#include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
@@ -118,99 +116,6 @@ static const unsigned SEGMENTS[] = { ARCH_SET_GS, ARCH_SET_FS, ARCH_GET_FS, ARCH
 static const unsigned DESCRIPTORS[] = { F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK,
 					F_SETOWN, F_GETOWN, F_DUPFD_CLOEXEC };
 
-static struct sock_filter program[1024];
-static unsigned short length;
-
-static void emit(unsigned short code, unsigned k, unsigned char yes, unsigned char no)
-{
-	program[length++] = (struct sock_filter){ code, yes, no, k };
-}
-
-static void load(size_t offset)
-{
-	emit(BPF_LD | BPF_W | BPF_ABS, (unsigned)offset, 0, 0);
-}
-
-/* The half of an argument that the kernel looks at, where it takes an int (x86-64 is little-endian).
- * Flags that live above it do not exist in any of the calls below. */
-static void load_argument(int n)
-{
-	load(offsetof(struct seccomp_data, args) + 8 * (size_t)n);
-}
-
-static void answer(unsigned action)
-{
-	emit(BPF_RET | BPF_K, action, 0, 0);
-}
-
-static void deny(int error)
-{
-	answer(SECCOMP_RET_ERRNO | (unsigned)error);
-}
-
-/* When the value loaded is (not) `k`, the next instruction is left out. */
-static void skip_unless(unsigned k)
-{
-	emit(BPF_JMP | BPF_JEQ | BPF_K, k, 0, 1);
-}
-
-static void skip_if(unsigned k)
-{
-	emit(BPF_JMP | BPF_JEQ | BPF_K, k, 1, 0);
-}
-
-static void skip_unless_any(unsigned bits)
-{
-	emit(BPF_JMP | BPF_JSET | BPF_K, bits, 0, 1);
-}
-
-/* The rules of one call, between begin_call and end_call, must end in an answer. */
-static unsigned short begin_call(int number)
-{
-	emit(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)number, 1, 0);
-	emit(BPF_JMP | BPF_JA, 0, 0, 0);
-	return length;
-}
-
-static void end_call(unsigned short began)
-{
-	program[began - 1].k = (unsigned)(length - began);
-}
-
-/* Go on only if the value loaded has no bits but these. */
-static void need_bits(unsigned bits, int error)
-{
-	skip_unless_any(~bits);
-	deny(error);
-}
-
-/* Go on only if argument `n`, without the bits of `ignored`, is `k`. */
-static void need_argument(int n, unsigned ignored, unsigned k, int error)
-{
-	load_argument(n);
-	if (ignored)
-		emit(BPF_ALU | BPF_AND | BPF_K, ~ignored, 0, 0);
-	skip_if(k);
-	deny(error);
-}
-
-/* The whole rule of a call: argument `n` is one of these. */
-static void allow_values(int number, int n, const unsigned *values, size_t count, int error)
-{
-	unsigned short call = begin_call(number);
-
-	load_argument(n);
-	for (size_t i = 0; i < count; i++) {
-		skip_unless(values[i]);
-		answer(SECCOMP_RET_ALLOW);
-	}
-	deny(error);
-	end_call(call);
-}
-
-#define ALLOW_VALUES(number, n, values, error)                                                \
-	allow_values(number, n, values, sizeof(values) / sizeof *(values), error)
-
 /* No memory that neither the size of /dev/shm nor RLIMIT_DATA counts: growing like a stack, of huge
  * pages, or shared and without a file. UML 7 tries whether it can use seccomp in two such pages. */
 static void rule_mmap(void)
@@ -219,11 +124,11 @@ static void rule_mmap(void)
 
 	load_argument(3);
 	need_bits(MAPPINGS, ENOMEM);
-	emit(BPF_ALU | BPF_AND | BPF_K, MAP_SHARED | MAP_ANONYMOUS, 0, 0);
+	mask(MAP_SHARED | MAP_ANONYMOUS);
 	skip_if(MAP_SHARED | MAP_ANONYMOUS); /* MAP_SHARED_VALIDATE has the bit of MAP_SHARED */
 	answer(SECCOMP_RET_ALLOW);
 	load_argument(1);
-	emit(BPF_JMP | BPF_JGT | BPF_K, 8192, 0, 1);
+	skip_unless_above(8192);
 	deny(ENOMEM);
 	load(offsetof(struct seccomp_data, args) + 8 + 4); /* and of the length the upper half */
 	skip_if(0);
@@ -239,7 +144,7 @@ static void rule_clone(void)
 
 	load_argument(0);
 	need_bits(CLONES | CSIGNAL, EPERM);
-	emit(BPF_ALU | BPF_AND | BPF_K, CSIGNAL, 0, 0);
+	mask(CSIGNAL);
 	skip_unless(0);
 	answer(SECCOMP_RET_ALLOW);
 	skip_if(SIGCHLD);
@@ -321,14 +226,6 @@ static void rule_limits(void)
 	end_call(call);
 }
 
-static void allow(const unsigned short *calls, size_t count)
-{
-	for (size_t i = 0; i < count; i++) {
-		skip_unless(calls[i]);
-		answer(SECCOMP_RET_ALLOW);
-	}
-}
-
 static void build(bool passing)
 {
 	/* UML looks whether its addresses are random. */
@@ -360,33 +257,6 @@ static void build(bool passing)
 
 void filter_system_calls(bool passing)
 {
-	struct sock_fprog all = { 0, program };
-
 	build(passing);
-	all.len = length;
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &all))
-		die("cannot filter system calls");
-}
-
-/* linux/landlock.h, as of Linux 6.12 */
-struct ruleset {
-	__u64 files, network, scoped;
-};
-#define SCOPE_ABSTRACT_SOCKETS 1
-#define SCOPE_SIGNALS 2
-#ifndef SYS_landlock_create_ruleset
-#define SYS_landlock_create_ruleset 444
-#define SYS_landlock_restrict_self 446
-#endif
-
-void confine_to_own(void)
-{
-	struct ruleset rules = { 0, 0, SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS };
-	long fd = syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
-
-	if (fd < 0) /* the host's kernel has no Landlock, or an older one */
-		return;
-	if (syscall(SYS_landlock_restrict_self, fd, 0))
-		die("cannot confine the program");
-	close((int)fd);
+	install();
 }

@@ -1,5 +1,5 @@
 /* Failing, files, and children by pidfd. */
-#include "jail.h"
+#include "base.h"
 
 #include <linux/sched.h>
 #include <stdarg.h>

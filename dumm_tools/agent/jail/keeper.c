@@ -1,0 +1,78 @@
+#include "keeper.h"
+#include "bounds.h"
+#include "log.h"
+#include "program.h"
+#include "root.h"
+
+#include <poll.h>
+
+static void woken(int signal) { (void)signal; }
+
+/* Reap what has ended; has `program`? */
+static bool reap(pid_t program)
+{
+	bool over = false;
+
+	for (pid_t pid; (pid = waitpid(-1, NULL, WNOHANG)) > 0;)
+		over = over || pid == program;
+	return over;
+}
+
+/* Keep the locks until the program has ended, and with it all that it started; write its log. */
+static void __attribute__((noreturn)) keep(const struct order *o, pid_t program, int input)
+{
+	int kept = (int)(o->hold + o->holds);
+	struct pollfd from = { input < 0 ? -1 : kept, POLLIN, 0 }; /* poll(2) passes over -1 */
+	sigset_t child, before;
+
+	if (input >= 0 && dup2(input, kept) < 0)
+		die("cannot keep the output");
+	if (o->hold)
+		close_range(0, o->hold - 1, 0);
+	close_range((unsigned)kept + (input >= 0), ~0U, 0);
+	log_to(o->log);
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, &before);
+	sigdelset(&before, SIGCHLD);
+	signal(SIGCHLD, woken); /* it interrupts ppoll, and nothing else */
+	while (!reap(program)) {
+		if (ppoll(&from, 1, NULL, &before) <= 0)
+			continue;
+		if (log_some(kept) < 0)
+			from.fd = -1;
+		/* A kernel prints by lines, in a row: not each needs to wake us. An end does. */
+		ppoll(NULL, 0, &(struct timespec){ 0, 500000 }, &before);
+	}
+	kill(-1, SIGKILL);
+	while (waitpid(-1, NULL, 0) > 0)
+		;
+	while (from.fd >= 0 && log_some(kept) > 0)
+		;
+	_exit(0);
+}
+
+void run_keeper(struct order *o, int userns, int report, int go)
+{
+	int pidfd = -1, output[2] = { -1, -1 };
+
+	setsid();
+	if (o->hostname && sethostname(o->hostname, strlen(o->hostname)))
+		die("cannot set the host name");
+	limit_pids(o->processes);
+	build_root(o->steps, o->n);
+	if (o->log >= 0 && (pipe2(output, O_CLOEXEC) || fcntl(output[0], F_SETFL, O_NONBLOCK)))
+		die("cannot make a pipe");
+	pid_t pid = clone_into(0, -1, &pidfd);
+
+	if (pid < 0)
+		die("cannot start a process");
+	if (pid == 0) {
+		close(report);
+		run_program(o, userns, output[1], go);
+	}
+	send_fd(report, pidfd);
+	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+	drop_all_capabilities();
+	keep(o, pid, output[0]);
+}

@@ -1,0 +1,109 @@
+#include "root.h"
+#include "userns.h"
+
+#include <linux/mount.h>
+
+#ifndef MOUNT_ATTR_RDONLY
+#error "linux/mount.h is too old: Linux 5.12 headers or newer are needed"
+#endif
+
+static int clone_tree(const char *src)
+{
+	int fd = (int)syscall(SYS_open_tree, AT_FDCWD, src, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+
+	if (fd < 0)
+		die("cannot bind '%s'", src);
+	return fd;
+}
+
+static void attach(int tree, const char *dst, unsigned long long attributes)
+{
+	struct mount_attr a = { .attr_set = attributes, .propagation = MS_PRIVATE };
+
+	if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH, &a, sizeof a))
+		die("cannot protect '%s'", dst);
+	if (syscall(SYS_move_mount, tree, "", AT_FDCWD, dst, MOVE_MOUNT_F_EMPTY_PATH))
+		die("cannot mount '%s'", dst);
+	close(tree);
+}
+
+static void make_parents(const char *path)
+{
+	char copy[4096];
+
+	snprintf(copy, sizeof copy, "%s", path);
+	for (char *s = copy + 1; *s; s++)
+		if (*s == '/') {
+			*s = 0;
+			mkdir(copy, 0755);
+			*s = '/';
+		}
+}
+
+/* A place to mount `tree` on, of the same kind. */
+static void make_place(int tree, const char *dst)
+{
+	struct stat st;
+
+	make_parents(dst);
+	if (fstat(tree, &st))
+		die("cannot stat what goes to '%s'", dst);
+	if (S_ISDIR(st.st_mode)) {
+		if (mkdir(dst, 0755) && errno != EEXIST)
+			die("cannot make '%s'", dst);
+	} else {
+		int fd = open(dst, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+
+		if (fd < 0)
+			die("cannot make '%s'", dst);
+		close(fd);
+	}
+}
+
+/* Sources are looked up before the new root is made: it hides what it is mounted on. */
+void build_root(struct step *steps, int n)
+{
+	static const unsigned long safe = MS_NOSUID | MS_NODEV;
+
+	for (int i = 0; i < n; i++)
+		if (strstr(steps[i].what, "bind") || !strcmp(steps[i].what, "dev"))
+			steps[i].tree = clone_tree(steps[i].a);
+	leave_chroot();
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		die("cannot make mounts private");
+	if (mount("jail", "/proc", "tmpfs", safe | MS_NOEXEC, "size=1M,mode=755") || chdir("/proc"))
+		die("cannot make the jail's root");
+	for (int i = 0; i < n; i++) {
+		struct step *s = &steps[i];
+		const char *dst = s->b ? s->b + 1 : s->a + 1; /* relative to the new root */
+
+		if (!strcmp(s->what, "bind") || !strcmp(s->what, "ro-bind")) {
+			make_place(s->tree, dst);
+			attach(s->tree, dst, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
+			       (s->what[0] == 'r' ? MOUNT_ATTR_RDONLY : 0));
+		} else if (!strcmp(s->what, "dev")) {
+			/* Devices can be written to on a read-only mount; their modes and owners can't
+			 * be changed there, which root of a lab of root's could else do. */
+			make_place(s->tree, dst);
+			attach(s->tree, dst, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY);
+		} else if (!strcmp(s->what, "tmpfs")) {
+			dst = s->a + 1;
+			make_parents(dst);
+			mkdir(dst, 0755);
+			if (mount("tmpfs", dst, "tmpfs", safe, s->b))
+				die("cannot mount tmpfs on '%s'", dst);
+		} else if (!strcmp(s->what, "symlink")) {
+			make_parents(dst);
+			if (symlink(s->a, dst))
+				die("cannot link '%s'", dst);
+		} else if (!strcmp(s->what, "dir")) {
+			make_parents(dst);
+			mkdir(dst, 0755);
+		}
+	}
+	/* pivot_root(2), "pivot_root(".", ".")": the old root ends up under the new one, and goes. */
+	if (syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
+		die("cannot enter the jail");
+	if (mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | safe | MS_NOEXEC, NULL))
+		die("cannot close the jail's root");
+}
