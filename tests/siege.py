@@ -39,7 +39,7 @@ LINES = 18
 
 
 def frame(kind: bytes, payload: bytes = b"", *, size: int | None = None) -> bytes:
-    """A frame to the host (agent.h), that may lie about its size."""
+    """A frame to the host (protocol.h), that may lie about its size."""
     return kind + (len(payload) if size is None else size).to_bytes(3, "little") + payload
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import graphlib
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE
 
-from dumm_tools.agent import INITRD, JAIL, build
+from dumm_tools.agent import INITRD, JAIL, build, protocol
 
 
 def members(data: bytes) -> dict[str, tuple[int, tuple[int, int], bytes]]:
@@ -99,3 +101,63 @@ def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(build.BuildError, match="cannot compile agent/src: false failed"):
         build.build(str(tmp_path))
     assert os.listdir(tmp_path) == []
+
+
+# ---- the sources ----
+
+SOURCES = Path(build.__file__).parent
+
+
+@pytest.mark.parametrize("program", ["src", "jail"])
+def test_no_call_leads_back(program: str, tmp_path: Path) -> None:
+    """The files of a program in C form a tower, too: what the linker knows of who uses whom."""
+    files = sorted((SOURCES / program).glob("*.c"))
+    subprocess.run(["gcc", "-O0", "-ffreestanding", "-c", *files], cwd=tmp_path, check=True)
+    home: dict[str, str] = {}
+    uses: dict[str, set[str]] = {}
+    for file in files:
+        listed = subprocess.run(
+            ["nm", file.with_suffix(".o").name],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        symbols = [line.split()[-2:] for line in listed.stdout.splitlines()]
+        home |= {name: file.name for kind, name in symbols if kind in "TDBRC"}
+        uses[file.name] = {name for kind, name in symbols if kind == "U"}
+    assert len(uses) > 5
+    order = graphlib.TopologicalSorter(
+        {file: {home[name] for name in names if name in home} for file, names in uses.items()}
+    )
+    order.prepare()  # CycleError names the circle
+
+
+def _words_in_c() -> dict[str, bytes | int | str]:
+    """The names that src/protocol.h defines: letters and octets as bytes, numbers, texts."""
+    text = re.sub(r"/\*.*?\*/", "", (SOURCES / "src/protocol.h").read_text(), flags=re.DOTALL)
+    found: dict[str, bytes | int | str] = {
+        name: letter.encode() for name, letter in re.findall(r"(\w+) = '(.)'", text)
+    }
+    for name, value in re.findall(r"#define (\w+) +(.+)", text):
+        constant = eval(value.strip(), {})
+        found[name] = constant
+    return found
+
+
+def test_the_protocol_is_the_same_in_c_and_in_python() -> None:
+    in_c = _words_in_c()
+    for name in ("END", "ESC", "ESC_END", "ESC_ESC"):
+        octet = in_c[name]
+        assert isinstance(octet, int)
+        in_c[name] = bytes([octet])
+    opened = in_c["OPENED"]
+    assert isinstance(opened, str)
+    in_c["OPENED"] = opened.encode()
+    in_python = {
+        name: value
+        for name, value in vars(protocol).items()
+        if name.isupper() and not name.startswith("_")
+    }
+    own = {"FRAME_MAX"}  # of Python's: IN_MAX with a margin
+    assert in_c == {name: value for name, value in in_python.items() if name not in own}

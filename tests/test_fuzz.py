@@ -323,8 +323,8 @@ def _lie(directory: Path, answers: Sequence[bytes]) -> None:
         patience = PATIENCE
         if inbox.count(protocol.END) >= 2:
             _, one, inbox = inbox.split(protocol.END, 2)
-            one = one.replace(protocol.ESC_END, protocol.END)
-            one = one.replace(protocol.ESC_ESC, protocol.ESC)
+            one = one.replace(protocol.ESC + protocol.ESC_END, protocol.END)
+            one = one.replace(protocol.ESC + protocol.ESC_ESC, protocol.ESC)
             if one[:1] == protocol.HELLO:
                 nonce = one[1:]
             elif one[:1] == protocol.NETLINK:

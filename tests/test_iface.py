@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from dumm_tools import address, names, statefile
+from dumm_tools.agent import protocol
 from dumm_tools.cli.iface import cli
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs, tun
@@ -364,12 +365,12 @@ def test_boot_records_do_their_work_in_a_kernel(lab: str) -> None:
     bridge.create(lab, "lan0")
     iface.create(lab, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24", "fd00::1/64"])
     records = nic.boot_records(statefile.load(lab), "alice")
-    assert records[0] == ("M", 0, b"ipv6\0")
+    assert records[0] == (protocol.BOOT_MODULE, 0, b"ipv6\0")
     with tun.created("vec0", 0), netlink.host() as channel:
         index = sysfs.number("vec0", "ifindex")
         assert index is not None
         for kind, slot, message in records[1:]:
-            assert (kind, slot) == ("N", 0)
+            assert (kind, slot) == (protocol.BOOT_NETLINK, 0)
             patched = message[:20] + struct.pack("=I", index) + message[24:]
             netlink.transact(channel, [netlink.Request(patched, "vec0")])
         link = rtnl.find_link(channel, "eth0")
@@ -382,7 +383,7 @@ def test_boot_records_do_their_work_in_a_kernel(lab: str) -> None:
 def test_boot_records_of_interfaces_that_stay_down(lab: str) -> None:
     iface.create(lab, "alice-eth0", addresses=["10.0.0.1/24"], mtu=9000)
     records = nic.boot_records(statefile.load(lab), "alice")
-    assert [(kind, slot) for kind, slot, _ in records] == [("N", 0), ("N", 0)]
+    assert [(kind, slot) for kind, slot, _ in records] == [(protocol.BOOT_NETLINK, 0)] * 2
     length, kind, _, _, _ = struct.unpack_from("=IHHII", records[0][2])
     assert (length, kind) == (len(records[0][2]), rtnl.RTM_SETLINK)
     flags, change = struct.unpack_from("=II", records[0][2], 24)

@@ -12,6 +12,7 @@ from conftest import SUITES, Lab
 from uml_helpers import until
 
 from dumm_tools import address, statefile
+from dumm_tools.agent import protocol
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.model import Guest, State
 from dumm_tools.net import iface, nic, route
@@ -115,7 +116,8 @@ def test_recorded_and_listed(root: str) -> None:
 def test_a_link_that_stays_down_has_no_routes_at_boot(root: str) -> None:
     def kinds() -> list[int]:
         records = nic.boot_records(statefile.load(root), "alice")
-        return [int.from_bytes(data[4:6], "little") for kind, _, data in records if kind == "N"]
+        messages = [data for kind, _, data in records if kind == protocol.BOOT_NETLINK]
+        return [int.from_bytes(data[4:6], "little") for data in messages]
 
     route.add(root, "alice-eth0", "default", via="10.0.0.2")
     route.add(root, "alice-eth0", "192.168.0.0/16")

@@ -22,12 +22,14 @@ NO_COMPILER = (
 )
 
 # The agent runs before there is anything in the guest, so it is without a C library; its system
-# calls are in src/sys.h. Position independence and unwind tables would only make it larger.
+# calls are in src/sys.h. Position independence, unwind tables and alignment would only make it
+# larger.
 # fmt: off
 AGENT_FLAGS = [
     "-O2", "-Wall", "-Wextra",
     "-ffreestanding", "-fno-stack-protector", "-fno-builtin",
     "-fno-pic", "-no-pie", "-fno-asynchronous-unwind-tables",
+    "-falign-functions=1", "-falign-loops=1",
     "-ffunction-sections", "-Wl,--gc-sections,--build-id=none,-z,noseparate-code",
     "-static", "-nostdlib", "-s",
 ]

@@ -1,4 +1,4 @@
-"""A client's end of a line to the agent; src/agent.h describes the protocol.
+"""A client's end of a line to the agent; src/protocol.h describes the protocol.
 
 A line is two FIFOs. Whoever holds the flock on the inward one talks; HELLO with a nonce of the
 client's own throws away whatever an earlier client left in either direction.
@@ -195,9 +195,9 @@ class Control:
         self._line.send(protocol.STORE, path.encode() + b"\0" + value.encode())
         self._done(path)
 
-    def power(self, how: str) -> None:
-        """Power off ('o') or reboot ('r'); returns at once."""
-        self._line.send(protocol.POWER, how.encode())
+    def power(self, how: bytes) -> None:
+        """POWER_OFF or POWER_REBOOT; returns at once."""
+        self._line.send(protocol.POWER, how)
 
     def _done(self, subject: str) -> None:
         error = self._line.wait_frame(min(ANSWER_TIMEOUT, self.left()), (protocol.DONE,)).number

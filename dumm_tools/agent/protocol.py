@@ -1,5 +1,6 @@
-"""What is said on a line to the agent (src/agent.h), and the one place where what a guest says is
-taken apart: whatever its kernel sends comes out of here as what an agent may say, or as BadFrame.
+"""What is said on a line to the agent (src/protocol.h, in the same words), and the one place where
+what a guest says is taken apart: whatever its kernel sends comes out of here as what an agent may
+say, or as BadFrame.
 
 A guest's root user can have its kernel send anything. A length, a number or a text is believed
 only after it was looked at here.
@@ -21,35 +22,42 @@ SIGNAL, RESIZE, NETLINK, MODULE, STORE, POWER = b"S", b"W", b"N", b"M", b"F", b"
 READY, OUTPUT, ERRORS, TAKEN, BULK_TAKEN, DEAF = b"r", b"o", b"e", b"k", b"j", b"c"
 STATUS, FAILED, ANSWER, DONE, TAKEN_LINE, UP = b"x", b"f", b"n", b"d", b"a", b"b"
 
-END, ESC = b"\xc0", b"\xdb"
-ESC_END, ESC_ESC = b"\xdb\xdc", b"\xdb\xdd"
+END, ESC, ESC_END, ESC_ESC = b"\xc0", b"\xdb", b"\xdc", b"\xdd"
 #: What the agent writes when it has opened a line: a frame of the kind UP.
 OPENED = b"b\x08\0\0dumm-up\n"
+#: A flag of RUN; what POWER asks for.
+RUN_TTY = 1
+POWER_OFF, POWER_REBOOT = b"o", b"r"
+#: What the agent does at boot: in a file of this name below run/NAME, records of these kinds.
+BOOT_FILE = "xfer/boot"
+BOOT_HOSTNAME, BOOT_INIT, BOOT_MODULE, BOOT_NETLINK = b"H", b"I", b"M", b"N"
+
 INPUT_WINDOW = 16384
 #: Bytes that may be on their way to the agent; more would jam the line for good.
 LINE_WINDOW = 3072
-#: Bytes in one frame to the guest (IN_MAX), less a margin.
-FRAME_MAX = (192 << 10) - 16
-
+IN_MAX, OUT_MAX = 192 << 10, 64 << 10
+READY_MAX, FAILED_MAX = 400, 200
 NONCE = 16
 #: The kind and the length of a frame from the guest.
 HEAD = 4
-_OUT_MAX = (64 << 10) - HEAD
+#: Bytes in one frame to the guest: with a margin.
+FRAME_MAX = IN_MAX - 16
+_DATA_MAX = OUT_MAX - HEAD
 _ERRNO_MAX = 4095  # linux/err.h
 _SIGNAL_MAX = 64  # signal(7)
 _COUNT_MAX = (1 << 32) - 1
 
 #: Each kind: the least and the greatest length; of the number that it begins with, size and limit.
 _FORMS: dict[bytes, tuple[int, int, int, int]] = {
-    READY: (NONCE + 6, 400, 0, 0),
-    OUTPUT: (0, _OUT_MAX, 0, 0),
-    ERRORS: (0, _OUT_MAX, 0, 0),
+    READY: (NONCE + 6, READY_MAX, 0, 0),
+    OUTPUT: (0, _DATA_MAX, 0, 0),
+    ERRORS: (0, _DATA_MAX, 0, 0),
     TAKEN: (4, 4, 4, INPUT_WINDOW),
     BULK_TAKEN: (1, 1, 1, 1),
     DEAF: (0, 0, 0, 0),
     STATUS: (4, 4, 4, _COUNT_MAX),
-    FAILED: (4, 200, 4, _ERRNO_MAX),
-    ANSWER: (0, _OUT_MAX, 0, 0),
+    FAILED: (4, FAILED_MAX, 4, _ERRNO_MAX),
+    ANSWER: (0, _DATA_MAX, 0, 0),
     DONE: (4, 4, 4, _ERRNO_MAX),
     TAKEN_LINE: (4, 4, 4, _COUNT_MAX),
     UP: (8, 8, 0, 0),
@@ -84,7 +92,7 @@ class Ready(Record):
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:
     """A frame to the guest, as bytes on the line."""
-    body = (kind + payload).replace(ESC, ESC_ESC).replace(END, ESC_END)
+    body = (kind + payload).replace(ESC, ESC + ESC_ESC).replace(END, ESC + ESC_END)
     return END + body + END
 
 

@@ -49,13 +49,13 @@ class Program(Record):
 
 
 def request(program: Program, rows: int, cols: int) -> bytes:
-    """The payload of RUN (agent.h). ExecFailed when a string holds a NUL."""
+    """The payload of RUN (src/protocol.h). ExecFailed when a string holds a NUL."""
     strings = [program.user, program.cwd, *program.argv]
     strings += [f"{k}={v}" for k, v in program.env.items()]
     raw = [os.fsencode(s) for s in strings]
     if any(b"\0" in s for s in raw):
         raise ExecFailed("an argument contains a NUL byte")
-    head = struct.pack("<BHHH", int(program.terminal), rows, cols, len(program.argv))
+    head = struct.pack("<BHHH", protocol.RUN_TTY * program.terminal, rows, cols, len(program.argv))
     return head + b"".join(s + b"\0" for s in raw)
 
 

@@ -12,6 +12,7 @@ import errno
 from collections.abc import Sequence
 
 from dumm_tools import address, proc
+from dumm_tools.agent import protocol
 from dumm_tools.agent.client import ANSWER_TIMEOUT, Control
 from dumm_tools.errors import DummError
 from dumm_tools.linux import netlink, rtnl
@@ -35,16 +36,15 @@ def uml_arg(iface: Iface) -> str:
     return f"vec{iface.slot}:transport=tap,ifname={iface.tap},depth={DEPTH},gro=1{mtu}"
 
 
-def boot_records(state: State, guest: str) -> list[tuple[str, int, bytes]]:
-    """What the agent does at boot for the guest's interfaces: (kind, slot, payload), where kind
-    'M' names a module to load and 'N' is a netlink message about vec<slot>, whose index the
-    agent puts in."""
+def boot_records(state: State, guest: str) -> list[tuple[bytes, int, bytes]]:
+    """What the agent does at boot for the guest's interfaces: (kind, slot, payload). A BOOT_NETLINK
+    is a message about vec<slot>, whose index the agent puts in."""
     ifaces = state.ifaces_of(guest)
-    records: list[tuple[str, int, bytes]] = []
+    records: list[tuple[bytes, int, bytes]] = []
     if any(map(link_requests.needs_ipv6, ifaces)):
-        records.append(("M", 0, b"ipv6\0"))
+        records.append((protocol.BOOT_MODULE, 0, b"ipv6\0"))
     if any(i.shape for i in ifaces):
-        records.append(("M", 0, link_requests.MODULE.encode() + b"\0"))
+        records.append((protocol.BOOT_MODULE, 0, link_requests.MODULE.encode() + b"\0"))
     for iface in ifaces:
         requests = [
             _name(iface, 0),
@@ -52,7 +52,7 @@ def boot_records(state: State, guest: str) -> list[tuple[str, int, bytes]]:
             *link_requests.routes(iface, 0),
             *link_requests.shaping(iface, 0),
         ]
-        records += [("N", iface.slot, r.data) for r in requests]
+        records += [(protocol.BOOT_NETLINK, iface.slot, r.data) for r in requests]
     return records
 
 

@@ -97,7 +97,7 @@ def power_off(labdir: str, name: str, timeout: float) -> None:
     """Ask the guest's agent for an orderly end, and do not wait for an answer."""
     with _taken(labdir, name, range(1), time.monotonic() + timeout) as line:
         line.send(protocol.HELLO, os.urandom(protocol.NONCE))
-        Control(line).power("o")
+        Control(line).power(protocol.POWER_OFF)
 
 
 @contextlib.contextmanager
@@ -180,13 +180,15 @@ def halt(labdir: str, name: str, timeout: float = ANSWER_TIMEOUT) -> None:
             raise
 
 
-def write_boot(labdir: str, guest: Guest, records: list[tuple[str, int, bytes]]) -> None:
+def write_boot(labdir: str, guest: Guest, records: list[tuple[bytes, int, bytes]]) -> None:
     """Write what the agent does at boot (boot.c, boot_configure), in one step."""
-    head: list[tuple[str, int, bytes]] = [("H", 0, guest.name.encode() + b"\0")]
+    head: list[tuple[bytes, int, bytes]] = [
+        (protocol.BOOT_HOSTNAME, 0, guest.name.encode() + b"\0")
+    ]
     if guest.init:
-        head.append(("I", 0, os.fsencode(guest.init) + b"\0"))
-    path = os.path.join(liveness.run_dir(labdir, guest.name), "xfer", "boot")
+        head.append((protocol.BOOT_INIT, 0, os.fsencode(guest.init) + b"\0"))
+    path = os.path.join(liveness.run_dir(labdir, guest.name), protocol.BOOT_FILE)
     with open(path + ".new", "wb") as file:
         for kind, slot, payload in head + records:
-            file.write(struct.pack("<BBHI", ord(kind), 0, slot, len(payload)) + payload)
+            file.write(struct.pack("<cBHI", kind, 0, slot, len(payload)) + payload)
     os.replace(path + ".new", path)

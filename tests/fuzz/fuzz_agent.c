@@ -23,18 +23,21 @@ void abort(void) __attribute__((noreturn));
 #undef memmove
 #undef memset
 #undef memcmp
+#include "../../dumm_tools/agent/src/account.c"
+#include "../../dumm_tools/agent/src/agent.c"
 #include "../../dumm_tools/agent/src/boot.c"
 #include "../../dumm_tools/agent/src/child.c"
+#include "../../dumm_tools/agent/src/console.c"
+#include "../../dumm_tools/agent/src/input.c"
 #include "../../dumm_tools/agent/src/line.c"
 #include "../../dumm_tools/agent/src/module.c"
 #include "../../dumm_tools/agent/src/net.c"
 #include "../../dumm_tools/agent/src/power.c"
 #include "../../dumm_tools/agent/src/program.c"
+#include "../../dumm_tools/agent/src/serve.c"
 
 #define MAPS 64
 #define LINE 3
-
-struct agent agent;
 
 static struct {
 	const u8 *line, *file, *choice;
@@ -66,16 +69,16 @@ static long give(void *p, size_t n, const u8 **from, size_t *left)
 static void check(const u8 *p, size_t n)
 {
 	while (n) {
-		size_t size, least = 0, most = OUT_MAX - 4;
+		size_t size, least = 0, most = OUT_MAX - HEAD;
 
-		if (n < 4 || 4 + (size = p[1] | p[2] << 8 | (size_t)p[3] << 16) > n)
+		if (n < HEAD || HEAD + (size = p[1] | p[2] << 8 | (size_t)p[3] << 16) > n)
 			abort();
 		switch (p[0]) {
 		case READY:
-			least = 22, most = 400;
+			least = NONCE + 6, most = READY_MAX;
 			break;
 		case FAILED:
-			least = 4, most = 200;
+			least = 4, most = FAILED_MAX;
 			break;
 		case TAKEN:
 		case STATUS:
@@ -101,8 +104,8 @@ static void check(const u8 *p, size_t n)
 		}
 		if (size < least || size > most)
 			abort();
-		p += 4 + size;
-		n -= 4 + size;
+		p += HEAD + size;
+		n -= HEAD + size;
 	}
 }
 
@@ -197,10 +200,10 @@ static void round(struct line *l)
 		program_drain(l, &p->out, OUTPUT);
 	if (p->err >= 0)
 		program_drain(l, &p->err, ERRORS);
-	line_read(l);
+	serve_read(l);
 	if (p->pid && choose(8) == 7)
 		p->gone = true;
-	line_work(l);
+	serve_work(l);
 }
 
 static void play(void)

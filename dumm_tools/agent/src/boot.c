@@ -1,31 +1,9 @@
 /* From the kernel's first exec to a guest that can be talked to. */
-#include "agent.h"
+#include "boot.h"
+#include "module.h"
+#include "net.h"
 
 #define RO_EXEC (MS_RDONLY | MS_NOSUID | MS_NODEV)
-
-/* Remember what failed: the host is told with READY, the console at once. */
-void complain(const char *what, long error)
-{
-	char number[16], *d = number + sizeof number - 1;
-	u32 n = (u32)(error < 0 ? -error : error);
-	char *end = agent.trouble + sizeof agent.trouble;
-	char *p = agent.trouble + str_len(agent.trouble);
-
-	*d = 0;
-	do
-		*--d = (char)('0' + n % 10);
-	while (n /= 10);
-	if (p > agent.trouble)
-		p = str_copy(p, end, "; ");
-	p = str_copy(p, end, what);
-	p = str_copy(p, end, ": errno ");
-	str_copy(p, end, d);
-	sys_write(2, "dumm-agent: ", 12);
-	sys_write(2, what, str_len(what));
-	sys_write(2, ": errno ", 8);
-	sys_write(2, d, str_len(d));
-	sys_write(2, "\n", 1);
-}
 
 static void mount_on(const char *type, const char *path, int mode, long flags, const char *data)
 {
@@ -100,17 +78,15 @@ void boot_mounts(void)
 	SYS2(symlink, "/proc/self/fd/2", "/dev/stderr");
 }
 
-/* Do what the host wrote to xfer/boot: records of TYPE 0 SLOT(2) LENGTH(4) PAYLOAD. The path of the
- * guest's own init, or NULL. */
 const char *boot_configure(char *buf, size_t size)
 {
 	const char *init = NULL;
-	int fd = (int)sys_openat(agent.host, "xfer/boot", O_RDONLY | O_CLOEXEC, 0);
+	int fd = (int)sys_openat(agent.host, BOOT_FILE, O_RDONLY | O_CLOEXEC, 0);
 	long n = fd < 0 ? fd : read_whole(fd, buf, size), r;
 
 	sys_close(&fd);
 	if (n < 0) {
-		complain("xfer/boot", n);
+		complain(BOOT_FILE, n);
 		return NULL;
 	}
 	for (u8 *p = (u8 *)buf, *end = p + n; p + 8 <= end;) {
@@ -122,18 +98,18 @@ const char *boot_configure(char *buf, size_t size)
 			break;
 		p = payload + length;
 		switch (type) {
-		case 'H':
+		case BOOT_HOSTNAME:
 			SYS2(sethostname, payload, str_len((char *)payload));
 			break;
-		case 'I':
+		case BOOT_INIT:
 			init = (char *)payload;
 			break;
-		case 'M':
+		case BOOT_MODULE:
 			/* What is not there as a module may be built in; who needs it says the rest. */
 			if ((r = module_load((char *)payload)) < 0 && r != -ENOENT)
 				complain((char *)payload, r);
 			break;
-		case 'N':
+		case BOOT_NETLINK:
 			/* A NIC that is not there did not fit on the command line: it is plugged later. */
 			if ((r = net_apply(slot, payload, length)) < 0 && r != -ENODEV)
 				complain("interface", r);
@@ -143,7 +119,6 @@ const char *boot_configure(char *buf, size_t size)
 	return init;
 }
 
-/* Leave the nonce of this boot where the host's reading commands look for it. */
 void boot_ready(void)
 {
 	int fd = (int)sys_openat(agent.host, "run/uml/ready", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,

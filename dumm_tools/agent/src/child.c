@@ -1,5 +1,7 @@
 /* What a program's process does between fork and exec: terminal, user, directory, environment. */
-#include "agent.h"
+#include "child.h"
+#include "account.h"
+#include "protocol.h"
 
 #define ENV_MAX 4096
 
@@ -10,7 +12,7 @@ static int tell_fd;
 
 static __attribute__((noreturn)) void die(long error, const char *what, const char *subject)
 {
-	u8 buf[200];
+	u8 buf[FAILED_MAX];
 	u32 number = (u32)-error;
 	char *end = (char *)buf + sizeof buf, *p = (char *)buf + 4;
 
@@ -29,112 +31,10 @@ void child_reset_signals(void)
 	SYS4(rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
 }
 
-/* ---- users: /etc/passwd and /etc/group as passwd(5) and group(5) have them ---- */
-
-struct account {
-	u32 uid, gid;
-	char *name, *home, *shell;
-};
-
-static char *read_file(const char *path, size_t size)
-{
-	int fd = (int)sys_open(path, O_RDONLY);
-	char *buf = mem_map(size);
-
-	if (fd < 0 || !buf || read_whole(fd, buf, size) < 0)
-		return NULL;
-	sys_close(&fd);
-	return buf;
-}
-
-/* Cut the next line off *text and split it at colons; the number of fields, 0 at the end. */
-static int next_fields(char **text, char **fields, int max)
-{
-	char *s = *text;
-	int n = 0;
-
-	if (!s || !*s)
-		return 0;
-	fields[n++] = s;
-	for (; *s && *s != '\n'; s++)
-		if (*s == ':' && n < max) {
-			*s = 0;
-			fields[n++] = s + 1;
-		}
-	*text = *s ? s + 1 : s;
-	*s = 0;
-	return n;
-}
-
-/* Is it the number of a user or a group? (uid_t)-1 means none (setuid(2)). */
-static bool is_id(const char *s)
-{
-	uint64_t n = 0;
-
-	if (!*s)
-		return false;
-	for (; *s >= '0' && *s <= '9' && n < UINT32_MAX; s++)
-		n = n * 10 + (uint64_t)(*s - '0');
-	return !*s && n < UINT32_MAX;
-}
-
-static u32 number_of(const char *s)
-{
-	return str_number(&s);
-}
-
-static bool find_account(const char *user, struct account *a)
-{
-	char *f[7], *text = read_file("/etc/passwd", 1 << 20);
-	bool numeric = is_id(user);
-
-	while (next_fields(&text, f, 7))
-		if (f[0][0] && (numeric ? f[2] && number_of(f[2]) == number_of(user)
-					: !str_cmp(f[0], user))) {
-			*a = (struct account){ number_of(f[2]), number_of(f[3]), f[0], f[5], f[6] };
-			return true;
-		}
-	if (!numeric && str_cmp(user, "root"))
-		return false;
-	*a = (struct account){ numeric ? number_of(user) : 0, 0, (char *)user,
-			       str_cmp(user, "root") && str_cmp(user, "0") ? "/" : "/root", "/bin/sh" };
-	return true;
-}
-
-static bool find_group(const char *group, u32 *gid)
-{
-	char *f[4], *text;
-
-	if (is_id(group)) {
-		*gid = number_of(group);
-		return true;
-	}
-	text = read_file("/etc/group", 1 << 20);
-	while (next_fields(&text, f, 4) >= 3)
-		if (!str_cmp(f[0], group)) {
-			*gid = number_of(f[2]);
-			return true;
-		}
-	return false;
-}
-
-static bool in_list(const char *name, const char *list)
-{
-	size_t n = str_len(name);
-
-	while (*list) {
-		if (str_starts(list, name) && (list[n] == ',' || !list[n]))
-			return true;
-		while (*list && *list++ != ',')
-			;
-	}
-	return false;
-}
-
 static void become(char *user, struct account *a)
 {
 	static u32 groups[256];
-	char *f[4], *text, *group = user;
+	char *group = user;
 	long count = 0, error;
 
 	while (*group && *group != ':')
@@ -142,18 +42,15 @@ static void become(char *user, struct account *a)
 	bool named = *group == ':';
 	if (named)
 		*group++ = 0;
-	if (!find_account(user, a))
+	if (!account_find(user, a))
 		die(-ENOENT, "user ", user);
 	groups[count++] = a->gid;
 	if (named) {
-		if (!find_group(group, &a->gid))
+		if (!account_group(group, &a->gid))
 			die(-ENOENT, "group ", group);
 		groups[0] = a->gid;
 	} else if (a->uid) {
-		text = read_file("/etc/group", 1 << 20);
-		while (next_fields(&text, f, 4) == 4)
-			if (count < 256 && number_of(f[2]) != a->gid && in_list(a->name, f[3]))
-				groups[count++] = number_of(f[2]);
+		count += account_groups(a, groups + 1, 255);
 	}
 	if ((error = SYS2(setgroups, count, groups)) < 0 || (error = SYS1(setgid, a->gid)) < 0 ||
 	    (error = SYS1(setuid, a->uid)) < 0)

@@ -1,5 +1,5 @@
-/* Lines: framing, and what each frame asks for. */
-#include "agent.h"
+/* Lines: opened, and framed both ways. */
+#include "line.h"
 
 static void set_raw(int fd)
 {
@@ -19,12 +19,9 @@ static void set_raw(int fd)
 bool line_open(int number)
 {
 	struct line *l = &agent.lines[number];
-	char path[32] = "/dev/ttyS", *p = path + str_len(path);
+	char path[32] = "/dev/ttyS";
 
-	if (number >= 10)
-		*p++ = (char)('0' + number / 10);
-	*p++ = (char)('0' + number % 10);
-	*p = 0;
+	str_decimal(path + str_len(path), path + sizeof path, (u32)number);
 	memset(l, 0, sizeof *l);
 	l->number = number;
 	l->netlink = l->bulk = -1;
@@ -42,15 +39,14 @@ bool line_open(int number)
 
 u32 line_room(const struct line *l)
 {
-	return OUT_MAX - l->out_len > 4 ? OUT_MAX - l->out_len - 4 : 0;
+	return OUT_MAX - l->out_len > HEAD ? OUT_MAX - l->out_len - HEAD : 0;
 }
 
-/* Queue a frame for the host; false when there is no room for it. */
 bool line_send(struct line *l, u8 type, const void *payload, u32 n)
 {
 	if (n > line_room(l))
 		return false;
-	if (l->out_pos + l->out_len + 4 + n > OUT_MAX) {
+	if (l->out_pos + l->out_len + HEAD + n > OUT_MAX) {
 		memmove(l->out, l->out + l->out_pos, l->out_len);
 		l->out_pos = 0;
 	}
@@ -60,8 +56,8 @@ bool line_send(struct line *l, u8 type, const void *payload, u32 n)
 	p[1] = (u8)n;
 	p[2] = (u8)(n >> 8);
 	p[3] = (u8)(n >> 16);
-	memcpy(p + 4, payload, n);
-	l->out_len += 4 + n;
+	memcpy(p + HEAD, payload, n);
+	l->out_len += HEAD + n;
 	return true;
 }
 
@@ -78,123 +74,7 @@ void line_write(struct line *l)
 	l->out_pos = 0;
 }
 
-static void answer(struct line *l, long result)
-{
-	u32 error = result < 0 ? (u32)-result : 0;
-
-	line_send(l, DONE, &error, 4);
-}
-
-/* A client may die without a word; whoever comes next, on whatever line, can see what it left. */
-static char *busy_lines(char *p, int but)
-{
-	uint64_t busy = 0;
-
-	for (int i = 0; i < agent.open_count; i++)
-		if (i != but && agent.lines[i].program.pid)
-			busy |= 1ULL << i;
-	for (int shift = 60; shift >= 0; shift -= 4)
-		*p++ = "0123456789abcdef"[busy >> shift & 15];
-	return p;
-}
-
-static void hello(struct line *l, const u8 *nonce)
-{
-	char text[400], *end = text + sizeof text, *p = text;
-
-	program_drop(l);
-	l->taken = l->told = 0;
-	l->tell = false;
-	sys_close(&l->netlink);
-	if (!l->greeted) {
-		l->out = mem_map(OUT_MAX);
-		l->pending = mem_map(INPUT_WINDOW);
-	}
-	l->greeted = l->out && l->pending;
-	if (!l->greeted)
-		return;
-	/* The client may meet the rest of an old frame before this; it knows its nonce. */
-	l->out_pos = l->out_len = 0;
-	memcpy(p, nonce, 16);
-	p += 16;
-	p = str_copy(p, end, agent.nonce);
-	p = str_copy(p, end, " ");
-	p = str_copy(p, end, agent.release);
-	p = str_copy(p, end, " ");
-	p = busy_lines(p, l->number);
-	p = str_copy(p, end, " ");
-	p = str_copy(p, end, agent.trouble);
-	line_send(l, READY, text, (u32)(p - text));
-}
-
-static void store(struct line *l, char *path, u32 n)
-{
-	u32 split = (u32)str_len(path) + 1;
-
-	if (split > n) {
-		answer(l, -EINVAL);
-		return;
-	}
-	int fd = (int)sys_open(path, O_WRONLY);
-	long r = fd;
-
-	if (fd >= 0)
-		r = sys_write(fd, path + split, n - split);
-	sys_close(&fd);
-	answer(l, r);
-}
-
-static void handle(struct line *l, u8 type, u8 *p, u32 n)
-{
-	if (type == HELLO && n == 16) {
-		hello(l, p);
-		return;
-	}
-	if (!l->greeted)
-		return;
-	switch (type) {
-	case RUN:
-		program_run(l, p, n);
-		break;
-	case INPUT:
-		program_input(l, p, n);
-		break;
-	case BULK:
-		program_bulk(l, p, n);
-		break;
-	case INPUT_END:
-		l->program.input_ended = true;
-		program_feed(l);
-		break;
-	case SIGNAL:
-		if (n == 1)
-			program_signal(&l->program, p[0]);
-		l->tell = true;
-		break;
-	case RESIZE:
-		if (n == 4 && l->program.tty && l->program.out >= 0) {
-			u16 size[4] = { (u16)(p[0] | p[1] << 8), (u16)(p[2] | p[3] << 8), 0, 0 };
-
-			SYS3(ioctl, l->program.out, TIOCSWINSZ, size);
-		}
-		break;
-	case NETLINK:
-		net_send(l, p, n);
-		break;
-	case MODULE:
-		answer(l, module_load((char *)p));
-		break;
-	case STORE:
-		store(l, (char *)p, n);
-		break;
-	case POWER:
-		if (n == 1)
-			power((char)p[0]);
-		break;
-	}
-}
-
-static void frame_end(struct line *l)
+static void frame_end(struct line *l, line_handler *handle)
 {
 	bool good = l->in_frame && !l->overlong && l->in_len > 0;
 	u32 n = l->in_len;
@@ -208,7 +88,7 @@ static void frame_end(struct line *l)
 	}
 }
 
-void line_read(struct line *l)
+void line_read(struct line *l, line_handler *handle)
 {
 	static u8 buf[8192];
 	long got;
@@ -221,7 +101,7 @@ void line_read(struct line *l)
 
 			l->taken++;
 			if (c == END) {
-				frame_end(l);
+				frame_end(l, handle);
 				continue;
 			}
 			if (l->escaped) {
@@ -239,25 +119,4 @@ void line_read(struct line *l)
 		if (got < (long)sizeof buf)
 			break;
 	}
-}
-
-/* Everything that can move without waiting: called after each round of poll. What could not move for
- * want of room does once the line has taken something: no event will tell of that room. */
-void line_work(struct line *l)
-{
-	u32 waiting;
-
-	if (!l->greeted)
-		return;
-	do {
-		program_feed(l);
-		program_finish(l);
-		if ((l->tell || l->taken - l->told >= LINE_WINDOW / 3) &&
-		    line_send(l, TAKEN_LINE, &l->taken, sizeof l->taken)) {
-			l->told = l->taken;
-			l->tell = false;
-		}
-		waiting = l->out_len;
-		line_write(l);
-	} while (l->out_len < waiting);
 }

@@ -1,9 +1,14 @@
 /* The agent's loop: lines, programs, children, signals, the raw console. */
-#include "agent.h"
+#include "boot.h"
+#include "console.h"
+#include "input.h"
+#include "line.h"
+#include "net.h"
+#include "power.h"
+#include "program.h"
+#include "serve.h"
 
 #define SPARE_LINES 4
-
-struct agent agent;
 
 static const char *const INIT_ENV[] = { "HOME=/", "TERM=linux",
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL };
@@ -56,7 +61,7 @@ static void take_signals(int fd)
 		if (s.number == SIGCHLD)
 			reap();
 		else
-			power(s.number == SIGTERM || s.number == SIGINT ? 'r' : 'o');
+			power(s.number == SIGTERM || s.number == SIGINT ? POWER_REBOOT : POWER_OFF);
 	}
 }
 
@@ -129,8 +134,8 @@ static void loop(int signals)
 					program_drain(l, &l->program.err, ERRORS);
 			}
 			if (q[0].revents & POLLIN)
-				line_read(l);
-			line_work(l);
+				serve_read(l);
+			serve_work(l);
 		}
 		open_lines();
 	}

@@ -1,5 +1,5 @@
 /* Kernel modules: loaded with what they need, by modules.dep(5), with no modprobe in the guest. */
-#include "agent.h"
+#include "module.h"
 
 #define INDEX_MAX (4 << 20)
 

@@ -1,5 +1,6 @@
 /* Netlink: the host speaks to this guest's kernel through a line; at boot, from a file. */
-#include "agent.h"
+#include "net.h"
+#include "line.h"
 
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
@@ -78,16 +79,12 @@ static int index_of(int s, u32 slot)
 {
 	static int known[1024]; /* by slot: a device may be renamed after it was found */
 	struct index_request r = { .name = "vec" };
-	char digits[12], *d = digits, *p = r.name + 3;
 
 	if (slot >= 1024)
 		return 0;
 	if (known[slot])
 		return known[slot];
-	for (u32 n = slot; n || d == digits; n /= 10)
-		*d++ = (char)('0' + n % 10);
-	while (d > digits)
-		*p++ = *--d;
+	str_decimal(r.name + 3, r.name + sizeof r.name, slot);
 	if (SYS3(ioctl, s, SIOCGIFINDEX, &r) < 0)
 		return 0;
 	return known[slot] = r.index;

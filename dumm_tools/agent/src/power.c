@@ -1,5 +1,5 @@
 /* The end of a guest: programs first get a chance, then what they wrote is synced. */
-#include "agent.h"
+#include "power.h"
 
 #include <linux/reboot.h>
 
@@ -31,6 +31,6 @@ void power(char how)
 	}
 	SYS0(sync);
 	SYS4(reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2,
-	     how == 'r' ? LINUX_REBOOT_CMD_RESTART : LINUX_REBOOT_CMD_POWER_OFF, NULL);
+	     how == POWER_REBOOT ? LINUX_REBOOT_CMD_RESTART : LINUX_REBOOT_CMD_POWER_OFF, NULL);
 	sys_exit(1);
 }

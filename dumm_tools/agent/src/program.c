@@ -1,9 +1,11 @@
-/* Programs: started on a line, fed, drained, and reaped. */
-#include "agent.h"
+/* Programs: started on a line, drained, and reaped. */
+#include "program.h"
+#include "child.h"
+#include "line.h"
 
 static void fail(struct line *l, long error, const char *what)
 {
-	u8 buf[200];
+	u8 buf[FAILED_MAX];
 	u32 number = (u32)-error;
 	char *end = str_copy((char *)buf + 4, (char *)buf + sizeof buf, what);
 
@@ -150,7 +152,7 @@ broken:
 void program_started(struct line *l)
 {
 	struct program *p = &l->program;
-	u8 buf[200];
+	u8 buf[FAILED_MAX];
 	long n = sys_read(p->started, buf, sizeof buf);
 
 	if (n == -EAGAIN)
@@ -159,124 +161,6 @@ void program_started(struct line *l)
 	if (n > 4) {
 		line_send(l, FAILED, buf, (u32)n);
 		program_drop(l);
-	}
-}
-
-static void deafen(struct line *l)
-{
-	if (l->program.tty)
-		l->program.in = -1; /* the same descriptor as out */
-	else
-		sys_close(&l->program.in);
-	line_send(l, DEAF, NULL, 0);
-}
-
-void program_input(struct line *l, const u8 *payload, u32 n)
-{
-	if (l->pending_pos + l->pending_len + n > INPUT_WINDOW) {
-		memmove(l->pending, l->pending + l->pending_pos, l->pending_len);
-		l->pending_pos = 0;
-	}
-	if (l->pending_len + n > INPUT_WINDOW)
-		return; /* the client broke its window */
-	memcpy(l->pending + l->pending_pos + l->pending_len, payload, n);
-	l->pending_len += n;
-	l->pending_bulk = false;
-	program_feed(l);
-}
-
-void program_bulk(struct line *l, const u8 *payload, u32 n)
-{
-	if (n != 5 || l->bulks == 2)
-		return;
-	l->bulk_queue[l->bulks] = payload[0];
-	memcpy(&l->bulk_left[l->bulks], payload + 1, 4);
-	l->bulks++;
-	program_feed(l);
-}
-
-static int bulk_open(struct line *l)
-{
-	char path[24] = "xfer/", *p = path + 5;
-
-	if (l->number >= 10)
-		*p++ = (char)('0' + l->number / 10);
-	*p++ = (char)('0' + l->number % 10);
-	*p++ = '.';
-	*p++ = (char)('0' + (l->bulk_queue[0] & 7));
-	*p = 0;
-	/* hostfs drops the inode and its pages at the last close: each open reads the host afresh. */
-	return (int)sys_openat(agent.host, path, O_RDONLY | O_CLOEXEC, 0);
-}
-
-/* Take from the host's file into `pending`. The file is acknowledged when the program has taken all
- * of it: what the client sends then finds `pending` empty. */
-static void bulk_refill(struct line *l)
-{
-	long n = -1;
-
-	if (l->bulk < 0 && l->bulk_left[0])
-		l->bulk = bulk_open(l);
-	if (l->bulk >= 0 && l->bulk_left[0]) {
-		u32 want = l->bulk_left[0] < INPUT_WINDOW ? l->bulk_left[0] : INPUT_WINDOW;
-
-		n = sys_read(l->bulk, l->pending, want);
-	}
-	if (n > 0) {
-		l->pending_pos = 0;
-		l->pending_len = (u32)n;
-		l->pending_bulk = true;
-		l->bulk_left[0] -= (u32)n;
-	} else {
-		line_send(l, BULK_TAKEN, &l->bulk_queue[0], 1);
-		sys_close(&l->bulk);
-		l->bulk_queue[0] = l->bulk_queue[1];
-		l->bulk_left[0] = l->bulk_left[1];
-		l->bulks--;
-	}
-}
-
-/* Only while the host can be told of what was taken: a client that is not told would wait for good. */
-void program_feed(struct line *l)
-{
-	struct program *p = &l->program;
-
-	if (!p->pid)
-		return;
-	for (;;) {
-		u32 taken = 0;
-
-		if (line_room(l) < FEED_ROOM)
-			return;
-		while (!l->pending_len && l->bulks)
-			bulk_refill(l);
-		if (!l->pending_len)
-			break;
-		if (p->in < 0) { /* nobody reads: swallow it, so that the client is not stuck */
-			taken = l->pending_len;
-		} else {
-			long n = sys_write(p->in, l->pending + l->pending_pos, l->pending_len);
-
-			if (n == -EAGAIN)
-				return;
-			if (n < 0) {
-				deafen(l);
-				continue;
-			}
-			taken = (u32)n;
-		}
-		l->pending_pos += taken;
-		l->pending_len -= taken;
-		if (!l->pending_bulk)
-			line_send(l, TAKEN, &taken, 4);
-	}
-	l->pending_pos = 0;
-	if (p->input_ended && p->in >= 0) {
-		if (p->tty)
-			sys_write(p->in, "\004", 1);
-		else
-			sys_close(&p->in);
-		p->input_ended = false;
 	}
 }
 
@@ -350,29 +234,4 @@ void program_drop(struct line *l)
 	sys_close(&l->bulk);
 	l->bulks = 0;
 	l->pending_len = l->pending_pos = 0;
-}
-
-/* A login shell for who types at the raw console, where the guest has no init of its own. */
-void console_shell(void)
-{
-	static char *const argv[] = { "-sh", NULL };
-	static char *const env[] = {
-		"HOME=/root", "TERM=linux", "USER=root", "LOGNAME=root", "SHELL=/bin/sh",
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL,
-	};
-	long pid = SYS0(fork);
-
-	if (pid == 0) {
-		SYS0(setsid);
-		int fd = (int)sys_open("/dev/tty0", O_RDWR);
-
-		SYS3(ioctl, fd, TIOCSCTTY, 1);
-		for (int i = 0; i < 3; i++)
-			SYS3(dup3, fd, i, 0);
-		child_reset_signals();
-		SYS1(chdir, "/root");
-		SYS3(execve, "/bin/sh", argv, env);
-		sys_exit(127);
-	}
-	agent.console_pid = pid > 0 ? (int)pid : 0;
 }

@@ -1,4 +1,4 @@
-/* System calls and the few library functions that the agent needs, without a C library.
+/* System calls, without a C library.
  *
  * Every guest holds the agent's pages for all its life, and each system call costs a UML
  * guest some 25 us: a static C library would add 700 KiB and dozens of calls to each boot.
@@ -94,20 +94,5 @@ struct pollfd_ {
 };
 
 static inline long sys_poll(struct pollfd_ *p, u32 n, int ms) { return SYS3(poll, p, n, ms); }
-
-/* text.c */
-size_t str_len(const char *s);
-int str_cmp(const char *a, const char *b);
-bool str_starts(const char *s, const char *prefix);
-char *str_copy(char *dst, const char *end, const char *src);
-u32 str_number(const char **s);
-const char *env_get(char *const *env, const char *name);
-void *mem_map(size_t n);
-void mem_unmap(void *p, size_t n);
-long read_whole(int fd, char *buf, size_t size);
-void *memcpy(void *dst, const void *src, size_t n);
-void *memmove(void *dst, const void *src, size_t n);
-void *memset(void *dst, int c, size_t n);
-int memcmp(const void *a, const void *b, size_t n);
 
 #endif

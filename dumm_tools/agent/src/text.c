@@ -1,5 +1,5 @@
 /* Strings, memory and whole files, without a C library. */
-#include "sys.h"
+#include "text.h"
 
 size_t str_len(const char *s)
 {
@@ -32,6 +32,18 @@ char *str_copy(char *dst, const char *end, const char *src)
 		*dst++ = *src++;
 	*dst = 0;
 	return dst;
+}
+
+/* Append a number, as str_copy does. */
+char *str_decimal(char *dst, const char *end, u32 n)
+{
+	char digits[11], *d = digits + sizeof digits - 1;
+
+	*d = 0;
+	do
+		*--d = (char)('0' + n % 10);
+	while (n /= 10);
+	return str_copy(dst, end, d);
 }
 
 u32 str_number(const char **s)

@@ -1,0 +1,23 @@
+/* What all of the agent knows, and what it has to complain of. */
+#include "agent.h"
+
+struct agent agent;
+
+void complain(const char *what, long error)
+{
+	char number[16];
+	char *end = agent.trouble + sizeof agent.trouble;
+	char *p = agent.trouble + str_len(agent.trouble);
+
+	str_decimal(number, number + sizeof number, (u32)(error < 0 ? -error : error));
+	if (p > agent.trouble)
+		p = str_copy(p, end, "; ");
+	p = str_copy(p, end, what);
+	p = str_copy(p, end, ": errno ");
+	str_copy(p, end, number);
+	sys_write(2, "dumm-agent: ", 12);
+	sys_write(2, what, str_len(what));
+	sys_write(2, ": errno ", 8);
+	sys_write(2, number, str_len(number));
+	sys_write(2, "\n", 1);
+}

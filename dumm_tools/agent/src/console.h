@@ -1,0 +1,10 @@
+/* The raw console. */
+#ifndef DUMM_CONSOLE_H
+#define DUMM_CONSOLE_H
+
+#include "agent.h"
+
+/* A login shell for who types there, where the guest has no init of its own. */
+void console_shell(void);
+
+#endif

@@ -1,0 +1,9 @@
+/* Kernel modules: loaded with what they need. */
+#ifndef DUMM_MODULE_H
+#define DUMM_MODULE_H
+
+#include "agent.h"
+
+long module_load(const char *name);
+
+#endif

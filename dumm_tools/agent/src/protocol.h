@@ -1,0 +1,83 @@
+/* The protocol on a line. client.py is the other end; protocol.py has the same words and numbers by the
+ * same names: a test compares them. One client at a time holds a line.
+ *
+ * To the guest, a frame is END TYPE PAYLOAD END, where END in type and payload is sent as ESC ESC_END
+ * and ESC as ESC ESC_ESC (SLIP, RFC 1055): wherever a dead client stopped, the next END ends it.
+ * To the host, a frame is TYPE LENGTH(3 bytes, little endian) PAYLOAD; a new client throws away
+ * all that comes before the answer to its own HELLO, which it knows by 16 random bytes.
+ *
+ * No more than LINE_WINDOW bytes may be on their way to the agent. Its terminal holds 4096; a UML kernel
+ * that has to throttle it never listens to that line again (line_throttle, arch/um/drivers/line.c).
+ */
+#ifndef DUMM_PROTOCOL_H
+#define DUMM_PROTOCOL_H
+
+#define END 0xc0
+#define ESC 0xdb
+#define ESC_END 0xdc
+#define ESC_ESC 0xdd
+
+#define HEAD 4			/* the type and the length of a frame to the host */
+#define NONCE 16		/* bytes of a client's nonce */
+#define READY_MAX 400		/* the largest payload of READY */
+#define FAILED_MAX 200		/* ... and of FAILED */
+#define IN_MAX (192 << 10)	/* one frame to the guest: arguments and environment */
+#define OUT_MAX (64 << 10)	/* all that waits for the host, so one frame with its head, too */
+#define INPUT_WINDOW 16384
+#define LINE_WINDOW 3072
+
+/* Host to guest. */
+enum {
+	HELLO = 'R',	/* nonce(16): drop what an earlier client left, answer READY */
+	RUN = 'X',	/* flags(1) rows(2) cols(2) argc(2), then NUL-ended: user, cwd, args, environment */
+	INPUT = 'I',	/* bytes for the program's stdin, INPUT_WINDOW unacknowledged at most */
+	BULK = 'J',	/* which(1) length(4): bytes for stdin in the host's file xfer/LINE.WHICH */
+	INPUT_END = 'E',/* stdin ends here */
+	SIGNAL = 'S',	/* number(1), to the program's process group */
+	RESIZE = 'W',	/* rows(2) cols(2) of the program's terminal */
+	NETLINK = 'N',	/* route netlink messages for this guest's kernel */
+	MODULE = 'M',	/* the name of a kernel module to load, with what it needs */
+	STORE = 'F',	/* path NUL value: write value to a file, such as a sysctl */
+	POWER = 'P',	/* POWER_OFF or POWER_REBOOT */
+};
+
+/* Guest to host. */
+enum {
+	READY = 'r',	/* nonce(16), then text: boot nonce, kernel release, other lines that run a
+			 * program (a bit each, hexadecimal), what failed at boot */
+	OUTPUT = 'o',	/* bytes from stdout or the terminal */
+	ERRORS = 'e',	/* bytes from stderr */
+	TAKEN = 'k',	/* length(4): so many INPUT bytes were taken */
+	BULK_TAKEN = 'j',/* which(1) */
+	DEAF = 'c',	/* the program reads its stdin no more */
+	STATUS = 'x',	/* wait status(4) of the program; nothing follows */
+	FAILED = 'f',	/* errno(4), then text: the program could not be started */
+	ANSWER = 'n',	/* netlink messages */
+	DONE = 'd',	/* errno(4): how MODULE or STORE ended */
+	TAKEN_LINE = 'a',/* count(4) of bytes read from the line since HELLO: now and then, and after SIGNAL */
+	UP = 'b',	/* "dumm-up\n": once, when the agent has opened the line */
+};
+
+/* A client that said HELLO before says it again. */
+#define OPENED "b\010\0\0dumm-up\n"
+
+/* A flag of RUN: stdin, stdout and stderr are a terminal. */
+#define RUN_TTY 1
+
+enum {
+	POWER_OFF = 'o',
+	POWER_REBOOT = 'r',
+};
+
+/* What the host has the agent do at boot: records of TYPE 0 SLOT(2) LENGTH(4) PAYLOAD in a file, of this
+ * name in the jail and below run/NAME. */
+#define BOOT_FILE "xfer/boot"
+
+enum {
+	BOOT_HOSTNAME = 'H',
+	BOOT_INIT = 'I',	/* the path of the guest's own init */
+	BOOT_MODULE = 'M',	/* the name of a kernel module */
+	BOOT_NETLINK = 'N',	/* a netlink message for the device of a slot */
+};
+
+#endif

@@ -1,0 +1,150 @@
+/* What a frame asks for, and what goes on without one. */
+#include "serve.h"
+#include "input.h"
+#include "line.h"
+#include "module.h"
+#include "net.h"
+#include "power.h"
+#include "program.h"
+
+static void answer(struct line *l, long result)
+{
+	u32 error = result < 0 ? (u32)-result : 0;
+
+	line_send(l, DONE, &error, 4);
+}
+
+/* A client may die without a word; whoever comes next, on whatever line, can see what it left. */
+static char *busy_lines(char *p, int but)
+{
+	uint64_t busy = 0;
+
+	for (int i = 0; i < agent.open_count; i++)
+		if (i != but && agent.lines[i].program.pid)
+			busy |= 1ULL << i;
+	for (int shift = 60; shift >= 0; shift -= 4)
+		*p++ = "0123456789abcdef"[busy >> shift & 15];
+	return p;
+}
+
+static void hello(struct line *l, const u8 *nonce)
+{
+	char text[READY_MAX], *end = text + sizeof text, *p = text;
+
+	program_drop(l);
+	l->taken = l->told = 0;
+	l->tell = false;
+	sys_close(&l->netlink);
+	if (!l->greeted) {
+		l->out = mem_map(OUT_MAX);
+		l->pending = mem_map(INPUT_WINDOW);
+	}
+	l->greeted = l->out && l->pending;
+	if (!l->greeted)
+		return;
+	/* The client may meet the rest of an old frame before this; it knows its nonce. */
+	l->out_pos = l->out_len = 0;
+	memcpy(p, nonce, NONCE);
+	p += NONCE;
+	p = str_copy(p, end, agent.nonce);
+	p = str_copy(p, end, " ");
+	p = str_copy(p, end, agent.release);
+	p = str_copy(p, end, " ");
+	p = busy_lines(p, l->number);
+	p = str_copy(p, end, " ");
+	p = str_copy(p, end, agent.trouble);
+	line_send(l, READY, text, (u32)(p - text));
+}
+
+static void store(struct line *l, char *path, u32 n)
+{
+	u32 split = (u32)str_len(path) + 1;
+
+	if (split > n) {
+		answer(l, -EINVAL);
+		return;
+	}
+	int fd = (int)sys_open(path, O_WRONLY);
+	long r = fd;
+
+	if (fd >= 0)
+		r = sys_write(fd, path + split, n - split);
+	sys_close(&fd);
+	answer(l, r);
+}
+
+static void handle(struct line *l, u8 type, u8 *p, u32 n)
+{
+	if (type == HELLO && n == NONCE) {
+		hello(l, p);
+		return;
+	}
+	if (!l->greeted)
+		return;
+	switch (type) {
+	case RUN:
+		program_run(l, p, n);
+		break;
+	case INPUT:
+		input_take(l, p, n);
+		break;
+	case BULK:
+		input_bulk(l, p, n);
+		break;
+	case INPUT_END:
+		l->program.input_ended = true;
+		input_feed(l);
+		break;
+	case SIGNAL:
+		if (n == 1)
+			program_signal(&l->program, p[0]);
+		l->tell = true;
+		break;
+	case RESIZE:
+		if (n == 4 && l->program.tty && l->program.out >= 0) {
+			u16 size[4] = { (u16)(p[0] | p[1] << 8), (u16)(p[2] | p[3] << 8), 0, 0 };
+
+			SYS3(ioctl, l->program.out, TIOCSWINSZ, size);
+		}
+		break;
+	case NETLINK:
+		net_send(l, p, n);
+		break;
+	case MODULE:
+		answer(l, module_load((char *)p));
+		break;
+	case STORE:
+		store(l, (char *)p, n);
+		break;
+	case POWER:
+		if (n == 1)
+			power((char)p[0]);
+		break;
+	}
+}
+
+void serve_read(struct line *l)
+{
+	line_read(l, handle);
+}
+
+/* Everything that can move without waiting: called after each round of poll. What could not move for
+ * want of room does once the line has taken something: no event will tell of that room. */
+void serve_work(struct line *l)
+{
+	u32 waiting;
+
+	if (!l->greeted)
+		return;
+	do {
+		input_feed(l);
+		program_finish(l);
+		if ((l->tell || l->taken - l->told >= LINE_WINDOW / 3) &&
+		    line_send(l, TAKEN_LINE, &l->taken, sizeof l->taken)) {
+			l->told = l->taken;
+			l->tell = false;
+		}
+		waiting = l->out_len;
+		line_write(l);
+	} while (l->out_len < waiting);
+}
