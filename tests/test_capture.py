@@ -160,12 +160,12 @@ def test_what_guests_send_is_not_taken_apart_by_root(pair: Lab) -> None:
 
 @pytest.mark.root
 def test_whom_tcpdump_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert capture._user() == ["-Z", "tcpdump"]
-    monkeypatch.setattr(capture, "_USERS", ("no-such-user", "nobody"))
-    assert capture._user() == ["-Z", "nobody"]
-    monkeypatch.setattr(capture, "_USERS", ("no-such-user",))
+    assert capture.tcpdump_user() == ["-Z", "tcpdump"]
+    monkeypatch.setattr(capture, "USERS", ("no-such-user", "nobody"))
+    assert capture.tcpdump_user() == ["-Z", "nobody"]
+    monkeypatch.setattr(capture, "USERS", ("no-such-user",))
     with pytest.raises(DummError, match="no user 'no-such-user'"):
-        capture._user()
+        capture.tcpdump_user()
 
 
 def test_failures_leave_no_file(pair: Lab) -> None:
@@ -188,7 +188,7 @@ def test_what_is_not_there(pair: Lab) -> None:
 
 def test_no_tcpdump(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(capture, "_ALSO", "")
+    monkeypatch.setattr(capture, "ALSO", "")
     with pytest.raises(DummError, match="cannot find 'tcpdump'") as caught:
         capture.run("lo", [], None)
     assert caught.value.hint == "install the package tcpdump"

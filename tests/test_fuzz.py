@@ -489,7 +489,7 @@ def test_files_of_a_guest(tmp_path: Path, many: list[bytes]) -> None:
         (run / "uml/ready").write_bytes(data)
         (run / "console.log").write_bytes(data)
         with bounded():
-            liveness._ready_nonce(str(tmp_path), "a")
+            liveness.ready_nonce(str(tmp_path), "a")
             words = readiness.last_words(str(tmp_path), "a")
             assert words.isprintable()
             assert len(words) <= 2000
@@ -514,4 +514,4 @@ def test_what_is_in_the_place_of_a_guests_file(tmp_path: Path, kind: str) -> Non
         with ready.open("wb") as file:
             file.truncate(1 << 40)
     with bounded():
-        assert len(liveness._ready_nonce(str(tmp_path), "a")) <= 64
+        assert len(liveness.ready_nonce(str(tmp_path), "a")) <= 64

@@ -172,4 +172,4 @@ def test_without_graphviz(printed: Callable[[str], str], tmp_path: Path) -> None
 def test_guests_stand_on_the_far_side_of_their_bridge(tmp_path: Path) -> None:
     root = lab_of(tmp_path)
     picture = graph.look(root, statefile.load(root))
-    assert graph._behind(picture, graph._ranks(picture)) == {"end-eth0", "graph-eth0"}
+    assert graph.behind_bridges(picture, graph.ranks(picture)) == {"end-eth0", "graph-eth0"}

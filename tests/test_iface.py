@@ -235,7 +235,7 @@ def test_prepare_and_release(lab: str) -> None:
         assert sysfs.is_up(tap)
         assert not sysfs.has_carrier(tap)
         assert Path(f"/proc/sys/net/ipv6/conf/{tap}/disable_ipv6").read_text() == "1\n"
-    with tun._attached("alice-eth0", tun._FLAGS):  # as the guest's kernel does
+    with tun.attached("alice-eth0"):  # as the guest's kernel does
         assert link_views.interface_view(state, "alice-eth0").state == "up"
     view = link_views.interface_view(state, "alice-eth0")
     assert view.state == "down"

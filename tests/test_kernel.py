@@ -279,7 +279,7 @@ def test_an_expired_suite(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unknown_key_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = home.parent.parent.parent / "empty.gpg"
     empty.write_bytes(b"")
-    monkeypatch.setattr(apt, "_KEYRINGS", (str(empty),))
+    monkeypatch.setattr(apt, "KEYRINGS", (str(empty),))
     with pytest.raises(DummError, match="cannot verify"):
         kernel_pack.fetch("trixie")
     assert visible(home) == []

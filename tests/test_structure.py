@@ -239,3 +239,36 @@ def test_exit_codes_of_a_working_set_without_guests(
     assert first.startswith(error)
     assert bool(first) == bool(error)
     assert all(line.startswith(f"{words[0]}: hint: ") for line in rest.splitlines())
+
+
+# ---- the tests ----
+
+
+@pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda p: p.stem)
+def test_tests_use_what_is_public(path: Path) -> None:
+    """No name of a module's own, neither as an attribute nor to be replaced."""
+    tree = ast.parse(path.read_text())
+    modules: set[str] = set()
+    wrong = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            origin = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            for alias in node.names:
+                name = origin + alias.name
+                if name in MODULES or f"{name}.__init__" in MODULES:
+                    modules.add(alias.asname or alias.name)
+                elif name.startswith("dumm_tools.") and alias.name.startswith("_"):
+                    wrong.append(f"line {node.lineno}: {name}")
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name in modules:
+                pass
+            case ast.Call(args=[ast.Name(id=name), ast.Constant(value=str(attribute)), *_]) if (
+                name in modules
+            ):
+                pass
+            case _:
+                continue
+        if attribute.startswith("_") and not attribute.startswith("__"):
+            wrong.append(f"line {node.lineno}: {name}.{attribute}")
+    assert wrong == []

@@ -27,7 +27,7 @@ _MIRROR = re.compile(r"[a-z][a-z0-9+.-]*:[^\s\[\]\"]+")
 _NOT_TAKEN = re.compile(
     r"Acquire::(Allow\w*|IndexTargets|Languages|Changelogs|cdrom|GzipIndexes|CompressionTypes)\b"
 )
-_KEYRINGS = (
+KEYRINGS = (
     "/usr/share/keyrings/debian-archive-keyring.pgp",
     "/usr/share/keyrings/debian-archive-keyring.gpg",
 )
@@ -154,7 +154,7 @@ def host_mirror() -> str:
 
 def keyring() -> str:
     """Debian's archive keys on this machine, as apt's Signed-By takes them."""
-    for path in _KEYRINGS:
+    for path in KEYRINGS:
         if os.access(path, os.R_OK):
             return path
     single = sorted(p for p in glob.glob(_TRUSTED_KEYS) if os.access(p, os.R_OK))

@@ -151,7 +151,7 @@ _QUIET = ("#757575", "#fafafa", "dashed")
 def as_dot(picture: Picture) -> str:
     """For Graphviz. Each cable's text stands on the cable, in a node of its own: so none lies on
     another."""
-    rank = _ranks(picture)
+    rank = ranks(picture)
     layout = "layout=neato, overlap=false" if _is_long(rank) else "rankdir=LR, ranksep=0.25"
     out = [
         "graph lab {",
@@ -179,7 +179,7 @@ def as_dot(picture: Picture) -> str:
                 'color="#6a1b9a", fillcolor="#f3e5f5"];'
             )
             out.append(f'\t{outside} -- {name} [color="#6a1b9a", penwidth=2];')
-    behind = _behind(picture, rank)
+    behind = behind_bridges(picture, rank)
     for cable in picture.cables:
         iface = cable.iface
         guest, plug = _quoted(["guest " + iface.guest]), _quoted(["iface " + iface.name])
@@ -198,7 +198,7 @@ def as_dot(picture: Picture) -> str:
     return "\n".join([*out, "}", ""])
 
 
-def _ranks(picture: Picture) -> dict[tuple[str, str], int]:
+def ranks(picture: Picture) -> dict[tuple[str, str], int]:
     """How far each bridge and each guest with a cable is from the way out, else from where most
     routers are."""
     guests_on: dict[str, set[str]] = {b.record.name: set() for b in picture.bridges}
@@ -231,7 +231,7 @@ def _is_long(rank: dict[tuple[str, str], int]) -> bool:
     return depth > _LONG and len(rank) < 4 * depth
 
 
-def _behind(picture: Picture, rank: dict[tuple[str, str], int]) -> set[str]:
+def behind_bridges(picture: Picture, rank: dict[tuple[str, str], int]) -> set[str]:
     """The interfaces whose guest is drawn behind the bridge: each bridge stands between the guests
     before it and those behind."""
     return {

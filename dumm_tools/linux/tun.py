@@ -31,7 +31,7 @@ def created(name: str, owner: int, group: int | None = None) -> Iterator[int]:
     called first. OSError(EBUSY) if a device with this name exists. The name must be a valid device
     name: the kernel truncates longer ones.
     """
-    with _attached(name, _FLAGS | _IFF_TUN_EXCL) as fd:
+    with attached(name, _IFF_TUN_EXCL) as fd:
         _give(fd, owner, group)
         yield fd
 
@@ -39,7 +39,7 @@ def created(name: str, owner: int, group: int | None = None) -> Iterator[int]:
 def give(name: str, owner: int, group: int | None = None) -> None:
     """Give an existing persistent tap to user `owner`, who must also be in `group` to open it.
     OSError(EBUSY) while a process has it open."""
-    with _attached(name, _FLAGS) as fd:
+    with attached(name) as fd:
         _give(fd, owner, group)
 
 
@@ -55,12 +55,13 @@ def persist(fd: int) -> None:
 
 
 @contextlib.contextmanager
-def _attached(name: str, flags: int) -> Iterator[int]:
+def attached(name: str, more: int = 0) -> Iterator[int]:
+    """Open a tap, as the kernel of a guest does; OSError."""
     fd = os.open(PATH, os.O_RDWR | os.O_CLOEXEC)
     try:
         # struct ifreq (netdevice(7)): 16 bytes of name, followed by a short with flags.
         try:
-            fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+            fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _FLAGS | more))
         except OSError as e:
             raise OSError(e.errno, e.strerror, name) from None
         yield fd

@@ -18,9 +18,9 @@ from dumm_tools.model import State
 from dumm_tools.net import link_views
 
 #: Where tcpdump is, though ordinary users seldom look there.
-_ALSO = "/usr/local/sbin:/usr/sbin:/sbin"
+ALSO = "/usr/local/sbin:/usr/sbin:/sbin"
 #: Whom it may run as; the first is Debian's own choice.
-_USERS = ("tcpdump", "nobody")
+USERS = ("tcpdump", "nobody")
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -47,10 +47,10 @@ def run(device: str, words: Sequence[str], file: str | None) -> int:
     signal comes; tcpdump's exit status. `words`: options of tcpdump and a filter.
     BrokenPipeError when nobody reads on.
     """
-    program = shutil.which("tcpdump", path=f"{os.environ.get('PATH', '')}:{_ALSO}")
+    program = shutil.which("tcpdump", path=f"{os.environ.get('PATH', '')}:{ALSO}")
     if program is None:
         raise DummError("cannot find 'tcpdump'", hint="install the package tcpdump")
-    argv = [program, "--immediate-mode", "-i", device, *_user()]
+    argv = [program, "--immediate-mode", "-i", device, *tcpdump_user()]
     argv += ["-n", "-l"] if file is None else ["-U", "-w", "-"]
     argv += words
     proc.log(" ".join(argv))
@@ -58,20 +58,20 @@ def run(device: str, words: Sequence[str], file: str | None) -> int:
         return child.relay(None if file == "-" else file)
 
 
-def _user() -> list[str]:
+def tcpdump_user() -> list[str]:
     """Have tcpdump become an ordinary user as soon as it has the device: what guests send is not
     for root to take apart. In the namespaces of a user who has but one id, root is that user."""
     import pwd
 
     if os.geteuid() != 0:
         return []
-    for name in _USERS:
+    for name in USERS:
         with contextlib.suppress(KeyError):
             user = pwd.getpwnam(name)
             if namespaces.has_id("uid", user.pw_uid) and namespaces.has_id("gid", user.pw_gid):
                 return ["-Z", name]
     if namespaces.is_initial():
-        raise DummError(f"this host has no user '{_USERS[0]}' for tcpdump to run as")
+        raise DummError(f"this host has no user '{USERS[0]}' for tcpdump to run as")
     namespaces.ease_setgroups()
     return ["-Z", "root"]
 

@@ -122,17 +122,17 @@ def guest_state(labdir: str, state: State, guest: Guest) -> GuestState:
     if boot is None or boot.host_boot != epoch(labdir, state):
         if not runs_unrecorded(labdir, guest.name):
             return "stopped"
-        return "running" if _ready_nonce(labdir, guest.name) else "starting"
+        return "running" if ready_nonce(labdir, guest.name) else "starting"
     if not alive(labdir, guest.name):
         return "crashed" if os.path.isdir(umid_dir(labdir, guest.name)) else "stopped"
     if boot.phase == "stopping":
         return "stopping"
-    if _ready_nonce(labdir, guest.name) != boot.nonce:
+    if ready_nonce(labdir, guest.name) != boot.nonce:
         return "starting"
     return "paused" if boot.phase == "paused" else "running"
 
 
-def _ready_nonce(labdir: str, name: str) -> str:
+def ready_nonce(labdir: str, name: str) -> str:
     """What the agent left when it was ready. The guest may write this file: believe little."""
     path = os.path.join(run_dir(labdir, name), "uml", "ready")
     try:
