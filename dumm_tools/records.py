@@ -194,7 +194,9 @@ def _check_values(iface: Iface) -> None:
     _check_addresses(iface.addresses)
     for route in iface.routes:
         _check_addresses([route.get("dest")])
-        if not {"dest", "via"} >= route.keys() or not _HOST.fullmatch(str(route.get("via", "::"))):
+        via = route.get("via", "::")
+        known = {"dest", "via"} >= route.keys()
+        if not known or not isinstance(via, str) or not _HOST.fullmatch(via):
             raise Usage(f"'{iface.name}' has a bad route: {json.dumps(route)}")
     for key, value in iface.shape.items():
         if type(value) not in (int, float) or not 0 <= value <= _SHAPE_MAX:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import PATIENCE, ROOT, Lab
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from uml_helpers import one_line_error, pid_of, state_of
 
@@ -154,6 +154,7 @@ JSON = st.recursive(
 
 @pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(PLACES), JSON | st.just(...)), min_size=1, max_size=3))
+@example([(("ifaces", "a-eth0", "routes", 0, "via"), 0)])
 @settings(max_examples=1500, deadline=None)
 def test_a_state_that_is_damaged_anywhere(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     """Whatever reads it says what is wrong, in one line, or has an answer."""
