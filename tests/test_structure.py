@@ -257,7 +257,7 @@ def test_tests_use_what_is_public(path: Path) -> None:
                 name = origin + alias.name
                 if name in MODULES or f"{name}.__init__" in MODULES:
                     modules.add(alias.asname or alias.name)
-                elif name.startswith("dumm_tools.") and alias.name.startswith("_"):
+                elif re.match(r"dumm_tools\..*\b_(?!_)\w+$", name):
                     wrong.append(f"line {node.lineno}: {name}")
     for node in ast.walk(tree):
         match node:
