@@ -1,4 +1,4 @@
-"""The agent (src/, C), the jail (jail/, C), and how Python speaks to them."""
+"""The agent (src/, C), the jail (jail/, C), and the Python code that talks to them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dumm_tools.errors import DummError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-#: The initial RAM disk that holds the agent, and the launcher: both made when the package is built.
+#: The initial RAM disk that contains the agent, and the jail: built with the package.
 INITRD = os.path.join(HERE, "initrd.cpio")
 JAIL = os.path.join(HERE, "jail.bin")
 

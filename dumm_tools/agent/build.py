@@ -1,8 +1,8 @@
 """Compile the agent into an initial RAM disk, and the jail; `python -m dumm_tools.agent.build`.
 
-The sources travel with the package, so that this works in a checkout and where the package is
-installed alike. What is newer than its sources is left as it is. The package's build calls
-`build` through `packaging.py`; this module itself needs nothing but Python and a C compiler.
+The sources are part of the package, so this works both in a checkout and in an installed package.
+Files that are newer than their sources are left alone. The package's build calls `build` through
+`packaging.py`; this module needs only Python and a C compiler.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ AGENT_FLAGS = [
     "-static", "-nostdlib", "-s",
 ]
 # fmt: on
-# The jail is static because it runs on hosts other than the one that built it.
+# The jail is linked statically because it also runs on hosts other than the one that built it.
 JAIL_FLAGS = ["-O2", "-Wall", "-Wextra", "-static", "-s"]
 
 _TRAILER = "TRAILER!!!"
 
 
 class BuildError(Exception):
-    """The compiler is missing, or it failed; the message is for the user."""
+    """The compiler is missing or failed; the message is meant for the user."""
 
 
 def build(target: str = HERE) -> None:
@@ -65,9 +65,9 @@ def build(target: str = HERE) -> None:
 
 
 def archive(agent: bytes) -> bytes:
-    """The initial RAM disk: /dev/console and the agent as /init, byte for byte reproducible.
+    """Build the initial RAM disk: /dev/console and the agent as /init, byte-for-byte reproducible.
 
-    Written here and not by cpio(1), which needs root to have a device node to put in.
+    This does not use cpio(1), which would need root to create the device node.
     """
     entries = (
         ("dev", stat.S_IFDIR | 0o755, (0, 0), b""),
@@ -96,7 +96,7 @@ def _sources(directory: str) -> list[str]:
 
 
 def _is_older(target: str, sources: Sequence[str]) -> bool:
-    """Is `target` missing, or older than a source or than this file with its flags?"""
+    """Whether `target` is missing, or older than a source or than this file with its flags."""
     try:
         made = os.stat(target).st_mtime_ns
     except FileNotFoundError:
@@ -119,7 +119,7 @@ def _compile(flags: Sequence[str], sources: Sequence[str], output: str) -> None:
 
 
 def _compilers() -> Iterator[list[str]]:
-    """CC alone when it is set, else the usual names."""
+    """CC alone if it is set, otherwise the usual names."""
     chosen = shlex.split(os.environ.get("CC", ""))
     if chosen:
         yield chosen
@@ -128,7 +128,7 @@ def _compilers() -> Iterator[list[str]]:
 
 
 def _replace(path: str, data: bytes, mode: int) -> None:
-    """Write a file in one step: a guest may be starting from the old one."""
+    """Write a file atomically: a guest may be starting from the old one."""
     fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".build-")
     try:
         with open(fd, "wb") as file:
@@ -141,7 +141,7 @@ def _replace(path: str, data: bytes, mode: int) -> None:
 
 
 def main() -> int:
-    """Build in place; 0, or 1 and one line on stderr."""
+    """Build in place; return 0, or 1 after one line on stderr."""
     try:
         build()
     except BuildError as e:

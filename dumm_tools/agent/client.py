@@ -1,7 +1,7 @@
 """A client's end of a line to the agent; src/protocol.h describes the protocol.
 
-A line is two FIFOs. Whoever holds the flock on the inward one talks; HELLO with a nonce of the
-client's own throws away whatever an earlier client left in either direction.
+A line is two FIFOs. The process that holds the flock on the inward one may use the line; HELLO with
+a nonce of the client's own discards whatever an earlier client left in either direction.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from dumm_tools.agent.protocol import LineLost as LineLost
 from dumm_tools.linux import fifo
 
 #: Serial lines of a guest; line 0 is for control, the others for programs. An open terminal
-#: takes two of UML's 64 interrupts (NR_IRQS), of which 44 are free: for these, and four consoles.
+#: takes two of UML's 64 interrupts (NR_IRQS), of which 44 are free: for these and four consoles.
 LINES = 18
-#: Seconds for a conversation with an agent that is up: all its answers together.
+#: Seconds for a conversation with an agent that is running: all its answers together.
 ANSWER_TIMEOUT = 10.0
-#: Seconds beyond a deadline in which what is there is still read: we may have been kept waiting.
+#: Seconds after a deadline during which available data is still read: we may have been delayed.
 LATE = 1.0
-#: Bytes in all the answers to one request on the control line: a hundred thousand routes.
+#: Maximum size of all answers to a request on the control line: a hundred thousand routes.
 ANSWER_MAX = 8 << 20
-#: Bytes that are read at once.
+#: Size of a single read.
 _PIECE = 1 << 20
 
 
 class Line:
-    """One line, taken: `send` and `frames` speak to the agent, `close` gives it back."""
+    """A line in our possession: `send` and `frames` talk to the agent, `close` releases it."""
 
     def __init__(self, directory: str, number: int, pidfd: int) -> None:
-        """Open line `number`; BlockingIOError when another client has it."""
+        """Open line `number`; BlockingIOError if another client is using it."""
         self.number = number
         self.pidfd = pidfd
         self._in = fifo.open_nonblocking(os.path.join(directory, f"line{number}.in"))
@@ -49,19 +49,19 @@ class Line:
             raise
         fifo.enlarge(self._out, 1 << 20)
         with contextlib.suppress(BlockingIOError):
-            # What earlier clients said and nobody took; not more, for the guest can write there.
+            # Discard data left by earlier clients, but no more: the guest can write there.
             os.read(self._in, _PIECE)
-        self.sent = self.taken = 0  # bytes, since the agent knows us
+        self.sent = self.taken = 0  # bytes, since the agent accepted us
         self.outbox = bytearray()
         self._inbox = bytearray()
 
     def close(self) -> None:
-        """Give the line back."""
+        """Release the line."""
         os.close(self._in)
         os.close(self._out)
 
     def hello(self, timeout: float) -> Ready:
-        """Resynchronise; TimeoutError when the agent does not answer, LineLost when it is gone."""
+        """Resynchronize; TimeoutError if the agent does not answer, LineLost if it is gone."""
         nonce = os.urandom(protocol.NONCE)
         self.send(protocol.HELLO, nonce)
         deadline = time.monotonic() + timeout
@@ -69,7 +69,7 @@ class Line:
             up = self._inbox.rfind(protocol.OPENED)
             del self._inbox[: -64 if up < 0 else up + len(protocol.OPENED)]
             if up >= 0:
-                # The agent has just opened the line: what we said before may be lost.
+                # The agent has just opened the line: earlier frames may be lost.
                 self.outbox.clear()
                 self.send(protocol.HELLO, nonce)
             else:
@@ -83,14 +83,14 @@ class Line:
             self.pump(deadline)
 
     def send(self, kind: bytes, payload: bytes = b"") -> None:
-        """Queue a frame and write what goes at once; OSError(E2BIG) when it is too large."""
+        """Queue a frame and write as much as possible; OSError(E2BIG) if it is too large."""
         if len(payload) > protocol.FRAME_MAX:
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         self.outbox += protocol.frame(kind, payload)
         self.write()
 
     def write(self) -> None:
-        """Write as much of the queue as the line takes."""
+        """Write as much of the queue as the line accepts."""
         while self.outbox and self._room():
             try:
                 written = os.write(self._in, self.outbox[: self._room()])
@@ -103,12 +103,12 @@ class Line:
         return protocol.LINE_WINDOW - (self.sent - self.taken)
 
     def read(self) -> None:
-        """Take what the line has to give."""
+        """Read the available data."""
         with contextlib.suppress(BlockingIOError):
             self._inbox += os.read(self._out, _PIECE)
 
     def frames(self) -> Iterator[Frame]:
-        """The whole frames that have come; BadFrame."""
+        """The complete frames received so far; BadFrame."""
         for frame in protocol.frames(self._inbox):
             if frame.kind == protocol.TAKEN_LINE:
                 way = self.sent - self.taken
@@ -118,7 +118,8 @@ class Line:
                 yield frame
 
     def wait_frame(self, timeout: float, wanted: tuple[bytes, ...]) -> Frame:
-        """The next frame of a wanted kind; others are dropped. TimeoutError, LineLost, BadFrame."""
+        """The next frame of one of these types; others are dropped. TimeoutError, LineLost,
+        BadFrame."""
         deadline = time.monotonic() + timeout
         while True:
             for frame in self.frames():
@@ -127,7 +128,7 @@ class Line:
             self.pump(deadline)
 
     def register(self, poll: select.poll, *, read: bool = True) -> None:
-        """Put the line's descriptors into a poll object."""
+        """Register the line's descriptors with a poll object."""
         if read:
             poll.register(self._out, select.POLLIN)
         poll.register(self.pidfd, select.POLLIN)
@@ -135,16 +136,16 @@ class Line:
             poll.register(self._in, select.POLLOUT)
 
     def readable(self, events: dict[int, int]) -> bool:
-        """Did a poll with `register` say that there is something to read?"""
+        """Whether a poll with `register` reported data to read."""
         return self._out in events
 
     def pump(self, deadline: float) -> None:
-        """Wait for something to come, writing what is queued; TimeoutError, LineLost."""
+        """Wait for data while writing what is queued; TimeoutError, LineLost."""
         poll = select.poll()
         self.register(poll)
         left = deadline - time.monotonic()
         events = dict(poll.poll(max(0, int(min(left * 1000, 1 << 30)) + 1)))
-        # Whoever never stops talking has not answered either.
+        # An agent that never stops sending has not answered either.
         if left <= 0 and (not events or left < -LATE):
             raise TimeoutError
         self.write()
@@ -155,10 +156,10 @@ class Line:
 
 
 class Control:
-    """The guest's kernel by its control line: netlink, modules, sysctls and power.
+    """The guest's kernel as reached over its control line: netlink, modules, sysctls and power.
 
-    `send` and `receive` make it a netlink channel. All that is waited for in its whole life ends
-    at the `deadline`: TimeoutError.
+    `send` and `receive` make it a netlink channel. All waiting during its lifetime ends at the
+    `deadline`: TimeoutError.
     """
 
     def __init__(self, line: Line, deadline: float = math.inf) -> None:
@@ -167,7 +168,7 @@ class Control:
         self._budget = ANSWER_MAX
 
     def left(self) -> float:
-        """The seconds that are left of the conversation; TimeoutError when none are."""
+        """Seconds left for the conversation; TimeoutError if there are none."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -179,14 +180,14 @@ class Control:
         self._line.send(protocol.NETLINK, data)
 
     def receive(self, timeout: float) -> bytes:
-        """The next datagram from the guest's netlink; TimeoutError, BadFrame when there is no end
-        of them."""
+        """The next datagram from the guest's netlink; TimeoutError, BadFrame if there are
+        too many."""
         data = self._line.wait_frame(min(timeout, self.left()), (protocol.ANSWER,)).data
         self._budget = protocol.within(self._budget - protocol.HEAD - len(data), 0, ANSWER_MAX)
         return data
 
     def load_module(self, name: str) -> None:
-        """Load a kernel module in the guest, with what it needs; OSError."""
+        """Load a kernel module and its dependencies in the guest; OSError."""
         self._line.send(protocol.MODULE, name.encode() + b"\0")
         self._done(name)
 

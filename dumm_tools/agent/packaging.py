@@ -1,6 +1,6 @@
-"""The hooks of setuptools (setup.cfg, cmdclass): compile the C parts, and tag the wheel for it.
+"""Hooks for setuptools (setup.cfg, cmdclass): compile the C parts, and tag the wheel accordingly.
 
-Nothing but the package's own build imports this module, nor setuptools.
+Only the package's own build imports this module and setuptools.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import sys
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
-# A build back end does not have the source tree on its path (PEP 517, "Source trees").
+# The source tree is not on the path of a build back end (PEP 517, "Source trees").
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from dumm_tools.agent import HERE, INITRD, JAIL, build
 
 
 class BuildPy(build_py):
-    """Compile into the tree that is being built; for an editable install, where the sources are."""
+    """Compile into the build tree or, for an editable install, into the source tree."""
 
     def run(self) -> None:
         """Copy the modules, then compile."""
@@ -27,21 +27,21 @@ class BuildPy(build_py):
         try:
             build.build(target)
         except build.BuildError as e:
-            # Not an ordinary exception: an editable install takes those for a mere warning.
+            # Not an ordinary exception: an editable install reports those as mere warnings.
             raise SystemExit(str(e)) from None
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
-        """The modules, and what was compiled."""
+        """The modules and the compiled files."""
         made = [os.path.basename(path) for path in (INITRD, JAIL)]
         target = os.path.join(self.build_lib, "dumm_tools", "agent")
         return [*super().get_outputs(include_bytecode), *(os.path.join(target, n) for n in made)]
 
 
 class Wheel(bdist_wheel):
-    """A wheel for any Python on this kind of machine: the C parts use no Python, and no libc."""
+    """A wheel for any Python on this kind of machine: the C parts use neither Python nor libc."""
 
     def finalize_options(self) -> None:
-        """Say that there is machine code before anyone decides where the modules go."""
+        """Declare that there is machine code before the location of the modules is decided."""
         self.distribution.has_ext_modules = lambda: True  # type: ignore[method-assign]
         super().finalize_options()
 

@@ -2,8 +2,8 @@
 what a guest says is taken apart: whatever its kernel sends comes out of here as what an agent may
 say, or as BadFrame.
 
-A guest's root user can have its kernel send anything. A length, a number or a text is believed
-only after it was looked at here.
+A guest's root user can make its kernel send anything. Lengths, numbers and texts are trusted only
+after they have been checked here.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ BOOT_FILE = "xfer/boot"
 BOOT_HOSTNAME, BOOT_INIT, BOOT_MODULE, BOOT_NETLINK = b"H", b"I", b"M", b"N"
 
 INPUT_WINDOW = 16384
-#: Bytes that may be on their way to the agent; more would jam the line for good.
+#: Bytes in flight to the agent; more would block the line forever.
 LINE_WINDOW = 3072
 IN_MAX, OUT_MAX = 192 << 10, 64 << 10
 READY_MAX, FAILED_MAX = 400, 200
 NONCE = 16
-#: The kind and the length of a frame from the guest.
+#: Type and length of a frame from the guest.
 HEAD = 4
 #: Bytes in one frame to the guest: with a margin.
 FRAME_MAX = IN_MAX - 16
@@ -47,7 +47,7 @@ _ERRNO_MAX = 4095  # linux/err.h
 _SIGNAL_MAX = 64  # signal(7)
 _COUNT_MAX = (1 << 32) - 1
 
-#: Each kind: the least and the greatest length; of the number that it begins with, size and limit.
+#: For each type: minimum and maximum length; size and limit of the number that it starts with.
 _FORMS: dict[bytes, tuple[int, int, int, int]] = {
     READY: (NONCE + 6, READY_MAX, 0, 0),
     OUTPUT: (0, _DATA_MAX, 0, 0),
@@ -65,15 +65,15 @@ _FORMS: dict[bytes, tuple[int, int, int, int]] = {
 
 
 class LineLost(Exception):
-    """The guest's kernel ended while we waited for its agent."""
+    """The guest's kernel ended while we were waiting for its agent."""
 
 
 class BadFrame(LineLost):
-    """What came is nothing that an agent says."""
+    """The data is not a valid frame of an agent."""
 
 
 class Frame(NamedTuple):
-    """A frame from the guest: the number that frames of its kind begin with, what follows that."""
+    """A frame from the guest: the number that frames of its type start with, and the rest."""
 
     kind: bytes
     number: int
@@ -81,8 +81,8 @@ class Frame(NamedTuple):
 
 
 class Ready(Record):
-    """What the agent says of itself: the boot it belongs to, its kernel, the other lines that run
-    a program, what failed at boot."""
+    """The agent's report about itself: the boot it belongs to, its kernel, the other lines that run
+    a program, and what failed at boot."""
 
     nonce: str
     release: str
@@ -97,8 +97,8 @@ def frame(kind: bytes, payload: bytes = b"") -> bytes:
 
 
 def frames(inbox: bytearray) -> Iterator[Frame]:
-    """Take the whole frames from what has come; BadFrame at the first that is none, before what
-    it claims to hold is waited for."""
+    """Split off the complete frames in the data; BadFrame at the first invalid one, before waiting
+    for the contents that it announces."""
     at = 0
     try:
         while len(inbox) >= at + HEAD:
@@ -124,9 +124,9 @@ def _size(inbox: bytearray, at: int) -> int:
 
 
 def find_ready(inbox: bytearray, nonce: bytes) -> int:
-    """Where the READY with this nonce begins; -1 where it has not come.
+    """The position of the READY with this nonce; -1 if it has not arrived.
 
-    Not every nonce is in one: a terminal that is not raw yet gives what we said back.
+    A nonce may occur elsewhere: a terminal that is not in raw mode yet echoes our input.
     """
     least, most, _, _ = _FORMS[READY]
     at = inbox.find(nonce)
@@ -138,7 +138,7 @@ def find_ready(inbox: bytearray, nonce: bytes) -> int:
 
 
 def ready(payload: bytes, lines: int) -> Ready:
-    """The text of a READY, of a guest that has so many lines."""
+    """Decode the text of a READY from a guest with this number of lines."""
     form = r"([0-9a-f]{1,64}|-) (\S{1,64}) ([0-9a-f]{16}) (.*)"
     found = re.fullmatch(form, printable(payload[NONCE:]))
     if found is None:
@@ -154,7 +154,8 @@ def ready(payload: bytes, lines: int) -> Ready:
 
 
 def exit_status(status: int) -> int:
-    """What a wait status (wait(2)) says: 0 to 255, or 128 + n where signal n ended the program."""
+    """The exit status for a wait status (wait(2)): 0 to 255, or 128 + n if signal n killed the
+    program."""
     number = status & 0x7F
     if number:
         within(number, 1, _SIGNAL_MAX)
@@ -164,26 +165,26 @@ def exit_status(status: int) -> int:
 
 
 def within(number: int, least: int, most: int) -> int:
-    """The number, if it is one of those; BadFrame."""
+    """The number if it is in the range, else BadFrame."""
     if not least <= number <= most:
         raise BadFrame
     return number
 
 
 def advanced(count: int, before: int, most: int) -> int:
-    """How far a counter of 32 bits has gone on since it was `before`: `most` at most."""
+    """How far a 32-bit counter has advanced since it was `before`: at most `most`."""
     return within((count - before) & _COUNT_MAX, 0, most)
 
 
 def failure(number: int, subject: str) -> OSError:
-    """The error with a number that a guest gave."""
+    """The error for a number that a guest sent."""
     number = within(number, 1, _ERRNO_MAX)
     return OSError(number, os.strerror(number), subject)
 
 
 def printable(text: bytes, most: int = 1 << 16) -> str:
-    """A guest's text for people: so many characters of it at most, those spelt out that a
-    terminal would obey."""
+    """A guest's text for display: truncated to this number of characters, with control characters
+    escaped."""
     decoded = text[: 4 * most].decode(errors="replace")[:most]
     if decoded.isprintable():
         return decoded

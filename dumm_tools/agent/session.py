@@ -1,7 +1,7 @@
-"""A program in the guest, with our stdin, stdout, stderr and signals as its own.
+"""A program in the guest that uses our stdin, stdout, stderr and signals as its own.
 
-Bytes for the program's stdin go over the line while they are few. A line takes 2 MB/s into a
-guest, so larger pieces go by files in run/NAME/xfer, which the agent reads through hostfs.
+Small amounts of data for the program's stdin go over the line. A line carries 2 MB/s into a guest,
+so larger pieces go through files in run/NAME/xfer, which the agent reads through hostfs.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ from dumm_tools.model import Record
 #: Pieces of stdin up to this size go over the line (bytes).
 INLINE_MAX = 8192
 BULK_SIZE = 1 << 20
-#: Stop taking output from the guest while this much waits for our own reader (bytes).
+#: Stop accepting output from the guest while this much is waiting for our own reader (bytes).
 BACKLOG_MAX = 4 << 20
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-#: When nothing happens, how often to see whether the guest has rebooted (milliseconds).
+#: Interval of checks whether the guest has rebooted while nothing happens (milliseconds).
 LOOK_MS = 1000
-#: Seconds from SIGTERM when --timeout has passed, or from a signal that nothing comes of, to our
-#: own end; after half of it a program that had its time gets SIGKILL.
+#: Seconds from SIGTERM after --timeout, or from a signal without effect, to our own exit; after
+#: half of it a program that has exceeded its timeout gets SIGKILL.
 GRACE = 2.0
 INTERRUPT = b"\x03"  # Ctrl-C on a raw terminal
 
 
 class Program(Record):
-    """What to run. An argv of ["~"] is the user's login shell, a cwd of "~" the home directory."""
+    """The program to run. An argv of ["~"] means the user's login shell, a cwd of "~" the home
+    directory."""
 
     argv: Sequence[str]
     env: Mapping[str, str] = {}
@@ -60,7 +61,8 @@ def request(program: Program, rows: int, cols: int) -> bytes:
 
 
 class Ended(Exception):
-    """A signal has ended us, which the guest did not take, or when we were not done with output."""
+    """We were ended by a signal that the guest did not accept, or that came before all output was
+    written."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -68,24 +70,24 @@ class Ended(Exception):
 
 
 class _Sink:
-    """One of our outputs: written only as far as it takes without blocking us."""
+    """One of our outputs, to which we write only as much as it accepts without blocking."""
 
     def __init__(self, fd: int) -> None:
         self._given, self._fd = fd, -1
         self.backlog = bytearray()
 
     def register(self, poll: select.poll) -> None:
-        """Ask for the moment when it takes what waits for it."""
+        """Register for notification when it accepts pending data."""
         if self.backlog:
             if self._fd < 0:
                 try:
                     self._fd = stream.writer(self._given)
-                except OSError:  # it is closed: the write says so
+                except OSError:  # it is closed: the write will fail
                     self._fd = self._given
             poll.register(self._fd, select.POLLOUT)
 
     def write(self, events: dict[int, int]) -> bool:
-        """Write where poll said so; was something taken?"""
+        """Write if poll reported it as ready; return whether something was accepted."""
         if not self.backlog or self._fd not in events:
             return False
         taken = stream.write(self._fd, self.backlog)
@@ -93,36 +95,36 @@ class _Sink:
         return taken > 0
 
     def close(self) -> None:
-        """Close what is ours."""
+        """Close our descriptors."""
         if self._fd not in (-1, self._given):
             os.close(self._fd)
 
 
 class Session:
-    """Runs one program on one line, to its end."""
+    """Runs one program on one line until it ends."""
 
     def __init__(self, line: Line, directory: str, program: Program, deadline: float) -> None:
         self._line = line
         self._directory = directory
         self._program = program
         self._stdin: int | None = 0
-        self._unsent = bytearray()  # read from stdin; the line has no room for it yet
-        self._inline = 0  # bytes sent and not taken yet
-        self._taken_at = 0.0  # when there were none, or some were taken, for the last time
-        self._bulk: list[int] = []  # files sent and not taken yet
+        self._unsent = bytearray()  # read from stdin, not sent yet for lack of room
+        self._inline = 0  # bytes sent but not acknowledged
+        self._taken_at = 0.0  # when there were last none, or some were acknowledged
+        self._bulk: list[int] = []  # files sent but not acknowledged
         self._out, self._err = _Sink(1), _Sink(2)
         self._signals: list[int] = []
         self._status: int | None = None
         self._deadline = deadline
         self._overdue = 0
-        # A signal that ends us unless the guest takes it: where it is in what we sent, until when.
+        # A signal that ends us unless the guest accepts it: its position in the data, deadline.
         self._signalled, self._signal_at, self._signal_until = 0, 0, math.inf
-        self._moved_at = 0.0  # when our reader took something
+        self._moved_at = 0.0  # when our reader last accepted something
         self._boot = self._boot_mark()
 
     def run(self) -> int:
-        """The program's exit status: 0-255, or 128 + n when a signal ended it. ExecFailed when it
-        could not be started, TimedOut, Ended, BrokenPipeError when our own reader went away."""
+        """The program's exit status: 0-255, or 128 + n if a signal killed it. ExecFailed if it
+        could not be started, TimedOut, Ended, BrokenPipeError if our own reader went away."""
         rows, cols = tty.size()
         with self._watch_signals() as wakeup, tty.raw(0, self._program.terminal):
             try:
@@ -148,7 +150,7 @@ class Session:
             sink.register(poll)
         events = dict(poll.poll(self._wait_ms()))
         if not events and self._boot_mark() != self._boot:
-            raise LineLost  # the guest has rebooted, in the same process: nothing will come
+            raise LineLost  # the guest has rebooted, in the same process: no answer will come
         if wakeup in events:
             os.read(wakeup, 512)
         self._forward_signals()
@@ -176,7 +178,7 @@ class Session:
         return max(0, int(min(LOOK_MS, until * 1000 + 1)))
 
     def _boot_mark(self) -> int:
-        """Changes when the guest boots: its agent writes this file anew."""
+        """A value that changes when the guest boots: its agent writes this file anew."""
         try:
             return os.lstat(os.path.join(self._directory, "uml", "ready")).st_mtime_ns
         except OSError:
@@ -186,7 +188,7 @@ class Session:
         now = time.monotonic()
         if now >= self._signal_until:
             self._signal_until = math.inf
-            # What the agent has passed on is the program's to obey, as long as we can hear of it.
+            # Once the agent has delivered it, the program may handle it, as long as we can be told.
             if self._status is None and self._line.taken < self._signal_at:
                 raise Ended(self._signalled)
             if self._waiting() >= BACKLOG_MAX or self._status is not None:
@@ -195,7 +197,7 @@ class Session:
                     raise Ended(self._signalled)
         if now >= self._deadline:
             if self._status is not None or self._overdue > 1:
-                raise self._too_long()  # our reader takes no more, or the guest does not answer
+                raise self._too_long()  # no reader for our output, or no answer from the guest
             number = signal.SIGKILL if self._overdue else signal.SIGTERM
             self._line.send(protocol.SIGNAL, bytes([number]))
             self._overdue += 1
@@ -230,7 +232,7 @@ class Session:
                 self._pass_on(number)
 
     def _pass_on(self, number: int) -> None:
-        """Send the program a signal that ends us where it cannot reach it."""
+        """Send the program a signal, which ends us if it cannot be delivered."""
         if self._status is not None:
             raise Ended(number)
         self._line.send(protocol.SIGNAL, bytes([number]))
@@ -246,7 +248,7 @@ class Session:
             if sink.write(events):
                 self._moved_at = time.monotonic()
         except OSError as e:
-            # As in a pipeline of one machine: the writer learns that nobody reads.
+            # As in a local pipeline: the writer learns that there is no reader.
             for number in (signal.SIGPIPE, signal.SIGHUP):
                 self._line.send(protocol.SIGNAL, bytes([number]))
             if isinstance(e, BrokenPipeError):
@@ -311,13 +313,13 @@ class Session:
             self._unsent += data
 
     def _check_keys(self, data: bytes) -> None:
-        """On a raw terminal Ctrl-C is for the program; when the guest takes no keys, for us."""
+        """On a raw terminal Ctrl-C is for the program or, if the guest accepts no input, for us."""
         stuck = self._inline and time.monotonic() - self._taken_at > GRACE
         if self._program.terminal and INTERRUPT in data and stuck and os.isatty(0):
             raise Ended(signal.SIGINT)
 
     def _gather(self, room: int) -> bytes | None:
-        """What can be read without waiting, `room` bytes at most; None at the end."""
+        """Read what is available without blocking, at most `room` bytes; None at the end."""
         assert self._stdin is not None
         data = bytearray()
         ready = select.poll()
@@ -327,7 +329,7 @@ class Session:
                 piece = os.read(self._stdin, room - len(data))
             except BlockingIOError:
                 break
-            except OSError:  # EIO of a terminal that has gone
+            except OSError:  # EIO from a terminal that is gone
                 piece = b""
             if not piece:
                 return bytes(data) if data else None
@@ -337,8 +339,8 @@ class Session:
         return bytes(data)
 
     def _send_inline(self) -> None:
-        """Send what the window has room for. More than that waits only when a disk was full: then
-        the line carries piece by piece what a file should have, once all files are used up."""
+        """Send as much as the window has room for. More is pending only if a disk was full: then,
+        once all files are used up, the line carries piece by piece what a file should have."""
         if self._bulk or self._status is not None:
             return
         while piece := bytes(self._unsent[: INPUT_WINDOW - self._inline]):
@@ -349,7 +351,7 @@ class Session:
             del self._unsent[: len(piece)]
 
     def _send_bulk(self, data: bytes) -> bool:
-        """Hand a large piece on in a file; False when there is no room for that."""
+        """Pass on a large piece in a file; return False if there is no room for it."""
         which = 1 if 0 in self._bulk else 0
         path = os.path.join(self._directory, "xfer", f"{self._line.number}.{which}")
         try:
@@ -364,7 +366,7 @@ class Session:
         return True
 
     def clean(self) -> None:
-        """Remove the files of this session, close what it opened."""
+        """Remove the files of this session and close its descriptors."""
         self._out.close()
         self._err.close()
         for which in (0, 1):

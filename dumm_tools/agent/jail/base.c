@@ -45,7 +45,7 @@ pid_t clone_into(unsigned long flags, int cgroup, int *pidfd)
 	return (pid_t)syscall(SYS_clone3, &args, sizeof args);
 }
 
-/* One descriptor in one message (unix(7), SCM_RIGHTS). */
+/* A message with a single descriptor (unix(7), SCM_RIGHTS). */
 struct parcel {
 	union {
 		struct cmsghdr head;

@@ -2,10 +2,10 @@
  *
  *   hold --errors FD --pid-file FILE (--map UIDS GIDS | --helpers UIDS GIDS)
  *
- * UIDS and GIDS are lines of uid_map (user_namespaces(7)); with --helpers it is newuidmap and
- * newgidmap that write them. The holder is pid 1 of the lab's pid namespace: when it ends, every
- * guest, tap, bridge and mount of the lab goes with it. Commands enter its namespaces. It reaps what
- * is left to it, and does nothing else. A lock that comes with a descriptor is held until then.
+ * UIDS and GIDS are lines for uid_map (user_namespaces(7)); with --helpers, newuidmap and newgidmap
+ * write them. The holder is pid 1 of the lab's pid namespace: when it ends, every guest, tap, bridge
+ * and mount of the lab disappears. Commands enter its namespaces. It reaps orphans and does nothing
+ * else. A lock on an inherited descriptor is held until it ends.
  */
 #include "hold.h"
 #include "base.h"
@@ -21,7 +21,7 @@ static void write_maps(pid_t pid, const char *uids, const char *gids)
 
 	snprintf(path, sizeof path, "/proc/%d/uid_map", pid);
 	write_file(path, uids);
-	if (geteuid()) { /* who is not root may map its own group only without setgroups(2) */
+	if (geteuid()) { /* an ordinary user may map its own group only if setgroups(2) is denied */
 		snprintf(path, sizeof path, "/proc/%d/setgroups", pid);
 		write_file(path, "deny");
 	}
@@ -80,7 +80,7 @@ static void __attribute__((noreturn)) hold(int go, int ready)
 
 	if (mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL))
 		die("cannot mount /sys");
-	/* Root's guests get a memory ceiling there; a host may have none. */
+	/* Root limits the memory of guests there; a host may have no control groups. */
 	if (cgroups >= 0) {
 		syscall(SYS_move_mount, cgroups, "", AT_FDCWD, "/sys/fs/cgroup", MOVE_MOUNT_F_EMPTY_PATH);
 		close(cgroups);
@@ -89,12 +89,12 @@ static void __attribute__((noreturn)) hold(int go, int ready)
 	setsid();
 	sigfillset(&all);
 	sigprocmask(SIG_BLOCK, &all, NULL);
-	/* Anybody of the lab's user must be able to open our namespaces (ptrace(2), access mode). */
+	/* Processes of the lab's user must be able to open our namespaces (ptrace(2), access mode). */
 	prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
-	/* Commands enter as soon as our pid is written: by then all must be there. */
+	/* Commands enter as soon as our pid is written: everything must be in place by then. */
 	if (write(ready, &c, 1) != 1 || read(go, &c, 1) != 1)
 		_exit(1);
-	close_range(3, ~0U, 0); /* among them status_fd: it holds */
+	close_range(3, ~0U, 0); /* including status_fd: everything is set up */
 	for (;;) {
 		while (waitpid(-1, NULL, WNOHANG) > 0)
 			;
@@ -146,7 +146,7 @@ int run_hold(int argc, char **argv)
 		write_maps(seen, uids, gids);
 	}
 	if (write(go[1], &c, 1) != 1 || read(ready[0], &c, 1) != 1)
-		return 1; /* it has said why */
+		return 1; /* it has reported the error */
 	write_pid(pid_file, pidfd);
 	if (write(go[1], &c, 1) != 1)
 		die("cannot start the holder");

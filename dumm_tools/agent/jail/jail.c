@@ -6,24 +6,24 @@
  *        [--bind|--ro-bind|--dev SRC DST | --tmpfs DST OPTIONS | --dir DST |
  *        --symlink TARGET DST]... -- PROGRAM ARG...
  *
- * There are three processes. The *launcher* is what the caller starts. It makes the *keeper*, pid 1
- * of new pid, mount, ipc and uts namespaces over an empty root with just what was named. The
+ * There are three processes. The caller starts the *launcher*. It creates the *keeper*, pid 1 of new
+ * pid, mount, ipc and uts namespaces with an empty root that contains only what was named. The
  * keeper starts the *program* in a user namespace of its own that maps the ids one to one: it is
- * root there, owns no namespace that it sees, and can make no other; it keeps only what hostfs
- * needs (capabilities(7)), and the system calls of seccomp.c.
+ * root there, owns none of the other namespaces, and cannot create any; it keeps only the
+ * capabilities that hostfs needs (capabilities(7)), and the system calls in seccomp.c.
  *
- * The keeper alone has the COUNT descriptors from FIRST on, which are locks: so the program can
- * neither release nor touch them. It cannot reach the keeper either, which lives in the user
- * namespace above. The keeper writes what the program prints to the log FD (log.c). When the program
- * ends, the keeper kills what it left, and ends. Other descriptors that are not close-on-exec go to
- * the program.
+ * Only the keeper has the COUNT descriptors from FIRST on, which are locks, so the program can neither
+ * release nor touch them. It cannot reach the keeper either, which is in the parent user namespace.
+ * The keeper writes the program's output to the log FD (log.c). When the program ends, the keeper
+ * kills the processes left over and exits. Other descriptors that are not close-on-exec are inherited
+ * by the program.
  *
- * With --user the program's real user is one that nobody else is, while it still is root of its user
- * namespace otherwise. What the host counts by real user it then has to itself: processes, and
- * struct user_struct (linux/sched/user.h) with descriptors in messages that nobody has received,
- * files that epoll(7) watches, and memory for pipes. Its user namespace belongs to that user too: so
- * the host's other counts by user (ucounts) are its own as well, up to the user namespace of the
- * lab, if that has one: there they are added to its owner's.
+ * With --user, the program has a real user id that nothing else uses, but is otherwise still root of
+ * its user namespace. It then has its own share of everything that the host accounts per real user:
+ * processes, and struct user_struct (linux/sched/user.h) with descriptors in messages that nobody has
+ * received, files watched by epoll(7), and memory for pipes. Its user namespace belongs to that user
+ * as well, so the other per-user counts of the host (ucounts) are its own, too, up to the user
+ * namespace of the lab, if there is one: there they are added to those of its owner.
  *
  * The launcher writes the program's "PID STARTTIME" (proc_pid_stat(5), field 22) to FILE before the
  * program may start, and returns as soon as it has. What fails is one line on descriptor FD. The
@@ -36,9 +36,9 @@
 
 #include <sys/socket.h>
 
-/* Have all that we start be in a control group: of version 1, where we go there ourselves, or of
- * version 2, whose descriptor the keeper's clone_into takes. In neither way is it "cgroup.procs",
- * for which the kernel waits until each of its processors has been idle or has switched tasks
+/* Put everything that we start into a control group: with version 1 by entering it ourselves, with
+ * version 2 by its descriptor, for the keeper's clone_into. Neither writes to "cgroup.procs", for which
+ * the kernel waits until each processor has been idle or has switched tasks
  * (cgroup_threadgroup_rwsem, kernel/cgroup/cgroup.c): 10 ms. */
 static int enter_cgroup(const char *directory)
 {
@@ -88,7 +88,7 @@ int run_jail(int argc, char **argv)
 	close(report[1]);
 	int program = receive_fd(report[0]);
 
-	if (program < 0) /* it has said why */
+	if (program < 0) /* it has reported the error */
 		_exit(1);
 	write_pid(o.pid_file, program);
 	if (write(go[1], &c, 1) != 1)

@@ -1,8 +1,9 @@
-/* The log of what the program prints, written by the keeper: the program has but the end of a pipe.
+/* The log of the program's output, written by the keeper: the program has only one end of a pipe.
  *
- * It is LOG_MAX long at most. Then its older half goes, whole lines of it, and a line in its place
- * says how many bytes have gone in all: so whoever reads along knows where it is (console_log.py).
- * What does not fit on the disk is lost; the pipe is read all the same, or the guest would wait.
+ * It is limited to LOG_MAX. When it is full, its older half is discarded, in whole lines, and replaced
+ * with a line that says how many bytes have been discarded in total, so that readers know their
+ * position (console_log.py). Output that does not fit on the disk is lost; the pipe is still read,
+ * or the guest would block.
  */
 #include "log.h"
 #include "base.h"
@@ -12,8 +13,8 @@
 
 static int log_fd = -1;
 static off_t size;		    /* of the log */
-static unsigned long long gone;	    /* bytes of the program's that have left it */
-static off_t head;		    /* how long the line is that says so */
+static unsigned long long gone;	    /* bytes of output that were discarded */
+static off_t head;		    /* length of the line that says so */
 static char piece[1 << 16];
 
 void log_to(int fd)
@@ -24,7 +25,7 @@ void log_to(int fd)
 	size = fd < 0 || fstat(fd, &st) ? 0 : st.st_size;
 }
 
-/* The start of the first line from `at` on; where none begins in a piece, `at`. */
+/* The start of the first line from `at` on; `at` if no line starts within a piece. */
 static off_t line_from(off_t at)
 {
 	ssize_t n = pread(log_fd, piece, sizeof piece, at);
@@ -41,11 +42,11 @@ static void drop_older_half(void)
 	gone += (unsigned long long)(from - head);
 	head = snprintf(line, sizeof line, "[%llu bytes before this are gone]\n", gone);
 	if (pwrite(log_fd, line, (size_t)head, 0) != head)
-		head = 0; /* no worse: a line more or less at the top */
+		head = 0; /* harmless: a line more or less at the top */
 	for (to = head; from < size;) {
 		ssize_t n = pread(log_fd, piece, sizeof piece, from);
 
-		/* It moves towards the start, by more than a piece: so nothing is written over unread. */
+		/* Data moves towards the start by more than a piece, so nothing unread is overwritten. */
 		if (n <= 0 || pwrite(log_fd, piece, (size_t)n, to) != n)
 			break;
 		from += n;

@@ -1,4 +1,4 @@
-/* The host's side of a guest in C: `jail` starts a program in a jail, `hold` keeps a lab's
+/* The C code on the host's side: `jail` starts a program in a jail, `hold` keeps a lab's
  * namespaces. */
 #include "hold.h"
 #include "jail.h"

@@ -5,7 +5,7 @@
 
 #define COUNT(list) (sizeof(list) / sizeof *(list))
 
-/* A number of decimal digits only, `most` at most. */
+/* A number of decimal digits only, no larger than `most`. */
 static bool number(const char *text, unsigned long most, unsigned long *value)
 {
 	char *end;
@@ -78,7 +78,7 @@ static bool numeric(const char *what, const char *a, const char *b, struct order
 	return true;
 }
 
-/* What is mounted or made is named from the root on. */
+/* Targets are absolute paths. */
 static bool is_step(const char *what, const char *a, const char *b)
 {
 	static const char *const pairs[] = { "bind", "ro-bind", "dev", "symlink" };
@@ -126,7 +126,7 @@ bool parse(int argc, char **argv, struct order *o)
 		else
 			return false;
 	}
-	/* The log is among what only the keeper has. */
+	/* The log is one of the keeper's descriptors. */
 	if (o->log >= 0 && ((unsigned)o->log < o->hold || (unsigned)o->log - o->hold >= o->holds))
 		return false;
 	if (!o->pid_file || i + 1 >= argc)

@@ -25,11 +25,11 @@ struct order {
 	uid_t user;		    /* the program's real user; 0: root */
 	gid_t group;		    /* its supplementary group; 0: none */
 	rlim_t data, processes, files, signals; /* limits; 0: none */
-	bool passing;		    /* it may pass descriptors in messages */
+	bool passing;		    /* whether it may pass descriptors in messages */
 	char **argv;
 };
 
-/* Read the command line into *o; what goes wrong is a mistake of the caller's. */
+/* Parse the command line into *o; errors are mistakes of the caller. */
 bool parse(int argc, char **argv, struct order *o);
 
 #endif

@@ -1,16 +1,16 @@
 /* Which system calls the jail leaves its program (seccomp(2)).
  *
- * A list of what may be called, not of what may not: what a kernel of User Mode Linux asks of its
- * host (arch/um/os-Linux, the *_user.c of arch/um/drivers, fs/hostfs/hostfs_user.c), and the C
- * library below it. All else, and whatever later kernels add, is not there (ENOSYS): so a C
- * library falls back from what is new. The filter stays over fork and exec, and adds to those that
- * the program installs for its own children.
+ * This is an allow list: the calls made by a User Mode Linux kernel (arch/um/os-Linux, the *_user.c of
+ * arch/um/drivers, fs/hostfs/hostfs_user.c) and by the C library underneath. All other calls,
+ * including those that later kernels add, fail with ENOSYS, so that a C library falls back to older
+ * ones. The filter survives fork and exec, and is combined with those that the program installs for
+ * its own children.
  *
- * Where a call makes or changes something, its arguments are on a list too, of what UML 6.1, 6.12
- * and 7.2 pass.
+ * For calls that create or change something, the arguments are restricted as well, to those that UML
+ * 6.1, 6.12 and 7.2 pass.
  *
- * What is decided by the number alone costs nothing: the host keeps a bitmap of those. The others
- * come first in the filter.
+ * Calls that are decided by their number alone cost nothing, as the host keeps a bitmap of them. The
+ * others come first in the filter.
  */
 #include "seccomp.h"
 #include "filter.h"
@@ -31,7 +31,7 @@
 #endif
 
 static const unsigned short ALLOWED[] = {
-	/* files that are open */
+	/* open files */
 	SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_preadv, SYS_pwritev,
 	SYS_lseek, SYS_close, SYS_close_range, SYS_dup, SYS_dup2, SYS_dup3, SYS_fsync, SYS_fdatasync,
 	SYS_ftruncate, SYS_fallocate, SYS_fadvise64, SYS_fstat, SYS_fstatfs, SYS_getdents,
@@ -43,37 +43,37 @@ static const unsigned short ALLOWED[] = {
 	SYS_renameat, SYS_renameat2, SYS_link, SYS_linkat, SYS_symlink, SYS_symlinkat, SYS_mknod,
 	SYS_mknodat, SYS_chmod, SYS_fchmodat, SYS_chown, SYS_lchown, SYS_fchownat, SYS_umask,
 	SYS_utime, SYS_utimes, SYS_futimesat, SYS_utimensat,
-	/* memory, all but mmap and madvise; by mremap a stack would grow beyond all limits */
+	/* memory, except mmap and madvise; with mremap, a stack could grow beyond all limits */
 	SYS_munmap, SYS_mprotect, SYS_msync, SYS_brk,
 	/* waiting; UML's own pipes are pairs of sockets */
 	SYS_poll, SYS_ppoll, SYS_select, SYS_pselect6, SYS_epoll_create, SYS_epoll_create1,
 	SYS_epoll_ctl, SYS_epoll_wait, SYS_epoll_pwait, SYS_eventfd2, SYS_signalfd4, SYS_futex,
 	SYS_pause, SYS_sched_yield,
-	/* signals and time, all but kill and timer_create */
+	/* signals and time, except kill and timer_create */
 	SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigsuspend, SYS_rt_sigpending,
 	SYS_rt_sigtimedwait, SYS_sigaltstack, SYS_tkill, SYS_tgkill, SYS_restart_syscall, SYS_alarm,
 	SYS_setitimer, SYS_getitimer, SYS_timer_settime, SYS_timer_gettime, SYS_timer_getoverrun,
 	SYS_timer_delete, SYS_nanosleep, SYS_clock_nanosleep, SYS_clock_gettime, SYS_clock_getres,
 	SYS_gettimeofday, SYS_time, SYS_times,
-	/* processes and threads, all but clone, ptrace, prctl, arch_prctl and seccomp; each sees those
+	/* processes and threads, except clone, ptrace, prctl, arch_prctl and seccomp; each sees those
 	 * of its own jail only */
 	SYS_fork, SYS_vfork, SYS_execve, SYS_execveat, SYS_exit, SYS_exit_group, SYS_wait4, SYS_waitid,
 	SYS_set_tid_address, SYS_set_robust_list, SYS_get_robust_list, SYS_rseq, SYS_membarrier,
 	SYS_sched_getaffinity, SYS_getcpu, SYS_getrlimit, SYS_setrlimit, SYS_getrusage, SYS_modify_ldt,
 	SYS_set_thread_area, SYS_get_thread_area,
-	/* who and where one is */
+	/* identity and environment */
 	SYS_getpid, SYS_getppid, SYS_gettid, SYS_getpgrp, SYS_getpgid, SYS_getsid, SYS_setsid,
 	SYS_setpgid, SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid, SYS_getresuid, SYS_getresgid,
 	SYS_getgroups, SYS_uname, SYS_sysinfo, SYS_getrandom,
-	/* sockets that are open: the mconsole's, and pairs. None connects anywhere. */
+	/* open sockets: the mconsole's, and pairs. None of them connects to anything. */
 	SYS_shutdown, SYS_sendto, SYS_recvfrom,
 };
 
-/* Descriptors in messages: what a kernel since Linux 6.16 hands to its processes with seccomp=on, and
- * no other needs. Those that nobody has received are counted by user (unix(7), ETOOMANYREFS). */
+/* Descriptors in messages: kernels since Linux 6.16 pass them to their processes with seccomp=on; no
+ * others need them. Those that nobody has received are counted per user (unix(7), ETOOMANYREFS). */
 static const unsigned short PASSING[] = { SYS_sendmsg, SYS_recvmsg };
 
-/* Terminals, and taps that exist already. */
+/* Terminals and existing taps. */
 static const unsigned IOCTLS[] = {
 	TCGETS, TCSETS, TCSETSW, TCSETSF, 0x802c542a /* TCGETS2 */, 0x402c542b, 0x402c542c, 0x402c542d,
 	TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIOASYNC,
@@ -84,7 +84,7 @@ static const unsigned IOCTLS[] = {
 	(MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK |           \
 	 MAP_DENYWRITE | MAP_EXECUTABLE)
 
-/* What fork(3), pthread_create(3), posix_spawn(3) and UML ask for. */
+/* Flags used by fork(3), pthread_create(3), posix_spawn(3) and UML. */
 #define CLONES                                                                                \
 	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_VFORK | CLONE_THREAD |             \
 	 CLONE_SYSVSEM | CLONE_SETTLS | CLONE_PARENT | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID |   \
@@ -92,12 +92,12 @@ static const unsigned IOCTLS[] = {
 
 static const unsigned ADVICE[] = { MADV_DONTNEED, MADV_REMOVE, MADV_DONTFORK, MADV_DONTDUMP };
 
-/* Signals that one may send whole processes: each of these can wait in each process, and what waits
- * counts for all of a user's guests (sigqueue(3)). */
+/* Signals that may be sent to whole processes: each of them can be pending in each process, and the
+ * pending ones of all guests of a user are added up (sigqueue(3)). */
 static const unsigned SIGNALS[] = { 0, SIGINT, SIGABRT, SIGKILL, SIGUSR1, SIGALRM, SIGTERM, SIGCONT,
 				    SIGSTOP };
 
-/* Those of a tracer whose child asked to be traced; there is no attaching. */
+/* Requests of a tracer whose child asked to be traced; attaching is not possible. */
 static const unsigned TRACING[] = {
 	PTRACE_TRACEME, PTRACE_PEEKUSER, PTRACE_POKEUSER, PTRACE_CONT, PTRACE_KILL,
 	PTRACE_SINGLESTEP, PTRACE_GETREGS, PTRACE_SETREGS, PTRACE_GETFPREGS, PTRACE_SETFPREGS,
@@ -112,7 +112,7 @@ static const unsigned PROCESS_OPTIONS[] = { PR_SET_PDEATHSIG, PR_SET_NAME, PR_GE
 
 static const unsigned SEGMENTS[] = { ARCH_SET_GS, ARCH_SET_FS, ARCH_GET_FS, ARCH_GET_GS };
 
-/* No leases, which make the host wait, no larger pipes, and none that waits for a lock. */
+/* No leases, which make the host wait, no larger pipes, and no waiting for locks. */
 static const unsigned DESCRIPTORS[] = { F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK,
 					F_SETOWN, F_GETOWN, F_DUPFD_CLOEXEC };
 
@@ -130,14 +130,14 @@ static void rule_mmap(void)
 	load_argument(1);
 	skip_unless_above(8192);
 	deny(ENOMEM);
-	load(offsetof(struct seccomp_data, args) + 8 + 4); /* and of the length the upper half */
+	load(offsetof(struct seccomp_data, args) + 8 + 4); /* and the upper half of the length */
 	skip_if(0);
 	deny(ENOMEM);
 	answer(SECCOMP_RET_ALLOW);
 	end_call(call);
 }
 
-/* No namespaces, no tracing by birth, no signal at the end but SIGCHLD. */
+/* No namespaces, no tracing from birth, no exit signal other than SIGCHLD. */
 static void rule_clone(void)
 {
 	unsigned short call = begin_call(SYS_clone);
@@ -169,10 +169,10 @@ static void rule_fcntl(void)
 	end_call(call);
 }
 
-/* The mconsole is a datagram socket with a name; the network is reached by taps alone. The name is a
- * file's: UML always says that it is as long as names can be, and then the kernel takes it up to the
- * first zero. Abstract names belong to the network namespace; they are as long as they are, and one
- * without any is given an abstract one. */
+/* The mconsole is a datagram socket with a name; the network is reached through taps only. Its name is
+ * that of a file: UML always passes the maximum length, and the kernel takes the name up to the first
+ * zero. Abstract names belong to the network namespace; they are as long as the length says, and a
+ * socket bound without a name gets an abstract one. */
 static void rule_sockets(void)
 {
 	const unsigned ignored = SOCK_CLOEXEC | SOCK_NONBLOCK;
@@ -211,12 +211,12 @@ static void rule_timer(void)
 {
 	unsigned short call = begin_call(SYS_timer_create);
 
-	need_argument(0, 0, CLOCK_MONOTONIC, EINVAL); /* none that wakes the host */
+	need_argument(0, 0, CLOCK_MONOTONIC, EINVAL); /* none that wakes up the host */
 	answer(SECCOMP_RET_ALLOW);
 	end_call(call);
 }
 
-/* One's own limits. */
+/* Its own limits. */
 static void rule_limits(void)
 {
 	unsigned short call = begin_call(SYS_prlimit64);
@@ -228,7 +228,7 @@ static void rule_limits(void)
 
 static void build(bool passing)
 {
-	/* UML looks whether its addresses are random. */
+	/* UML checks whether its addresses are randomized. */
 	static const unsigned personalities[] = { 0xffffffff, PER_LINUX | ADDR_NO_RANDOMIZE };
 
 	load(offsetof(struct seccomp_data, arch));
