@@ -1,4 +1,4 @@
-"""Addresses as the user writes them: A/P and MACs, checked and put in one form."""
+"""Addresses as users write them: A/P and MAC addresses, validated and normalized."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Container
 
 from dumm_tools.errors import Conflict, NotFound, Usage
 
-#: Octets an IP packet may have at least and, on a tap, at most: 65535 less the Ethernet header.
+#: Minimum MTU of IPv4, and maximum on a tap: 65535 less the Ethernet header.
 MTU_MIN = 68
 MTU_MAX = 65521
-#: What IPv6 asks of a link (RFC 8200, section 5); the kernel has no IPv6 on one with less.
+#: Minimum MTU of IPv6 (RFC 8200, section 5); below it the kernel disables IPv6.
 MTU_MIN_IPV6 = 1280
 
 
 def interface(text: str) -> str:
-    """Return an address with its prefix length in its usual form, host bits kept; Usage."""
+    """Return an address with its prefix length in canonical form, keeping host bits; Usage."""
     import socket
 
     address, slash, prefix = text.partition("/")
@@ -42,8 +42,8 @@ def interface(text: str) -> str:
 
 
 def is_reserved(text: str, of: str) -> bool:
-    """Is an IPv4 address the network itself, or its broadcast address, where it is in the network
-    of A/P? One with two addresses or one has neither (RFC 3021)."""
+    """Whether an IPv4 address is the network or broadcast address of the network A/P. Networks with
+    one or two addresses have neither (RFC 3021)."""
     number, bits, _ = _split(text)
     other, width, length = _split(of)
     host = (1 << width - length) - 1
@@ -53,12 +53,12 @@ def is_reserved(text: str, of: str) -> bool:
 
 
 def interfaces(texts: tuple[str, ...] | list[str]) -> list[str]:
-    """All of them in their usual form, each once."""
+    """All of them in canonical form, without duplicates."""
     return list(dict.fromkeys(interface(t) for t in texts))
 
 
 def host(text: str) -> str:
-    """Return an address without a prefix length, as of a gateway, in its usual form; Usage."""
+    """Return an address without a prefix length, such as a gateway, in canonical form; Usage."""
     import socket
 
     family = socket.AF_INET6 if ":" in text else socket.AF_INET
@@ -73,7 +73,7 @@ def host(text: str) -> str:
 
 
 def _split(text: str) -> tuple[int, int, int]:
-    """(number, bits, prefix length) of an address in its usual form."""
+    """(number, bits, prefix length) of an address in canonical form."""
     import socket
 
     part, _, prefix = text.partition("/")
@@ -83,8 +83,8 @@ def _split(text: str) -> tuple[int, int, int]:
 
 
 def network(text: str, *, strict: bool = True) -> str:
-    """Return a destination, A/P or one address, in its usual form, A/P; Usage. With `strict` host
-    bits are none of it."""
+    """Return a destination, A/P or a single address, in canonical form, A/P; Usage. With `strict`,
+    host bits are not allowed."""
     import socket
 
     part, slash, prefix = text.partition("/")
@@ -106,8 +106,8 @@ def network(text: str, *, strict: bool = True) -> str:
 
 
 def is_near(gateway: str, addresses: list[str]) -> bool:
-    """Is a gateway in a network that a device with these addresses is in? IPv6 has a link-local
-    one on each link."""
+    """Whether a gateway is in a network of a device with these addresses. IPv6 has a link-local
+    network on each link."""
     number, bits, _ = _split(gateway)
     if bits == 128 and number >> 118 == 0xFE80 >> 6:
         return True
@@ -119,18 +119,18 @@ def is_near(gateway: str, addresses: list[str]) -> bool:
 
 
 def is_v6(address: str) -> bool:
-    """Is it IPv6? For one in its usual form."""
+    """Whether it is IPv6; for an address in canonical form."""
     return ":" in address
 
 
 def same(one: str, other: str) -> bool:
-    """May a device have only one of the two? IPv4 takes an address once for each prefix length,
-    IPv6 takes it once."""
+    """Whether a device can have only one of the two. IPv4 allows an address once for each prefix
+    length, IPv6 allows it once."""
     return one == other or (is_v6(one) and one.partition("/")[0] == other.partition("/")[0])
 
 
 def new_ones(owner: str, present: list[str], wanted: list[str], *, may_exist: bool) -> list[str]:
-    """Those of `wanted` that `owner` has not yet; Conflict when it may not have one twice."""
+    """Those of `wanted` that `owner` does not have yet; Conflict if it may not have one twice."""
     new: list[str] = []
     for text in wanted:
         if may_exist and text in present:
@@ -142,7 +142,7 @@ def new_ones(owner: str, present: list[str], wanted: list[str], *, may_exist: bo
 
 
 def without(owner: str, present: list[str], unwanted: list[str], *, if_exists: bool) -> list[str]:
-    """`present` without `unwanted`; NotFound for one that is not there."""
+    """`present` without `unwanted`; NotFound for a missing one."""
     for text in unwanted:
         if text not in present and not if_exists:
             raise NotFound(f"'{owner}' has no address '{text}'")
@@ -150,7 +150,7 @@ def without(owner: str, present: list[str], unwanted: list[str], *, if_exists: b
 
 
 def mac(text: str) -> str:
-    """Return a MAC address in lower case; Usage when it is none that a device may have."""
+    """Return a MAC address in lower case; Usage if a device cannot have it."""
     parts = text.lower().split(":")
     hexadecimal = set("0123456789abcdef")
     if len(parts) != 6 or any(len(p) != 2 or not set(p) <= hexadecimal for p in parts):
@@ -163,11 +163,11 @@ def mac(text: str) -> str:
 
 
 def made_mac(seed: str, taken: Container[str] = ()) -> str:
-    """A stable, locally administered MAC address for what `seed` names, none of `taken`."""
+    """A stable, locally administered MAC address derived from `seed`, not in `taken`."""
     salt = 0
     while True:
         text = f"{seed} {salt}".encode()
-        # 40 bits: two checksums, of different polynomials' worth of the same text.
+        # 40 bits: from two different checksums of the same text.
         octets = (zlib.crc32(text) << 8 | zlib.adler32(text) & 0xFF).to_bytes(5, "big")
         found = ":".join(["02", *(f"{o:02x}" for o in octets)])
         if found not in taken:
@@ -176,13 +176,13 @@ def made_mac(seed: str, taken: Container[str] = ()) -> str:
 
 
 def mtu(value: int) -> int:
-    """Return an MTU that a tap may have; Usage otherwise."""
+    """Return a valid MTU for a tap; Usage otherwise."""
     if not MTU_MIN <= value <= MTU_MAX:
         raise Usage(f"bad MTU {value}", hint=f"{MTU_MIN} to {MTU_MAX}")
     return value
 
 
 def fits(value: int, addresses: list[str]) -> None:
-    """Raise Usage when an MTU leaves no room for the IPv6 addresses among `addresses`."""
+    """Raise Usage if an MTU is too small for the IPv6 addresses among `addresses`."""
     if value < MTU_MIN_IPV6 and any(is_v6(a) for a in addresses):
         raise Usage(f"an IPv6 address needs an MTU of {MTU_MIN_IPV6} or more, not {value}")

@@ -1,7 +1,7 @@
-"""The errors of the suite and their exit codes; one table that code and manuals share.
+"""The errors of the suite and their exit codes; one table shared by code and manuals.
 
-Functions under `linux/` raise plain `OSError`; the domain translates what it can explain
-into one of these. Only `cli/common.py` turns them into an exit.
+Functions under `linux/` raise plain `OSError`; the domain translates what it can explain into one
+of these. Only `cli/common.py` turns them into an exit status.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXEC_EXIT_CODES: dict[int, str] = {
 
 
 class DummError(Exception):
-    """A failure with a one-line message and, where it helps, a hint."""
+    """A failure with a one-line message and, if useful, a hint."""
 
     exit_code = 1
 
@@ -33,13 +33,13 @@ class DummError(Exception):
 
 
 class Usage(DummError):
-    """An operand or option that makes no sense (exit 2)."""
+    """An operand or option that does not make sense (exit 2)."""
 
     exit_code = 2
 
 
 class NotFound(DummError):
-    """The object named does not exist (exit 3)."""
+    """The named object does not exist (exit 3)."""
 
     exit_code = 3
 
@@ -74,6 +74,6 @@ def explain(error: Exception) -> str:
 
 
 def os_reason(error: OSError) -> str:
-    """The errno text of `error`, with the file it is about when there is one."""
+    """The errno text of `error`, with the file concerned if there is one."""
     text = error.strerror or str(error)
     return f"{error.filename}: {text}" if error.filename else text

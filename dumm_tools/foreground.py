@@ -1,6 +1,6 @@
 """Programs that `dumm-fs` runs for its own work: apt, dpkg, tar, mmdebstrap. The only user of `sh`.
 
-`sh` takes long to import and starts threads: nothing here is for guests or for reading verbs.
+`sh` is slow to import and starts threads: do not use this for guests or in reading verbs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SIGKILL = 9
 
 
 class ProgramFailed(DummError):
-    """A program ended badly; `stderr` is all that it said."""
+    """A program failed; `stderr` is its complete error output."""
 
     def __init__(self, message: str, stderr: str) -> None:
         super().__init__(message)
@@ -32,9 +32,9 @@ def run(
     line: Callable[[str], None] | None = None,
     error_line: Callable[[str], None] | None = None,
 ) -> str:
-    """Run a program to its end and return its stdout, or hand it to `line` as it comes.
+    """Run a program to its end and return its stdout, or pass it to `line` as it arrives.
 
-    ProgramFailed when it ends badly, DummError when it is not installed. It dies with us.
+    ProgramFailed if it fails, DummError if it is not installed. It dies with us.
     """
     import shlex
 
@@ -84,8 +84,8 @@ def run(
 
 
 def end_threads() -> None:
-    """Wait until the threads that `sh` has started have ended: a process that makes a user
-    namespace may have none (unshare(2))."""
+    """Wait for the threads that `sh` has started to end: a process that creates a user namespace
+    must not have any (unshare(2))."""
     import threading
     import time
 
@@ -93,13 +93,13 @@ def end_threads() -> None:
     for thread in threading.enumerate():
         if thread is not threading.current_thread():
             thread.join(max(0.0, deadline - time.monotonic()))
-    # Python is done with a thread a moment before the kernel is, and nothing tells of that.
+    # Python is done with a thread a moment before the kernel is, without any notification.
     while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < deadline:
         time.sleep(0.001)
 
 
 def _before_exec() -> Callable[[], None]:
-    """What the child does before its exec; the library is loaded here, on the safe side of fork."""
+    """The child's work before exec; the library is loaded here, before the fork."""
     import ctypes
 
     libc = ctypes.CDLL(None)
@@ -112,9 +112,9 @@ def _before_exec() -> Callable[[], None]:
 
 @contextlib.contextmanager
 def decompressed(argv: Sequence[str], chunks: Iterator[bytes]) -> Iterator[int]:
-    """Feed `chunks` to a program such as `zstd -dc`; yields a descriptor to read its stdout from.
+    """Feed `chunks` to a program such as `zstd -dc`; yield a descriptor to read its stdout from.
 
-    Raises when the program found its input to be broken.
+    Raises if the program found its input to be corrupt.
     """
     import sh
 
@@ -148,7 +148,8 @@ def decompressed(argv: Sequence[str], chunks: Iterator[bytes]) -> Iterator[int]:
 
 
 def _reason(stderr: str) -> str:
-    """The line that says why: apt's first `E:`, a full disk wherever it shows, else the last."""
+    """The line with the reason: the first `E:` of apt, a full disk wherever it appears, or else the
+    last line."""
     lines = [text.strip() for text in stderr.splitlines() if text.strip()]
     for text in lines:
         if "No space left on device" in text:

@@ -1,7 +1,7 @@
-"""What goes to standard error, which nothing else writes to: messages, hints, progress.
+"""Standard error: messages, hints, progress. Nothing else writes to it.
 
-A guest, an archive or a file's name may be part of any of it, and are not for the terminal to
-obey: control characters are spelt out here, on the way out, whoever says it.
+Any of these may contain text from a guest, an archive or a file name, which must not control the
+terminal: control characters are escaped here, on output, wherever the text comes from.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ _CLEAR = "\r\x1b[K"
 
 
 def say(*lines: str, over: bool = False) -> None:
-    """Print lines; `over` a line of progress that may stand there."""
+    """Print lines; `over` replaces a progress line, if there is one."""
     shown = "".join(f"{printable(line)}\n" for line in lines)
     _write(f"{_CLEAR}{shown}" if over and on_terminal() else shown)
 
 
 def progress(text: str) -> None:
-    """Show a line in place of the last one, on a terminal."""
+    """Show a line in place of the previous one, on a terminal."""
     _write(f"{_CLEAR}{printable(text)}")
 
 
 def clear() -> None:
-    """Take away the line of progress."""
+    """Remove the progress line."""
     _write(_CLEAR)
 
 
 def on_terminal() -> bool:
-    """Is there somebody to show a changing line to?"""
+    """Whether progress can be shown to somebody."""
     return sys.stderr.isatty()
 
 
 def printable(text: str) -> str:
-    """`text` with what does not print spelt out, bytes that are no text too."""
+    """`text` with unprintable characters escaped, including bytes that are not valid UTF-8."""
     return text if text.isprintable() else "".join(map(_spelt, text))
 
 
@@ -42,7 +42,7 @@ def _spelt(char: str) -> str:
     if char.isprintable():
         return char
     code = ord(char)
-    # A byte that is no UTF-8 stands there as a surrogate (PEP 383); 0x9b begins an escape sequence.
+    # Invalid UTF-8 is represented by surrogates (PEP 383); 0x9b starts an escape sequence.
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(char)[1:-1]
 
 
@@ -50,5 +50,5 @@ def _write(text: str) -> None:
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
-    except OSError:  # a full disk behind stderr changes no exit status, now or at our end
+    except OSError:  # a full disk under stderr must not change the exit status, now or at the end
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -1,7 +1,7 @@
-"""What names may look like (dumm(7), NAMES); checked before any system call.
+"""The syntax of names (dumm(7), NAMES), checked before any system call.
 
-pyroute2 and the tap ioctl cut names that are too long without an error, so nothing may
-reach them that was not checked here.
+pyroute2 and the tap ioctl truncate names that are too long without an error, so names must be
+checked here before they get there.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import zlib
 
 from dumm_tools.errors import Usage
 
-#: Bytes in a kernel device name, without the final NUL (IFNAMSIZ, linux/if.h).
+#: Maximum length of a kernel device name, without the final NUL (IFNAMSIZ, linux/if.h).
 DEVICE_NAME_MAX = 15
 
 _GUEST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _DEVICE = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,14}")
-#: Devices that a guest's kernel has or makes itself, and directories of its sysctls.
+#: Devices that a guest's kernel creates itself, and directories of its sysctls.
 _TAKEN = re.compile(r"lo|all|default|vec[0-9]+")
 _BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _PACK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,63}")
 
 
 def guest(name: str) -> str:
-    """Return `name` if it may name a guest; raise Usage otherwise."""
+    """Return `name` if it is a valid guest name; raise Usage otherwise."""
     if not is_guest(name):
         raise Usage(
             f"bad guest name {name!r}",
@@ -33,12 +33,12 @@ def guest(name: str) -> str:
 
 
 def is_guest(name: str) -> bool:
-    """Might this name a guest?"""
+    """Whether this is a valid guest name."""
     return _GUEST.fullmatch(name) is not None
 
 
 def device(name: str) -> str:
-    """Return `name` if it may name a device inside a guest; raise Usage otherwise."""
+    """Return `name` if it is a valid name of a device in a guest; raise Usage otherwise."""
     if not _DEVICE.fullmatch(name):
         raise Usage(
             f"bad device name {name!r}",
@@ -50,7 +50,7 @@ def device(name: str) -> str:
 
 
 def bridge(name: str) -> str:
-    """Return `name` if it may name a bridge; raise Usage otherwise."""
+    """Return `name` if it is a valid bridge name; raise Usage otherwise."""
     if not _BRIDGE.fullmatch(name) or name in ("all", "default"):
         raise Usage(
             f"bad bridge name {name!r}",
@@ -60,7 +60,8 @@ def bridge(name: str) -> str:
 
 
 def pack(name: str, what: str = "name") -> str:
-    """Return `name` if it may name a kernel pack, a master or a template; raise Usage otherwise."""
+    """Return `name` if it is a valid name of a kernel pack, master or template; raise Usage
+    otherwise."""
     if not _PACK.fullmatch(name):
         raise Usage(
             f"bad {what} {name!r}",
@@ -70,7 +71,7 @@ def pack(name: str, what: str = "name") -> str:
 
 
 def interface(name: str) -> tuple[str, str]:
-    """Split GUEST-DEVICE at its last dash into the guest's and the device's name."""
+    """Split GUEST-DEVICE at its last dash into the names of the guest and the device."""
     owner, dash, dev = name.rpartition("-")
     if not dash:
         raise Usage(f"bad interface name {name!r}", hint="an interface is GUEST-DEVICE: alice-eth0")
@@ -78,12 +79,12 @@ def interface(name: str) -> tuple[str, str]:
 
 
 def tap(interface_name: str) -> str:
-    """The host's name for an interface's tap: the name itself, or a stable short one."""
+    """The name of an interface's tap: the name itself, or a stable short one."""
     if len(interface_name) <= DEVICE_NAME_MAX:
         return interface_name
     owner, _, dev = interface_name.rpartition("-")
     digest = f"{zlib.crc32(interface_name.encode()):08x}"
-    # The hash alone makes it unique; what is left of the names is for the reader of `ip link`.
+    # The hash makes it unique; the rest of the names is there for readers of `ip link`.
     room = DEVICE_NAME_MAX - len(digest) - 1
     dev = dev[-(room - 1) :]
     return f"{owner[: room - len(dev)]}{dev}.{digest}"

@@ -1,4 +1,4 @@
-"""Programs run for us: argument lists only, never a shell."""
+"""Running programs: argument lists only, never a shell."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dumm_tools.errors import DummError
 if TYPE_CHECKING:
     import subprocess
 
-#: Debian package that brings a program, for the message when it is missing.
+#: The Debian package of each program, for the message if it is missing.
 PACKAGE_OF = {
     "apt-get": "apt",
     "apt-config": "apt",
@@ -33,13 +33,13 @@ _level = 0
 
 
 def set_verbosity(level: int) -> None:
-    """How much `log` prints: 0 nothing, 1 each step, 2 details too."""
+    """Set how much `log` prints: 0 nothing, 1 each step, 2 details as well."""
     global _level
     _level = level
 
 
 def log(text: str, level: int = 1) -> None:
-    """Print a step on stderr when -v (or -vv for level 2) was given."""
+    """Print a step on stderr if -v (or -vv for level 2) was given."""
     if _level >= level:
         messages.say(f"+ {text}")
 
@@ -54,8 +54,8 @@ def run(
     quiet: bool = False,
     text: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `argv` to its end, with `text` (else `stdin`) as its input; DummError names the program
-    and its last words when it fails."""
+    """Run `argv` to its end, with `text` (or else `stdin`) as its input. If it fails, DummError
+    contains the program and the last line of its output."""
     import shlex
     import subprocess
 
@@ -80,7 +80,7 @@ def run(
 
 
 def not_installed(program: str) -> DummError:
-    """The error for a program that is not on this machine."""
+    """The error for a program that is not installed on this machine."""
     name = os.path.basename(program)
     package = PACKAGE_OF.get(name)
     return DummError(

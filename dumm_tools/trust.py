@@ -1,10 +1,10 @@
-"""Whose files are believed: those that belong to the caller, and that nobody else may write.
+"""Which files are trusted: those that belong to the caller and cannot be written by anybody else.
 
-Everything that a working directory says is acted upon: records, links, pid files, namespaces. In a
-directory that another user owns, or may write to, all of that may be a trap. Such a directory is
-refused, as git does (safe.directory in git-config(1)); so is one that another user could put in
-the place of ours, by a parent directory that is his. The cache of kernel packs and masters
-likewise, where root's files will do as well.
+Commands act on everything in a working directory: records, links, pid files, namespaces. In a
+directory that another user owns or can write to, any of these may be a trap. Such a directory is
+refused, as by git (safe.directory in git-config(1)), and so is one that another user could replace
+through a parent directory. The same applies to the cache of kernel packs and masters, where files
+of root are accepted, too.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import stat
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import namespaces
 
-#: Working directories of others that the caller names one by one, as in PATH.
+#: Working directories of others that the caller trusts, in the format of PATH.
 NAMED = "DUMM_SAFE_DIRECTORY"
 
-#: What a working directory has, and what it must be where it is there.
+#: The entries of a working directory, and the types that they must have.
 _FILES = ("state.json", ".lock")
 _DIRECTORIES = ("host", "mount", "run", "templates")
 _LINKS = ("linux", "master")
@@ -27,13 +27,13 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def resolve(path: str) -> str:
-    """The absolute path without links of a working directory, which need not exist. Conflict where
-    what is in it is not to be believed."""
+    """The absolute path without links of a working directory, which need not exist. Conflict if its
+    contents cannot be trusted."""
     root = os.path.realpath(path)
     try:
         found = os.lstat(root)
     except OSError:
-        found = None  # what is not there says nothing; whoever needs it says that
+        found = None  # a missing directory is reported by the code that needs it
     owners = {os.geteuid()}
     if found is not None and root in _named():
         owners.add(found.st_uid)
@@ -49,16 +49,16 @@ def resolve(path: str) -> str:
 
 
 def check_cache(path: str) -> None:
-    """Conflict unless a directory of the cache, if it is there, belongs to the caller or to root,
-    and nobody else may write to it or put another in its place."""
+    """Raise Conflict unless a directory of the cache, if it exists, belongs to the caller or to
+    root, and nobody else can write to it or replace it."""
     root = os.path.realpath(path)
     _check_parents(root)
     _check_if_there(root, _trusted())
 
 
 def check_pack(path: str) -> None:
-    """Conflict unless a kernel pack, and what of it a jail has, belongs to the caller or to root:
-    its links are followed after they were looked at."""
+    """Raise Conflict unless a kernel pack, and the parts of it that a jail uses, belong to the
+    caller or to root: its links are followed after they were checked."""
     check_cache(path)
     for name in ("usr", "lib", "lib64", "bin", "linux"):
         _check_if_there(os.path.join(path, name), _trusted())
@@ -69,20 +69,20 @@ def _named() -> set[str]:
 
 
 def _trusted() -> set[int]:
-    """The caller, root, and whoever owns the root directory: in a user namespace that does not map
-    the host's root, that is what it looks like (user_namespaces(7), overflowuid)."""
+    """The caller, root, and the owner of the root directory, which is how the host's root appears
+    in a user namespace that does not map it (user_namespaces(7), overflowuid)."""
     return {os.geteuid(), 0, os.stat("/").st_uid}
 
 
 def _check_parents(path: str) -> None:
-    """Conflict where another user could put something else in the place of `path`."""
+    """Raise Conflict if another user could replace `path`."""
     trusted = _trusted()
     place = os.path.dirname(path)
     while True:
         try:
             found = os.stat(place)
         except OSError:
-            found = None  # to be made, by us
+            found = None  # we are about to create it
         if found is not None:
             if found.st_uid not in trusted:
                 raise _of_another(
@@ -90,7 +90,7 @@ def _check_parents(path: str) -> None:
                     found,
                     f"its owner could replace '{path}'; see SECURITY in dumm(7)",
                 )
-            # With the sticky bit everybody may rename only what is his (inode(7)).
+            # With the sticky bit, users can rename only their own files (inode(7)).
             if not found.st_mode & stat.S_ISVTX:
                 _check_mode(place, found)
         if place == "/":
@@ -99,11 +99,11 @@ def _check_parents(path: str) -> None:
 
 
 def _check_entry(path: str, owners: set[int]) -> None:
-    """Check one of what a working directory has, and where it is a link what that leads to."""
+    """Check an entry of a working directory and, if it is a link, its target."""
     found = _check_if_there(path, owners)
     name = os.path.basename(path)
     if name in _LINKS:
-        return  # what it names is looked at by who uses it
+        return  # its target is checked by the code that uses it
     if found is not None and stat.S_ISLNK(found.st_mode):
         path = os.path.realpath(path)
         _check_parents(path)
@@ -117,7 +117,7 @@ def _check_entry(path: str, owners: set[int]) -> None:
 
 
 def _check_guests(run: str, owners: set[int]) -> None:
-    """Check the run-time files: the directory of each guest, and what lies beside them."""
+    """Check the run-time files: the directory of each guest, and the other files in `run`."""
     try:
         with os.scandir(run) as entries:
             found = [(entry.path, entry.stat(follow_symlinks=False)) for entry in entries]
@@ -128,7 +128,7 @@ def _check_guests(run: str, owners: set[int]) -> None:
 
 
 def _check_if_there(path: str, owners: set[int]) -> os.stat_result | None:
-    """Check what is there; None where nothing is."""
+    """Check a file if it exists; None if it does not."""
     try:
         found = os.lstat(path)
     except OSError:
@@ -140,7 +140,7 @@ def _check_if_there(path: str, owners: set[int]) -> os.stat_result | None:
 def _check(path: str, found: os.stat_result, owners: set[int]) -> None:
     if found.st_uid not in owners:
         raise _of_another(path, found)
-    if not stat.S_ISLNK(found.st_mode):  # the mode of a link means nothing
+    if not stat.S_ISLNK(found.st_mode):  # the mode of a link has no meaning
         _check_mode(path, found)
 
 
@@ -156,12 +156,13 @@ def _check_mode(path: str, found: os.stat_result) -> None:
 
 
 def _is_private(found: os.stat_result) -> bool:
-    """Is the group that may write the owner's own, with nobody else in it, as distributions make
-    one for each user? Not of root's: whoever is in that is a user with less."""
+    """Whether the group with write access is the owner's private group, with nobody else in it, as
+    distributions create one for each user. Never for root's group: its members have fewer rights
+    than root."""
     import grp
     import pwd
 
-    # In a lab's namespaces an ordinary user is called root.
+    # In a lab's namespaces, an ordinary user appears as root.
     uid, gid = namespaces.outside("uid", found.st_uid), namespaces.outside("gid", found.st_gid)
     if uid <= 0 or found.st_uid != os.geteuid():
         return False

@@ -34,6 +34,7 @@ DONE: tuple[str, ...] = (
     "dumm_tools/agent/packaging.py",
     "dumm_tools/agent/protocol.py",
     "dumm_tools/agent/session.py",
+    "dumm_tools/images",
     "dumm_tools/linux/__init__.py",
     "dumm_tools/linux/cgroup.py",
     "dumm_tools/linux/fifo.py",
@@ -54,6 +55,13 @@ DONE: tuple[str, ...] = (
     "dumm_tools/linux/tty.py",
     "dumm_tools/linux/tun.py",
     "dumm_tools/trees",
+    "dumm_tools/address.py",
+    "dumm_tools/errors.py",
+    "dumm_tools/foreground.py",
+    "dumm_tools/messages.py",
+    "dumm_tools/names.py",
+    "dumm_tools/proc.py",
+    "dumm_tools/trust.py",
     "tests/test_english.py",
 )
 

@@ -1,4 +1,4 @@
-"""The applets of a busybox, read from its file: one that was fetched is not run on this host."""
+"""The applets of a busybox, read from its file, since a downloaded one is not run on this host."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from dumm_tools.errors import DummError
 from dumm_tools.images import elf
 
-#: What belongs in sbin (busybox's include/applets.src.h, BB_DIR_SBIN and BB_DIR_USR_SBIN).
+#: Applets that belong in sbin (busybox's include/applets.src.h, BB_DIR_SBIN and BB_DIR_USR_SBIN).
 _SBIN = (
     "acpid addgroup add-shell adduser adjtimex arp arping blkid blockdev bootchartd brctl chpasswd"
     " chroot crond delgroup deluser depmod devmem dhcprelay dnsd ether-wake fakeidentd fbset"
@@ -24,13 +24,13 @@ _SBIN = (
     " ubirename ubirmvol ubirsvol ubiupdatevol udhcpc udhcpc6 udhcpd uevent vconfig watchdog"
     " zcip"
 )
-#: The list of names as it stands in the file: sorted, each ended by a NUL, one more behind all.
+#: The list of names in the file: sorted, each terminated by NUL, with an additional NUL at the end.
 _LIST = re.compile(rb"\[\0\[\[\0((?:[a-z0-9][a-z0-9_.+-]{0,31}\0){20,1000})\0")
 _SIZE_MAX = 32 << 20
 
 
 def of(path: str) -> dict[str, str]:
-    """The applets of a busybox, and where each belongs in a tree. DummError when it is none."""
+    """The applets of a busybox, each with its place in a tree. DummError if it is not a busybox."""
     fd = elf.opened(path)
     try:
         elf.image(fd, path)

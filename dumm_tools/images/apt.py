@@ -1,8 +1,8 @@
 """Packages of any Debian suite, downloaded and verified by apt, as any user.
 
-apt works on a tree of its own in a directory of ours: the host's package lists, its locks and
-its hooks stay out of it. Of the host's settings only Acquire::* counts (proxies and the like),
-less those that would let an unsigned archive pass.
+apt works on a tree in a directory of ours: the host's package lists, locks and hooks are not used.
+The only settings of the host that apply are Acquire::* (proxies and the like), except those that
+would let an unsigned archive pass.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ EXPIRED_HINT = "use --allow-expired to accept it"
 
 _SUITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MIRROR = re.compile(r"[a-z][a-z0-9+.-]*:[^\s\[\]\"]+")
-#: Settings of the host that must not or need not count in our tree.
+#: Settings of the host that must not or need not apply to our tree.
 _NOT_TAKEN = re.compile(
     r"Acquire::(Allow\w*|IndexTargets|Languages|Changelogs|cdrom|GzipIndexes|CompressionTypes)\b"
 )
@@ -35,7 +35,7 @@ _TRUSTED_KEYS = "/etc/apt/trusted.gpg.d/debian-archive-*.[agp][spg][cgp]"
 
 
 class Expired(DummError):
-    """The archive's Release file is too old to be believed."""
+    """The archive's Release file is too old to be trusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ def open_suite(
     allow_expired: bool = False,
     progress: Progress | None = None,
 ) -> Tree:
-    """Make an apt tree in the empty `directory` and get the package lists of `suite`.
+    """Make an apt tree in the empty `directory` and download the package lists of `suite`.
 
-    NotFound when the mirror has no such suite, Expired when its Release file is too old.
+    NotFound if the mirror has no such suite, Expired if its Release file is too old.
     """
     mirror = check_source(suite, mirror)
     _write_tree(directory, suite, mirror, allow_expired)
@@ -81,7 +81,8 @@ def open_suite(
 
 
 def download(tree: Tree, packages: Sequence[str], progress: Progress | None = None) -> list[str]:
-    """Download packages (not what they depend on); the paths of the .deb files, in that order."""
+    """Download packages, without dependencies; return the paths of the .deb files, in that
+    order."""
     into = os.path.join(tree.directory, "debs")
     os.makedirs(into, exist_ok=True)
     wanted = [f"{p}:amd64" for p in packages]
@@ -116,12 +117,12 @@ def version(deb: str) -> str:
 
 
 def unpack(deb: str, into: str) -> None:
-    """Unpack the files of a package file into a directory; runs nothing of it."""
+    """Unpack the contents of a package file into a directory, without running any of it."""
     run(["dpkg-deb", "--extract", deb, into])
 
 
 def check_source(suite: str, mirror: str | None) -> str:
-    """Validate what apt will be told; returns the mirror to use."""
+    """Validate the suite and mirror passed to apt; return the mirror to use."""
     if not _SUITE.fullmatch(suite):
         raise Usage(f"bad suite {suite!r}", hint="a suite is a word such as sid or trixie")
     if mirror is None:
@@ -132,7 +133,7 @@ def check_source(suite: str, mirror: str | None) -> str:
 
 
 def host_mirror() -> str:
-    """The Debian mirror that this machine itself uses, else the general one."""
+    """The Debian mirror that this machine itself uses, or the default one."""
     fields = "$(REPO_URI)\t$(ORIGIN)\t$(RELEASE)\t$(COMPONENT)"
     try:
         targets = run(["apt-get", "indextargets", "--format", fields])
@@ -140,7 +141,7 @@ def host_mirror() -> str:
         return DEFAULT_MIRROR
     for target in targets.splitlines():
         uri, origin, release, component = (target.split("\t") + [""] * 4)[:4]
-        # The origin is not known before the machine's first `apt-get update`.
+        # The origin is unknown until the machine's first `apt-get update`.
         if (
             origin in ("Debian", "$(ORIGIN)", "")
             and component == "main"
@@ -167,7 +168,7 @@ def keyring() -> str:
 
 
 def host_settings() -> list[tuple[str, str]]:
-    """The host's own Acquire::* settings that count: proxies, Check-Valid-Until, time-outs."""
+    """The host's own Acquire::* settings that apply: proxies, Check-Valid-Until, timeouts."""
     found = []
     for text in run(["apt-config", "dump"]).splitlines():
         setting = re.fullmatch(r'(Acquire::\S+) "([^"]+)";', text)
@@ -177,7 +178,7 @@ def host_settings() -> list[tuple[str, str]]:
 
 
 def settings(allow_expired: bool) -> list[tuple[str, str]]:
-    """What apt is told about fetching: the host's settings, then ours."""
+    """The settings for downloads: those of the host, then ours."""
     ours = [("Acquire::Languages", "none"), ("Acquire::Retries", "2")]
     if allow_expired:
         ours.append(("Acquire::Check-Valid-Until", "false"))
@@ -199,14 +200,14 @@ def _write_tree(directory: str, suite: str, mirror: str, allow_expired: bool) ->
         ("Dir::Etc::main", "/dev/null"),
         ("Dir::Etc::parts", "/dev/null"),
         ("Dir::Etc::sourceparts", "/dev/null"),
-        # Passwords for a proxy or mirror that the host has.
+        # The host's passwords for a proxy or mirror.
         ("Dir::Etc::netrc", "/etc/apt/auth.conf"),
         ("Dir::Etc::netrcparts", "/etc/apt/auth.conf.d"),
         ("APT::Architecture", "amd64"),
         ("APT::Architectures::", "amd64"),
-        # An update that got only half of what it wanted is a failure.
+        # A partial update is a failure.
         ("APT::Update::Error-Mode", "any"),
-        # The user _apt could not write here, nor exists it in a user namespace.
+        # The user _apt could not write here, and does not exist in a user namespace.
         ("APT::Sandbox::User", "root"),
         *settings(allow_expired),
     ]
@@ -227,7 +228,8 @@ def _apt(
     what: str = "",
     cwd: str | None = None,
 ) -> None:
-    """Run apt on our tree; its status lines (README.progress-reporting of apt) become progress."""
+    """Run apt on our tree; its status lines (README.progress-reporting of apt) are shown as
+    progress."""
 
     shown = ""
 
@@ -264,7 +266,7 @@ def _release_facts(directory: str) -> dict[str, str]:
 
 
 def _iso(date: str | None) -> str:
-    """`Fri, 30 Oct 2026 08:08:01 UTC` as UTC ISO 8601, empty when it is not known."""
+    """`Fri, 30 Oct 2026 08:08:01 UTC` as UTC ISO 8601, empty if unknown."""
     from email.utils import parsedate
 
     parts = parsedate(date) if date else None

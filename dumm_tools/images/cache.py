@@ -1,9 +1,9 @@
 """Kernel packs and masters that several labs share, below $XDG_CACHE_HOME/dumm.
 
-Beside each NAME lies `.NAME.lock`, never renamed or removed. A running guest holds it shared
-through an inherited descriptor; building and deleting hold it exclusively. What is built
-grows in a `.NAME.tmp-...` directory, itself locked, and gets its name by one rename: a killed
-command leaves no half of a pack under a name, and the next one sweeps up what it left.
+Next to each NAME there is `.NAME.lock`, which is never renamed or removed. A running guest holds it
+shared through an inherited descriptor; building and deleting hold it exclusively. New objects are
+built in a `.NAME.tmp-...` directory, itself locked, which is renamed once it is complete: a killed
+command never leaves a partial pack under its name, and the next one cleans up.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from dumm_tools import trust
 from dumm_tools.errors import Conflict, DummError, NotFound
 
 Kind = Literal["kernels", "masters"]
-#: What one object of a kind is called in messages.
+#: The noun for an object of each kind, for messages.
 NOUN: dict[Kind, str] = {"kernels": "kernel", "masters": "master"}
 
 _TEMP = ".tmp-"
 
 
 def directory(kind: Kind) -> str:
-    """Where objects of a kind lie; it need not exist. Conflict where others may put some there."""
+    """The directory for objects of a kind; it need not exist. Conflict if others could put some
+    there."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):  # "relative paths must be ignored": XDG base directories
         base = os.path.expanduser("~/.cache")
@@ -46,21 +47,21 @@ def names(kind: Kind) -> list[str]:
 
 
 def find(kind: Kind, name: str) -> str | None:
-    """The path of the object called `name`, None when there is none."""
+    """The path of the object called `name`, None if there is none."""
     if not name or name.startswith(".") or "/" in name or "\0" in name:
         return None
     path = os.path.join(directory(kind), name)
     if not os.path.isdir(path):
         return None
-    if kind == "kernels":  # the root directory of a master is as its distribution has it
+    if kind == "kernels":  # the root directory of a master keeps the mode of its distribution
         trust.check_cache(path)
     return path
 
 
 def lock_of(kind: Kind, path: str) -> str | None:
-    """The lock that guards the directory `path`, None when it is no object of the cache.
+    """The lock that guards the directory `path`, None if it is not an object of the cache.
 
-    A working set names a pack by a symbolic link, so it is the real place that counts.
+    A working set refers to a pack with a symbolic link, so the resolved path is used.
     """
     parent, name = os.path.split(os.path.realpath(path))
     if name.startswith(".") or parent != os.path.realpath(directory(kind)):
@@ -69,10 +70,10 @@ def lock_of(kind: Kind, path: str) -> str | None:
 
 
 def hold(lock: str, path: str) -> int:
-    """Take the lock of the object at `path` shared; the descriptor keeps it from deletion.
+    """Take the lock of the object at `path` shared; the descriptor protects it from deletion.
 
-    Conflict while it is being deleted, NotFound when it was deleted meanwhile. The descriptor
-    is close-on-exec: pass it on to the guest's process by name.
+    Conflict while it is being deleted, NotFound if it was deleted meanwhile. The descriptor is
+    close-on-exec: pass it explicitly to the guest's process.
     """
     fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -90,7 +91,7 @@ def hold(lock: str, path: str) -> int:
 
 @contextlib.contextmanager
 def scratch(kind: Kind, name: str) -> Iterator[str]:
-    """A directory of our own beside the objects; what is left in it at the end goes away."""
+    """A temporary directory next to the objects; anything left in it at the end is removed."""
     place = _made(kind)
     _sweep(place)
     path, fd = _locked_temp(place, name)
@@ -112,10 +113,10 @@ def build(
     may_exist: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Iterator[str | None]:
-    """Yield an empty directory that becomes `name` when the block ends well.
+    """Yield an empty directory that becomes `name` if the block succeeds.
 
-    When `name` already exists that is a Conflict, or with `may_exist` None is yielded and
-    nothing is to be done. Two builds of one name take turns.
+    If `name` already exists, this is a Conflict, or with `may_exist` None is yielded and there is
+    nothing to do. Two builds of the same name wait for each other.
     """
     place = _made(kind)
     final = os.path.join(place, name)
@@ -129,7 +130,7 @@ def build(
         with scratch(kind, name) as path:
             work = os.path.join(path, "new")
             os.mkdir(work, 0o755)
-            # Not what the umask left of it: a root directory that only its owner may enter
+            # Regardless of the umask: a root directory that only its owner may enter
             # would shut out the ordinary users of a guest.
             os.chmod(work, 0o755)
             yield work
@@ -137,7 +138,7 @@ def build(
 
 
 def delete(kind: Kind, name: str) -> None:
-    """Delete an object. NotFound when there is none, Conflict while guests run from it."""
+    """Delete an object. NotFound if there is none, Conflict while guests run from it."""
     if find(kind, name) is None:
         raise NotFound(f"no {NOUN[kind]} '{name}'")
     place = directory(kind)
@@ -150,7 +151,7 @@ def delete(kind: Kind, name: str) -> None:
 
         tree.refuse_mounts(os.path.join(place, name))
         with scratch(kind, name) as path:
-            # The name is free at once, however long the rest takes, or if we are killed.
+            # This frees the name immediately, even if the rest takes long or we are killed.
             _move(os.path.join(place, name), os.path.join(path, "old"))
     except BlockingIOError:
         raise Conflict(f"{NOUN[kind]} '{name}' is in use") from None
@@ -159,7 +160,7 @@ def delete(kind: Kind, name: str) -> None:
 
 
 def _move(old: str, new: str) -> None:
-    """Rename a directory, also one that its owner may not write to (rename(2), EACCES)."""
+    """Rename a directory, even one that its owner may not write to (rename(2), EACCES)."""
     mode = os.stat(old).st_mode & 0o7777
     if mode & 0o200:
         os.rename(old, new)
@@ -178,9 +179,9 @@ def _present(kind: Kind, final: str, name: str, may_exist: bool) -> bool:
 
 
 def _made(kind: Kind) -> str:
-    """The directory of a kind, made where it is missing.
+    """The directory of a kind, created if missing.
 
-    It is ours alone: a master may hold programs that are setuid root.
+    Only we can access it: a master may contain setuid root programs.
     """
     from dumm_tools.trees import exposure
 
@@ -211,7 +212,8 @@ def _exclusive(place: str, name: str, progress: Callable[[str], None] | None) ->
 
 
 def _locked_temp(place: str, name: str) -> tuple[str, int]:
-    """A new directory with a lock on it; a sweeper may be quicker than our lock: then another."""
+    """A new directory with a lock on it; if a concurrent clean-up was faster than our lock, another
+    one."""
     while True:
         path = os.path.join(place, f".{name}{_TEMP}{os.getpid()}-{os.urandom(4).hex()}")
         os.mkdir(path, 0o700)
@@ -229,7 +231,7 @@ def _locked_temp(place: str, name: str) -> tuple[str, int]:
 
 
 def _sweep(place: str) -> None:
-    """Remove the temporary directories whose maker is dead."""
+    """Remove temporary directories whose creator is dead."""
     from dumm_tools.trees import tree
 
     for entry in os.listdir(place):
@@ -244,6 +246,6 @@ def _sweep(place: str) -> None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             tree.remove(path)
         except (OSError, DummError):
-            pass  # its maker lives, or it is stuck: neither is a reason to fail here
+            pass  # its creator is alive, or it cannot be removed: no reason to fail here
         finally:
             os.close(fd)

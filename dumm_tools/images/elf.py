@@ -1,5 +1,5 @@
-"""As much of the ELF format (elf(5)) as telling a kernel binary from other files takes, and what it
-loads. A file may be anybody's: nothing in it is run, and no number in it is believed."""
+"""The parts of the ELF format (elf(5)) needed to recognize a kernel binary, and the libraries that
+it loads. Files may come from anybody: nothing in them is run, and no number in them is trusted."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ _DT_NULL, _DT_NEEDED, _DT_STRTAB, _DT_STRSZ = 0, 1, 5, 10
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 _DYNAMIC = struct.Struct("<QQ")
-#: The kernel takes no more than 64 KiB of them (load_elf_phdrs in fs/binfmt_elf.c).
+#: The kernel accepts at most 64 KiB of them (load_elf_phdrs in fs/binfmt_elf.c).
 _SEGMENTS_MAX = (64 << 10) // _SEGMENT.size
 _DYNAMIC_MAX = 64 << 10
 _NEEDED_MAX = 256
 _NAME_MAX = 4096  # PATH_MAX
-#: No kernel and no library is larger, with all its symbols.
+#: Larger than any kernel or library with all its symbols.
 SIZE_MAX = 2 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a program or a library asks for: its loader, None for a static one, and libraries."""
+    """The needs of a program or library: its loader, None for a static one, and its libraries."""
 
     interpreter: str | None
     needed: tuple[str, ...]
 
 
 class _Broken(Exception):
-    """The file does not hold what it says."""
+    """The file contradicts its headers."""
 
 
 def opened(path: str) -> int:
-    """A descriptor of a file that may be anything. DummError when it cannot be read."""
+    """Open a file of any origin; return a descriptor. DummError if it cannot be read."""
     try:
         return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as e:
@@ -47,7 +47,7 @@ def opened(path: str) -> int:
 
 
 def is_static(path: str) -> bool:
-    """Does a program need no loader? DummError when it is not an x86-64 Linux program."""
+    """Whether a program needs no loader. DummError if it is not an x86-64 Linux program."""
     fd = opened(path)
     try:
         return image(fd, path).interpreter is None
@@ -56,7 +56,7 @@ def is_static(path: str) -> bool:
 
 
 def image(fd: int, path: str) -> Image:
-    """What an open file asks for; messages call it `path`. DummError when it is no x86-64 Linux
+    """The needs of an open file, which messages call `path`. DummError if it is not an x86-64 Linux
     program or library."""
     try:
         info = os.fstat(fd)
@@ -141,7 +141,7 @@ def _needed(fd: int, segments: list[_Segment]) -> tuple[str, ...]:
 
 
 def _offset(segments: list[_Segment], address: int, size: int) -> int:
-    """Where in the file lies what a program sees at `address`."""
+    """The position in the file of what a program sees at `address`."""
     for segment in segments:
         if segment.kind == _PT_LOAD and segment.address <= address:
             at = address - segment.address

@@ -1,7 +1,8 @@
-"""A kernel before it is packed: found in a directory or as a binary of this host, and opened.
+"""Inspection of a kernel before it is packed: found in a directory, or a binary of this host.
 
-A directory may be anybody's. It is looked into as if it were the root directory, so no link in it
-leads out; what is copied later is what was looked at, by its descriptor. Nothing of it is run.
+A directory may come from anybody. Paths are resolved as if it were the root directory, so no link
+in it leads out; files are copied later from the same descriptors that were inspected. None of it is
+run.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ _MODULE_DIRS = ("usr/lib/uml/modules", "lib/uml/modules", "usr/lib/modules", "li
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Descriptors of all that a pack is made of. `loader`: with the path the binary knows it by;
-    `libraries` and `licences`: by name; `facts`: of the pack that it is already."""
+    """Descriptors of all parts of a pack. `loader` comes with the path by which the binary refers
+    to it; `libraries` and `licences` are by name; `facts` are those of an existing pack."""
 
     binary: int
     loader: tuple[int, str] | None
@@ -44,7 +45,7 @@ class Source:
 
 
 class _Root:
-    """A directory to look into as if it were the root directory; what is opened closes with it."""
+    """A directory treated as the root directory; descriptors opened in it are closed with it."""
 
     def __init__(self, path: str, stack: contextlib.ExitStack) -> None:
         self.path = path
@@ -52,16 +53,16 @@ class _Root:
         self._fd = self.own(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def own(self, fd: int) -> int:
-        """Have a descriptor closed in the end."""
+        """Have a descriptor closed at the end."""
         self._stack.callback(os.close, fd)
         return fd
 
     def directory(self, path: str) -> int | None:
-        """A directory in it, None where there is none."""
+        """A directory in it, or None."""
         return self._open(path, os.O_RDONLY | os.O_DIRECTORY)
 
     def file(self, path: str) -> int | None:
-        """A regular file in it, None where there is none."""
+        """A regular file in it, or None."""
         fd = self._open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         return fd if fd is not None and stat.S_ISREG(os.fstat(fd).st_mode) else None
 
@@ -79,7 +80,8 @@ class _Root:
 
 @contextlib.contextmanager
 def of_directory(path: str) -> Iterator[Source]:
-    """The kernel in a directory, and what it loads from there. DummError when there is none."""
+    """The kernel in a directory, and the libraries it loads from there. DummError if there
+    is none."""
     with contextlib.ExitStack() as stack:
         root = _Root(path, stack)
         found = ((place, root.file(place)) for place in kernel.BINARIES)
@@ -105,7 +107,8 @@ def of_directory(path: str) -> Iterator[Source]:
 
 @contextlib.contextmanager
 def of_binary(path: str) -> Iterator[Source]:
-    """A plain UML binary, and what it loads of this host. DummError when it is none."""
+    """A plain UML binary, and the libraries of this host it loads. DummError if it is not a
+    kernel."""
     with contextlib.ExitStack() as stack:
         binary = elf.opened(path)
         stack.callback(os.close, binary)
@@ -114,7 +117,7 @@ def of_binary(path: str) -> Iterator[Source]:
         name = libraries.loader(image, path)
         if not os.access(path, os.X_OK):
             raise DummError(f"'{path}' is not executable", hint=f"chmod +x {path}")
-        # What lies beside it is looked for there, and nowhere else.
+        # Accompanying files are searched for there and nowhere else.
         root = _Root("/", stack)
         beside = _Root(os.path.dirname(os.path.dirname(path)), stack)
         loader, found = None, {}

@@ -1,8 +1,8 @@
 """Kernel packs: a UML binary, its loader, its libraries and its modules in one directory.
 
 A pack serves as the root of the guest's jail, so the newest UML runs on any distribution. Its
-layout is merged (`usr`, and links `bin lib lib64` into it); `pack.json` says what it is. Making
-packs is in `kernel_pack.py`; this module only finds them, quickly, at each start of a guest.
+layout is merged (`usr`, and links `bin lib lib64` into it); `pack.json` describes it. Packs are
+made by `kernel_pack.py`; this module only finds them, quickly, at each start of a guest.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from dumm_tools import trust
 from dumm_tools.errors import DummError, NotFound
 from dumm_tools.images import cache
 
-#: Where a UML binary may be in a directory, first found first taken.
+#: Possible locations of a UML binary in a directory; the first one found is used.
 BINARIES = ("usr/bin/linux.uml", "usr/bin/linux", "bin/linux.uml", "bin/linux", "linux")
-#: Where the modules of a UML kernel lie, in a pack and on Debian.
+#: Location of the modules of a UML kernel, in a pack and on Debian.
 MODULES = "/usr/lib/uml/modules"
 _PLAIN_BINARY = "/usr/bin/linux.uml"
-#: No pack.json is longer.
+#: Maximum size of a pack.json.
 _FACTS_MAX = 64 << 10
-#: Characters in one of them.
+#: Maximum length of a string in it.
 _FACT_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What a guest is started with.
+    """The kernel that a guest is started with.
 
-    `path` is the pack's directory or the plain binary, absolute; `binary` the UML binary inside
-    the jail. A pack gives the jail its `root`; a plain binary has none, but `binds`: pairs of a
-    host path and its path in the jail. `lock` guards a pack of the cache: see `cache.hold`.
+    `path` is the pack's directory or the plain binary, absolute; `binary` the UML binary inside the
+    jail. A pack provides the jail's `root`; a plain binary has none, but `binds`: pairs of a host
+    path and its path in the jail. `lock` guards a pack of the cache: see `cache.hold`.
     """
 
     path: str
@@ -44,7 +44,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A kernel pack of the cache; what is not known of it is None. `date`: of the archive."""
+    """A kernel pack of the cache; unknown values are None. `date` is that of the archive."""
 
     name: str
     path: str
@@ -55,16 +55,16 @@ class Pack:
 
 
 def resolve(spec: str) -> Kernel:
-    """The kernel that `spec` means: a pack in the cache, a pack directory, or a UML binary.
+    """The kernel that `spec` refers to: a pack in the cache, a pack directory, or a UML binary.
 
-    NotFound when there is none, DummError when it is no kernel.
+    NotFound if there is none, DummError if it is not a kernel.
     """
     path = cache.find("kernels", spec) or os.path.abspath(spec)
     if spec and os.path.isdir(path):
         return _of_pack(path)
     if not spec or not os.path.exists(path):
         raise NotFound(f"no kernel '{spec}'", hint="dumm-fs kernel fetch")
-    # A pack's own binary runs with the pack's libraries only.
+    # The binary of a pack runs only with the pack's libraries.
     real = os.path.realpath(path)
     root = real.removesuffix("/usr/bin/linux.uml")
     if root != real and os.path.exists(f"{root}/pack.json"):
@@ -73,7 +73,7 @@ def resolve(spec: str) -> Kernel:
 
 
 def default() -> Kernel | None:
-    """The pack of the cache with the highest release, None when there is none."""
+    """The pack in the cache with the highest release, None if there is none."""
     packs = list_()
     return resolve(max(packs, key=order).name) if packs else None
 
@@ -84,7 +84,7 @@ def list_() -> list[Pack]:
 
 
 def delete(name: str) -> None:
-    """Delete a pack: NotFound when there is none, Conflict while guests run it."""
+    """Delete a pack: NotFound if there is none, Conflict while guests run from it."""
     cache.delete("kernels", name)
 
 
@@ -94,13 +94,13 @@ def order(pack: Pack) -> tuple[tuple[int, ...], str]:
 
 
 def release_number(release: str) -> tuple[int, ...]:
-    """`7.2.7-um` as (7, 2, 7); empty when it does not begin with a number."""
+    """`7.2.7-um` as (7, 2, 7); empty if it does not start with a number."""
     head = re.match(r"\d+(\.\d+)*", release)
     return tuple(int(n) for n in head[0].split(".")) if head else ()
 
 
 def release(kernel: Kernel) -> str | None:
-    """The release of a kernel (`uname -r`), None where nothing in its pack tells."""
+    """The release of a kernel (`uname -r`), None if nothing in its pack says it."""
     if kernel.root is not None:
         known = facts(kernel.root).get("release")
         return known or _only_modules(kernel.root + MODULES)
@@ -113,7 +113,7 @@ def _of_pack(path: str) -> Kernel:
     trust.check_pack(path)
     for binary in BINARIES:
         if os.path.isfile(os.path.join(path, binary)):
-            # A jail's other links are links in it; this file is bound, wherever it is.
+            # Other links are resolved within the jail; this file is bound, wherever it is.
             inside = os.path.join(os.path.realpath(path), "")
             if not os.path.realpath(os.path.join(path, "linux")).startswith(inside):
                 raise DummError(f"'{path}' is not a kernel pack: its 'linux' leads out of it")
@@ -123,8 +123,8 @@ def _of_pack(path: str) -> Kernel:
 
 
 def _of_binary(path: str) -> Kernel:
-    """A binary of this host, which nothing but its jail will run: what it is, and what the jail
-    is to show it of this host, is told by reading it."""
+    """A binary of this host, which runs only in its jail: its release and the files that the jail
+    must provide are determined by reading it."""
     from dumm_tools.images import elf, libraries
 
     real = os.path.realpath(path)
@@ -162,7 +162,7 @@ def _describe(name: str) -> Pack:
 
 
 def facts(root: str) -> dict[str, str]:
-    """The strings of a pack's pack.json; nothing when there is none that can be read."""
+    """The strings in a pack's pack.json; empty if it cannot be read."""
     try:
         fd = os.open(f"{root}/pack.json", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -174,7 +174,7 @@ def facts(root: str) -> dict[str, str]:
 
 
 def read_facts(fd: int) -> dict[str, str]:
-    """The strings of an open pack.json; nothing when there are none to be read."""
+    """The strings in an open pack.json; empty if it cannot be read."""
     import json
 
     try:
@@ -191,7 +191,7 @@ def read_facts(fd: int) -> dict[str, str]:
 
 
 def _only_modules(directory: str) -> str | None:
-    """The release that a directory of modules is for, when it holds those of one kernel."""
+    """The release of a directory of modules, if it contains those of a single kernel."""
     try:
         names = os.listdir(directory)
     except OSError:

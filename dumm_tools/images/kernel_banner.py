@@ -1,5 +1,5 @@
-"""What a UML binary is and which release, read from its file. Nothing of it is ever run here: that
-is for the jail."""
+"""Identify a UML binary and its release by reading its file. Nothing is ever run here; that happens
+only in the jail."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import re
 from dumm_tools.errors import DummError
 from dumm_tools.images import elf
 
-#: `linux_banner` of the kernel (init/version.c), up to where the compiler follows.
+#: `linux_banner` of the kernel (init/version.c), up to the name of the compiler.
 _BANNER = re.compile(rb"Linux version (\d{1,5}\.\d{1,5}[\w.+~-]{0,50}) \(")
-#: An option that UML alone has (arch/um/os-Linux/umid.c): no other kernel is UML.
+#: An option that only UML has (arch/um/os-Linux/umid.c).
 _OPTION = b"uml_dir="
 _CHUNK = 1 << 20
-#: What one finds of the above may lie across two chunks.
+#: The patterns above may cross the boundary of two chunks.
 _OVERLAP = 128
 
 
 def release_of(path: str) -> str:
-    """The release of the UML binary `path` (`uname -r`). DummError when it is none."""
+    """The release of the UML binary `path` (`uname -r`). DummError if it is not one."""
     fd = elf.opened(path)
     try:
         return release(fd, path)
@@ -28,10 +28,10 @@ def release_of(path: str) -> str:
 
 
 def release(fd: int, path: str) -> str:
-    """As `release_of`, of an open file that messages call `path`."""
+    """Like `release_of`, for an open file that messages call `path`."""
     elf.image(fd, path)
     found, is_uml, at, tail = None, False, 0, b""
-    # Not past what is the largest of kernels, though the file grow meanwhile.
+    # Stop at the maximum size of a kernel, even if the file grows meanwhile.
     while at < elf.SIZE_MAX and not (found and is_uml):
         data = os.pread(fd, _CHUNK, at)
         if not data:

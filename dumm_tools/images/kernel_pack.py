@@ -1,7 +1,7 @@
-"""How kernel packs are made: from Debian's packages, from a directory, from a plain binary.
+"""Making kernel packs: from Debian packages, from a directory, or from a plain binary.
 
-Whatever it comes from, a pack gets the same layout, with only what the kernel needs to run. None
-of it runs here: that a kernel does is seen when a guest starts, in its jail.
+Whatever it is made from, a pack has the same layout, with only the files that the kernel needs.
+None of them are run here: whether a kernel works is seen when a guest starts, in its jail.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dumm_tools.trees import tree
 
 Report = Callable[[str], None]
 
-#: Tried in this order when no suite is named: newest first.
+#: The order in which suites are tried if none is named: newest first.
 SUITES = ("sid", "testing", "stable", "oldstable")
 _ALIASES = {"unstable": "sid"}
 
@@ -32,10 +32,10 @@ def fetch(
     progress: Report | None = None,
     warn: Report | None = None,
 ) -> str:
-    """Make a pack of a Debian suite's user-mode-linux and its libc; returns the pack's name.
+    """Make a pack from a Debian suite's user-mode-linux and its libc; return the pack's name.
 
-    Without a suite it is the newest that can be had; one with an expired Release file is
-    passed over with a warning. Conflict when the pack exists, unless `may_exist`.
+    Without a suite, the newest available one is used; one with an expired Release file is skipped
+    with a warning. Conflict if the pack exists, unless `may_exist`.
     """
     if name is not None:
         names.pack(name, "kernel name")
@@ -55,9 +55,9 @@ def fetch(
 
 
 def import_(path: str, name: str | None = None, *, may_exist: bool = False) -> str:
-    """Make a pack of a directory with a UML kernel in it, or of a plain UML binary.
+    """Make a pack from a directory with a UML kernel in it, or from a plain UML binary.
 
-    Returns the pack's name: by default that of the directory, or `linux-RELEASE`.
+    Return the pack's name: by default that of the directory, or `linux-RELEASE`.
     """
     if name is not None:
         names.pack(name, "kernel name")
@@ -76,13 +76,13 @@ def import_(path: str, name: str | None = None, *, may_exist: bool = False) -> s
 
 
 def _known_name(suite: str | None, may_exist: bool) -> str | None:
-    """The name that a fetch will choose, where that can be told without the network."""
+    """The name that a fetch will choose, if that is known without the network."""
     if suite is not None:
         suite = _ALIASES.get(suite, suite)
         return None if suite in SUITES and suite != "sid" else suite
     if not may_exist:
         return None
-    # "Some kernel of Debian's" is what a Makefile asks for that names no suite.
+    # A Makefile that names no suite asks for "some kernel of Debian".
     packs = [p for p in kernel.list_() if p.suite is not None and p.suite == p.name]
     return max(packs, key=kernel.order).name if packs else None
 
@@ -95,7 +95,7 @@ def _open(
     progress: Report | None,
     warn: Report | None,
 ) -> apt.Tree:
-    """The package lists of the suite named, or of the newest usable one that has a UML kernel."""
+    """The package lists of the named suite, or of the newest usable one that has a UML kernel."""
     mirror = mirror or apt.host_mirror()
     last: DummError | None = None
     for each in (suite,) if suite else SUITES:
@@ -135,7 +135,7 @@ def _fetch_into(target: str, work: str, lists: apt.Tree, progress: Report | None
 
 
 def _assemble(source: Source, target: str, facts: dict[str, str], *, move: bool = False) -> None:
-    """Lay the pack out in the empty directory `target`."""
+    """Create the layout of the pack in the empty directory `target`."""
     import json
 
     usr_bin = os.path.join(target, "usr/bin")
@@ -146,7 +146,7 @@ def _assemble(source: Source, target: str, facts: dict[str, str], *, move: bool 
     for name, library in source.libraries.items():
         _copy_file(library, os.path.join(libs, name), 0o755)
     if source.loader:
-        # Where the binary looks for it, seen through the links below.
+        # The path where the binary looks for it, through the links below.
         loader, known_as = source.loader
         place = os.path.join(target, "usr", known_as.removeprefix("/usr").lstrip("/"))
         os.makedirs(os.path.dirname(place), exist_ok=True)

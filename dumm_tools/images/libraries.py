@@ -1,8 +1,8 @@
-"""The loader and the shared libraries of a program, found as ld.so(8) would find them, by reading.
+"""The loader and the shared libraries of a program, found by reading files, as ld.so(8) would.
 
-The loader could list them itself; but of a file that may be anybody's it would run code: what
-DT_AUDIT names, or the loader that the file names. Paths that a file has to libraries (RUNPATH)
-count for nothing: of a program of this host they would lead anywhere on it.
+The loader could list them itself, but it would run code from a file of unknown origin: that named
+by DT_AUDIT, or the loader that the file names. Library paths in the file (RUNPATH) are ignored:
+those in a program of this host could lead anywhere on it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dumm_tools.errors import DummError
 from dumm_tools.images import elf
 
-#: Directories that a loader searches with no configuration, Debian's first.
+#: Directories that a loader searches without configuration, Debian's first.
 DIRECTORIES = (
     "/lib/x86_64-linux-gnu",
     "/usr/lib/x86_64-linux-gnu",
@@ -24,7 +24,7 @@ DIRECTORIES = (
     "/lib",
     "/usr/lib",
 )
-#: glibc loads it when UML cancels a thread, as it does to reboot; no binary names it.
+#: glibc loads it when UML cancels a thread, as in a reboot; no binary refers to it.
 UNWINDER = "libgcc_s.so.1"
 CACHE = "/etc/ld.so.cache"
 _LOADER = re.compile(r"(/(?:usr/)?lib(?:64)?(?:/x86_64-linux-gnu)?)/(ld-[\w.-]+)", re.ASCII)
@@ -38,8 +38,8 @@ _LIBRARIES_MAX = 256
 
 
 def loader(image: elf.Image, path: str) -> str | None:
-    """The loader of the program `path`, None for a static one. DummError where it names something
-    else, which would then run, or be shown to a guest."""
+    """The loader of the program `path`, None for a static one. DummError if it names something
+    else, which would then run, or be visible to a guest."""
     name = image.interpreter
     if name is not None and not _LOADER.fullmatch(name):
         raise DummError(
@@ -49,7 +49,7 @@ def loader(image: elf.Image, path: str) -> str | None:
 
 
 def loader_file(name: str, path: str) -> str:
-    """The file of a loader of this host, which the program `path` asks for. DummError."""
+    """The file of a loader on this host, which the program `path` requests. DummError."""
     real = os.path.realpath(name)
     if not _LOADER.fullmatch(real) or _library(real) is None:
         raise DummError(f"the loader of '{path}', '{name}', is not on this host")
@@ -59,8 +59,8 @@ def loader_file(name: str, path: str) -> str:
 def closure(
     image: elf.Image, path: str, find: Callable[[str], tuple[str, elf.Image] | None]
 ) -> list[str]:
-    """The paths of all libraries that the program `path` needs, and these, and so on. `find`
-    says where a library is, and what it needs. DummError when one is missing."""
+    """The paths of all libraries that the program `path` needs, directly or indirectly. `find`
+    returns the path of a library and its needs. DummError if one is missing."""
     skipped = {os.path.basename(image.interpreter or "")}
     found: dict[str, str] = {}
     wanted = list(image.needed)
@@ -79,7 +79,7 @@ def closure(
 
 
 def of_host(image: elf.Image, path: str) -> list[str]:
-    """The libraries of a program of this host, as the paths that its loader looks them up by."""
+    """The libraries of a program of this host, by the paths that its loader uses."""
     cached = _cached()
 
     def find(name: str) -> tuple[str, elf.Image] | None:
@@ -99,21 +99,21 @@ def of_host(image: elf.Image, path: str) -> list[str]:
 
 
 def _library(path: str) -> elf.Image | None:
-    """What a library of this host asks for; None where there is none for us."""
+    """The needs of a library of this host; None if there is no suitable one."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
         return elf.image(fd, path)
-    except DummError:  # of another machine, perhaps: the loader looks further, too
+    except DummError:  # perhaps for another architecture: the loader continues its search, too
         return None
     finally:
         os.close(fd)
 
 
 def _cached() -> dict[str, list[str]]:
-    """What ldconfig(8) noted of libraries outside of the directories above, and in them."""
+    """Libraries known to ldconfig(8), inside and outside the directories above."""
     try:
         with open(CACHE, "rb") as file:
             data = file.read(_CACHE_MAX)
@@ -123,8 +123,8 @@ def _cached() -> dict[str, list[str]]:
 
 
 def cache_entries(data: bytes) -> dict[str, list[str]]:
-    """The paths of the libraries in an ld.so.cache, by name; nothing of one that is broken."""
-    start = data.find(_CACHE_MAGIC)  # an old format may stand before it
+    """The paths of the libraries in an ld.so.cache, by name; empty if it is invalid."""
+    start = data.find(_CACHE_MAGIC)  # an older format may precede it
     if start < 0 or len(data) - start < _CACHE_HEADER.size:
         return {}
     _, count, _ = _CACHE_HEADER.unpack_from(data, start)
@@ -134,7 +134,7 @@ def cache_entries(data: bytes) -> dict[str, list[str]]:
         if offset + _CACHE_ENTRY.size > len(data):
             break
         flags, key, value, _, special = _CACHE_ENTRY.unpack_from(data, offset)
-        if flags == _X86_64_LIBC6 and special == 0:  # else for some processors only
+        if flags == _X86_64_LIBC6 and special == 0:  # otherwise for some processors only
             path = _text(data, start + value)
             if path.startswith("/"):
                 found.setdefault(_text(data, start + key), []).append(path)

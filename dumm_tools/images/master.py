@@ -1,6 +1,6 @@
 """Masters: read-only root trees that guests share. Any directory tree can be one.
 
-Those of the cache have a name and a lock; a directory elsewhere serves as it is.
+Those in the cache have a name and a lock; a directory elsewhere is used as it is.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TAR_NAME = re.compile(r"(.+?)\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)")
 
 @dataclass(frozen=True, slots=True)
 class Master:
-    """A root tree: its absolute path, and its lock when it is in the cache (`cache.hold`)."""
+    """A root tree: its absolute path, and its lock if it is in the cache (`cache.hold`)."""
 
     path: str
     lock: str | None
@@ -37,9 +37,9 @@ class Stored:
 
 
 def resolve(spec: str) -> Master:
-    """The master that `spec` means: a name in the cache, or a directory.
+    """The master that `spec` refers to: a name in the cache, or a directory.
 
-    NotFound when there is none, DummError when it is empty or no directory.
+    NotFound if there is none, DummError if it is empty or not a directory.
     """
     path = cache.find("masters", spec) or os.path.abspath(spec)
     try:
@@ -58,7 +58,7 @@ def resolve(spec: str) -> Master:
 
 
 def default() -> Master | None:
-    """The master called busybox if there is one, else the only one there is, else None."""
+    """The master called busybox if it exists, or else the only one, or else None."""
     found = cache.names("masters")
     if BUSYBOX in found:
         return resolve(BUSYBOX)
@@ -72,16 +72,16 @@ def list_() -> list[Stored]:
 
 
 def mounted_over() -> dict[str, str]:
-    """Directories over which trees of guests are mounted, and where. Only the user who made a lab
-    sees its mounts: not who became root of another user namespace."""
+    """Masters with trees of guests mounted on top of them, and the mount points. Only the user who
+    made a lab sees its mounts, not a process that has become root of another user namespace."""
     from dumm_tools.linux import mount
 
     return mount.overlays()
 
 
 def delete(name: str, over: Mapping[str, str]) -> None:
-    """Delete a master: NotFound when there is none, Conflict while guests use it, be it that they
-    are stopped and their trees mounted (`over`): these would be empty from then on."""
+    """Delete a master: NotFound if there is none, Conflict while guests use it, even if they are
+    stopped and their trees are mounted (`over`): these would be empty from then on."""
     path = cache.find("masters", name)
     at = over.get(os.path.realpath(path)) if path else None
     if at is not None:
@@ -100,9 +100,9 @@ def import_(
     progress: Report | None = None,
     warn: Report | None = None,
 ) -> str:
-    """Make a master of a directory, of a tar archive, or of one on stdin (`-`); returns its name.
+    """Make a master from a directory, a tar archive, or one on stdin (`-`); return its name.
 
-    Nothing is followed or written outside the new tree. Device nodes are left aside.
+    Nothing is followed or written outside the new tree. Device nodes are skipped.
     """
     if name is None:
         name = _name_for(source)
@@ -115,12 +115,12 @@ def import_(
         if source != "-" and os.path.isdir(source):
             from dumm_tools.trees import tree
 
-            resolve(os.path.abspath(source))  # an empty one is refused here already
+            resolve(os.path.abspath(source))  # refuses an empty one early
             ours = os.path.dirname(cache.directory("masters"))
             left = tree.copy(source, target, skip=(ours,), live=True)
         else:
             left = _unpack(source, target, progress)
-        # Whoever collected the tree in a private directory did not mean to shut out everyone.
+        # A tree collected in a private directory is not meant to lock out everyone.
         os.chmod(target, os.stat(target).st_mode & 0o7777 | 0o555)
         resolve(target)
     if left and warn:
@@ -141,7 +141,7 @@ def _unpack(source: str, target: str, progress: Report | None) -> int:
 
 
 def _name_for(source: str) -> str:
-    """The name that goes without saying: that of the directory, or of the archive."""
+    """The default name: that of the directory or the archive."""
     if source == "-":
         raise Usage("an archive on standard input needs a name", hint="--name NAME")
     base = os.path.basename(os.path.abspath(source))

@@ -1,4 +1,5 @@
-"""Masters built from Debian's packages: a small one of busybox, and a Debian (mmdebstrap)."""
+"""Masters built from Debian packages: a small one with busybox, and a Debian system
+(mmdebstrap)."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from dumm_tools.trees import tree
 Report = Callable[[str], None]
 
 DEFAULT_SUITE = "stable"
-#: What a guest of a lab cannot do without.
+#: Applets that a guest needs.
 NEEDED_APPLETS = (
     "sh init mount umount login getty ip ping nc httpd telnetd telnet udhcpc wget ifconfig route "
     "traceroute vi ps kill cat ls cp mv rm mkdir sed grep awk tar dmesg modprobe insmod"
 )
-#: What a Debian of mmdebstrap's smallest kind lacks for a lab.
+#: Packages for a lab that mmdebstrap's smallest variant lacks.
 DEBIAN_PACKAGES = (
     "iproute2",
     "iputils-ping",
@@ -47,10 +48,10 @@ _LINKS = {
     "var/run": "../run",
     "var/lock": "../run/lock",
     "etc/mtab": "../proc/self/mounts",
-    # Where Debian's udhcpc looks for it.
+    # The location used by Debian's udhcpc.
     "etc/udhcpc/default.script": "../../usr/share/udhcpc/default.script",
 }
-# An empty password, on a network that is the lab's own: telnet and login just work.
+# An empty password, since the network belongs to the lab: telnet and login just work.
 _FILES: dict[str, str] = {
     "etc/passwd": (
         "root:x:0:0:root:/root:/bin/sh\n"
@@ -146,14 +147,14 @@ def build_busybox(
     may_exist: bool = False,
     progress: Report | None = None,
 ) -> str:
-    """Make a small master of a static busybox: this host's, else the one of `suite`.
+    """Build a small master from a static busybox: this host's, or that of `suite`.
 
-    With a suite named it is that one's. Returns the name of the master.
+    If a suite is named, its busybox is used. Return the name of the master.
     """
     from dumm_tools.running import isolation
 
     names.pack(name, "master name")
-    isolation.become_root()  # for the owners of what is in it
+    isolation.become_root()  # for the owners of the files in it
     with cache.build("masters", name, may_exist=may_exist, progress=progress) as target:
         if target is None:
             return name
@@ -189,10 +190,10 @@ def build_debian(
     may_exist: bool = False,
     progress: Report | None = None,
 ) -> str:
-    """Make a master of a minimal Debian with the network tools of a lab; needs mmdebstrap.
+    """Build a master from a minimal Debian with the network tools of a lab; needs mmdebstrap.
 
-    Works without root where /etc/subuid gives the user ids, which then own the files as in a
-    lab of that user's. Returns the master's name, by default that of the suite.
+    This works without root if /etc/subuid gives the user ids, which then own the files as in a lab
+    of that user. Return the master's name, by default that of the suite.
     """
     from dumm_tools.running import isolation
     from dumm_tools.trees import untar
@@ -210,7 +211,7 @@ def build_debian(
         packages = ",".join((*DEBIAN_PACKAGES, *include))
         options = [f'--aptopt={key} "{value}";' for key, value in apt.settings(allow_expired)]
         with cache.scratch("masters", "debian") as work:
-            # By way of a tar, so that device nodes and foreign owners are ours to leave aside.
+            # Through a tar archive, so that we can skip device nodes and foreign owners.
             tar = os.path.join(work, "root.tar")
             try:
                 foreground.run(
@@ -239,17 +240,17 @@ def build_debian(
                     raise NotFound(f"suite '{suite}' has no package '{missing[1]}'") from None
                 raise
             foreground.end_threads()
-            isolation.become_root()  # only now: mmdebstrap makes a user namespace of its own
+            isolation.become_root()  # not earlier: mmdebstrap creates its own user namespace
             with open(tar, "rb", buffering=0) as stream:
                 untar.extract(stream, "mmdebstrap's archive", target, progress)
             os.chmod(target, 0o755)
-            # Where the agent mounts the kernel's modules: else each start would make it.
+            # Mount point for the kernel's modules, which each start would have to create otherwise.
             os.makedirs(os.path.join(target, "usr/lib/modules"), exist_ok=True)
     return name
 
 
 def _temporary(work: str) -> str:
-    """A place for mmdebstrap's tree, which its other user ids must be able to reach."""
+    """A directory for mmdebstrap's tree, which its other user ids must be able to reach."""
     return work if os.geteuid() == 0 else os.environ.get("TMPDIR", "/tmp")
 
 
@@ -262,7 +263,7 @@ def _mmdebstrap_progress(progress: Report | None) -> Callable[[str], None]:
 
 
 def _host_busybox() -> str | None:
-    """This host's busybox, if it is a static one with all that is needed."""
+    """This host's busybox, if it is static and has everything needed."""
     for path in _HOST_BUSYBOX:
         try:
             if elf.is_static(path) and not _missing(applets.of(path)):
@@ -289,7 +290,7 @@ def _missing(found: dict[str, str]) -> list[str]:
 
 
 def _fill(target: str, binary: str) -> None:
-    """Lay out the tree of a busybox master."""
+    """Create the tree of a busybox master."""
     found = applets.of(binary)
     if missing := _missing(found):
         raise DummError(f"this busybox lacks {', '.join(missing)}")
@@ -316,7 +317,7 @@ def _fill(target: str, binary: str) -> None:
 
 
 def _linuxrc(target: str) -> None:
-    """busybox lists /linuxrc as an applet; nothing starts it any more."""
+    """Remove /linuxrc: busybox lists it as an applet, but nothing starts it any more."""
     path = os.path.join(target, "usr/bin/linuxrc")
     if os.path.islink(path):
         os.unlink(path)
@@ -325,7 +326,7 @@ def _linuxrc(target: str) -> None:
 def _directory(target: str, path: str, mode: int) -> None:
     place = os.path.join(target, path)
     os.mkdir(place)
-    os.chmod(place, mode)  # whatever the umask is
+    os.chmod(place, mode)  # regardless of the umask
 
 
 def _file(target: str, path: str, text: str, mode: int) -> None:
