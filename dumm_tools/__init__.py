@@ -1,4 +1,4 @@
-"""Virtual networks out of real Linux kernels, rewired while they run."""
+"""Virtual networks of real Linux kernels, reconfigurable while they run."""
 
 from __future__ import annotations
 
