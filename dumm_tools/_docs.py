@@ -1,9 +1,9 @@
 """Write the manual pages and the completions: `python -m dumm_tools._docs [--check]`.
 
-man/X.in is written by hand, but for its placeholders: @SYNOPSIS@ @COMMANDS@ @OPTIONS@ @FIELDS@
+man/X.in is written by hand, except for its placeholders: @SYNOPSIS@ @COMMANDS@ @OPTIONS@ @FIELDS@
 @EXIT_STATUS@ come from the commands themselves, @VERSION@ and @DATE@ from constants,
-@JAIL_ATTEMPTS@ is man/jail-attempts.inc, @ATTACKS@ man/attacks.inc. What is written is committed,
-and a test runs --check.
+@JAIL_ATTEMPTS@ is man/jail-attempts.inc, @ATTACKS@ man/attacks.inc. The results are committed, and
+a test runs --check.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from dumm_tools import __version__, errors
 from dumm_tools.cli.common import FieldList
 from dumm_tools.output import Field
 
-#: Changed together with the version, never read from a clock.
+#: Changed together with the version, not taken from the clock.
 DATE = "2026-11-22"
 
 TOP = Path(__file__).resolve().parent.parent
-#: Options that are told once in a page, not at each verb.
+#: Options described once per page, not for each verb.
 SHARED = {"--directory", "--verbose", "--help", "--version"}
 OUTPUT = {"--quiet", "--output", "--nul", "--format"}
-#: Where each shell looks for the completion of a command.
+#: The name under which each shell looks for the completion of a command.
 COMPLETIONS = {"bash": "{}", "zsh": "_{}", "fish": "{}.fish"}
 
 
@@ -45,7 +45,8 @@ def tools() -> dict[str, click.Group]:
 def walk(
     command: click.Command, words: tuple[str, ...]
 ) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """A command and all below it, with the words that call it: verbs before nouns."""
+    """A command and all of its subcommands, each with the words that call it; verbs before
+    nouns."""
     yield words, command
     if isinstance(command, click.Group):
         for name, below in sorted(
@@ -58,7 +59,7 @@ def walk(
 
 
 def escape(text: str) -> str:
-    """Text for roff (groff_char(7)); what stands in `backquotes` becomes bold."""
+    """Text for roff (groff_char(7)); text in `backquotes` becomes bold."""
     for char, name in (("\\", "\\e"), ("-", "\\-"), ("'", "\\(aq"), ("^", "\\(ha"), ("~", "\\(ti")):
         text = text.replace(char, name)
     text = re.sub(r"`([^`]+)`", r"\\fB\1\\fR", text)
@@ -74,7 +75,7 @@ def italic(text: str) -> str:
 
 
 def paragraphs(text: str) -> str:
-    """The paragraphs of a docstring, each on a line of its own."""
+    """The paragraphs of a docstring, each on a single line."""
     found = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text.strip())]
     return "\n.IP\n".join(escape(part) for part in found)
 
@@ -103,7 +104,7 @@ def has_shape(command: click.Command) -> bool:
 
 
 def value_of(option: click.Option) -> str:
-    """What follows an option: its metavar, or the words it takes; empty for a flag."""
+    """The operand of an option: its metavar, or its choices; empty for a flag."""
     if option.is_flag or option.count:
         return ""
     if isinstance(option.type, click.Choice):
@@ -112,7 +113,7 @@ def value_of(option: click.Option) -> str:
 
 
 def operands(command: click.Command) -> list[str]:
-    """The operands as roff, in the order they are given."""
+    """The operands as roff, in order."""
     found = []
     everyone = any(o.opts == ["--all"] for o in parameters(command, click.Option))
     for argument in parameters(command, click.Argument):
@@ -131,7 +132,7 @@ def usage(words: tuple[str, ...], command: click.Command) -> str:
         )
     for option in own_options(command):
         if option.opts == ["--all"]:
-            continue  # stands with the operands
+            continue  # shown with the operands
         names = "|".join([max(option.opts, key=len), *option.secondary_opts])
         value = value_of(option)
         more = "...\\&" if option.multiple else ""
@@ -165,7 +166,7 @@ def verb(words: tuple[str, ...], command: click.Command) -> str:
 
 
 def shared_options(tool: click.Group) -> str:
-    """The options that all verbs take, then those of all that print records."""
+    """The options of all verbs, followed by those of all verbs that print records."""
     found = [option_entry(o) for o in parameters(tool, click.Option)]
     shaped = [c for _, c in leaves(tool) if has_shape(c)]
     if shaped:
@@ -175,7 +176,7 @@ def shared_options(tool: click.Group) -> str:
 
 
 def _plain(option: click.Option) -> Any:
-    """An output option as it is for all verbs; None when it is no such option."""
+    """An output option in the form that applies to all verbs; None for any other option."""
     if OUTPUT.isdisjoint(option.opts):
         return None
     if not isinstance(option.type, FieldList):
@@ -189,14 +190,14 @@ def _plain(option: click.Option) -> Any:
 
 
 def leaves(tool: click.Group) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """The verbs of a tool: what has no verbs below it."""
+    """The verbs of a tool: the commands without subcommands."""
     for words, command in walk(tool, (str(tool.name),)):
         if not isinstance(command, click.Group):
             yield words, command
 
 
 def field_tables(tool: click.Group) -> str:
-    """The fields of each verb that prints records; verbs with the same ones together."""
+    """The fields of each verb that prints records; verbs with the same fields are grouped."""
     tables = _tables()
     verbs: dict[tuple[str, ...], list[str]] = {}
     for words, command in leaves(tool):
@@ -211,7 +212,7 @@ def field_tables(tool: click.Group) -> str:
 
 
 def _tables() -> Mapping[tuple[str, ...], list[Field[Any]]]:
-    """All field tables of the command modules, by the names of their fields."""
+    """All field tables of the command modules, keyed by the names of their fields."""
     return {
         tuple(f.name for f in value): value
         for module in list(sys.modules.values())
@@ -239,7 +240,7 @@ def exit_status(runs_commands: bool) -> str:
 
 
 def included(name: str) -> str:
-    """A piece of a page that something else reads too, without the comments at its top."""
+    """A part of a page that is also read by something else, without the comments at its top."""
     text = (TOP / "man" / name).read_text()
     return re.sub(r"\A(\.\\\".*\n)*", "", text).rstrip("\n")
 
@@ -269,17 +270,18 @@ def page(template: str, tool: click.Group | None) -> str:
 
 
 def completion(tool: str, command: click.Command, shell: str) -> str:
-    """click's completion script for a shell, written without asking for that shell's version."""
+    """click's completion script for a shell, generated without running that shell for its
+    version."""
     kind = get_completion_class(shell)
     assert kind is not None
     script = kind(command, {}, tool, f"_{tool.upper().replace('-', '_')}_COMPLETE")
     text = ShellComplete.source(script).strip() + "\n"
-    # click's fish splits at each comma: of a description it shows what is before the first.
+    # click's fish script splits at each comma, and would truncate a description at the first one.
     return text.replace('string split ","', 'string split -m 1 ","')
 
 
 def files() -> Iterator[tuple[Path, str]]:
-    """All that is written: where, and what."""
+    """All generated files: path and text."""
     found = tools()
     for template in sorted((TOP / "man").glob("*.in")):
         target = template.with_suffix("")
@@ -291,7 +293,7 @@ def files() -> Iterator[tuple[Path, str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write what differs; with --check only say so, and return 1."""
+    """Write files that differ; with --check, only report them and return 1."""
     check = arguments == ["--check"]
     if arguments and not check:
         print("usage: python -m dumm_tools._docs [--check]", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""What a guest sees as its disk: the stack of layers at mount/NAME, and changes to it."""
+"""A guest's disk: the stack of layers mounted on mount/NAME, and changes to it."""

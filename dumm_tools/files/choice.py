@@ -1,4 +1,4 @@
-"""What a guest is started from: its kernel, its master, its tree."""
+"""Resolve what a guest is started from: its kernel, its master, its tree."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dumm_tools.model import Guest, State
 
 
 def resolve_kernel(labdir: str, guest: Guest) -> kernel.Kernel:
-    """The guest's kernel: its own, else the working set's, which the first look pins to the
-    newest pack of the cache. Called inside a transaction."""
+    """The guest's own kernel, or else the working set's, which the first call sets to the newest
+    pack in the cache. Call this inside a transaction."""
     if guest.kernel is not None:
         return kernel.resolve(guest.kernel)
     link = os.path.join(labdir, "linux")
@@ -26,8 +26,8 @@ def resolve_kernel(labdir: str, guest: Guest) -> kernel.Kernel:
 
 
 def resolve_master(labdir: str, guest: Guest) -> master.Master:
-    """The guest's master: its own, else the working set's, which the first look pins to the one
-    of the cache. Called inside a transaction."""
+    """The guest's own master, or else the working set's, which the first call sets to the one in
+    the cache. Call this inside a transaction."""
     if guest.master is not None:
         return master.resolve(guest.master)
     link = os.path.join(labdir, "master")
@@ -46,12 +46,12 @@ def resolve_master(labdir: str, guest: Guest) -> master.Master:
 
 
 def mount(labdir: str, state: State, guest: Guest) -> bool:
-    """Mount the guest's tree; False when it was mounted already."""
+    """Mount the guest's tree; return False if it was already mounted."""
     return mounts.mount(labdir, state, guest, resolve_master(labdir, guest).path)
 
 
 def leave_master(labdir: str, state: State, guest: Guest, path: str) -> bool:
-    """Unmount a tree whose guest was given another master, `path`, while it ran."""
+    """Unmount a tree whose guest was switched to another master, `path`, while it was running."""
     if guest.boot is None or guest.boot.master in ("", path):
         return False
     return mounts.umount(labdir, state, guest.name)

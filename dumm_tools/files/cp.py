@@ -1,11 +1,11 @@
-"""Files copied between the host and guests, and between guests (`dumm-fs cp`).
+"""Copying files between the host and guests, and between guests (`dumm-fs cp`).
 
-A guest's path is looked up as the guest itself would: its links, absolute ones too, and its `..`
-stay in its tree. What is found is copied by `copying.py`.
+A path in a guest is resolved as the guest itself would: its links, including absolute ones, and its
+`..` stay in its tree. The copying is done by `copying.py`.
 
-A running guest looks each name up anew (hostfs), except for what its processes have open: that is
-what it was until it is closed. So files are replaced, and never written to in place: a process
-of the guest's sees all of the old one or all of the new one.
+A running guest resolves each name anew (hostfs), except for files that its processes have open,
+which stay the same until they are closed. Files are therefore replaced and never written to in
+place: a process of the guest sees either the old file or the new one.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from dumm_tools.trees import copying
 Report = Callable[[str], None]
 OnError = Callable[[DummError], None]
 
-_LINKS_MAX = 40  # as the kernel, path_resolution(7)
+_LINKS_MAX = 40  # same as the kernel's, path_resolution(7)
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
 _STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/self/fd/\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A path here (`guest` None) or in a guest."""
+    """A path on the host (`guest` is None) or in a guest."""
 
     said: str
     guest: str | None
@@ -43,7 +43,7 @@ class Operand:
 
 
 def operand(said: str) -> Operand:
-    """Take GUEST:PATH apart; a colon behind a slash belongs to a local name. Usage."""
+    """Parse GUEST:PATH; a colon after a slash belongs to a local name. Usage."""
     head, colon, path = said.partition(":")
     if not colon or "/" in head:
         if not said:
@@ -62,10 +62,10 @@ def copy(
     progress: Report = lambda _: None,
     keep_mode: bool = False,
 ) -> None:
-    """Copy files and trees; what cannot be copied is told to `on_error`, the rest is copied. What
-    a guest's root user made setuid is not so on the host, unless with `keep_mode`.
+    """Copy files and trees; failures are reported to `on_error`, and the rest is copied. Files that
+    a guest's root user made setuid lose that on the host, unless `keep_mode` is set.
 
-    NotFound for a guest or a place that is not there, Usage where neither side is a guest's.
+    NotFound if a guest or a path does not exist, Usage if neither side is in a guest.
     """
     froms, to = [operand(s) for s in sources], operand(target)
     if to.guest is None and all(f.guest is None for f in froms):
@@ -103,8 +103,8 @@ def copy(
 
 
 def _refuse_link(to: Operand) -> None:
-    """Conflict where a guest's file would go where a link leads: the link may be a guest's own, of
-    an earlier copy. The streams that a process has are links, and nobody's."""
+    """Raise Conflict if a guest's file would be written through a link, which may have come from a
+    guest in an earlier copy. The standard streams of a process are links that belong to nobody."""
     if to.path.rstrip("/") != to.path or _STREAM.fullmatch(to.path):
         return
     if os.path.islink(to.path):
@@ -115,7 +115,8 @@ def _refuse_link(to: Operand) -> None:
 
 
 def _is_stream(path: str) -> bool:
-    """Is it a device or a FIFO of the host's, that a file is copied into rather than to?"""
+    """Whether it is a device or a FIFO of the host, which data is written to instead of being
+    replaced."""
     with contextlib.suppress(OSError):
         mode = os.stat(path).st_mode
         return stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)
@@ -149,7 +150,7 @@ def _text(error: OSError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where paths are looked up: in a guest's root directory, or here."""
+    """Where paths are resolved: in a guest's root directory, or on the host."""
 
     root: int | None
 
@@ -162,7 +163,7 @@ class _Place:
         return openat2.open_in_root(self.root, path, flags)
 
     def open_parent(self, path: str) -> tuple[int, str]:
-        """The directory that a path without a slash at its end is in, and its name there."""
+        """The directory that contains a path without a trailing slash, and the name in it."""
         parent, name = os.path.split(path)
         return self.open(parent or ".", os.O_PATH | os.O_DIRECTORY), name
 
@@ -189,7 +190,7 @@ def _root_of(labdir: str, name: str) -> Iterator[int]:
 
 
 def _target(place: _Place, to: Operand, many: bool) -> tuple[int, str | None]:
-    """The directory to copy into, and the name to get there: None for the sources' own."""
+    """The directory to copy into, and the name to use there: None for the names of the sources."""
     try:
         return place.open(to.path, os.O_PATH | os.O_DIRECTORY), None
     except OSError as e:

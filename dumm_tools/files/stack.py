@@ -1,7 +1,7 @@
-"""The stacks below guests' roots: which layers come and go, also while the guests run.
+"""Changing the stacks of layers underneath guests' roots, also while the guests run.
 
-What a guest has changes first, in its turn (`exchange`), then the record: a command that was
-killed in between can be run again.
+The guest's own mounts change first, in its turn (`exchange`), and then the record: a command that
+was killed in between can be run again.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ OnError = Callable[[str, Exception], None]
 
 
 def raised(_name: str, error: Exception) -> None:
-    """Let the first failure be the caller's."""
+    """Raise the first failure in the caller."""
     raise error
 
 
 def _directory(path: str) -> str:
-    """A layer as it is recorded: absolute, its links resolved. NotFound, Usage."""
+    """A layer in the form used in records: absolute, with links resolved. NotFound, Usage."""
     real = os.path.realpath(path)
     if not os.path.isdir(real):
         raise NotFound(f"no directory '{path}'")
@@ -37,11 +37,11 @@ def _directory(path: str) -> str:
 
 
 def _refuse_overlap(labdir: str, state: State, guest: Guest, said: str, layer: str) -> None:
-    """Usage where the guest would write into what is no layer of its own: into other layers, the
+    """Raise Usage if the guest would write to a place other than its own layer: other layers, the
     working set, the cache."""
     taken = [os.path.join(labdir, name) for name in ("run", "mount")]
     taken += [cache.directory("masters"), cache.directory("kernels")]
-    with contextlib.suppress(NotFound):  # it may be there when it is needed
+    with contextlib.suppress(NotFound):  # it may exist when it is needed
         below = choice.resolve_master(labdir, guest).path
         taken += [each for each in mounts.layers(labdir, state, guest, below)]
     for other in taken:
@@ -55,7 +55,7 @@ def _refuse_overlap(labdir: str, state: State, guest: Guest, said: str, layer: s
 
 
 def add(labdir: str, names: Iterable[str], directory: str, *, on_error: OnError = raised) -> None:
-    """Put a directory on top of guests' stacks; one that is there moves to the top."""
+    """Put a directory on top of guests' stacks; one that is already there moves to the top."""
     layer = _directory(directory)
 
     def check(state: State, guests: list[Guest]) -> None:
@@ -72,8 +72,8 @@ def add(labdir: str, names: Iterable[str], directory: str, *, on_error: OnError 
 def delete(
     labdir: str, names: Iterable[str], directory: str, *, on_error: OnError = raised
 ) -> None:
-    """Take a directory from guests' stacks. NotFound where it is in none."""
-    # It need not be there any more, nor need what was a directory once be one still.
+    """Remove a directory from guests' stacks. NotFound if it is in none of them."""
+    # It may no longer exist, or no longer be a directory.
     layers = {os.path.realpath(directory), os.path.abspath(directory)}
 
     def check(_state: State, guests: list[Guest]) -> None:
@@ -89,7 +89,7 @@ def delete(
 
 
 def pop(labdir: str, names: Iterable[str], *, on_error: OnError = raised) -> None:
-    """Take the newest directory from guests' stacks. NotFound where there is none."""
+    """Remove the newest directory from guests' stacks. NotFound if there is none."""
 
     def check(_state: State, guests: list[Guest]) -> None:
         if not any(g.overlays for g in guests):
@@ -103,7 +103,7 @@ def pop(labdir: str, names: Iterable[str], *, on_error: OnError = raised) -> Non
 
 
 def list_(labdir: str, name: str) -> Layers:
-    """The directories added to a guest's stack, the newest first."""
+    """The directories added to a guest's stack, newest first."""
     return list(guest_views.get(load(labdir), name).overlays)
 
 
@@ -117,15 +117,16 @@ def restack(
     lenient: bool = False,
     on_error: OnError = raised,
 ) -> None:
-    """Give guests the stacks that follow from what `edit` makes of their records, or (`whole`) of
-    the lab's, which is for all of them. What the host cannot do for one is done for none.
-    Conflict for a guest that is paused, before anything is done.
+    """Give guests the stacks that result when `edit` changes their records or (`whole`) the lab's
+    record, which applies to all of them. If the host cannot do it for one guest, it is done for
+    none. Conflict if a guest is paused, before anything is done.
 
-    A guest that does not do its part is told to `on_error`, and keeps record and stack; where the
-    record is the lab's, the guest's stack is left for the next command on its layers, or start.
+    A guest that does not do its part is reported to `on_error`, and keeps its record and stack; if
+    the record is the lab's, the guest's stack is left to the next command on its layers, or its
+    next start.
 
-    With `lenient` a stack that still lacks a directory is recorded all the same: else, of two
-    that are gone, neither could be taken away.
+    With `lenient`, a stack is recorded even if another of its directories is missing; otherwise, if
+    two were missing, neither could be removed.
     """
     with unbroken():
         now = load(labdir)
@@ -156,7 +157,7 @@ def restack(
 
         def replace(name: str, seconds: float) -> None:
             try:
-                if name in fresh:  # else it was deleted before we had its turn
+                if name in fresh:  # otherwise it was deleted before we got its turn
                     exchange.replace(labdir, ahead, ahead.guests[name], fresh[name], seconds)
             except TimedOut:
                 raise
@@ -200,7 +201,7 @@ def restack(
 
 
 def _busy(labdir: str, state: State, guests: list[Guest]) -> dict[str, Exception]:
-    """Why some of the guests cannot take other layers now; Conflict for one that is paused."""
+    """Why some of the guests cannot change their layers now; Conflict for one that is paused."""
     failures: dict[str, Exception] = {}
     for guest in guests:
         now = liveness.guest_state(labdir, state, guest)

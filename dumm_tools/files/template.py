@@ -1,7 +1,7 @@
-"""Templates: a layer for each guest, loaded over the whole lab and taken away again.
+"""Templates: a layer for each guest, loaded for the whole lab and unloaded again.
 
-templates/T/NAME holds what guest NAME gets. While T is loaded it lies on top of every stack, so
-what guests write goes into it.
+templates/T/NAME contains the layer of guest NAME. While T is loaded, it is on top of every stack,
+so guests write to it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dumm_tools.trees import tree
 
 @dataclass(frozen=True, slots=True)
 class TemplateView:
-    """A template, whether it is loaded, and the guests it has files for."""
+    """A template, whether it is loaded, and the guests that it has files for."""
 
     name: str
     loaded: bool
@@ -40,8 +40,8 @@ def _known(labdir: str, name: str, hint: str | None = None) -> str:
 
 
 def load_(labdir: str, name: str, *, on_error: stack.OnError = stack.raised) -> None:
-    """Put a template on top of all guests' stacks, in the place of the one that is loaded; guests
-    that do not do their part are told to `on_error`."""
+    """Put a template on top of all guests' stacks, replacing the loaded one; guests that do not do
+    their part are reported to `on_error`."""
     load(labdir)
     _known(labdir, name, f"dumm-fs template save {name}")
     with turn.of_templates(labdir):
@@ -49,7 +49,7 @@ def load_(labdir: str, name: str, *, on_error: stack.OnError = stack.raised) -> 
 
 
 def unload(labdir: str, *, on_error: stack.OnError = stack.raised) -> None:
-    """Take the loaded template away; Conflict when none is."""
+    """Unload the loaded template; Conflict if there is none."""
     load(labdir)
     with turn.of_templates(labdir):
         loaded = load(labdir).template
@@ -64,7 +64,7 @@ def _set(labdir: str, name: str | None, on_error: stack.OnError) -> None:
     def edit(state: State, _guests: list[Guest]) -> None:
         state.template = name
 
-    # Another command may have been killed in the middle.
+    # Another command may have been killed halfway.
     same = state.template == name
     guests = [g for g in state.guests if not same or mounts.is_unsettled(labdir, g)]
     if guests or not same:
@@ -72,8 +72,8 @@ def _set(labdir: str, name: str | None, on_error: stack.OnError) -> None:
 
 
 def save(labdir: str, name: str) -> None:
-    """Keep what guests changed as a template: of the loaded template, else of host/NAME. Conflict
-    when there is one of that name. Guests may run, and change their files meanwhile."""
+    """Save the changes of guests as a template: those in the loaded template, or else in host/NAME.
+    Conflict if the name is in use. Guests may be running, and change their files meanwhile."""
     names.pack(name, "template name")
     state = load(labdir)
     final = _place(labdir, name)
@@ -106,7 +106,7 @@ def list_(labdir: str) -> list[TemplateView]:
 
 
 def delete(labdir: str, name: str) -> None:
-    """Delete a template; Conflict while it is loaded, or a guest may still have it."""
+    """Delete a template; Conflict while it is loaded, or a guest may still use it."""
     for guest in load(labdir).guests:
         if mounts.is_unsettled(labdir, guest):
             with contextlib.suppress(DummError, OSError), turn.taken(labdir, guest, turn.PROMPT):
@@ -119,7 +119,7 @@ def delete(labdir: str, name: str) -> None:
             if mounts.is_unsettled(labdir, guest) and liveness.alive(labdir, guest):
                 raise Conflict(f"guest '{guest}' may still use template '{name}'")
         tree.refuse_mounts(place)
-        # Gone at once, and as a whole, however long the rest takes, or if we are killed.
+        # It disappears at once and as a whole, even if the rest takes long or we are killed.
         gone = changes.temporary(place)
         os.rename(place, gone)
     changes.sweep(place)

@@ -1,8 +1,8 @@
-"""The work directories of guests' overlays: an empty one for each mount, never used again.
+"""The work directories of guests' overlays: an empty one for each mount, never reused.
 
-overlayfs wants them on the file system of the layer that takes the writes. They lie in
-run/NAME/work, or, where that is on another one, beside the layer in DIR.dumm-work; a symbolic link
-in run/NAME/work then says where.
+overlayfs requires them to be on the file system of the layer that is written to. They are in
+run/NAME/work or, if that is on another file system, next to the layer in DIR.dumm-work; a symbolic
+link in run/NAME/work then points there.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _NAME = re.compile(r"[0-9a-f]{12}")
 
 @dataclass(frozen=True, slots=True)
 class WorkDir:
-    """One of them, and what stands for it in run/NAME/work: itself, or a link to it."""
+    """A work directory, and its entry in run/NAME/work: itself, or a link to it."""
 
     path: str
     entry: str
 
 
 def place(labdir: str, name: str) -> str:
-    """Where a guest's are, or the links to them."""
+    """The directory of a guest's work directories, or of the links to them."""
     return os.path.join(labdir, "run", name, "work")
 
 
 def make(labdir: str, name: str, upper: str) -> WorkDir:
-    """A new one for a mount with `upper` as its top layer."""
+    """Create one for a mount with `upper` as its top layer."""
     liveness.make_run_dir(labdir, name)
     directory = place(labdir, name)
     with contextlib.suppress(FileExistsError):
@@ -49,7 +49,7 @@ def make(labdir: str, name: str, upper: str) -> WorkDir:
     if os.stat(os.path.dirname(beside)).st_dev != device:
         raise DummError(f"layer '{upper}' is the root of a file system: use a directory in it")
     path = os.path.join(beside, os.path.basename(entry))
-    os.symlink(path, entry)  # first: what is made elsewhere must be found again
+    os.symlink(path, entry)  # first, so that a directory made elsewhere can be found again
     with contextlib.suppress(FileExistsError):
         os.mkdir(beside, 0o700)
     if not _is_made(entry, path):
@@ -59,7 +59,7 @@ def make(labdir: str, name: str, upper: str) -> WorkDir:
 
 
 def drop(labdir: str, name: str, keep: WorkDir | None = None) -> None:
-    """Remove those of mounts that are no more: all but `keep`."""
+    """Remove those of mounts that no longer exist: all except `keep`."""
     directory = place(labdir, name)
     for old in os.listdir(directory) if os.path.isdir(directory) else ():
         entry = os.path.join(directory, old)
@@ -68,13 +68,13 @@ def drop(labdir: str, name: str, keep: WorkDir | None = None) -> None:
 
 
 def remove(entry: str) -> None:
-    """Remove one; what cannot go now stays for the next time."""
+    """Remove one; if that is not possible now, it is left for the next time."""
     with contextlib.suppress(OSError, DummError):
         if os.path.islink(entry):
             path = os.readlink(entry)
             beside = os.path.dirname(path)
             if not _is_made(entry, path):
-                return  # no link of ours
+                return  # not one of our links
             if os.path.isdir(beside):
                 tree.remove(path)
                 with contextlib.suppress(OSError):  # another guest may have one in it
@@ -85,8 +85,8 @@ def remove(entry: str) -> None:
 
 
 def _is_made(entry: str, path: str) -> bool:
-    """Is the link `entry` to `path` one that `make` makes? What a link leads to is removed, and a
-    working set may have come out of an archive."""
+    """Whether the link `entry` to `path` is one created by `make`. The target of a link is removed,
+    and a working set may have come from an archive."""
     beside, name = os.path.split(path)
     if not _NAME.fullmatch(name) or name != os.path.basename(entry) or not beside.endswith(_AWAY):
         return False

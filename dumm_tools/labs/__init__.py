@@ -1,1 +1,1 @@
-"""The working set as a whole: made, checked, drawn and destroyed."""
+"""The working set as a whole: created, checked, drawn and destroyed."""

@@ -1,4 +1,5 @@
-"""What a host must have for guests: each thing is tried, not looked up in a version table."""
+"""Check what this host needs to run guests: everything is tried, rather than derived from
+versions."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from dumm_tools.labs import probe
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`missing` keeps guests from starting; `absent` only costs a feature."""
+    """`missing` prevents guests from starting; `absent` only costs a feature."""
 
     name: str
     state: Literal["ok", "missing", "absent"]
@@ -25,12 +26,12 @@ class Check:
 
 
 def run(labdir: str, *, isolated: bool) -> list[Check]:
-    """Try everything for a lab in `labdir`, on the host's network or in namespaces of its own."""
+    """Try everything for a lab in `labdir`, on the host's network or in its own namespaces."""
     found = [_agent(), _namespaces()]
     if isolated:
         found.append(_ids())
     found.append(_tun())
-    if found[1].state == "ok":  # else these cannot be tried
+    if found[1].state == "ok":  # otherwise these cannot be tried
         found += [_shm(), _overlay(labdir, isolated)]
     found += [_kernel(), _master()]
     for name, package, why in (
@@ -107,7 +108,8 @@ def _tun() -> Check:
 
 
 def _shm() -> Check:
-    """A guest's memory is a tmpfs of its jail: can one be mounted, and executed from?"""
+    """A guest's memory is in a tmpfs of its jail: check that one can be mounted and
+    executed from."""
     error = probe.in_child(probe.executable_tmpfs)
     if error:
         return Check("shm", "missing", f"tmpfs: {error}", "dumm-tools needs tmpfs in the kernel")

@@ -1,7 +1,7 @@
-"""A picture of the lab as it is now: guests, interfaces, bridges, uplinks, impairments.
+"""A picture of the current state of the lab: guests, interfaces, bridges, uplinks, shaping.
 
-Guests and bridges are nodes, cables are edges. The formats are texts for others to draw: dot
-(Graphviz), mermaid, json; svg is drawn by Graphviz itself.
+Guests and bridges are nodes, cables are edges. The formats are texts for other programs to draw:
+dot (Graphviz), mermaid, json; svg is rendered with Graphviz.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Format = Literal["dot", "svg", "mermaid", "json"]
 
 
 class Cable(NamedTuple):
-    """An interface, with what leads to it."""
+    """An interface and what it connects."""
 
     iface: Iface
     up: bool
 
 
 class Picture(NamedTuple):
-    """What there is to draw."""
+    """Everything to draw."""
 
     guests: list[guest_views.GuestView]
     cables: list[Cable]
@@ -34,7 +34,7 @@ class Picture(NamedTuple):
 
 
 def draw(labdir: str, form: Format) -> str:
-    """The lab in one of the formats. DummError where Graphviz is missing."""
+    """The lab in one of the formats. DummError if Graphviz is missing."""
     state = load(labdir)
     picture = look(labdir, state)
     if form == "json":
@@ -48,7 +48,7 @@ def draw(labdir: str, form: Format) -> str:
 
 
 def look(labdir: str, state: State) -> Picture:
-    """Merge records and kernel truth."""
+    """Merge the records with the state of the kernel."""
     return Picture(
         guest_views.views(labdir, state),
         [Cable(v.record, v.state == "up") for v in link_views.interfaces(state)],
@@ -56,9 +56,9 @@ def look(labdir: str, state: State) -> Picture:
     )
 
 
-# ---- what is said of a thing, line by line ----
+# ---- labels, as lists of lines ----
 
-#: Units of what `dumm-iface shape` was told.
+#: Units of the settings of `dumm-iface shape`.
 _UNITS = {
     "delay": " ms", "jitter": " ms", "loss": " %", "duplicate": " %", "corrupt": " %",
     "reorder": " %",
@@ -66,7 +66,7 @@ _UNITS = {
 
 
 def _impairments(iface: Iface) -> list[str]:
-    """What the traffic that an interface sends suffers."""
+    """The impairments of an interface's outgoing traffic."""
     return [
         f"{key} " + (_rate(value) if key == "rate" else f"{value:g}{_UNITS.get(key, '')}")
         for key, value in sorted(iface.shape.items())
@@ -94,7 +94,7 @@ def _cable_lines(cable: Cable) -> list[str]:
 
 
 def _uplink_lines(bridge: Bridge) -> list[str]:
-    """Empty for a bridge that has none."""
+    """Empty for a bridge without an uplink."""
     if bridge.uplink is None:
         return []
     return ["outside", "NAT" if bridge.uplink == "nat" else bridge.uplink.removeprefix("to:")]
@@ -104,7 +104,7 @@ def _uplink_lines(bridge: Bridge) -> list[str]:
 
 
 def as_json(picture: Picture) -> str:
-    """One object of three arrays; names as `list` has them."""
+    """One object with three arrays; the same names as in `list`."""
     what = {
         "guests": [{"name": s.guest.name, "state": s.state} for s in picture.guests],
         "ifaces": [
@@ -143,7 +143,7 @@ _COLOURS = {
     "paused": ("#ef6c00", "#fff3e0", "solid"),
     "crashed": ("#c62828", "#ffebee", "solid"),
 }
-#: Guests and bridges in a row, from which on a picture is too long for a page.
+#: Number of guests and bridges in a row that makes a picture too long for a page.
 _LONG = 8
 _QUIET = ("#757575", "#fafafa", "dashed")
 
@@ -226,7 +226,7 @@ def ranks(picture: Picture) -> dict[tuple[str, str], int]:
 
 
 def _is_long(rank: dict[tuple[str, str], int]) -> bool:
-    """Would the lab, drawn from left to right, be a strip: a long chain, or a ring?"""
+    """Whether the lab, drawn from left to right, would be a long strip: a chain or a ring."""
     depth = max(rank.values(), default=0) + 1
     return depth > _LONG and len(rank) < 4 * depth
 
@@ -248,7 +248,7 @@ def as_mermaid(picture: Picture) -> str:
         escaped = (line.replace("&", "#amp;").replace('"', "#quot;") for line in lines)
         return '"' + "<br/>".join(escaped) + '"'
 
-    # Names may be words of mermaid's own: numbers cannot.
+    # Names may be keywords of mermaid; numbers cannot.
     guests = {s.guest.name: f"g{n}" for n, s in enumerate(picture.guests)}
     bridges = {b.record.name: f"b{n}" for n, b in enumerate(picture.bridges)}
     out = ["flowchart LR"]

@@ -1,7 +1,7 @@
-"""The two ends of an interface, tap and device, made to be as recorded; and taken back.
+"""Both ends of an interface, tap and device: set up as recorded, and rolled back.
 
-What a command needs in a guest's turn, for all that changes interfaces: the host's end is made in
-a transaction, the guest is told outside of it.
+Shared by all commands that change interfaces in a guest's turn: the host's end is set up in a
+transaction, the guest is told outside of one.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dumm_tools.running import contact, guest_views, liveness, turn
 
 @contextlib.contextmanager
 def turn_of(labdir: str, guest: str) -> Iterator[None]:
-    """The guest's turn, for a change that needs netlink if it runs: what takes long is done
-    before."""
+    """The guest's turn, for a change that needs netlink if the guest is running; slow imports are
+    done before."""
     if liveness.alive(labdir, guest):
         rtnl.load()
     with turn.taken(labdir, guest):
@@ -29,8 +29,8 @@ def turn_of(labdir: str, guest: str) -> Iterator[None]:
 
 
 def reachable(labdir: str, state: State, guest: str) -> bool:
-    """Does the guest run, so that a change takes effect at once? Conflict while it is between
-    the two, or paused."""
+    """Whether the guest is running, so that a change takes effect immediately. Conflict while it is
+    starting, stopping or paused."""
     now = liveness.guest_state(labdir, state, guest_views.get(state, guest))
     if now in ("starting", "paused", "stopping"):
         raise Conflict(f"guest '{guest}' is {now}")
@@ -38,18 +38,18 @@ def reachable(labdir: str, state: State, guest: str) -> bool:
 
 
 def refresh_boot(labdir: str, state: State, guest: str) -> None:
-    """Let a running guest that reboots itself come back as it is now."""
+    """Let a running guest that reboots itself come back in its present state."""
     contact.write_boot(labdir, state.guests[guest], nic.boot_records(state, guest))
 
 
 def settle_host(labdir: str, state: State, iface: Iface, running: bool = True) -> bool:
-    """Make the host's end of an interface be as recorded, all of it where the guest runs, else a
-    tap that a crash has left; and what the guest reboots by. True when a device in the guest
-    must open the tap anew."""
+    """Set up the host's end of an interface as recorded: completely if the guest is running,
+    otherwise only a tap left by a crash; and update the data for a reboot of the guest. Return True
+    if a device in the guest must open the tap again."""
     if not running and not link_views.ours(state, iface.tap):
         return False
-    # Somebody removed the tap or took it down: the guest's device may hold one that is no more,
-    # or be stuck with a packet that was not taken (vector_send, arch/um/drivers/vector_kern.c).
+    # Somebody removed the tap or took it down: the guest's device may hold a deleted one,
+    # or be stuck with a packet that was not accepted (vector_send, arch/um/drivers/vector_kern.c).
     reopen = not sysfs.has_carrier(iface.tap)
     with netlink.host() as channel, contextlib.ExitStack() as undo:
         plug_host(channel, undo, state, iface)
@@ -61,22 +61,22 @@ def settle_host(labdir: str, state: State, iface: Iface, running: bool = True) -
 
 @contextlib.contextmanager
 def taking_back(labdir: str, before: Iface | None, after: Iface) -> Iterator[None]:
-    """Tell the guest inside, which has the record `after`; where that fails, `before` is put
-    back, on the host and, if it answers, in the guest. What others changed meanwhile stays."""
+    """Tell the guest, inside this block, about the record `after`; if that fails, restore `before`,
+    on the host and, if the guest answers, in the guest. Concurrent changes by others are kept."""
     try:
         yield
     except BaseException as e:
         with contextlib.suppress(*guest_links.UNDO_FAILURES):
             left, reopen = _take_back(labdir, before, after)
-            # Who does not answer would not answer to this either; nor does who interrupts us wait.
+            # A guest that did not answer will not answer now, and an interrupt must not wait.
             if left is not None and isinstance(e, Exception) and not isinstance(e, TimedOut):
                 nic.plug(labdir, left, reopen=reopen)
         raise
 
 
 def _take_back(labdir: str, before: Iface | None, after: Iface) -> tuple[Iface | None, bool]:
-    """The record as it is then, where the guest runs, and whether its device must open the tap
-    anew."""
+    """Restore the record; return it if the guest is running, and whether its device must open the
+    tap again."""
     with statefile.transaction(labdir) as change:
         state = change.state
         record = state.ifaces.get(after.name)
@@ -101,7 +101,8 @@ def _take_back(labdir: str, before: Iface | None, after: Iface) -> tuple[Iface |
 
 
 def plug_host(channel: Channel, undo: contextlib.ExitStack, state: State, iface: Iface) -> None:
-    """Bridge and tap of an interface, what is made here on the undo list."""
+    """Set up the bridge and the tap of an interface; whatever is created is added to the
+    undo list."""
     if iface.bridge is not None and host_links.ensure_bridge(
         channel, state, state.bridges[iface.bridge]
     ):
@@ -112,8 +113,8 @@ def plug_host(channel: Channel, undo: contextlib.ExitStack, state: State, iface:
 
 @contextlib.contextmanager
 def cut_off(labdir: str, iface: Iface, *, down: bool) -> Iterator[None]:
-    """Tell the guest inside of an interface that was unplugged on the host: where that fails, that
-    is recorded all the same. Ctrl-C waits for the end."""
+    """Tell the guest, inside this block, about an interface that was unplugged on the host: if that
+    fails, it is recorded nevertheless. Ctrl-C waits for the end."""
     with statefile.unbroken():
         try:
             yield
@@ -124,8 +125,8 @@ def cut_off(labdir: str, iface: Iface, *, down: bool) -> Iterator[None]:
 
 
 def unplugged(labdir: str, state: State, ifaces: Sequence[Iface], *, down: bool = True) -> None:
-    """Record that interfaces are on no bridge any more, but for those that other commands have
-    plugged in elsewhere, and see to it that their taps are on none."""
+    """Record that interfaces are no longer connected, except for those that other commands have
+    connected elsewhere, and make sure that their taps are not on a bridge."""
     with netlink.host() as channel:
         for old in ifaces:
             record = state.ifaces.get(old.name)
@@ -136,5 +137,7 @@ def unplugged(labdir: str, state: State, ifaces: Sequence[Iface], *, down: bool 
     for guest in {i.guest for i in ifaces} & state.guests.keys():
         now = liveness.guest_state(labdir, state, state.guests[guest])
         if now not in ("stopped", "crashed"):
-            with contextlib.suppress(FileNotFoundError):  # it begins anew, and reads the record
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # it is restarting, and will read the record
                 refresh_boot(labdir, state, guest)

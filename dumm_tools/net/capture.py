@@ -1,4 +1,4 @@
-"""Captures: tcpdump of this host, where the lab's links are."""
+"""Captures with the host's tcpdump, where the lab's links are visible."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def of_interface(labdir: str, name: str) -> str:
-    """The host's device of an interface. Usage, NotFound, Conflict when it has none now."""
+    """The host's device of an interface. Usage, NotFound, Conflict if there is none now."""
     state = statefile.load(labdir)
     return _present(state, link_views.interface(state, name).tap, f"'{name}' is not plugged in")
 
 
 def of_bridge(labdir: str, name: str) -> str:
-    """The host's device of a bridge. Usage, NotFound, Conflict when it is not there."""
+    """The host's device of a bridge. Usage, NotFound, Conflict if it does not exist."""
     state = statefile.load(labdir)
     return _present(state, link_views.bridge(state, name).name, f"bridge '{name}' is not up")
 
@@ -77,8 +77,8 @@ def tcpdump_user() -> list[str]:
 
 
 class _Child:
-    """A tcpdump whose output goes through us: it has much to say of a reader that has gone, and
-    notices only at its next packet. Signals that come to us go on to it."""
+    """A tcpdump whose output goes through us: it complains at length when the reader is gone, and
+    notices that only at its next packet. Signals that we receive are forwarded to it."""
 
     def __init__(self, argv: Sequence[str]) -> None:
         self._argv = list(argv)
@@ -95,10 +95,10 @@ class _Child:
                 self._previous[number] = signal.signal(number, self._forward)
             self._previous[signal.SIGPIPE] = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
             self._output, theirs = os.pipe2(os.O_CLOEXEC)
-            with contextlib.suppress(OSError):  # an ordinary user's share may be used up
+            with contextlib.suppress(OSError):  # the limit of an ordinary user may be used up
                 fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 1 << 20)
             try:
-                # In an isolated lab this is in its pid namespace, and ends with it.
+                # In an isolated lab this is in the lab's pid namespace, and ends with it.
                 self._pid = os.posix_spawn(
                     self._argv[0],
                     self._argv,
@@ -138,14 +138,14 @@ class _Child:
 
     def _wait(self) -> int:
         if self._status is None:
-            # Until it is reaped nobody else has its pid.
+            # Its pid cannot be reused until it is reaped.
             os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
             self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         return self._status
 
     def relay(self, file: str | None) -> int:
-        """Copy to stdout, or to a file that is made when the first byte comes: tcpdump has then
-        taken device and filter. The exit status."""
+        """Copy to stdout, or to a file that is created when the first byte arrives: by then tcpdump
+        has accepted device and filter. Return the exit status."""
         with contextlib.ExitStack() as stack:
             target = 1 if file is None else -1
             poll = select.poll()
@@ -168,9 +168,9 @@ class _Child:
 
 
 def _watch(pid: int) -> tuple[int, int]:
-    """Have `pid` killed when we are: it notices only when it has something to say, and who changes
-    to another user loses what the kernel does for that (PR_SET_PDEATHSIG in prctl(2)). The process
-    that sees to it, and the pipe that keeps it waiting."""
+    """Have `pid` killed when we are killed: it would notice only when it has something to print,
+    and a process that changes its user loses the kernel's mechanism for this (PR_SET_PDEATHSIG in
+    prctl(2)). Return the watching process, and the pipe that keeps it waiting."""
     watched = os.pidfd_open(pid)
     waiting, ours = os.pipe2(os.O_CLOEXEC)
     watcher = os.fork()
@@ -179,10 +179,10 @@ def _watch(pid: int) -> tuple[int, int]:
         os.close(watched)
         return watcher, ours
     try:
-        # All signals that we forward are blocked here. Who reads what we write waits for its end.
+        # All signals that we forward are blocked here. The reader of our output waits for its end.
         for fd in map(int, os.listdir("/proc/self/fd")):
             if fd not in (waiting, watched):
-                with contextlib.suppress(OSError):  # that of the list itself
+                with contextlib.suppress(OSError):  # the descriptor of the listing itself
                     os.close(fd)
         os.read(waiting, 1)
         process.send_signal(watched, signal.SIGKILL)

@@ -1,9 +1,9 @@
-"""Interfaces: a guest's NIC and its tap, recorded, and live where the guest runs.
+"""Interfaces: a guest's NIC and its tap, recorded, and set up immediately if the guest is running.
 
-A change has the guest's turn. In a transaction it is checked, recorded, and made on the host;
-then, without the lab's lock, the guest is told; where that fails another transaction takes back
-what was recorded. What only removes is done in the kernels first, so that a command that was
-killed can be run again; a cable is cut whatever the guest says.
+A change is made in the guest's turn. In a transaction it is checked, recorded, and made on the
+host; then, without the lab's lock, the guest is told; if that fails, another transaction rolls back
+the record. Removals are done in the kernels first, so that a command that was killed can be run
+again; a cable is cut whatever the guest says.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def create(
     mtu: int = 1500,
     may_exist: bool = False,
 ) -> None:
-    """Add an interface to a guest; live if the guest runs. Usage, NotFound, Conflict."""
+    """Add an interface to a guest, immediately if it is running. Usage, NotFound, Conflict."""
     guest, device = names.interface(name)
     wanted = address.interfaces(list(addresses))
     address.fits(address.mtu(mtu), wanted)
@@ -66,13 +66,13 @@ def create(
             if running:
                 reopen = cable.settle_host(labdir, state, made)
         if running:
-            # One that is there may be of a command that was killed before the guest had it.
+            # An existing one may be from a command that was killed before the guest had it.
             with cable.taking_back(labdir, None if fresh else made, made):
                 nic.plug(labdir, made, reopen=reopen)
 
 
 def _free_tap(state: State, name: str) -> str:
-    """The name for an interface's tap; Conflict where something else has it."""
+    """The name for an interface's tap; Conflict if it is in use."""
     tap = names.tap(name)
     if tap in state.bridges:
         raise Conflict(f"'{tap}' is already a bridge")
@@ -84,7 +84,7 @@ def _free_tap(state: State, name: str) -> str:
 
 
 def plug_late(labdir: str, guest: str, count: int) -> None:
-    """Give a guest that has just become ready its last `count` devices."""
+    """Add its last `count` devices to a guest that has just become ready."""
     with cable.turn_of(labdir, guest):
         with statefile.transaction(labdir) as change:
             late = change.state.ifaces_of(guest)[-count:]
@@ -94,8 +94,8 @@ def plug_late(labdir: str, guest: str, count: int) -> None:
 
 
 def delete(labdir: str, name: str, *, if_exists: bool = False) -> None:
-    """Remove an interface, from a running guest too; from a segment even if the guest does not
-    let it go. Usage, NotFound, Conflict."""
+    """Delete an interface, from a running guest as well; from a segment even if the guest does not
+    release it. Usage, NotFound, Conflict."""
     guest, _ = names.interface(name)
     if liveness.alive(labdir, guest):
         rtnl.load()
@@ -120,7 +120,7 @@ def delete(labdir: str, name: str, *, if_exists: bool = False) -> None:
 
 
 def _forget(state: State, name: str) -> None:
-    """Remove the tap of an interface that its guest has no more, and forget it."""
+    """Remove the tap of an interface that its guest no longer has, and forget the interface."""
     with netlink.host() as channel:
         host_links.remove(channel, state, [state.ifaces[name].tap])
     del state.ifaces[name]
@@ -162,8 +162,8 @@ def set_(labdir: str, name: str, *, mtu: int | None = None, mac: str | None = No
             reopen = cable.settle_host(labdir, change.state, iface, running)
         if running:
             with cable.taking_back(labdir, before, iface):
-                # A vector device is born with an MTU as large as that; it cannot be given one. The
-                # record does not say what it has: an earlier command may have been killed.
+                # A vector device is created with the largest MTU that it can have later. The
+                # record may not match the device: an earlier command may have been killed.
                 large = mtu is not None and mtu > nic.MTU_BY_NETLINK
                 reborn = large and nic.live_mtu(labdir, iface) != mtu
                 if reborn:
@@ -176,7 +176,7 @@ def set_(labdir: str, name: str, *, mtu: int | None = None, mac: str | None = No
 def add_addresses(
     labdir: str, name: str, addresses: Sequence[str], *, may_exist: bool = False
 ) -> None:
-    """Give an interface addresses: all or none. Usage, NotFound, Conflict."""
+    """Add addresses to an interface: all or none. Usage, NotFound, Conflict."""
     wanted = address.interfaces(list(addresses))
     guest, _ = names.interface(name)
     with cable.turn_of(labdir, guest):
@@ -195,7 +195,7 @@ def add_addresses(
             with cable.taking_back(labdir, before, iface), contextlib.ExitStack() as undo:
                 guest_links.add_addresses(labdir, iface, wanted)
                 undo.callback(guest_links.drop_addresses, labdir, iface, new)
-                if iface.routes:  # one may have waited for this
+                if iface.routes:  # one may have been waiting for this
                     guest_links.add_routes(labdir, iface, iface.routes)
                 undo.pop_all()
 
@@ -203,7 +203,7 @@ def add_addresses(
 def del_addresses(
     labdir: str, name: str, addresses: Sequence[str], *, if_exists: bool = False
 ) -> None:
-    """Take addresses from an interface. Usage, NotFound, Conflict."""
+    """Remove addresses from an interface. Usage, NotFound, Conflict."""
     unwanted = address.interfaces(list(addresses))
     guest, _ = names.interface(name)
 
@@ -225,18 +225,18 @@ def del_addresses(
 
 
 def _del_addresses(labdir: str, iface: Iface, unwanted: list[str], left: list[str]) -> None:
-    """In the running guest, with the routes that go by them."""
+    """In the running guest, including the routes that depend on them."""
     after = iface.but(addresses=left)
     lost = [r for r in iface.routes if not link_requests.is_usable(after, r)]
     if lost:
         guest_links.del_routes(labdir, iface, lost)
     guest_links.del_addresses(labdir, iface, unwanted, left)
-    if iface.routes:  # with the last address the kernel drops them all
+    if iface.routes:  # the kernel drops all of them with the last address
         guest_links.add_routes(labdir, after, after.routes)
 
 
 def addresses_of(labdir: str, name: str, *, ask_guest: bool = False) -> list[str]:
-    """The addresses recorded for an interface, or those that it has in its running guest.
+    """The addresses recorded for an interface, or those currently set in its running guest.
     NotFound, Conflict."""
     state = statefile.load(labdir)
     iface = link_views.interface(state, name)
@@ -250,7 +250,7 @@ def prepare(state: State, guest: str) -> None:
     """Make the taps of a guest that is about to start, and the lab's bridges where they are
     missing (as after a reboot of the host).
 
-    Taps that a crash left are taken over. Undoes itself. Conflict, DummError.
+    Taps left by a crash are reused. Rolls itself back. Conflict, DummError.
     """
     ifaces = state.ifaces_of(guest)
     needed = {i.bridge for i in ifaces}
@@ -259,7 +259,7 @@ def prepare(state: State, guest: str) -> None:
     with netlink.host() as channel, contextlib.ExitStack() as undo:
         for name, bridge in state.bridges.items():
             if name not in needed and not sysfs.exists(name):
-                # Not this guest's: should it fail, the guest starts all the same.
+                # Not this guest's bridges: if this fails, the guest starts nevertheless.
                 with contextlib.suppress(*guest_links.UNDO_FAILURES):
                     host_links.ensure_bridge(channel, state, bridge)
         for iface in ifaces:
@@ -277,7 +277,7 @@ def release(state: State, *guests: str) -> None:
 
 
 def delete_of_guest(state: State, guest: str) -> None:
-    """Forget the interfaces of a guest that does not run, and remove what is left of them. The
+    """Forget the interfaces of a guest that is not running, and remove what is left of them. The
     caller saves the state."""
     release(state, guest)
     for iface in state.ifaces_of(guest):

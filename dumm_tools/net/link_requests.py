@@ -1,6 +1,5 @@
-"""What a guest's device is told: its addresses, routes and shaping, as netlink requests
-and as values for people. Looks at records only.
-"""
+"""The configuration of a guest's device: addresses, routes and shaping, as netlink requests and as
+values for display. Based on records only."""
 
 from __future__ import annotations
 
@@ -11,33 +10,33 @@ from dumm_tools.linux import netlink, qdisc, route, rtnl
 from dumm_tools.linux.netlink import Request
 from dumm_tools.model import Iface
 
-#: Octets in front of a packet: an Ethernet header, with a VLAN tag.
+#: Bytes before a packet: an Ethernet header with a VLAN tag.
 _ETHERNET = 18
-#: What waits for a slow link before more is dropped: so many seconds' worth of full packets, ...
+#: Length of the queue of a slow link: this many seconds' worth of full-size packets, ...
 _QUEUE_SECONDS = 0.2
-#: ... but at least so many packets; below a congestion window's worth TCP would not get going.
+#: ... but at least this many packets; with less than a congestion window TCP would not get going.
 _QUEUE_PACKETS = 32
-#: Octets of the packets that fill the time of a delay, where a rate is set: as small as many are.
+#: Size of the packets held during a delay if a rate is set: many packets are this small.
 _SMALL = 128
-#: Packets that netem holds: at least, where no rate says less, ...
+#: Packets that netem holds, unless a rate implies fewer: at least this many, ...
 _LIMIT_MIN = 1000
-#: ... in each second of a delay where no rate says less: a UML sends no more, ...
+#: ... this many per second of delay, since a UML does not send more, ...
 _PACKETS = 250_000
-#: ... and at most: more, a guest of 64 MiB has no memory for.
+#: ... and at most this many: a guest of 64 MiB has no memory for more.
 _LIMIT_MAX = 10_000
-#: What shaping needs of a kernel.
+#: The kernel module needed for shaping.
 MODULE = "sch_netem"
 
 
 def needs_ipv6(iface: Iface) -> bool:
-    """Does it have an IPv6 address or route?"""
+    """Whether it has an IPv6 address or route."""
     return any(map(address.is_v6, iface.addresses)) or any(
         address.is_v6(r["dest"]) for r in iface.routes
     )
 
 
 def addresses(iface: Iface, index: int) -> list[Request]:
-    """The addresses of a device, whether it has them already or not."""
+    """The addresses of a device, whether or not it already has them."""
     flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
     return [rtnl.address(rtnl.RTM_NEWADDR, index, a, flags=flags) for a in iface.addresses]
 
@@ -45,26 +44,26 @@ def addresses(iface: Iface, index: int) -> list[Request]:
 def routes(
     iface: Iface, index: int, chosen: Sequence[dict[str, str]] | None = None
 ) -> list[Request]:
-    """The routes of a device that is up, or those chosen of them. One whose gateway it cannot
-    reach by its addresses sleeps until it can."""
+    """The routes of a device that is up, or those chosen. A route whose gateway it cannot reach
+    through its addresses stays inactive until it can."""
     wanted = iface.routes if chosen is None else chosen
     flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
     return [
         route.route(route.RTM_NEWROUTE, index, r["dest"], r.get("via"), flags=flags)
-        for r in sorted(wanted, key=lambda r: "via" in r)  # what leads to a gateway first
+        for r in sorted(wanted, key=lambda r: "via" in r)  # routes to a gateway first
         if is_usable(iface, r)
     ]
 
 
 def is_usable(iface: Iface, recorded: dict[str, str]) -> bool:
-    """Can the kernel take this route?"""
+    """Whether the kernel would accept this route."""
     via = recorded.get("via")
     return iface.up and (via is None or address.is_near(via, near(iface)))
 
 
 def near(iface: Iface) -> list[str]:
-    """The networks that are on the interface's own segment: by its addresses, and by routes that
-    have no gateway."""
+    """The networks on the interface's own segment, according to its addresses and its routes
+    without a gateway."""
     return iface.addresses + [r["dest"] for r in iface.routes if "via" not in r]
 
 
@@ -88,12 +87,12 @@ def _netem(iface: Iface) -> qdisc.Netem:
 
 
 def shaping(iface: Iface, index: int) -> list[Request]:
-    """What gives a device its shape; nothing for one that has none."""
+    """The requests for a device's shaping; empty for a device without any."""
     return [qdisc.netem(index, _netem(iface), iface.name)] if iface.shape else []
 
 
 def shape_of(netem: qdisc.Netem | None) -> dict[str, float]:
-    """What a device has, in the units of the records."""
+    """The shaping that a device has, in the units of the records."""
     if netem is None:
         return {}
     found = {
@@ -109,6 +108,6 @@ def shape_of(netem: qdisc.Netem | None) -> dict[str, float]:
 
 
 def short(value: float) -> float:
-    """A value as it was said: the kernel's fractions are off by 1e-8, and 20.0 is 20."""
+    """A value as the user gave it: the kernel's fractions are off by 1e-8, and 20.0 is 20."""
     rounded = round(value, 6)
     return int(rounded) if rounded == int(rounded) else rounded

@@ -1,6 +1,6 @@
-"""The lab's network as it is now: which links of the host are ours, and what they look like.
+"""The lab's network at present: which links of the host belong to the lab, and their state.
 
-Reads only: the state and sysfs, so that `list` starts quickly.
+Reads only the state and sysfs, so that `list` starts quickly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dumm_tools.model import Bridge, Iface, State
 
 
 class InterfaceView(NamedTuple):
-    """An interface: its record, and what sysfs shows of its tap, read when asked."""
+    """An interface: its record, and the values of its tap in sysfs, read on demand."""
 
     record: Iface
     tag: str
@@ -31,17 +31,17 @@ class InterfaceView(NamedTuple):
 
     @property
     def rx_bytes(self) -> int | None:
-        """Octets that the guest received: those that its tap sent."""
+        """Bytes that the guest received, which its tap sent."""
         return self._number("statistics/tx_bytes")
 
     @property
     def tx_bytes(self) -> int | None:
-        """Octets that the guest sent."""
+        """Bytes that the guest sent."""
         return self._number("statistics/rx_bytes")
 
 
 class BridgeView(NamedTuple):
-    """A bridge: its record, and what sysfs shows of it. `members` are the interfaces recorded
+    """A bridge: its record, and its values in sysfs. `members` are the interfaces recorded
     on it."""
 
     record: Bridge
@@ -96,20 +96,21 @@ def bridge(state: State, name: str) -> Bridge:
 
 
 def ours(state: State, device: str) -> bool:
-    """Is there a device of this name, and did this working set make it?"""
+    """Whether a device with this name exists and was made by this working set."""
     alias = sysfs.read(device, "ifalias")
     if alias:
         return alias == state.tag
-    # A bridge made by a command that was killed before it could tag it: known by its MAC.
+    # A bridge made by a command that was killed before it could tag it is known by its MAC.
     return device in state.bridges and sysfs.read(device, "address") == bridge_mac(state, device)
 
 
 def bridge_mac(state: State, name: str) -> str:
-    """The MAC address of a bridge: fixed, where the kernel's choice changes with the members."""
+    """The MAC address of a bridge: a fixed one, since the kernel's choice changes with the
+    members."""
     return address.made_mac(f"{state.id} {name}")
 
 
 def our_links(state: State) -> list[str]:
-    """The names of all links of this working set that are there, bridges last."""
+    """The names of all existing links of this working set, bridges last."""
     found = [d for d in sysfs.devices() if ours(state, d)]
     return sorted(found, key=lambda d: (sysfs.exists(f"{d}/bridge"), d))

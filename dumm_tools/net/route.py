@@ -1,4 +1,4 @@
-"""Routes of guests: recorded with the interface that they go out of, and live where it is up."""
+"""Routes of guests: recorded with their outgoing interface, and active while it is up."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dumm_tools.model import Iface, State
 from dumm_tools.net import cable, guest_links, link_requests, link_views
 from dumm_tools.running import guest_views, liveness
 
-#: What the user calls a route to everywhere.
+#: The user's name for a route to everywhere.
 DEFAULT = "default"
 _EVERYWHERE = {False: "0.0.0.0/0", True: "::/0"}
 
 
 class RouteView(NamedTuple):
-    """A route as `route list` says it; `iface` is None for a device that is not ours."""
+    """A route as shown by `route list`; `iface` is None for a device that we did not create."""
 
     guest: str
     iface: str | None
@@ -31,7 +31,7 @@ class RouteView(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """Where to, as the user says it."""
+        """The destination as the user writes it."""
         return DEFAULT if self.dest in _EVERYWHERE.values() else self.dest
 
 
@@ -59,7 +59,7 @@ def _text(route: dict[str, str]) -> str:
 def add(
     labdir: str, name: str, dest: str, *, via: str | None = None, may_exist: bool = False
 ) -> None:
-    """Give a guest a route out of an interface. Usage, NotFound, Conflict."""
+    """Add a route through an interface to its guest. Usage, NotFound, Conflict."""
     wanted = _wanted(dest, via)
     guest, _ = names.interface(name)
     with cable.turn_of(labdir, guest):
@@ -79,7 +79,7 @@ def add(
                 if running:
                     cable.refresh_boot(labdir, state, guest)
         if running:
-            # What was killed in between is done now; and some may have waited for this one.
+            # Finish what a killed command left undone; and other routes may depend on this one.
             waiting = [
                 r
                 for r in record.routes
@@ -107,7 +107,8 @@ def _check_gateway(record: Iface, wanted: dict[str, str]) -> None:
 
 
 def _check_free(state: State, record: Iface, wanted: dict[str, str]) -> None:
-    """Conflict where the guest has a way to there already: its kernel would take the later."""
+    """Raise Conflict if the guest already has a route to this destination: its kernel would replace
+    it."""
     for other in state.ifaces_of(record.guest):
         for route in other.routes:
             if route["dest"] == wanted["dest"]:
@@ -115,7 +116,7 @@ def _check_free(state: State, record: Iface, wanted: dict[str, str]) -> None:
                     f"'{record.guest}' already has a route to this destination: '{_text(route)}'"
                     f" through '{other.name}'"
                 )
-        # The kernel would take its own route away for this one (fib_table_insert, NLM_F_REPLACE).
+        # The kernel would replace its own route with this one (fib_table_insert, NLM_F_REPLACE).
         if any(address.network(a, strict=False) == wanted["dest"] for a in other.addresses):
             raise Conflict(
                 f"'{wanted['dest']}' is already on '{other.name}' because of its address"
@@ -125,7 +126,7 @@ def _check_free(state: State, record: Iface, wanted: dict[str, str]) -> None:
 def delete(
     labdir: str, name: str, dest: str, *, via: str | None = None, if_exists: bool = False
 ) -> None:
-    """Take a route from a guest. Usage, NotFound, Conflict."""
+    """Remove a route from a guest. Usage, NotFound, Conflict."""
     gateway = address.host(via) if via is not None else None
     network_ = None if dest == DEFAULT else address.network(dest)
     guest, _ = names.interface(name)

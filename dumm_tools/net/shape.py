@@ -1,6 +1,5 @@
-"""Shaping: what the traffic that a guest sends on an interface suffers, by netem in
-the guest's own kernel. The host needs none.
-"""
+"""Shaping: impairments of the traffic that a guest sends on an interface, by netem in the guest's
+own kernel. The host needs no support for it."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from dumm_tools.model import Iface, State
 from dumm_tools.net import cable, guest_links, link_requests, link_views
 from dumm_tools.running import liveness
 
-#: What can be set, with its unit and its largest value.
+#: The settings, each with its unit and maximum value.
 KEYS: dict[str, tuple[str, float]] = {
     "delay": (" ms", 600_000),
     "jitter": (" ms", 600_000),
@@ -28,7 +27,7 @@ _SUFFIXES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
 
 
 def rate(text: str) -> float:
-    """Bits a second of 10mbit, 1.5gbit, 500kbit, 64k or 64000; Usage."""
+    """Parse 10mbit, 1.5gbit, 500kbit, 64k or 64000 into bits per second; Usage."""
     found = text.lower().removesuffix("/s").removesuffix("bit")
     number = found.rstrip("kmg")
     factor = _SUFFIXES.get(found[len(number) :])
@@ -41,10 +40,10 @@ def rate(text: str) -> float:
 
 
 def checked(shape: Mapping[str, float]) -> dict[str, float]:
-    """A shape that netem can do, without what is 0; Usage."""
+    """A shape that netem supports, without zero values; Usage."""
     for key, value in shape.items():
         unit, most = KEYS[key]
-        if not 0 <= value <= most:  # not a number is neither
+        if not 0 <= value <= most:  # NaN fails both comparisons
             raise Usage(f"bad {key} {short_text(value)}", hint=f"0 to {most:.0f}{unit}")
     found = {
         key: link_requests.short(shape[key])
@@ -65,13 +64,13 @@ def checked(shape: Mapping[str, float]) -> dict[str, float]:
 
 
 def short_text(value: float) -> str:
-    """A number for people."""
+    """A number for display."""
     return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def set_(labdir: str, name: str, values: Mapping[str, float], *, clear: bool = False) -> None:
-    """Change the values named, and keep the others; with `clear`, forget those first. 0 takes
-    one away. Usage, NotFound, Conflict."""
+    """Change the given values, and keep the others; with `clear`, discard those first. 0 removes a
+    setting. Usage, NotFound, Conflict."""
     if not values and not clear:
         raise Usage("nothing to set", hint="--delay, --loss, --rate..., or --clear")
     checked({k: v for k, v in values.items() if k not in ("jitter", "reorder")})
@@ -99,7 +98,8 @@ def set_(labdir: str, name: str, values: Mapping[str, float], *, clear: bool = F
 
 
 def actual(labdir: str, state: State, record: Iface) -> dict[str, float] | None:
-    """What the interface has in its guest now; None when that does not run or does not say."""
+    """The shaping currently in force in the guest; None if the guest is not running or does not
+    say."""
     if liveness.guest_state(labdir, state, state.guests[record.guest]) == "running":
         with contextlib.suppress(*guest_links.UNDO_FAILURES):
             return guest_links.live_shape(labdir, record)
