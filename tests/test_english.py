@@ -20,20 +20,8 @@ from dumm_tools import _docs
 
 #: Where comments, docstrings and names of tests are checked too; in the end everywhere.
 DONE: tuple[str, ...] = (
-    "dumm_tools/agent/__init__.py",
-    "dumm_tools/agent/build.py",
-    "dumm_tools/agent/client.py",
-    "dumm_tools/agent/jail/common.c",
-    "dumm_tools/agent/jail/hold.c",
-    "dumm_tools/agent/jail/jail.h",
-    "dumm_tools/agent/jail/log.c",
-    "dumm_tools/agent/jail/main.c",
-    "dumm_tools/agent/jail/order.c",
-    "dumm_tools/agent/jail/order.h",
-    "dumm_tools/agent/jail/seccomp.c",
-    "dumm_tools/agent/packaging.py",
-    "dumm_tools/agent/protocol.py",
-    "dumm_tools/agent/session.py",
+    "dumm_tools/agent",
+    "dumm_tools/cli",
     "dumm_tools/_docs.py",
     "dumm_tools/files/__init__.py",
     "dumm_tools/files/choice.py",

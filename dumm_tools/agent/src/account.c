@@ -1,4 +1,4 @@
-/* Users and groups, as passwd(5) and group(5) have them: no C library is asked. */
+/* Users and groups, read from passwd(5) and group(5) without a C library. */
 #include "account.h"
 
 static char *read_file(const char *path, size_t size)
@@ -12,7 +12,7 @@ static char *read_file(const char *path, size_t size)
 	return buf;
 }
 
-/* Cut the next line off *text and split it at colons; the number of fields, 0 at the end. */
+/* Cut the next line off *text and split it at colons; return the number of fields, 0 at the end. */
 static int next_fields(char **text, char **fields, int max)
 {
 	char *s = *text;
@@ -31,7 +31,7 @@ static int next_fields(char **text, char **fields, int max)
 	return n;
 }
 
-/* Is it the number of a user or a group? (uid_t)-1 means none (setuid(2)). */
+/* Whether it is the number of a user or a group; (uid_t)-1 means none (setuid(2)). */
 static bool is_id(const char *s)
 {
 	uint64_t n = 0;

@@ -1,4 +1,4 @@
-/* Users and groups, as passwd(5) and group(5) have them: no C library is asked. */
+/* Users and groups, read from passwd(5) and group(5) without a C library. */
 #ifndef DUMM_ACCOUNT_H
 #define DUMM_ACCOUNT_H
 
@@ -9,13 +9,13 @@ struct account {
 	char *name, *home, *shell;
 };
 
-/* Find a user by name or number: a number may have no entry. */
+/* Find a user by name or number; a number need not have an entry. */
 bool account_find(const char *user, struct account *a);
 
-/* Find a group by name; a number is its own. */
+/* Find a group by name or number. */
 bool account_group(const char *group, u32 *gid);
 
-/* The groups that a user is in beside its own, `max` at most; how many. */
+/* Find the supplementary groups of a user, at most `max`; return their number. */
 int account_groups(const struct account *a, u32 *groups, int max);
 
 #endif

@@ -1,4 +1,4 @@
-/* What all of the agent knows, and what it has to complain of. */
+/* The global state of the agent, and its error report. */
 #include "agent.h"
 
 struct agent agent;

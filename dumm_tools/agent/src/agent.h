@@ -1,4 +1,4 @@
-/* The agent: first process of a guest, and the host's hand inside it. What all of it knows. */
+/* The agent: the first process of a guest, which acts for the host inside it. Its global state. */
 #ifndef DUMM_AGENT_H
 #define DUMM_AGENT_H
 
@@ -12,7 +12,7 @@ struct program {
 	int status;		/* wait status, once `gone` */
 	bool gone, tty, input_ended;
 	int in, out, err;	/* our ends: pipes, or in == out == the terminal's master */
-	int started;		/* the child writes here why it could not start */
+	int started;		/* where the child reports why it could not start */
 };
 
 struct line {
@@ -21,8 +21,8 @@ struct line {
 	bool greeted;
 	u8 *in, *out;		/* mapped while greeted */
 	u32 in_len, out_pos, out_len;
-	u32 taken, told;	/* bytes read since HELLO; and what the client knows of */
-	bool tell;		/* it wants to know now */
+	u32 taken, told;	/* bytes read since HELLO; and those reported to the client */
+	bool tell;		/* report them now */
 	bool in_frame, escaped, overlong;
 	u8 *pending;		/* INPUT not yet written to the program */
 	u32 pending_len, pending_pos;
@@ -49,7 +49,7 @@ struct agent {
 
 extern struct agent agent;
 
-/* Remember what failed: the host is told with READY, the console at once. */
+/* Record a failure: it is reported to the host with READY, and on the console immediately. */
 void complain(const char *what, long error);
 
 #endif

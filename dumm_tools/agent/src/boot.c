@@ -1,4 +1,4 @@
-/* From the kernel's first exec to a guest that can be talked to. */
+/* From the kernel's first exec to a guest that answers. */
 #include "boot.h"
 #include "module.h"
 #include "net.h"
@@ -9,7 +9,7 @@ static void mount_on(const char *type, const char *path, int mode, long flags, c
 {
 	long r = sys_mount(type, path, type, flags, data);
 
-	if (r == -ENOENT) { /* any tree is a master: make what it lacks */
+	if (r == -ENOENT) { /* any tree can be a master: create what it lacks */
 		sys_mkdir(path, mode);
 		r = sys_mount(type, path, type, flags, data);
 	}
@@ -29,7 +29,7 @@ static void mount_modules(void)
 	long r = sys_mount("modules", here, "hostfs", RO_EXEC, pack);
 
 	if (r == -ENOENT) {
-		/* A place for it that is not a change to the guest's files. */
+		/* A mount point that is not a change to the guest's files. */
 		if (sys_mount("tmpfs", "/lib/modules", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755") < 0) {
 			sys_mkdir("/lib", 0755);
 			sys_mkdir("/lib/modules", 0755);
@@ -49,7 +49,7 @@ void boot_mounts(void)
 	SYS1(uname, &name);
 	str_copy(agent.release, agent.release + sizeof agent.release, name.release);
 
-	/* The jail's root, for ourselves alone: a descriptor to a mount that no path leads to. */
+	/* The jail's root, for ourselves only: a descriptor of a mount that no path leads to. */
 	sys_mkdir("/host", 0700);
 	if ((r = sys_mount("host", "/host", "hostfs", MS_NOSUID | MS_NODEV, "/")) < 0)
 		complain("/host", r);
@@ -105,12 +105,12 @@ const char *boot_configure(char *buf, size_t size)
 			init = (char *)payload;
 			break;
 		case BOOT_MODULE:
-			/* What is not there as a module may be built in; who needs it says the rest. */
+			/* A missing module may be built in; otherwise, its user will fail. */
 			if ((r = module_load((char *)payload)) < 0 && r != -ENOENT)
 				complain((char *)payload, r);
 			break;
 		case BOOT_NETLINK:
-			/* A NIC that is not there did not fit on the command line: it is plugged later. */
+			/* A missing NIC did not fit on the command line, and will be plugged in later. */
 			if ((r = net_apply(slot, payload, length)) < 0 && r != -ENODEV)
 				complain("interface", r);
 			break;

@@ -1,4 +1,4 @@
-/* What a program's process does between fork and exec: terminal, user, directory, environment. */
+/* A program's process between fork and exec: terminal, user, directory, environment. */
 #include "child.h"
 #include "account.h"
 #include "protocol.h"
@@ -27,7 +27,7 @@ void child_reset_signals(void)
 {
 	uint64_t none = 0;
 
-	/* All but the blocked mask is already as exec wants it: the agent has no handlers. */
+	/* Only the signal mask needs resetting for exec: the agent has no handlers. */
 	SYS4(rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
 }
 
@@ -100,7 +100,7 @@ static long try_exec(const char *path, char **argv, char **env)
 {
 	long error = SYS3(execve, path, argv, env);
 
-	if (error == -ENOEXEC) { /* as execvp(3): a script without #! is the shell's */
+	if (error == -ENOEXEC) { /* as execvp(3): a script without #! is run by the shell */
 		argv[-1] = "/bin/sh";
 		argv[0] = (char *)path;
 		error = SYS3(execve, "/bin/sh", argv - 1, env);

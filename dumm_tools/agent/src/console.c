@@ -2,7 +2,7 @@
 #include "console.h"
 #include "child.h"
 
-/* A login shell for who types at the raw console, where the guest has no init of its own. */
+/* A login shell for input at the raw console, if the guest has no init of its own. */
 void console_shell(void)
 {
 	static char *const argv[] = { "-sh", NULL };

@@ -4,7 +4,7 @@
 
 #include "agent.h"
 
-/* A login shell for who types there, where the guest has no init of its own. */
+/* A login shell for input there, if the guest has no init of its own. */
 void console_shell(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* A program's stdin: from the line, and from files of the host. */
+/* A program's stdin, from the line and from files of the host. */
 #include "input.h"
 #include "line.h"
 
@@ -18,7 +18,7 @@ void input_take(struct line *l, const u8 *payload, u32 n)
 		l->pending_pos = 0;
 	}
 	if (l->pending_len + n > INPUT_WINDOW)
-		return; /* the client broke its window */
+		return; /* the client exceeded its window */
 	memcpy(l->pending + l->pending_pos + l->pending_len, payload, n);
 	l->pending_len += n;
 	l->pending_bulk = false;
@@ -41,12 +41,12 @@ static int bulk_open(struct line *l)
 	char *p = str_decimal(path + str_len(path), end, (u32)l->number);
 
 	str_decimal(str_copy(p, end, "."), end, l->bulk_queue[0] & 7);
-	/* hostfs drops the inode and its pages at the last close: each open reads the host afresh. */
+	/* hostfs drops the inode and its pages at the last close, so each open reads from the host again. */
 	return (int)sys_openat(agent.host, path, O_RDONLY | O_CLOEXEC, 0);
 }
 
-/* Take from the host's file into `pending`. The file is acknowledged when the program has taken all
- * of it: what the client sends then finds `pending` empty. */
+/* Read from the host's file into `pending`. The file is acknowledged once the program has consumed
+ * all of it, so that `pending` is empty for whatever the client sends next. */
 static void bulk_refill(struct line *l)
 {
 	long n = -1;
@@ -72,7 +72,7 @@ static void bulk_refill(struct line *l)
 	}
 }
 
-/* Only while the host can be told of what was taken: a client that is not told would wait for good. */
+/* Only while acknowledgements can be sent: a client that does not get them would wait forever. */
 void input_feed(struct line *l)
 {
 	struct program *p = &l->program;
@@ -88,7 +88,7 @@ void input_feed(struct line *l)
 			bulk_refill(l);
 		if (!l->pending_len)
 			break;
-		if (p->in < 0) { /* nobody reads: swallow it, so that the client is not stuck */
+		if (p->in < 0) { /* no reader: discard it, so that the client does not block */
 			taken = l->pending_len;
 		} else {
 			long n = sys_write(p->in, l->pending + l->pending_pos, l->pending_len);

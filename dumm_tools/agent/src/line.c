@@ -1,4 +1,4 @@
-/* Lines: opened, and framed both ways. */
+/* Lines: opening them, and framing in both directions. */
 #include "line.h"
 
 static void set_raw(int fd)
@@ -32,7 +32,7 @@ bool line_open(int number)
 		return false;
 	}
 	set_raw(l->fd);
-	/* Until now the terminal was cooked: a HELLO that came before this may be lost. */
+	/* The terminal was not in raw mode until now: an earlier HELLO may be lost. */
 	sys_write(l->fd, OPENED, sizeof OPENED - 1);
 	return true;
 }
@@ -83,7 +83,7 @@ static void frame_end(struct line *l, line_handler *handle)
 	l->escaped = l->overlong = false;
 	l->in_frame = true;
 	if (good) {
-		l->in[n] = 0; /* strings in a payload are ended whatever was sent */
+		l->in[n] = 0; /* strings in a payload are always terminated */
 		handle(l, l->in[0], l->in + 1, n - 1);
 	}
 }

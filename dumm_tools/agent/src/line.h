@@ -1,25 +1,25 @@
-/* Lines: opened, and framed both ways. */
+/* Lines: opening them, and framing in both directions. */
 #ifndef DUMM_LINE_H
 #define DUMM_LINE_H
 
 #include "agent.h"
 
-/* What is done with a frame from the host; its payload ends with a NUL that is not counted. */
+/* The handler of a frame from the host; its payload is followed by a NUL that is not counted. */
 typedef void line_handler(struct line *l, u8 type, u8 *payload, u32 n);
 
-/* Open line `number`; false where there is none. */
+/* Open line `number`; return false if there is none. */
 bool line_open(int number);
 
-/* Take what has come, frame by frame. */
+/* Process the received data frame by frame. */
 void line_read(struct line *l, line_handler *handle);
 
-/* Write as much of what is queued as the line takes. */
+/* Write as much queued data as the line accepts. */
 void line_write(struct line *l);
 
-/* Queue a frame for the host; false when there is no room for it. */
+/* Queue a frame for the host; return false if there is no room for it. */
 bool line_send(struct line *l, u8 type, const void *payload, u32 n);
 
-/* The largest payload that there is room for. */
+/* The size of the largest payload that there is room for. */
 u32 line_room(const struct line *l);
 
 #endif

@@ -22,9 +22,9 @@ static int watch_signals(void)
 {
 	uint64_t all = ~0ULL, wanted = bit(SIGCHLD);
 
-	/* SIGPIPE and the rest stay blocked: a failed write says enough. */
+	/* SIGPIPE and the others stay blocked: a failed write is enough. */
 	SYS4(rt_sigprocmask, SIG_SETMASK, &all, NULL, 8);
-	if (agent.is_init) { /* what busybox's and sysvinit's halt, poweroff and reboot send */
+	if (agent.is_init) { /* sent by halt, poweroff and reboot of busybox and sysvinit */
 		wanted |= bit(SIGTERM) | bit(SIGUSR1) | bit(SIGUSR2) | bit(SIGINT) | bit(SIGPWR);
 		SYS4(reboot, 0xfee1dead, 672274793, 0 /* CAD_OFF: Ctrl-Alt-Del is SIGINT */, NULL);
 	}
@@ -65,7 +65,7 @@ static void take_signals(int fd)
 	}
 }
 
-/* Keep a few lines open above the highest in use: clients take the lowest that is free. */
+/* Keep a few lines open above the highest one in use: clients take the lowest free one. */
 static void open_lines(void)
 {
 	int used = 0;
@@ -141,8 +141,8 @@ static void loop(int signals)
 	}
 }
 
-/* Become the guest's own init. When that cannot be, tell the agent why, and stay: somebody may want
- * to look. */
+/* Become the guest's own init. If that fails, report it to the agent and stay, so that the guest can be
+ * inspected. */
 static __attribute__((noreturn)) void run_init(const char *path, int tell)
 {
 	const char *const argv[] = { path, NULL };
@@ -175,7 +175,7 @@ int agent_main(char **argv, char **env)
 	const char *init = boot_configure(config, sizeof config);
 
 	if (init) {
-		/* The guest's own init is pid 1; the agent serves on as its child. */
+		/* The guest's own init is pid 1; the agent keeps serving as its child. */
 		int told[2] = { -1, -1 };
 		long error;
 
@@ -183,13 +183,13 @@ int agent_main(char **argv, char **env)
 		if (SYS0(fork) > 0)
 			run_init(init, told[1]);
 		sys_close(&told[1]);
-		/* An exec that succeeds closes the other end. */
+		/* A successful exec closes the other end. */
 		if (sys_read(told[0], &error, sizeof error) == sizeof error)
 			complain(init, error);
 		sys_close(&told[0]);
 		SYS0(setsid);
-		/* systemd spares such a process at shutdown, and does not wait 10 s for its end
-		 * (systemd.io/ROOT_STORAGE_DAEMONS): the host wants to hear how it goes. */
+		/* systemd does not kill such a process at shutdown, nor wait 10 s for its end
+		 * (systemd.io/ROOT_STORAGE_DAEMONS): the host needs its reports until then. */
 		argv[0][0] = '@';
 		agent.is_init = false;
 	} else {

@@ -1,11 +1,11 @@
-/* Kernel modules: loaded with what they need, by modules.dep(5), with no modprobe in the guest. */
+/* Kernel modules: loaded with their dependencies, from modules.dep(5), without modprobe. */
 #include "module.h"
 
 #define INDEX_MAX (4 << 20)
 
 static char base[128];
 
-/* What an index says, nothing where it cannot be read; NULL without memory for it. */
+/* Read an index; empty if it cannot be read, NULL if there is no memory for it. */
 static char *load_index(const char *file)
 {
 	char path[192], *end = path + sizeof path;
@@ -20,7 +20,7 @@ static char *load_index(const char *file)
 	return buf;
 }
 
-/* Is `path` (up to its end, a colon or a space) the module `name`? '-' and '_' are the same. */
+/* Whether `path` (up to its end, a colon or a space) is the module `name`; '-' equals '_'. */
 static bool is_module(const char *path, const char *name)
 {
 	const char *last = path;

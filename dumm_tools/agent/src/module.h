@@ -1,4 +1,4 @@
-/* Kernel modules: loaded with what they need. */
+/* Kernel modules: loaded with their dependencies. */
 #ifndef DUMM_MODULE_H
 #define DUMM_MODULE_H
 

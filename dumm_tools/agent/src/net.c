@@ -1,4 +1,4 @@
-/* Netlink: the host speaks to this guest's kernel through a line; at boot, from a file. */
+/* Netlink: the host talks to this guest's kernel over a line or, at boot, through a file. */
 #include "net.h"
 #include "line.h"
 
@@ -15,7 +15,7 @@
 #define SOCK_NONBLOCK O_NONBLOCK
 #endif
 
-/* linux/if.h would bring half of libc's socket types; this is all that is needed of it. */
+/* linux/if.h would include many socket types of libc; this is the only part needed. */
 struct index_request {
 	char name[16];
 	int index;
@@ -90,8 +90,8 @@ static int index_of(int s, u32 slot)
 	return known[slot] = r.index;
 }
 
-/* Send one message of the boot file. The device's index was not known on the host: it stands at
- * the same place in ifinfomsg, ifaddrmsg and tcmsg; in a route's it is the first attribute. */
+/* Send a message of the boot file. The device's index was not known on the host: it is at the same
+ * offset in ifinfomsg, ifaddrmsg and tcmsg; in a route it is the first attribute. */
 long net_apply(u32 slot, u8 *message, u32 n)
 {
 	static int s = -1;

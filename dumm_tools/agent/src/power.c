@@ -1,9 +1,9 @@
-/* The end of a guest: programs first get a chance, then what they wrote is synced. */
+/* The end of a guest: programs may terminate, then their data is synced. */
 #include "power.h"
 
 #include <linux/reboot.h>
 
-/* Wait until no child is left, at most `tenths` of a second. */
+/* Wait until no child is left, for at most `tenths` tenths of a second. */
 static bool all_gone(int tenths)
 {
 	for (; tenths > 0; tenths--) {

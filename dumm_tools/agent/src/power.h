@@ -4,7 +4,7 @@
 
 #include "agent.h"
 
-/* End as POWER_OFF or POWER_REBOOT says. */
+/* Power off or reboot, as requested by POWER_OFF or POWER_REBOOT. */
 void power(char how) __attribute__((noreturn));
 
 #endif

@@ -1,4 +1,4 @@
-/* Programs: started on a line, drained, and reaped. */
+/* Programs: starting them on a line, draining their output, reaping them. */
 #include "program.h"
 #include "child.h"
 #include "line.h"
@@ -13,7 +13,7 @@ static void fail(struct line *l, long error, const char *what)
 	line_send(l, FAILED, buf, (u32)(end - (char *)buf));
 }
 
-/* Split n bytes of NUL-ended strings into an array; its length, or -1 when it has not the room. */
+/* Split n bytes of NUL-terminated strings into an array; its length, or -1 if it is too small. */
 static int split(u8 *p, u32 n, char **out, int max)
 {
 	int count = 0;
@@ -108,8 +108,8 @@ void program_run(struct line *l, u8 *payload, u32 n)
 	long pid = SYS0(fork);
 
 	if (pid == 0) {
-		/* The arguments end where the environment begins: shift them down over cwd, which
-		 * leaves one place before them for a shell. */
+		/* The environment follows the arguments: shift the arguments down over cwd, which leaves
+		 * one place before them for a shell. */
 		char *user = strings[0], *cwd = strings[1];
 		char **env = strings + 2 + argc, **argv = strings + 1;
 
@@ -148,7 +148,7 @@ broken:
 	fail(l, error, "no room for another program");
 }
 
-/* The child's last words before exec: nothing (it worked), or an errno and what failed. */
+/* The child's report before exec: nothing (success), or an errno and its subject. */
 void program_started(struct line *l)
 {
 	struct program *p = &l->program;
@@ -164,7 +164,7 @@ void program_started(struct line *l)
 	}
 }
 
-/* Move what the program wrote into frames, as far as the line has room. */
+/* Move the program's output into frames, as far as the line has room. */
 void program_drain(struct line *l, int *fd, u8 type)
 {
 	static u8 buf[16384];
@@ -175,7 +175,7 @@ void program_drain(struct line *l, int *fd, u8 type)
 
 		if (n == -EAGAIN || n == -EINTR)
 			return;
-		if (n <= 0) { /* the end; EIO from a terminal that nobody holds */
+		if (n <= 0) { /* the end; EIO from a terminal that is no longer open */
 			if (l->program.tty)
 				l->program.in = -1;
 			sys_close(fd);
@@ -186,8 +186,8 @@ void program_drain(struct line *l, int *fd, u8 type)
 	}
 }
 
-/* When the program is gone: send what is left in its pipes, then its status. What its own children
- * write later is not waited for, or `sh -c 'daemon &'` would never end. */
+/* After the program has ended: send the data left in its pipes, then its status. Do not wait for later
+ * output of its children, or `sh -c 'daemon &'` would never end. */
 void program_finish(struct line *l)
 {
 	struct program *p = &l->program;
@@ -208,14 +208,14 @@ void program_finish(struct line *l)
 	program_drop(l);
 }
 
-/* To the program's group; to itself while it has not come so far as to lead one. */
+/* Signal the program's group, or the program itself until it leads one. */
 void program_signal(const struct program *p, int number)
 {
 	if (p->pid && !p->gone && sys_kill(-p->pid, number) == -ESRCH)
 		sys_kill(p->pid, number);
 }
 
-/* Forget the line's program; one that still runs has lost its terminal. */
+/* Forget the line's program; if it is still running, it loses its terminal. */
 void program_drop(struct line *l)
 {
 	struct program *p = &l->program;

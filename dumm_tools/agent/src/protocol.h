@@ -1,13 +1,13 @@
-/* The protocol on a line. client.py is the other end; protocol.py has the same words and numbers by the
- * same names: a test compares them. One client at a time holds a line.
+/* The protocol on a line. client.py is the other end; protocol.py defines the same names and numbers,
+ * which a test compares. Only one client at a time can use a line.
  *
  * To the guest, a frame is END TYPE PAYLOAD END, where END in type and payload is sent as ESC ESC_END
- * and ESC as ESC ESC_ESC (SLIP, RFC 1055): wherever a dead client stopped, the next END ends it.
- * To the host, a frame is TYPE LENGTH(3 bytes, little endian) PAYLOAD; a new client throws away
- * all that comes before the answer to its own HELLO, which it knows by 16 random bytes.
+ * and ESC as ESC ESC_ESC (SLIP, RFC 1055): wherever a dead client stopped, the next END terminates it.
+ * To the host, a frame is TYPE LENGTH(3 bytes, little endian) PAYLOAD; a new client discards all data
+ * before the answer to its own HELLO, which it recognizes by 16 random bytes.
  *
- * No more than LINE_WINDOW bytes may be on their way to the agent. Its terminal holds 4096; a UML kernel
- * that has to throttle it never listens to that line again (line_throttle, arch/um/drivers/line.c).
+ * At most LINE_WINDOW bytes may be in flight to the agent. Its terminal holds 4096; a UML kernel that
+ * has to throttle it never reads from that line again (line_throttle, arch/um/drivers/line.c).
  */
 #ifndef DUMM_PROTOCOL_H
 #define DUMM_PROTOCOL_H
@@ -22,21 +22,21 @@
 #define READY_MAX 400		/* the largest payload of READY */
 #define FAILED_MAX 200		/* ... and of FAILED */
 #define IN_MAX (192 << 10)	/* one frame to the guest: arguments and environment */
-#define OUT_MAX (64 << 10)	/* all that waits for the host, so one frame with its head, too */
+#define OUT_MAX (64 << 10)	/* all queued data for the host, including a frame with its head */
 #define INPUT_WINDOW 16384
 #define LINE_WINDOW 3072
 
 /* Host to guest. */
 enum {
-	HELLO = 'R',	/* nonce(16): drop what an earlier client left, answer READY */
-	RUN = 'X',	/* flags(1) rows(2) cols(2) argc(2), then NUL-ended: user, cwd, args, environment */
-	INPUT = 'I',	/* bytes for the program's stdin, INPUT_WINDOW unacknowledged at most */
+	HELLO = 'R',	/* nonce(16): discard data of earlier clients, answer READY */
+	RUN = 'X',	/* flags(1) rows(2) cols(2) argc(2), then NUL-terminated: user, cwd, args, environment */
+	INPUT = 'I',	/* bytes for the program's stdin, at most INPUT_WINDOW unacknowledged */
 	BULK = 'J',	/* which(1) length(4): bytes for stdin in the host's file xfer/LINE.WHICH */
 	INPUT_END = 'E',/* stdin ends here */
 	SIGNAL = 'S',	/* number(1), to the program's process group */
 	RESIZE = 'W',	/* rows(2) cols(2) of the program's terminal */
 	NETLINK = 'N',	/* route netlink messages for this guest's kernel */
-	MODULE = 'M',	/* the name of a kernel module to load, with what it needs */
+	MODULE = 'M',	/* the name of a kernel module to load, with its dependencies */
 	STORE = 'F',	/* path NUL value: write value to a file, such as a sysctl */
 	POWER = 'P',	/* POWER_OFF or POWER_REBOOT */
 };
@@ -47,18 +47,18 @@ enum {
 			 * program (a bit each, hexadecimal), what failed at boot */
 	OUTPUT = 'o',	/* bytes from stdout or the terminal */
 	ERRORS = 'e',	/* bytes from stderr */
-	TAKEN = 'k',	/* length(4): so many INPUT bytes were taken */
+	TAKEN = 'k',	/* length(4) of INPUT bytes that were consumed */
 	BULK_TAKEN = 'j',/* which(1) */
-	DEAF = 'c',	/* the program reads its stdin no more */
+	DEAF = 'c',	/* the program no longer reads its stdin */
 	STATUS = 'x',	/* wait status(4) of the program; nothing follows */
 	FAILED = 'f',	/* errno(4), then text: the program could not be started */
 	ANSWER = 'n',	/* netlink messages */
-	DONE = 'd',	/* errno(4): how MODULE or STORE ended */
-	TAKEN_LINE = 'a',/* count(4) of bytes read from the line since HELLO: now and then, and after SIGNAL */
+	DONE = 'd',	/* errno(4): result of MODULE or STORE */
+	TAKEN_LINE = 'a',/* count(4) of bytes read from the line since HELLO: from time to time, and after SIGNAL */
 	UP = 'b',	/* "dumm-up\n": once, when the agent has opened the line */
 };
 
-/* A client that said HELLO before says it again. */
+/* A client that has sent HELLO before sends it again. */
 #define OPENED "b\010\0\0dumm-up\n"
 
 /* A flag of RUN: stdin, stdout and stderr are a terminal. */
@@ -69,8 +69,8 @@ enum {
 	POWER_REBOOT = 'r',
 };
 
-/* What the host has the agent do at boot: records of TYPE 0 SLOT(2) LENGTH(4) PAYLOAD in a file, of this
- * name in the jail and below run/NAME. */
+/* The host's instructions for the boot: records of TYPE 0 SLOT(2) LENGTH(4) PAYLOAD in a file with this
+ * name in the jail and in run/NAME. */
 #define BOOT_FILE "xfer/boot"
 
 enum {

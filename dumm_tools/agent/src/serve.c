@@ -1,4 +1,4 @@
-/* What a frame asks for, and what goes on without one. */
+/* Handling requests in frames, and the work that goes on without them. */
 #include "serve.h"
 #include "input.h"
 #include "line.h"
@@ -14,7 +14,7 @@ static void answer(struct line *l, long result)
 	line_send(l, DONE, &error, 4);
 }
 
-/* A client may die without a word; whoever comes next, on whatever line, can see what it left. */
+/* A client may die silently; the next one, on any line, can see what it left running. */
 static char *busy_lines(char *p, int but)
 {
 	uint64_t busy = 0;
@@ -42,7 +42,7 @@ static void hello(struct line *l, const u8 *nonce)
 	l->greeted = l->out && l->pending;
 	if (!l->greeted)
 		return;
-	/* The client may meet the rest of an old frame before this; it knows its nonce. */
+	/* The client may read the rest of an old frame before this; it recognizes its nonce. */
 	l->out_pos = l->out_len = 0;
 	memcpy(p, nonce, NONCE);
 	p += NONCE;
@@ -128,8 +128,8 @@ void serve_read(struct line *l)
 	line_read(l, handle);
 }
 
-/* Everything that can move without waiting: called after each round of poll. What could not move for
- * want of room does once the line has taken something: no event will tell of that room. */
+/* Do everything that can be done without waiting; called after each round of poll. Work that was held
+ * up for lack of room continues once the line has accepted data: no event signals that room. */
 void serve_work(struct line *l)
 {
 	u32 waiting;

@@ -1,7 +1,7 @@
 /* System calls, without a C library.
  *
- * Every guest holds the agent's pages for all its life, and each system call costs a UML
- * guest some 25 us: a static C library would add 700 KiB and dozens of calls to each boot.
+ * Every guest keeps the agent in memory, and each system call costs a UML guest some 25 us: a static
+ * C library would add 700 KiB and dozens of calls to each boot.
  */
 #ifndef DUMM_SYS_H
 #define DUMM_SYS_H
@@ -56,7 +56,7 @@ static inline long sys(long n, long a, long b, long c, long d, long e, long f)
 #define SYS5(n, a, b, c, d, e) sys(__NR_##n, A(a), A(b), A(c), A(d), A(e), 0)
 #define SYS6(n, a, b, c, d, e, f) sys(__NR_##n, A(a), A(b), A(c), A(d), A(e), A(f))
 
-/* All of these return the kernel's answer: a negative errno on failure. */
+/* All of these return the kernel's result: a negative errno on failure. */
 static inline long sys_read(int fd, void *p, size_t n) { return SYS3(read, fd, p, n); }
 static inline long sys_write(int fd, const void *p, size_t n) { return SYS3(write, fd, p, n); }
 static inline long sys_openat(int dir, const char *path, int flags, int mode)

@@ -25,7 +25,7 @@ bool str_starts(const char *s, const char *prefix)
 	return true;
 }
 
-/* Append src at dst, stop before `end`, terminate; return where the NUL went. */
+/* Append src at dst, stopping before `end`, and terminate; return the position of the NUL. */
 char *str_copy(char *dst, const char *end, const char *src)
 {
 	while (*src && dst + 1 < end)
@@ -34,7 +34,7 @@ char *str_copy(char *dst, const char *end, const char *src)
 	return dst;
 }
 
-/* Append a number, as str_copy does. */
+/* Append a number, like str_copy. */
 char *str_decimal(char *dst, const char *end, u32 n)
 {
 	char digits[11], *d = digits + sizeof digits - 1;
@@ -78,7 +78,8 @@ void mem_unmap(void *p, size_t n)
 		SYS2(munmap, p, n);
 }
 
-/* Read to the end of the file or of the buffer; NUL-terminate. The length, or a negative errno. */
+/* Read to the end of the file or of the buffer, and NUL-terminate; return the length, or a negative
+ * errno. */
 long read_whole(int fd, char *buf, size_t size)
 {
 	size_t got = 0;
