@@ -25,7 +25,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import PACKS, Lab, _isolate, cache_home
+from support.labs import Lab
+from support.masters import PACKS, cache_home
+from support.namespaces import isolate
 
 from dumm_tools import agent
 from dumm_tools import statefile as store
@@ -468,7 +470,7 @@ def main(argv: Sequence[str]) -> int:
         words = command.split()
         words[0] = str(Path(PYTHON).with_name(words[0]))
         subprocess.run(words, env=cache, check=True, stdin=subprocess.DEVNULL, stdout=sys.stderr)
-    _isolate()
+    isolate()
     print(f"{os.cpu_count()} cpus, load {os.getloadavg()[0]:.1f}", flush=True)
     for name in wanted:
         for figure in MEASUREMENTS[name]():

@@ -29,7 +29,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from conftest import SUITES, Lab, _isolate, cache_home
+from support import SUITES
+from support.labs import Lab
+from support.masters import cache_home
+from support.namespaces import isolate
 
 #: The hostile guest.
 FOE = "foe"
@@ -440,7 +443,7 @@ def main() -> int:
     parser.add_argument("ways", nargs="*", choices=[[], *WAYS])
     asked = parser.parse_args()
     ways = asked.ways or list(WAYS)
-    _isolate()
+    isolate()
     place = Path(tempfile.mkdtemp(prefix="dumm-siege-"))
     lab = Lab(place, cache_home())
     kind = ["--isolated"] if asked.isolated else []

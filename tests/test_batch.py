@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, Lab
-from uml_helpers import Terminal, until
+from support import PATIENCE
+from support.checks import until
+from support.labs import Lab
+from support.terminal import Terminal
 
 from dumm_tools.cli import batch
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE
+from support import PATIENCE
 
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.images import cache

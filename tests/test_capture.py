@@ -9,8 +9,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT, Lab, installed
-from uml_helpers import on_terminal, one_line_error, until
+from support import PATIENCE, ROOT
+from support.checks import one_line_error, until
+from support.host import installed
+from support.labs import Lab
+from support.terminal import on_terminal
 
 from dumm_tools.errors import DummError
 from dumm_tools.net import capture

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, Lab
-from uml_helpers import until
+from support import PATIENCE
+from support.checks import until
+from support.labs import Lab
 
 from dumm_tools.agent import JAIL
 from dumm_tools.guests import limits

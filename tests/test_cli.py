@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import BIN, PATIENCE, Lab
-from uml_helpers import has_open, one_line_error, until
+from support import BIN, PATIENCE
+from support.checks import has_open, one_line_error, until
+from support.labs import Lab
 
 TOOLS = ("dumm-fs", "dumm-guest", "dumm-iface", "dumm-bridge", "dumm-console")
 

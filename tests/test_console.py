@@ -14,8 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, Lab
-from uml_helpers import on_terminal, one_line_error, pid_of, state_of, unread, until
+from support import PATIENCE
+from support.checks import one_line_error, unread, until
+from support.guests import pid_of, state_of
+from support.labs import Lab
+from support.terminal import on_terminal
 
 from dumm_tools.agent import JAIL
 from dumm_tools.guests.console_log import Reader

@@ -13,9 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT, SUITES, Lab
-from uml_helpers import NOISE, inside, on_terminal, one_line_error
-from users import User
+from support import PATIENCE, ROOT, SUITES
+from support.checks import NOISE, one_line_error
+from support.guests import inside
+from support.labs import Lab
+from support.terminal import on_terminal
+from support.users import User
 
 pytestmark = pytest.mark.uml
 

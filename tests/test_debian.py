@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import Lab
-from users import User
+from support.labs import Lab
+from support.users import User
 
 pytestmark = [pytest.mark.net, pytest.mark.uml, pytest.mark.root]
 

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SUITES, Done, Lab
-from uml_helpers import inside, one_line_error
+from support import SUITES
+from support.checks import one_line_error
+from support.guests import inside
+from support.labs import Done, Lab
 
 pytestmark = pytest.mark.uml
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import BIN, PATIENCE, TOP, Lab
+from support import BIN, PATIENCE, TOP
+from support.labs import Lab
 
 from dumm_tools import _docs
 

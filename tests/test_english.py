@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TOP
+from support import TOP
 
 from dumm_tools import _docs
 

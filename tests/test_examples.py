@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, TOP, Lab
-from users import User
+from support import PATIENCE, TOP
+from support.labs import Lab
+from support.users import User
 
 pytestmark = pytest.mark.uml
 

@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, SUITES, Lab
-from uml_helpers import NOISE, on_terminal, one_line_error, pid_of, processes, unread, until
+from support import PATIENCE, SUITES
+from support.checks import NOISE, one_line_error, unread, until
+from support.guests import pid_of, processes
+from support.labs import Lab
+from support.terminal import on_terminal
 
 pytestmark = [pytest.mark.uml, pytest.mark.xdist_group("exec")]
 

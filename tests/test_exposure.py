@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT, Lab
-from users import User
+from support import PATIENCE, ROOT
+from support.labs import Lab
+from support.users import User
 
 from dumm_tools.trees import exposure
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SUITES, Lab
-from uml_helpers import NOISE, one_line_error
+from support import SUITES
+from support.checks import NOISE, one_line_error
+from support.labs import Lab
 
 from dumm_tools.linux import mount
 

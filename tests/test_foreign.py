@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT, Lab
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from uml_helpers import one_line_error
-from users import User
+from support import PATIENCE, ROOT
+from support.checks import one_line_error
+from support.labs import Lab
+from support.users import User
 
 from dumm_tools.errors import DummError
 from dumm_tools.images import applets, elf, kernel_banner, libraries

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from conftest import PATIENCE as HANG
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from support import PATIENCE as HANG
 
 from dumm_tools.agent import protocol, session
 from dumm_tools.agent.client import LINES, Control, Line, LineLost

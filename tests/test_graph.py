@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
-from conftest import Lab
+from support.labs import Lab, recorded
 
 from dumm_tools import statefile
 from dumm_tools.cli.bridge import cli
 from dumm_tools.labs import graph
-from dumm_tools.model import Bridge, Guest, Iface, State
+from dumm_tools.model import Bridge, Iface, State
 
 #: As odd as a bridge's name may be; `end` and `graph` are words of the languages.
 ODD = "b.e_nd-x"
@@ -25,31 +25,30 @@ ODD = "b.e_nd-x"
 
 def lab_of(place: Path) -> str:
     """Two guests on an oddly named bridge, one of them impaired; one interface on none."""
-    (place / ".lock").touch()
-    made = State("t1", os.stat(place / ".lock").st_ino)
-    made.guests = {name: Guest(name) for name in ("end", "graph")}
-    for slot, (name, bridge) in enumerate(
-        (("end-eth0", ODD), ("graph-eth0", ODD), ("end-e1", None))
-    ):
-        guest, _, device = name.partition("-")
-        made.ifaces[name] = Iface(
-            name, guest, device, slot, name, f"02:00:00:00:00:0{slot}", bridge
-        )
-    made.ifaces["end-eth0"].addresses = ["10.0.0.1/24", "fd00::1/64"]
-    made.ifaces["end-eth0"].shape = {"delay": 20, "loss": 0.5, "rate": 2e6}
-    made.bridges[ODD] = Bridge(ODD, ["10.0.0.254/24"], "nat")
-    made.bridges["lan1"] = Bridge("lan1", uplink="to:eth7")
-    statefile.create(str(place), made)
-    return str(place)
+
+    def fill(state: State) -> None:
+        for slot, (name, bridge) in enumerate(
+            (("end-eth0", ODD), ("graph-eth0", ODD), ("end-e1", None))
+        ):
+            guest, _, device = name.partition("-")
+            state.ifaces[name] = Iface(
+                name, guest, device, slot, name, f"02:00:00:00:00:0{slot}", bridge
+            )
+        state.ifaces["end-eth0"].addresses = ["10.0.0.1/24", "fd00::1/64"]
+        state.ifaces["end-eth0"].shape = {"delay": 20, "loss": 0.5, "rate": 2e6}
+        state.bridges[ODD] = Bridge(ODD, ["10.0.0.254/24"], "nat")
+        state.bridges["lan1"] = Bridge("lan1", uplink="to:eth7")
+
+    return recorded(place, "end", "graph", fill=fill)
 
 
 @pytest.fixture
 def printed(tmp_path: Path) -> Callable[[str], str]:
     """What `graph --format` prints."""
-    root = lab_of(tmp_path)
+    labdir = lab_of(tmp_path)
 
     def run(form: str) -> str:
-        done = CliRunner().invoke(cli, ["-C", root, "graph", "--format", form])
+        done = CliRunner().invoke(cli, ["-C", labdir, "graph", "--format", form])
         assert done.exit_code == 0, done.output
         return done.output
 
@@ -111,18 +110,18 @@ def test_mermaid_quotes(printed: Callable[[str], str]) -> None:
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_ring_and_a_chain_are_no_strips(tmp_path: Path, closed: bool) -> None:
     """Of 20 routers: drawn from left to right they would be 3500 points by 78."""
-    (tmp_path / ".lock").touch()
-    made = State("t1", os.stat(tmp_path / ".lock").st_ino)
-    for n in range(20):
-        made.guests[f"r{n}"] = Guest(f"r{n}")
-        made.bridges[f"lan{n}"] = Bridge(f"lan{n}")
-        for slot, to in enumerate((f"lan{n}", f"lan{(n + 1) % 20}")):
-            if closed or (n, slot) != (19, 1):
-                name = f"r{n}-eth{slot}"
-                mac = f"02:00:00:00:0{slot}:{n:02x}"
-                made.ifaces[name] = Iface(name, f"r{n}", f"eth{slot}", slot, name, mac, to)
-    statefile.create(str(tmp_path), made)
-    svg = ElementTree.fromstring(graph.draw(str(tmp_path), "svg"))
+
+    def fill(state: State) -> None:
+        for n in range(20):
+            state.bridges[f"lan{n}"] = Bridge(f"lan{n}")
+            for slot, to in enumerate((f"lan{n}", f"lan{(n + 1) % 20}")):
+                if closed or (n, slot) != (19, 1):
+                    name = f"r{n}-eth{slot}"
+                    mac = f"02:00:00:00:0{slot}:{n:02x}"
+                    state.ifaces[name] = Iface(name, f"r{n}", f"eth{slot}", slot, name, mac, to)
+
+    labdir = recorded(tmp_path, *(f"r{n}" for n in range(20)), fill=fill)
+    svg = ElementTree.fromstring(graph.draw(labdir, "svg"))
     _, _, width, height = (float(n) for n in str(svg.get("viewBox")).split())
     assert width < 3000
     assert height > 200
@@ -170,6 +169,6 @@ def test_without_graphviz(printed: Callable[[str], str], tmp_path: Path) -> None
 
 
 def test_guests_stand_on_the_far_side_of_their_bridge(tmp_path: Path) -> None:
-    root = lab_of(tmp_path)
-    picture = graph.look(root, statefile.load(root))
+    labdir = lab_of(tmp_path)
+    picture = graph.look(labdir, statefile.load(labdir))
     assert graph.behind_bridges(picture, graph.ranks(picture)) == {"end-eth0", "graph-eth0"}

@@ -12,8 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, SUITES, Lab, World, use_of
-from uml_helpers import NOISE, one_line_error, pid_of, processes, state_of, until
+from support import PATIENCE, SUITES
+from support.checks import NOISE, one_line_error, until
+from support.guests import pid_of, processes, state_of
+from support.labs import Lab
+from support.world import World, use_of
 
 pytestmark = pytest.mark.uml
 

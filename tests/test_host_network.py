@@ -15,12 +15,12 @@ from pathlib import Path
 
 import frames
 import pytest
-from conftest import PATIENCE, Lab
-from uml_helpers import until
+from support import PATIENCE
+from support.checks import until
+from support.labs import Lab, recorded
 
 from dumm_tools import statefile
 from dumm_tools.linux import sysfs
-from dumm_tools.model import Guest, State
 from dumm_tools.net import bridge, iface, link_views
 
 pytestmark = [pytest.mark.netns, pytest.mark.root]
@@ -455,19 +455,17 @@ def test_a_rule_for_a_bridge_is_for_no_other_device(lab: Lab) -> None:
 
 def test_settings_of_other_devices_stay(tmp_path: Path) -> None:
     """`all`, `default` and each device that there is are as they were while the lab is there."""
-    (tmp_path / ".lock").touch()
-    inode = (tmp_path / ".lock").stat().st_ino
-    statefile.create(str(tmp_path), State("t1t1", inode, guests={"a": Guest("a")}))
+    labdir = recorded(tmp_path, "a")
 
     def settings() -> list[str]:
         return [s for s in call("sysctl", "-a", "-r", "^net[.]ipv.[.](conf|neigh)").splitlines()]
 
     before = settings()
     try:
-        bridge.create(str(tmp_path), "lan0", addresses=["10.0.0.254/24", "fd00::fe/64"])
-        bridge.create(str(tmp_path), "lan1")
-        iface.create(str(tmp_path), "a-eth0", bridge="lan0")
-        state = statefile.load(str(tmp_path))
+        bridge.create(labdir, "lan0", addresses=["10.0.0.254/24", "fd00::fe/64"])
+        bridge.create(labdir, "lan1")
+        iface.create(labdir, "a-eth0", bridge="lan0")
+        state = statefile.load(labdir)
         iface.prepare(state, "a")
         assert link_views.ours(state, "a-eth0")
         own = ("lan0", "lan1", "a-eth0")
@@ -482,7 +480,7 @@ def test_settings_of_other_devices_stay(tmp_path: Path) -> None:
                     path = Path(f"/proc/sys/net/{family}/conf/{device}/{name}")
                     assert path.read_text() == f"{value}\n", path
     finally:
-        bridge.remove_all(statefile.load(str(tmp_path)))
+        bridge.remove_all(statefile.load(labdir))
     assert settings() == before
 
 

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import PATIENCE, Lab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from siege import frame
-from uml_helpers import has_open, one_line_error, state_of, until
+from support import PATIENCE
+from support.checks import has_open, one_line_error, until
+from support.guests import state_of
+from support.labs import Lab
 
 from dumm_tools import messages
 from dumm_tools.agent.client import Control, Line

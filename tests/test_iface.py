@@ -12,31 +12,29 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from support.labs import recorded
 
 from dumm_tools import address, names, statefile
 from dumm_tools.agent import protocol
 from dumm_tools.cli.iface import cli
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs, tun
-from dumm_tools.model import Guest, Iface, State
+from dumm_tools.model import Iface
 from dumm_tools.net import bridge, iface, link_views, nic
 
 LONG = "averylongguestname-eth0"
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[str]:
+def labdir(tmp_path: Path) -> Iterator[str]:
     """A working set with the guests alice, bob and one with a long name, all stopped."""
-    (tmp_path / ".lock").touch()
-    guests = {name: Guest(name) for name in ("alice", "bob", "averylongguestname")}
-    made = State("t0t0", os.stat(tmp_path / ".lock").st_ino, guests=guests)
-    statefile.create(str(tmp_path), made)
-    yield str(tmp_path)
-    bridge.remove_all(statefile.load(str(tmp_path)))
+    labdir = recorded(tmp_path, "alice", "bob", "averylongguestname")
+    yield labdir
+    bridge.remove_all(statefile.load(labdir))
 
 
-def record(lab: str, name: str) -> Iface:
-    return statefile.load(lab).ifaces[name]
+def record(labdir: str, name: str) -> Iface:
+    return statefile.load(labdir).ifaces[name]
 
 
 @contextlib.contextmanager
@@ -46,8 +44,8 @@ def foreign_tap(name: str) -> Iterator[None]:
         yield
 
 
-def raw(lab: str) -> str:
-    return Path(lab, statefile.FILE).read_text()
+def raw(labdir: str) -> str:
+    return Path(labdir, statefile.FILE).read_text()
 
 
 # ---- addresses ----
@@ -111,112 +109,118 @@ def test_made_macs_are_stable_and_their_own() -> None:
 # ---- records ----
 
 
-def test_create_for_a_stopped_guest_only_records(lab: str) -> None:
-    iface.create(lab, "alice-eth0", addresses=["10.0.0.1/24", "10.0.0.1/24"], mtu=9000)
-    found = record(lab, "alice-eth0")
+def test_create_for_a_stopped_guest_only_records(labdir: str) -> None:
+    iface.create(labdir, "alice-eth0", addresses=["10.0.0.1/24", "10.0.0.1/24"], mtu=9000)
+    found = record(labdir, "alice-eth0")
     assert (found.slot, found.tap, found.up, found.bridge) == (0, "alice-eth0", False, None)
     assert (found.addresses, found.mtu) == (["10.0.0.1/24"], 9000)
     assert not sysfs.exists("alice-eth0")
-    view = link_views.interface_view(statefile.load(lab), "alice-eth0")
+    view = link_views.interface_view(statefile.load(labdir), "alice-eth0")
     assert (view.state, view.rx_bytes, view.tx_bytes) == ("down", None, None)
 
 
-def test_slots_are_the_lowest_free(lab: str) -> None:
+def test_slots_are_the_lowest_free(labdir: str) -> None:
     for name in ("alice-eth0", "alice-wan", "alice-eth2", "bob-eth0"):
-        iface.create(lab, name)
-    iface.delete(lab, "alice-wan")
-    iface.create(lab, "alice-eth9")
-    state = statefile.load(lab)
+        iface.create(labdir, name)
+    iface.delete(labdir, "alice-wan")
+    iface.create(labdir, "alice-eth9")
+    state = statefile.load(labdir)
     assert [i.name for i in state.ifaces_of("alice")] == ["alice-eth0", "alice-eth9", "alice-eth2"]
     assert [i.slot for i in state.ifaces_of("alice")] == [0, 1, 2]
     assert state.ifaces["bob-eth0"].slot == 0
 
 
 REFUSED: list[tuple[type[DummError], Callable[[str], object]]] = [
-    (Usage, lambda lab: iface.create(lab, "eth0")),
-    (Usage, lambda lab: iface.create(lab, "alice-")),
-    (Usage, lambda lab: iface.create(lab, "../x-eth0")),
-    (Usage, lambda lab: iface.create(lab, "alice-averylongdevice0")),
-    (Usage, lambda lab: iface.create(lab, "alice-lo")),
-    (Usage, lambda lab: iface.create(lab, "alice-all")),
-    (Usage, lambda lab: iface.create(lab, "alice-default")),
-    (Usage, lambda lab: iface.create(lab, "alice-vec0")),
-    (Usage, lambda lab: iface.create(lab, "alice-eth1", mac="01:00:00:00:00:00")),
-    (Usage, lambda lab: iface.create(lab, "alice-eth1", mtu=67)),
-    (Usage, lambda lab: iface.create(lab, "alice-eth1", mtu=65522)),
-    (Usage, lambda lab: iface.create(lab, "alice-eth1", mtu=1279, addresses=["fd00::1/64"])),
-    (Usage, lambda lab: iface.create(lab, "alice-eth1", addresses=["10.0.0.1"])),
-    (NotFound, lambda lab: iface.create(lab, "carol-eth0")),
-    (NotFound, lambda lab: iface.create(lab, "alice-eth1", bridge="nolan")),
-    (Usage, lambda lab: iface.create(lab, "alice-eth1", bridge="a bridge")),
-    (Conflict, lambda lab: iface.create(lab, "alice-eth0")),
-    (NotFound, lambda lab: iface.delete(lab, "alice-eth1")),
-    (Usage, lambda lab: iface.delete(lab, "a b", if_exists=True)),
-    (NotFound, lambda lab: iface.set_up(lab, "alice-eth1", True)),
-    (Usage, lambda lab: iface.set_(lab, "alice-eth0")),
-    (Usage, lambda lab: iface.set_(lab, "alice-eth0", mtu=0)),
-    (Usage, lambda lab: iface.set_(lab, "alice-eth0", mac="")),
-    (Usage, lambda lab: iface.set_(lab, "alice-eth0", mtu=1000)),
-    (Conflict, lambda lab: iface.add_addresses(lab, "alice-eth0", ["10.9.9.9/8", "fd00::1/64"])),
-    (Conflict, lambda lab: iface.add_addresses(lab, "alice-eth0", ["fd00::1/48"])),
-    (NotFound, lambda lab: iface.del_addresses(lab, "alice-eth0", ["fd00::1/64", "10.9.9.9/8"])),
-    (Conflict, lambda lab: iface.addresses_of(lab, "alice-eth0", ask_guest=True)),
+    (Usage, lambda at: iface.create(at, "eth0")),
+    (Usage, lambda at: iface.create(at, "alice-")),
+    (Usage, lambda at: iface.create(at, "../x-eth0")),
+    (Usage, lambda at: iface.create(at, "alice-averylongdevice0")),
+    (Usage, lambda at: iface.create(at, "alice-lo")),
+    (Usage, lambda at: iface.create(at, "alice-all")),
+    (Usage, lambda at: iface.create(at, "alice-default")),
+    (Usage, lambda at: iface.create(at, "alice-vec0")),
+    (Usage, lambda at: iface.create(at, "alice-eth1", mac="01:00:00:00:00:00")),
+    (Usage, lambda at: iface.create(at, "alice-eth1", mtu=67)),
+    (Usage, lambda at: iface.create(at, "alice-eth1", mtu=65522)),
+    (Usage, lambda at: iface.create(at, "alice-eth1", mtu=1279, addresses=["fd00::1/64"])),
+    (Usage, lambda at: iface.create(at, "alice-eth1", addresses=["10.0.0.1"])),
+    (NotFound, lambda at: iface.create(at, "carol-eth0")),
+    (NotFound, lambda at: iface.create(at, "alice-eth1", bridge="nolan")),
+    (Usage, lambda at: iface.create(at, "alice-eth1", bridge="a bridge")),
+    (Conflict, lambda at: iface.create(at, "alice-eth0")),
+    (NotFound, lambda at: iface.delete(at, "alice-eth1")),
+    (Usage, lambda at: iface.delete(at, "a b", if_exists=True)),
+    (NotFound, lambda at: iface.set_up(at, "alice-eth1", True)),
+    (Usage, lambda at: iface.set_(at, "alice-eth0")),
+    (Usage, lambda at: iface.set_(at, "alice-eth0", mtu=0)),
+    (Usage, lambda at: iface.set_(at, "alice-eth0", mac="")),
+    (Usage, lambda at: iface.set_(at, "alice-eth0", mtu=1000)),
+    (
+        Conflict,
+        lambda at: iface.add_addresses(at, "alice-eth0", ["10.9.9.9/8", "fd00::1/64"]),
+    ),
+    (Conflict, lambda at: iface.add_addresses(at, "alice-eth0", ["fd00::1/48"])),
+    (
+        NotFound,
+        lambda at: iface.del_addresses(at, "alice-eth0", ["fd00::1/64", "10.9.9.9/8"]),
+    ),
+    (Conflict, lambda at: iface.addresses_of(at, "alice-eth0", ask_guest=True)),
 ]
 
 
 @pytest.mark.parametrize(("error", "action"), REFUSED)
 def test_refused_with_nothing_changed(
-    lab: str, error: type[DummError], action: Callable[[str], object]
+    labdir: str, error: type[DummError], action: Callable[[str], object]
 ) -> None:
-    iface.create(lab, "alice-eth0", addresses=["fd00::1/64"])
-    before = raw(lab)
+    iface.create(labdir, "alice-eth0", addresses=["fd00::1/64"])
+    before = raw(labdir)
     with pytest.raises(error):
-        action(lab)
-    assert raw(lab) == before
+        action(labdir)
+    assert raw(labdir) == before
 
 
-def test_idempotent_forms(lab: str) -> None:
-    iface.create(lab, "alice-eth0", mtu=1400)
-    iface.create(lab, "alice-eth0", mtu=1300, may_exist=True)
-    assert record(lab, "alice-eth0").mtu == 1400
-    iface.delete(lab, "alice-eth0", if_exists=True)
-    iface.delete(lab, "alice-eth0", if_exists=True)
+def test_idempotent_forms(labdir: str) -> None:
+    iface.create(labdir, "alice-eth0", mtu=1400)
+    iface.create(labdir, "alice-eth0", mtu=1300, may_exist=True)
+    assert record(labdir, "alice-eth0").mtu == 1400
+    iface.delete(labdir, "alice-eth0", if_exists=True)
+    iface.delete(labdir, "alice-eth0", if_exists=True)
 
 
-def test_addresses_are_kept(lab: str) -> None:
-    iface.create(lab, "alice-eth0")
-    iface.add_addresses(lab, "alice-eth0", ["10.0.0.2/24", "fd00:0::2/64"])
-    iface.add_addresses(lab, "alice-eth0", ["10.0.0.2/24", "10.0.0.2/16"], may_exist=True)
-    iface.del_addresses(lab, "alice-eth0", ["10.0.0.2/24"])
-    iface.del_addresses(lab, "alice-eth0", ["10.0.0.2/24"], if_exists=True)
-    assert iface.addresses_of(lab, "alice-eth0") == ["10.0.0.2/16", "fd00::2/64"]
+def test_addresses_are_kept(labdir: str) -> None:
+    iface.create(labdir, "alice-eth0")
+    iface.add_addresses(labdir, "alice-eth0", ["10.0.0.2/24", "fd00:0::2/64"])
+    iface.add_addresses(labdir, "alice-eth0", ["10.0.0.2/24", "10.0.0.2/16"], may_exist=True)
+    iface.del_addresses(labdir, "alice-eth0", ["10.0.0.2/24"])
+    iface.del_addresses(labdir, "alice-eth0", ["10.0.0.2/24"], if_exists=True)
+    assert iface.addresses_of(labdir, "alice-eth0") == ["10.0.0.2/16", "fd00::2/64"]
 
 
-def test_up_follows_the_cable_or_the_word(lab: str) -> None:
-    iface.create(lab, "alice-eth0")
-    iface.set_up(lab, "alice-eth0", True)
-    assert record(lab, "alice-eth0").up
-    iface.set_up(lab, "alice-eth0", False)
-    assert not record(lab, "alice-eth0").up
+def test_up_follows_the_cable_or_the_word(labdir: str) -> None:
+    iface.create(labdir, "alice-eth0")
+    iface.set_up(labdir, "alice-eth0", True)
+    assert record(labdir, "alice-eth0").up
+    iface.set_up(labdir, "alice-eth0", False)
+    assert not record(labdir, "alice-eth0").up
 
 
-def test_two_names_for_one_tap(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    iface.create(lab, "alice-eth0")
+def test_two_names_for_one_tap(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    iface.create(labdir, "alice-eth0")
     monkeypatch.setattr(names, "tap", lambda name: "alice-eth0")
     with pytest.raises(Conflict, match="same tap"):
-        iface.create(lab, "alice-eth1")
+        iface.create(labdir, "alice-eth1")
 
 
 # ---- taps ----
 
 
 @pytest.mark.netns
-def test_prepare_and_release(lab: str) -> None:
-    bridge.create(lab, "lan0")
-    iface.create(lab, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24"])
-    iface.create(lab, "alice-eth1", mtu=9000)
-    iface.create(lab, LONG, bridge="lan0")
-    state = statefile.load(lab)
+def test_prepare_and_release(labdir: str) -> None:
+    bridge.create(labdir, "lan0")
+    iface.create(labdir, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24"])
+    iface.create(labdir, "alice-eth1", mtu=9000)
+    iface.create(labdir, LONG, bridge="lan0")
+    state = statefile.load(labdir)
     assert [nic.uml_arg(i) for i in state.ifaces_of("alice")] == [
         "vec0:transport=tap,ifname=alice-eth0,depth=128,gro=1",
         "vec1:transport=tap,ifname=alice-eth1,depth=128,gro=1,mtu=9000",
@@ -247,10 +251,10 @@ def test_prepare_and_release(lab: str) -> None:
 
 
 @pytest.mark.netns
-def test_prepare_takes_over_what_a_crash_left(lab: str) -> None:
-    bridge.create(lab, "lan0")
-    iface.create(lab, LONG, bridge="lan0")
-    state = statefile.load(lab)
+def test_prepare_takes_over_what_a_crash_left(labdir: str) -> None:
+    bridge.create(labdir, "lan0")
+    iface.create(labdir, LONG, bridge="lan0")
+    state = statefile.load(labdir)
     tap = names.tap(LONG)
     iface.prepare(state, "averylongguestname")
     index = sysfs.number(tap, "ifindex")
@@ -267,23 +271,23 @@ def test_prepare_takes_over_what_a_crash_left(lab: str) -> None:
 
 
 @pytest.mark.netns
-def test_prepare_undoes_itself(lab: str) -> None:
-    bridge.create(lab, "lan0")
-    iface.create(lab, "alice-eth0", bridge="lan0")
-    iface.create(lab, "alice-eth1")
-    bridge.remove_all(statefile.load(lab))
+def test_prepare_undoes_itself(labdir: str) -> None:
+    bridge.create(labdir, "lan0")
+    iface.create(labdir, "alice-eth0", bridge="lan0")
+    iface.create(labdir, "alice-eth1")
+    bridge.remove_all(statefile.load(labdir))
     before = sysfs.devices()
     with foreign_tap("alice-eth1"), pytest.raises(Conflict, match="does not belong to this lab"):
-        iface.prepare(statefile.load(lab), "alice")
+        iface.prepare(statefile.load(labdir), "alice")
     assert sysfs.devices() == before
 
 
 @pytest.mark.netns
-def test_prepare_makes_bridges_again_with_their_addresses(lab: str) -> None:
-    bridge.create(lab, "lan0", addresses=["10.0.0.254/24", "fd00::ff/64"])
-    bridge.create(lab, "lan1", addresses=["10.1.0.254/24"])
-    iface.create(lab, "alice-eth0", bridge="lan0")
-    state = statefile.load(lab)
+def test_prepare_makes_bridges_again_with_their_addresses(labdir: str) -> None:
+    bridge.create(labdir, "lan0", addresses=["10.0.0.254/24", "fd00::ff/64"])
+    bridge.create(labdir, "lan1", addresses=["10.1.0.254/24"])
+    iface.create(labdir, "alice-eth0", bridge="lan0")
+    state = statefile.load(labdir)
     bridge.remove_all(state)  # as a reboot of the host would
     iface.prepare(state, "alice")
     with netlink.host() as channel:
@@ -294,43 +298,43 @@ def test_prepare_makes_bridges_again_with_their_addresses(lab: str) -> None:
 
 
 @pytest.mark.netns
-def test_a_foreign_link_is_left_alone(lab: str) -> None:
+def test_a_foreign_link_is_left_alone(labdir: str) -> None:
     with foreign_tap("alice-eth0"):
         with pytest.raises(
             Conflict, match="'alice-eth0' already exists and does not belong to this lab"
         ):
-            iface.create(lab, "alice-eth0")
-        assert statefile.load(lab).ifaces == {}
-    iface.create(lab, "alice-eth0")
+            iface.create(labdir, "alice-eth0")
+        assert statefile.load(labdir).ifaces == {}
+    iface.create(labdir, "alice-eth0")
     with foreign_tap("alice-eth0"):
-        state = statefile.load(lab)
+        state = statefile.load(labdir)
         iface.release(state, "alice")
         bridge.remove_all(state)
-        iface.delete(lab, "alice-eth0")
+        iface.delete(labdir, "alice-eth0")
         assert sysfs.exists("alice-eth0")
 
 
 @pytest.mark.netns
-def test_a_crashed_guests_tap_follows(lab: str) -> None:
+def test_a_crashed_guests_tap_follows(labdir: str) -> None:
     for name in ("lan0", "lan1"):
-        bridge.create(lab, name)
-    iface.create(lab, "alice-eth0", bridge="lan0")
-    iface.prepare(statefile.load(lab), "alice")
-    bridge.connect(lab, "lan1", "alice-eth0")
+        bridge.create(labdir, name)
+    iface.create(labdir, "alice-eth0", bridge="lan0")
+    iface.prepare(statefile.load(labdir), "alice")
+    bridge.connect(labdir, "lan1", "alice-eth0")
     assert sysfs.master("alice-eth0") == "lan1"
-    iface.set_(lab, "alice-eth0", mtu=1400)
+    iface.set_(labdir, "alice-eth0", mtu=1400)
     assert sysfs.number("alice-eth0", "mtu") == 1400
-    bridge.disconnect(lab, "alice-eth0")
+    bridge.disconnect(labdir, "alice-eth0")
     assert sysfs.master("alice-eth0") is None
-    iface.delete(lab, "alice-eth0")
+    iface.delete(labdir, "alice-eth0")
     assert not sysfs.exists("alice-eth0")
 
 
 @pytest.mark.netns
-def test_many_taps_go_in_one_step(lab: str) -> None:
+def test_many_taps_go_in_one_step(labdir: str) -> None:
     for n in range(20):
-        iface.create(lab, f"alice-eth{n}")
-    state = statefile.load(lab)
+        iface.create(labdir, f"alice-eth{n}")
+    state = statefile.load(labdir)
     iface.prepare(state, "alice")
     with foreign_tap("bob-eth0"):
         iface.release(state, "alice")
@@ -339,10 +343,10 @@ def test_many_taps_go_in_one_step(lab: str) -> None:
 
 
 @pytest.mark.netns
-def test_delete_of_guest(lab: str) -> None:
-    iface.create(lab, "alice-eth0")
-    iface.create(lab, "bob-eth0")
-    state = statefile.load(lab)
+def test_delete_of_guest(labdir: str) -> None:
+    iface.create(labdir, "alice-eth0")
+    iface.create(labdir, "bob-eth0")
+    state = statefile.load(labdir)
     iface.prepare(state, "alice")
     iface.delete_of_guest(state, "alice")
     assert list(state.ifaces) == ["bob-eth0"]
@@ -350,21 +354,21 @@ def test_delete_of_guest(lab: str) -> None:
 
 
 @pytest.mark.netns
-def test_no_tun_device(lab: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    iface.create(lab, "alice-eth0")
+def test_no_tun_device(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    iface.create(labdir, "alice-eth0")
     monkeypatch.setattr(tun, "PATH", "/dev/net/nothere")
     with pytest.raises(DummError, match="cannot create 'alice-eth0': /dev/net/nothere: No") as e:
-        iface.prepare(statefile.load(lab), "alice")
+        iface.prepare(statefile.load(labdir), "alice")
     assert e.value.hint is not None
     assert "modprobe" in e.value.hint
 
 
 @pytest.mark.netns
-def test_boot_records_do_their_work_in_a_kernel(lab: str) -> None:
+def test_boot_records_do_their_work_in_a_kernel(labdir: str) -> None:
     """What the agent sends to its kernel, sent to this one about a tap named as the device is."""
-    bridge.create(lab, "lan0")
-    iface.create(lab, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24", "fd00::1/64"])
-    records = nic.boot_records(statefile.load(lab), "alice")
+    bridge.create(labdir, "lan0")
+    iface.create(labdir, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24", "fd00::1/64"])
+    records = nic.boot_records(statefile.load(labdir), "alice")
     assert records[0] == (protocol.BOOT_MODULE, 0, b"ipv6\0")
     with tun.created("vec0", 0), netlink.host() as channel:
         index = sysfs.number("vec0", "ifindex")
@@ -375,14 +379,14 @@ def test_boot_records_do_their_work_in_a_kernel(lab: str) -> None:
             netlink.transact(channel, [netlink.Request(patched, "vec0")])
         link = rtnl.find_link(channel, "eth0")
         assert (link.ifindex, link.up, link.mtu) == (index, True, 1500)
-        assert link.mac == record(lab, "alice-eth0").mac
+        assert link.mac == record(labdir, "alice-eth0").mac
         there = [a.address for a in rtnl.addresses(channel, index)]
         assert {"10.0.0.1/24", "fd00::1/64"} <= set(there)
 
 
-def test_boot_records_of_interfaces_that_stay_down(lab: str) -> None:
-    iface.create(lab, "alice-eth0", addresses=["10.0.0.1/24"], mtu=9000)
-    records = nic.boot_records(statefile.load(lab), "alice")
+def test_boot_records_of_interfaces_that_stay_down(labdir: str) -> None:
+    iface.create(labdir, "alice-eth0", addresses=["10.0.0.1/24"], mtu=9000)
+    records = nic.boot_records(statefile.load(labdir), "alice")
     assert [(kind, slot) for kind, slot, _ in records] == [(protocol.BOOT_NETLINK, 0)] * 2
     length, kind, _, _, _ = struct.unpack_from("=IHHII", records[0][2])
     assert (length, kind) == (len(records[0][2]), rtnl.RTM_SETLINK)
@@ -393,12 +397,12 @@ def test_boot_records_of_interfaces_that_stay_down(lab: str) -> None:
 # ---- the command ----
 
 
-def test_output_shapes(lab: str) -> None:
-    iface.create(lab, "bob-eth0", mac="02:00:00:00:00:0B")
-    iface.create(lab, "alice-eth0", addresses=["fd00::1/64", "10.0.0.1/24"])
+def test_output_shapes(labdir: str) -> None:
+    iface.create(labdir, "bob-eth0", mac="02:00:00:00:00:0B")
+    iface.create(labdir, "alice-eth0", addresses=["fd00::1/64", "10.0.0.1/24"])
 
     def run(*args: str) -> str:
-        done = CliRunner().invoke(cli, ["-C", lab, *args], catch_exceptions=False)
+        done = CliRunner().invoke(cli, ["-C", labdir, *args], catch_exceptions=False)
         assert done.exit_code == 0
         return done.stdout
 
@@ -428,12 +432,12 @@ def test_output_shapes(lab: str) -> None:
     assert "alice-eth0" in run("list").splitlines()[1]
 
 
-def test_several_operands_are_all_tried(lab: str) -> None:
-    args = ["-C", lab, "create", "alice-eth0", "eve-eth0", "x", "bob-eth0"]
+def test_several_operands_are_all_tried(labdir: str) -> None:
+    args = ["-C", labdir, "create", "alice-eth0", "eve-eth0", "x", "bob-eth0"]
     done = CliRunner().invoke(cli, args, standalone_mode=False)
     assert done.return_value == 3
     assert done.stdout == ""
     assert done.stderr.splitlines()[0].endswith(": no guest 'eve'")
-    assert sorted(statefile.load(lab).ifaces) == ["alice-eth0", "bob-eth0"]
-    done = CliRunner().invoke(cli, ["-C", lab, "create", "alice-a", "alice-b", "--mac", "x"])
+    assert sorted(statefile.load(labdir).ifaces) == ["alice-eth0", "bob-eth0"]
+    done = CliRunner().invoke(cli, ["-C", labdir, "create", "alice-a", "alice-b", "--mac", "x"])
     assert done.exit_code == 2

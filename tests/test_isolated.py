@@ -20,9 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT, Lab, World
-from uml_helpers import on_terminal, one_line_error, pid_of, state_of, until
-from users import User
+from support import PATIENCE, ROOT
+from support.checks import one_line_error, until
+from support.guests import pid_of, state_of
+from support.labs import Lab
+from support.terminal import on_terminal
+from support.users import User
+from support.world import World
 
 from dumm_tools.linux import process
 

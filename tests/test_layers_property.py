@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import PATIENCE, TOP, Lab, installed
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from support import PATIENCE, TOP
+from support.host import installed
+from support.labs import Lab
 
 from dumm_tools import model
 from dumm_tools.files import changes, stack

@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT
+from support import PATIENCE, ROOT
 
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.images import cache, master, master_build

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE
+from support import PATIENCE
 
 from dumm_tools import output
 from dumm_tools.errors import Usage

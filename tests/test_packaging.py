@@ -19,7 +19,7 @@ from email import message_from_bytes
 from pathlib import Path
 
 import pytest
-from conftest import TOP
+from support import TOP
 from test_build import is_static
 
 from dumm_tools import __version__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Lab
+from support.labs import Lab
 
 from dumm_tools.linux import sysfs
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT, SUITES, Lab
-from uml_helpers import NOISE, one_line_error, pid_of, processes, state_of, until
+from support import PATIENCE, ROOT, SUITES
+from support.checks import NOISE, one_line_error, until
+from support.guests import pid_of, processes, state_of
+from support.labs import Lab
 
 from dumm_tools.guests import limits
 

@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from conftest import BIN, PATIENCE, ROOT, cache_home
-from users import User
+from support import BIN, PATIENCE, ROOT
+from support.masters import cache_home
+from support.users import User
 
 from dumm_tools.guests import limits
 from dumm_tools.linux import mount

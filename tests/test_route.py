@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SUITES, Lab
-from uml_helpers import until
+from support import SUITES
+from support.checks import until
+from support.labs import Lab, recorded
 
 from dumm_tools import address, statefile
 from dumm_tools.agent import protocol
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
-from dumm_tools.model import Guest, State
 from dumm_tools.net import iface, nic, route
 
 # ---- records ----
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> str:
+def labdir(tmp_path: Path) -> str:
     """A working set with the stopped guest alice, who has eth0 and eth1."""
-    (tmp_path / ".lock").touch()
-    inode = os.stat(tmp_path / ".lock").st_ino
-    statefile.create(str(tmp_path), State("t0t0", inode, guests={"alice": Guest("alice")}))
-    iface.create(str(tmp_path), "alice-eth0", addresses=["10.0.0.1/24", "fd00::1/64"])
-    iface.create(str(tmp_path), "alice-eth1", addresses=["10.1.0.1/24"])
-    return str(tmp_path)
+    labdir = recorded(tmp_path, "alice")
+    iface.create(labdir, "alice-eth0", addresses=["10.0.0.1/24", "fd00::1/64"])
+    iface.create(labdir, "alice-eth1", addresses=["10.1.0.1/24"])
+    return labdir
 
 
 @pytest.mark.parametrize(
@@ -81,50 +78,50 @@ REFUSED: list[tuple[type[DummError], str, str, str | None]] = [
 
 @pytest.mark.parametrize(("error", "name", "dest", "via"), REFUSED)
 def test_refused_with_nothing_changed(
-    root: str, error: type[DummError], name: str, dest: str, via: str | None
+    labdir: str, error: type[DummError], name: str, dest: str, via: str | None
 ) -> None:
-    route.add(root, "alice-eth0", "10.7.0.0/16", via="10.0.0.2")
-    before = Path(root, statefile.FILE).read_text()
+    route.add(labdir, "alice-eth0", "10.7.0.0/16", via="10.0.0.2")
+    before = Path(labdir, statefile.FILE).read_text()
     with pytest.raises(error):
-        route.add(root, name, dest, via=via)
-    assert Path(root, statefile.FILE).read_text() == before
+        route.add(labdir, name, dest, via=via)
+    assert Path(labdir, statefile.FILE).read_text() == before
 
 
-def test_recorded_and_listed(root: str) -> None:
-    route.add(root, "alice-eth0", "default", via="10.0.0.2")
-    route.add(root, "alice-eth0", "default", via="10.0.0.2", may_exist=True)
-    route.add(root, "alice-eth0", "default", via="fe80::1")
-    route.add(root, "alice-eth1", "192.168.0.0/16")
-    seen = [(v.family, v.shown, v.via, v.iface) for v in route.list_(root, "alice")]
+def test_recorded_and_listed(labdir: str) -> None:
+    route.add(labdir, "alice-eth0", "default", via="10.0.0.2")
+    route.add(labdir, "alice-eth0", "default", via="10.0.0.2", may_exist=True)
+    route.add(labdir, "alice-eth0", "default", via="fe80::1")
+    route.add(labdir, "alice-eth1", "192.168.0.0/16")
+    seen = [(v.family, v.shown, v.via, v.iface) for v in route.list_(labdir, "alice")]
     assert seen == [
         ("inet", "192.168.0.0/16", None, "alice-eth1"),
         ("inet", "default", "10.0.0.2", "alice-eth0"),
         ("inet6", "default", "fe80::1", "alice-eth0"),
     ]
     with pytest.raises(Usage, match="both address families"):
-        route.delete(root, "alice-eth0", "default")
-    route.delete(root, "alice-eth0", "::/0")
+        route.delete(labdir, "alice-eth0", "default")
+    route.delete(labdir, "alice-eth0", "::/0")
     with pytest.raises(NotFound):
-        route.delete(root, "alice-eth0", "default", via="10.0.0.3")
-    route.delete(root, "alice-eth0", "default")
-    route.delete(root, "alice-eth0", "default", if_exists=True)
-    assert [v.dest for v in route.list_(root, "alice")] == ["192.168.0.0/16"]
+        route.delete(labdir, "alice-eth0", "default", via="10.0.0.3")
+    route.delete(labdir, "alice-eth0", "default")
+    route.delete(labdir, "alice-eth0", "default", if_exists=True)
+    assert [v.dest for v in route.list_(labdir, "alice")] == ["192.168.0.0/16"]
     with pytest.raises(Conflict):
-        route.list_(root, "alice", ask_guest=True)
+        route.list_(labdir, "alice", ask_guest=True)
 
 
-def test_a_link_that_stays_down_has_no_routes_at_boot(root: str) -> None:
+def test_a_link_that_stays_down_has_no_routes_at_boot(labdir: str) -> None:
     def kinds() -> list[int]:
-        records = nic.boot_records(statefile.load(root), "alice")
+        records = nic.boot_records(statefile.load(labdir), "alice")
         messages = [data for kind, _, data in records if kind == protocol.BOOT_NETLINK]
         return [int.from_bytes(data[4:6], "little") for data in messages]
 
-    route.add(root, "alice-eth0", "default", via="10.0.0.2")
-    route.add(root, "alice-eth0", "192.168.0.0/16")
+    route.add(labdir, "alice-eth0", "default", via="10.0.0.2")
+    route.add(labdir, "alice-eth0", "192.168.0.0/16")
     assert kinds().count(24) == 0
-    iface.set_up(root, "alice-eth0", True)
+    iface.set_up(labdir, "alice-eth0", True)
     assert kinds().count(24) == 2
-    iface.del_addresses(root, "alice-eth0", ["10.0.0.1/24"])
+    iface.del_addresses(labdir, "alice-eth0", ["10.0.0.1/24"])
     assert kinds().count(24) == 1
 
 

@@ -9,8 +9,9 @@ import re
 from collections.abc import Callable
 
 import pytest
-from conftest import PATIENCE, SUITES, Lab
-from uml_helpers import until
+from support import PATIENCE, SUITES
+from support.checks import until
+from support.labs import Lab
 
 pytestmark = pytest.mark.uml
 

@@ -8,36 +8,33 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, SUITES, Lab
-from uml_helpers import until
+from support import PATIENCE, SUITES
+from support.checks import until
+from support.labs import Lab, recorded
 
 from dumm_tools import statefile
 from dumm_tools.errors import NotFound, Usage
-from dumm_tools.model import Guest, State
 from dumm_tools.net import iface, shape
 
 # ---- records ----
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> str:
+def labdir(tmp_path: Path) -> str:
     """A working set with the stopped guest alice, who has eth0."""
-    (tmp_path / ".lock").touch()
-    inode = os.stat(tmp_path / ".lock").st_ino
-    statefile.create(str(tmp_path), State("t0t0", inode, guests={"alice": Guest("alice")}))
-    iface.create(str(tmp_path), "alice-eth0")
-    return str(tmp_path)
+    labdir = recorded(tmp_path, "alice")
+    iface.create(labdir, "alice-eth0")
+    return labdir
 
 
-def recorded(root: str) -> dict[str, float]:
-    return statefile.load(root).ifaces["alice-eth0"].shape
+def shape_of(labdir: str) -> dict[str, float]:
+    return statefile.load(labdir).ifaces["alice-eth0"].shape
 
 
 @pytest.mark.parametrize(
@@ -77,27 +74,27 @@ def test_bad_rates(text: str) -> None:
         {"duplicate": 5, "corrupt": 200},
     ],
 )
-def test_refused_with_nothing_changed(root: str, values: dict[str, float]) -> None:
+def test_refused_with_nothing_changed(labdir: str, values: dict[str, float]) -> None:
     if not {"jitter", "reorder"} & set(values) or "delay" in values or values.get("jitter") == 21:
-        shape.set_(root, "alice-eth0", {"delay": 20, "jitter": 5})
-    before = Path(root, statefile.FILE).read_text()
+        shape.set_(labdir, "alice-eth0", {"delay": 20, "jitter": 5})
+    before = Path(labdir, statefile.FILE).read_text()
     with pytest.raises(Usage):
-        shape.set_(root, "alice-eth0", values)
-    assert Path(root, statefile.FILE).read_text() == before
+        shape.set_(labdir, "alice-eth0", values)
+    assert Path(labdir, statefile.FILE).read_text() == before
 
 
-def test_values_named_change_and_the_others_stay(root: str) -> None:
-    shape.set_(root, "alice-eth0", {"delay": 20, "loss": 1.5})
-    shape.set_(root, "alice-eth0", {"jitter": 5, "rate": 1e6})
-    assert recorded(root) == {"delay": 20, "jitter": 5, "loss": 1.5, "rate": 1000000}
-    shape.set_(root, "alice-eth0", {"loss": 0})
-    assert recorded(root) == {"delay": 20, "jitter": 5, "rate": 1000000}
-    shape.set_(root, "alice-eth0", {"loss": 3}, clear=True)
-    assert recorded(root) == {"loss": 3}
-    shape.set_(root, "alice-eth0", {}, clear=True)
-    assert recorded(root) == {}
+def test_values_named_change_and_the_others_stay(labdir: str) -> None:
+    shape.set_(labdir, "alice-eth0", {"delay": 20, "loss": 1.5})
+    shape.set_(labdir, "alice-eth0", {"jitter": 5, "rate": 1e6})
+    assert shape_of(labdir) == {"delay": 20, "jitter": 5, "loss": 1.5, "rate": 1000000}
+    shape.set_(labdir, "alice-eth0", {"loss": 0})
+    assert shape_of(labdir) == {"delay": 20, "jitter": 5, "rate": 1000000}
+    shape.set_(labdir, "alice-eth0", {"loss": 3}, clear=True)
+    assert shape_of(labdir) == {"loss": 3}
+    shape.set_(labdir, "alice-eth0", {}, clear=True)
+    assert shape_of(labdir) == {}
     with pytest.raises(NotFound):
-        shape.set_(root, "alice-eth1", {"loss": 3})
+        shape.set_(labdir, "alice-eth1", {"loss": 3})
 
 
 # ---- guests ----

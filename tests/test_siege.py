@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import siege
-from conftest import Lab
+from support.labs import Lab
 
 pytestmark = pytest.mark.uml
 

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SUITES, Lab
+from support import SUITES
+from support.labs import Lab
 
 pytestmark = pytest.mark.uml
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, ROOT, Lab
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from uml_helpers import one_line_error, pid_of, state_of
+from support import PATIENCE, ROOT
+from support.checks import one_line_error
+from support.guests import pid_of, state_of
+from support.labs import Lab, recorded
 
 from dumm_tools import records
 from dumm_tools import statefile as store
@@ -29,45 +31,45 @@ from dumm_tools.net import nat, nic
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> str:
+def labdir(tmp_path: Path) -> str:
     """A working set with one record of each kind."""
-    (tmp_path / ".lock").touch()
-    made = State("abcdef", os.stat(tmp_path / ".lock").st_ino)
-    made.guests["alice"] = Guest("alice", args=["a"], boot=Boot("n", "running", "h"))
-    made.ifaces["alice-eth0"] = Iface(
-        "alice-eth0", "alice", "eth0", 0, "alice-eth0", "02:00:00:00:00:01"
-    )
-    made.bridges["lan0"] = Bridge("lan0", ["10.0.0.1/24"])
-    store.create(str(tmp_path), made)
-    return str(tmp_path)
+
+    def fill(state: State) -> None:
+        state.guests["alice"] = Guest("alice", args=["a"], boot=Boot("n", "running", "h"))
+        state.ifaces["alice-eth0"] = Iface(
+            "alice-eth0", "alice", "eth0", 0, "alice-eth0", "02:00:00:00:00:01"
+        )
+        state.bridges["lan0"] = Bridge("lan0", ["10.0.0.1/24"])
+
+    return recorded(tmp_path, fill=fill)
 
 
-def data_of(root: str) -> dict[str, object]:
-    data: dict[str, object] = json.loads(Path(root, store.FILE).read_text())
+def data_of(labdir: str) -> dict[str, object]:
+    data: dict[str, object] = json.loads(Path(labdir, store.FILE).read_text())
     return data
 
 
-def rewrite(root: str, change: Callable[[dict[str, object]], object]) -> None:
-    data = data_of(root)
+def rewrite(labdir: str, change: Callable[[dict[str, object]], object]) -> None:
+    data = data_of(labdir)
     change(data)
-    Path(root, store.FILE).write_text(json.dumps(data))
+    Path(labdir, store.FILE).write_text(json.dumps(data))
 
 
 # ---- reading ----
 
 
-def test_what_is_written_is_read(root: str) -> None:
-    state = store.load(root)
+def test_what_is_written_is_read(labdir: str) -> None:
+    state = store.load(labdir)
     assert state.guests["alice"].args == ["a"]
     boot = state.guests["alice"].boot
     assert boot
     assert (boot.nonce, boot.phase, boot.host_boot) == ("n", "running", "h")
     assert state.members_of("lan0") == []
     assert [i.name for i in state.ifaces_of("alice")] == ["alice-eth0"]
-    assert oct(Path(root, store.FILE).stat().st_mode & 0o777) == "0o600"
+    assert oct(Path(labdir, store.FILE).stat().st_mode & 0o777) == "0o600"
 
 
-def test_unknown_keys_are_kept(root: str) -> None:
+def test_unknown_keys_are_kept(labdir: str) -> None:
     def add(data: dict[str, object]) -> None:
         data["new"] = {"of": "tomorrow"}
         for table in ("guests", "ifaces", "bridges"):
@@ -75,10 +77,10 @@ def test_unknown_keys_are_kept(root: str) -> None:
                 record["colour"] = "blue"
         data["guests"]["alice"]["boot"]["speed"] = 9  # type: ignore[index]
 
-    rewrite(root, add)
-    with store.transaction(root) as change:
+    rewrite(labdir, add)
+    with store.transaction(labdir) as change:
         change.state.guests["bob"] = Guest("bob")
-    data = data_of(root)
+    data = data_of(labdir)
     assert data["new"] == {"of": "tomorrow"}
     for table, name in (("guests", "alice"), ("ifaces", "alice-eth0"), ("bridges", "lan0")):
         assert data[table][name]["colour"] == "blue"  # type: ignore[index]
@@ -102,11 +104,11 @@ def test_unknown_keys_are_kept(root: str) -> None:
         ('{"version": 1, "id": "x", "ifaces": {"a-b": {}}}', "ifaces.a-b lacks a key"),
     ],
 )
-def test_a_damaged_state_is_said_to_be(root: str, text: str, message: str) -> None:
-    Path(root, store.FILE).write_text(text)
+def test_a_damaged_state_is_said_to_be(labdir: str, text: str, message: str) -> None:
+    Path(labdir, store.FILE).write_text(text)
     with pytest.raises(DummError, match=message.replace(".", r"\.")):
-        store.load(root)
-    assert Path(root, store.FILE).read_text() == text
+        store.load(labdir)
+    assert Path(labdir, store.FILE).read_text() == text
 
 
 #: A lab with a bit of everything.
@@ -181,10 +183,10 @@ def test_a_state_that_is_damaged_anywhere(changes: list[tuple[tuple[Any, ...], A
             list(map(nat.networks, state.bridges.values()))
 
 
-def test_bytes_that_are_no_text(root: str) -> None:
-    Path(root, store.FILE).write_bytes(b"\xff\xfe")
+def test_bytes_that_are_no_text(labdir: str) -> None:
+    Path(labdir, store.FILE).write_bytes(b"\xff\xfe")
     with pytest.raises(DummError, match="not UTF-8"):
-        store.load(root)
+        store.load(labdir)
 
 
 def test_no_working_set(tmp_path: Path) -> None:
@@ -194,56 +196,56 @@ def test_no_working_set(tmp_path: Path) -> None:
         store.load(str(tmp_path / "no/such"))
 
 
-def test_a_copy_owns_nothing(root: str, tmp_path: Path) -> None:
+def test_a_copy_owns_nothing(labdir: str, tmp_path: Path) -> None:
     copy = tmp_path.parent / f"{tmp_path.name}-copy"
-    subprocess.run(["cp", "-a", root, copy], check=True)
+    subprocess.run(["cp", "-a", labdir, copy], check=True)
     assert store.load(str(copy)).id != "abcdef"
     assert store.load(str(copy)).guests["alice"].boot is None
-    assert store.load(root).guests["alice"].boot is not None
+    assert store.load(labdir).guests["alice"].boot is not None
     moved = tmp_path.parent / f"{tmp_path.name}-moved"
-    os.rename(root, moved)
+    os.rename(labdir, moved)
     assert store.load(str(moved)).id == "abcdef"
 
 
 # ---- writing ----
 
 
-def test_an_error_takes_all_back(root: str) -> None:
-    before = Path(root, store.FILE).read_bytes()
+def test_an_error_takes_all_back(labdir: str) -> None:
+    before = Path(labdir, store.FILE).read_bytes()
 
     def fail_in_the_middle() -> None:
-        with store.transaction(root) as change:
+        with store.transaction(labdir) as change:
             change.state.guests["bob"] = Guest("bob")
             change.save()
-            assert "bob" in store.load(root).guests
+            assert "bob" in store.load(labdir).guests
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail_in_the_middle()
-    assert Path(root, store.FILE).read_bytes() == before
-    assert sorted(os.listdir(root)) == [".lock", "state.json"]
+    assert Path(labdir, store.FILE).read_bytes() == before
+    assert sorted(os.listdir(labdir)) == [".lock", "state.json"]
 
 
-def test_the_holder_of_the_lock_is_named(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_holder_of_the_lock_is_named(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.1)
     with (
-        store.transaction(root),
+        store.transaction(labdir),
         pytest.raises(TimedOut, match=f"is locked by process {os.getpid()}"),
-        store.transaction(root),
+        store.transaction(labdir),
     ):
         pass
 
 
-def test_the_lock_is_free_when_its_holder_is_killed(root: str) -> None:
+def test_the_lock_is_free_when_its_holder_is_killed(labdir: str) -> None:
     code = (
         "import sys, time; from dumm_tools import statefile as state\n"
-        f"with state.transaction({root!r}): print(flush=True); time.sleep(60)"
+        f"with state.transaction({labdir!r}): print(flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as holder:
         assert holder.stdout
         holder.stdout.read(1)
         holder.kill()
-    with store.transaction(root):
+    with store.transaction(labdir):
         pass
 
 

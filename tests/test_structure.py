@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 import pytest
-from conftest import PATIENCE
 from imports import FLOORS, MODULES, PACKAGE, floor, imports, ours, ours_among
+from support import PATIENCE
 
 from dumm_tools import _docs, errors
 from dumm_tools.cli import common
@@ -257,7 +257,7 @@ def test_tests_use_what_is_public(path: Path) -> None:
                 name = origin + alias.name
                 if name in MODULES or f"{name}.__init__" in MODULES:
                     modules.add(alias.asname or alias.name)
-                elif re.match(r"dumm_tools\..*\b_(?!_)\w+$", name):
+                elif re.match(r"dumm_tools\.(.*\.)?_[^_]", name):
                     wrong.append(f"line {node.lineno}: {name}")
     for node in ast.walk(tree):
         match node:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import BIN, PATIENCE, TOP, Lab
-from uml_helpers import one_line_error, state_of
-from users import User, UserLab
+from support import BIN, PATIENCE, TOP
+from support.checks import one_line_error
+from support.guests import state_of
+from support.labs import Lab
+from support.users import User, UserLab
 
 from dumm_tools import names, records, trust
 from dumm_tools.errors import Conflict, DummError

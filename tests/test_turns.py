@@ -15,14 +15,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, ROOT, Lab
-from uml_helpers import one_line_error, state_of, until
+from support import PATIENCE, ROOT
+from support.checks import one_line_error, until
+from support.guests import state_of
+from support.labs import Lab, recorded
 
 from dumm_tools import statefile as store
 from dumm_tools.agent import JAIL
 from dumm_tools.errors import TimedOut
 from dumm_tools.linux import process
-from dumm_tools.model import Guest, State
+from dumm_tools.model import Guest
 from dumm_tools.running import contact, liveness, turn
 
 KINDS = ("host", "isolated") if ROOT else ("isolated",)
@@ -93,55 +95,52 @@ def stuck(lab: Lab) -> Iterator[Stuck]:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> str:
+def labdir(tmp_path: Path) -> str:
     """A working set with the guest alice."""
-    (tmp_path / ".lock").touch()
-    made = State("abcdef", os.stat(tmp_path / ".lock").st_ino, guests={"alice": Guest("alice")})
-    store.create(str(tmp_path), made)
-    return str(tmp_path)
+    return recorded(tmp_path, "alice")
 
 
 @pytest.mark.attack("silence")
-def test_no_guest_is_waited_for_in_a_transaction(root: str) -> None:
+def test_no_guest_is_waited_for_in_a_transaction(labdir: str) -> None:
     asks = (
-        lambda: contact.mconsole(root, "alice", "version"),
-        lambda: contact.control(root, "alice").__enter__(),
-        lambda: turn.taken(root, "alice").__enter__(),
+        lambda: contact.mconsole(labdir, "alice", "version"),
+        lambda: contact.control(labdir, "alice").__enter__(),
+        lambda: turn.taken(labdir, "alice").__enter__(),
     )
     for ask in asks:
-        with pytest.raises(RuntimeError, match="under the lab's lock"), store.transaction(root):
+        with pytest.raises(RuntimeError, match="under the lab's lock"), store.transaction(labdir):
             ask()
-    with turn.taken(root, "alice"), store.transaction(root):
+    with turn.taken(labdir, "alice"), store.transaction(labdir):
         pass
 
 
-def test_who_has_the_turn_is_named(root: str) -> None:
+def test_who_has_the_turn_is_named(labdir: str) -> None:
     by = f"guest 'alice' is locked by process {os.getpid()}"
-    with turn.taken(root, "alice"), pytest.raises(TimedOut, match=by):
-        turn.taken(root, "alice", 0.05).__enter__()
-    with turn.taken(root, "alice", 0.05):
+    with turn.taken(labdir, "alice"), pytest.raises(TimedOut, match=by):
+        turn.taken(labdir, "alice", 0.05).__enter__()
+    with turn.taken(labdir, "alice", 0.05):
         pass
-    assert oct(Path(root, "run/alice/turn").stat().st_mode & 0o777) == "0o600"
+    assert oct(Path(labdir, "run/alice/turn").stat().st_mode & 0o777) == "0o600"
 
 
-def test_no_turn_of_a_guest_that_there_is_not(root: str) -> None:
+def test_no_turn_of_a_guest_that_there_is_not(labdir: str) -> None:
     for name in ("bob", "..", "a/../alice"):
-        with turn.taken(root, name) as had:
+        with turn.taken(labdir, name) as had:
             assert not had
-    assert sorted(os.listdir(root)) == [".lock", "state.json"]
+    assert sorted(os.listdir(labdir)) == [".lock", "state.json"]
 
 
-def test_the_turn_of_a_guest_that_was_deleted_meanwhile(root: str) -> None:
+def test_the_turn_of_a_guest_that_was_deleted_meanwhile(labdir: str) -> None:
     """It is that of the new guest of this name, and not of the file that we waited for."""
-    with turn.taken(root, "alice"):
-        old = Path(root, "run/alice").rename(Path(root, "run/.gone"))
-        with turn.taken(root, "alice", 0.05) as had:
+    with turn.taken(labdir, "alice"):
+        old = Path(labdir, "run/alice").rename(Path(labdir, "run/.gone"))
+        with turn.taken(labdir, "alice", 0.05) as had:
             assert had
-    assert (old / "turn").stat().st_ino != Path(root, "run/alice/turn").stat().st_ino
+    assert (old / "turn").stat().st_ino != Path(labdir, "run/alice/turn").stat().st_ino
 
 
-def test_those_that_answer_come_first(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with store.transaction(root) as change:
+def test_those_that_answer_come_first(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.transaction(labdir) as change:
         change.state.guests.update({n: Guest(n) for n in ("bob", "carol", "dave")})
     told: list[object] = []
 
@@ -160,8 +159,8 @@ def test_those_that_answer_come_first(root: str, monkeypatch: pytest.MonkeyPatch
         told.append(f"{name} again")
 
     monkeypatch.setattr(turn, "PATIENCE", 0.5)
-    with turn.taken(root, "dave"):  # and so it is not to be had
-        failures = turn.each(root, ("dave", "carol", "bob", "alice"), talk, then, again)
+    with turn.taken(labdir, "dave"):  # and so it is not to be had
+        failures = turn.each(labdir, ("dave", "carol", "bob", "alice"), talk, then, again)
     assert told == ["carol", ["carol"], "alice again"]
     assert failures.keys() == {"bob", "dave"}
 

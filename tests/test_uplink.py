@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, Lab
-from uml_helpers import one_line_error, until
-from users import User
+from support import PATIENCE
+from support.checks import one_line_error, until
+from support.labs import Lab
+from support.users import User
 
 from dumm_tools.linux import sysfs
 

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from conftest import BIN, TOP, Lab
+from support import BIN, TOP
+from support.labs import Lab
 
 #: What the first user's subordinate ids begin with.
 FIRST_ID, IDS = 0x4000_0000, 65536
@@ -67,7 +68,7 @@ class User:
         }
         private = ("unshare", "--mount", "--propagation", "private")
         self._namespace = subprocess.Popen(
-            [*private, Path(__file__).with_name("user-world.sh"), "sh", "-c", "echo; exec cat"],
+            [*private, TOP / "tests/user-world.sh", "sh", "-c", "echo; exec cat"],
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,78 +1,22 @@
-"""What the tests of running guests share: terminals, waiting, bytes that are not text."""
+"""Terminals, as users have them."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import pty
-import re
 import select
 import signal
 import struct
 import subprocess
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from conftest import PATIENCE, Lab
-
-#: Each byte value many times, in no order that a window or a block could hide.
-NOISE = bytes((7 * n + n // 256 + n // 65536) % 256 for n in range(1 << 18))
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    """Wait until a condition holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"not so after {seconds} s: {what}"
-        time.sleep(0.01)
-
-
-def has_open(pid: int, path: Path) -> bool:
-    """Has a process opened a file?"""
-    with contextlib.suppress(OSError):
-        return any(os.readlink(fd) == str(path) for fd in Path(f"/proc/{pid}/fd").iterdir())
-    return False
-
-
-def unread(fd: int) -> int:
-    """Bytes that wait in a pipe or a terminal."""
-    return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0])
-
-
-def state_of(lab: Lab, name: str) -> str:
-    """What `list` says of a guest."""
-    return lab(f"dumm-guest show -o state {name}").out.strip()
-
-
-def inside(path: Path) -> str:
-    """What a path of `Lab.mounted` is called in the lab's own mount namespace."""
-    return re.sub(r"^/proc/\d+/root", "", str(path))
-
-
-def pid_of(lab: Lab, name: str) -> int:
-    """The process of a guest's kernel."""
-    return int(lab(f"dumm-guest show -o pid {name}").out)
-
-
-def processes(lab: Lab, name: str) -> list[str]:
-    """The names of the user processes of a guest, but for its first and the one that looks."""
-    found = lab(["dumm-guest", "exec", name, "--", "ps", "-o", "pid,args"]).lines[1:]
-    rows = [line.split(maxsplit=1) for line in found]
-    # Kernel threads stand in brackets.
-    return [r[1] for r in rows if r[0] != "1" and r[1][0] != "[" and r[1] != "ps -o pid,args"]
-
-
-def one_line_error(text: str, tool: str = "dumm-guest") -> str:
-    """Check the form of an error: one line, and hints behind it; return the message."""
-    first, _, rest = text.rstrip("\n").partition("\n")
-    assert first.startswith(f"{tool}: "), text
-    assert all(line.startswith(f"{tool}: hint: ") for line in rest.splitlines()), text
-    assert "Traceback" not in text
-    return first.removeprefix(f"{tool}: ")
+from support import PATIENCE
+from support.labs import Lab
 
 
 class Terminal:

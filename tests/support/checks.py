@@ -1,0 +1,46 @@
+"""What tests wait for and compare."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from support import PATIENCE
+
+#: Each byte value many times, in no order that a window or a block could hide.
+NOISE = bytes((7 * n + n // 256 + n // 65536) % 256 for n in range(1 << 18))
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Wait until a condition holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not so after {seconds} s: {what}"
+        time.sleep(0.01)
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Has a process opened a file?"""
+    with contextlib.suppress(OSError):
+        return any(os.readlink(fd) == str(path) for fd in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+def unread(fd: int) -> int:
+    """Bytes that wait in a pipe or a terminal."""
+    return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0])
+
+
+def one_line_error(text: str, tool: str = "dumm-guest") -> str:
+    """Check the form of an error: one line, and hints behind it; return the message."""
+    first, _, rest = text.rstrip("\n").partition("\n")
+    assert first.startswith(f"{tool}: "), text
+    assert all(line.startswith(f"{tool}: hint: ") for line in rest.splitlines()), text
+    assert "Traceback" not in text
+    return first.removeprefix(f"{tool}: ")

@@ -1,0 +1,31 @@
+"""What is known of guests from outside."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from support.labs import Lab
+
+
+def state_of(lab: Lab, name: str) -> str:
+    """What `list` says of a guest."""
+    return lab(f"dumm-guest show -o state {name}").out.strip()
+
+
+def inside(path: Path) -> str:
+    """What a path of `Lab.mounted` is called in the lab's own mount namespace."""
+    return re.sub(r"^/proc/\d+/root", "", str(path))
+
+
+def pid_of(lab: Lab, name: str) -> int:
+    """The process of a guest's kernel."""
+    return int(lab(f"dumm-guest show -o pid {name}").out)
+
+
+def processes(lab: Lab, name: str) -> list[str]:
+    """The names of the user processes of a guest, but for its first and the one that looks."""
+    found = lab(["dumm-guest", "exec", name, "--", "ps", "-o", "pid,args"]).lines[1:]
+    rows = [line.split(maxsplit=1) for line in found]
+    # Kernel threads stand in brackets.
+    return [r[1] for r in rows if r[0] != "1" and r[1][0] != "[" and r[1] != "ps -o pid,args"]

@@ -1,0 +1,68 @@
+"""The kernels and masters that guests of the tests run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from support import BIN, SUITES, TOP
+
+
+def cache_home() -> Path:
+    """Where the session's kernel packs and masters are kept from run to run."""
+    return Path(os.environ.get("DUMM_TEST_CACHE") or TOP / ".cache-tests")
+
+
+PACKS = [
+    *(f"dumm-fs kernel fetch --suite {s} --name {s} --may-exist" for s in SUITES),
+    "dumm-fs master build busybox --may-exist",
+]
+#: What examples/*.sh have themselves built where it is missing, word for word.
+EXAMPLE_MASTERS = [
+    "dumm-fs master build debian --name strongswan --may-exist"
+    " --include strongswan-swanctl,strongswan-charon",
+    "dumm-fs master build debian --name frr --may-exist --include frr",
+]
+
+
+def prepare(commands: Sequence[str]) -> None:
+    """Make what is missing. Of pytest-xdist's workers one does it, and the others find it done."""
+    cache_home().mkdir(parents=True, exist_ok=True)
+    with (cache_home() / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for command in commands:
+            _run(command.split())
+
+
+def _run(argv: Sequence[str]) -> None:
+    # Tests need a kernel, not a recent one: a mirror that was frozen does.
+    env = {**os.environ, "XDG_CACHE_HOME": str(cache_home()), "DUMM_ALLOW_EXPIRED": "1"}
+    done = subprocess.run(
+        [BIN / argv[0], *argv[1:]],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    if done.returncode:
+        raise pytest.UsageError(f"{shlex.join(argv)}: {done.stderr.strip()}")
+
+
+@pytest.fixture(scope="session")
+def packs() -> Path:
+    """XDG_CACHE_HOME with the kernel packs `sid`, `trixie`, `bookworm` and the master `busybox`."""
+    return cache_home()
+
+
+@pytest.fixture(scope="session")
+def example_masters(packs: Path) -> Path:
+    """XDG_CACHE_HOME with the masters `strongswan` and `frr` besides."""
+    return packs
