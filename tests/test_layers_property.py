@@ -301,9 +301,10 @@ class World:
         before = look(self.merged(name), times=True)
         own = changes.changes(self.root, name)
         layer, over = self.place / "layer", self.place / "over"
+        master = f"committed{os.getpid()}"  # the masters are all workers' own
         over.mkdir()
         changes.commit(self.root, name, str(layer), warn=pytest.fail)
-        changes.commit(self.root, name, "committed", warn=pytest.fail)
+        changes.commit(self.root, name, master, warn=pytest.fail)
         try:
             guest.create(self.root, model.Guest("other", master=str(self.master)))
             try:
@@ -312,11 +313,11 @@ class World:
                 said = changes.changes(self.root, "other")
                 assert said == own  # the layer is on top, and nothing is in host/other
                 self.check_over("other", before, more)
-                assert look(Path(masters.resolve("committed").path), times=True) == before
+                assert look(Path(masters.resolve(master).path), times=True) == before
             finally:
                 guest.delete(self.root, "other")
         finally:
-            masters.delete("committed", {})
+            masters.delete(master, {})
             shutil.rmtree(layer)
             shutil.rmtree(over)
         changes.reset(self.root, name)
