@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from support import PATIENCE
@@ -106,34 +103,3 @@ def test_bytes_that_are_no_text(capfdbinary: pytest.CaptureFixture[bytes]) -> No
 )
 def test_size(number: int, text: str) -> None:
     assert output.size(number) == text
-
-
-#: Prints a table, and what of the modules that tabulate does not need for it was imported.
-TABLE = """
-import sys
-from dumm_tools import output
-output.emit([{}], [output.Field("name", "A name.", lambda r: "alice")], output.Shape())
-print(*(m for m in ("importlib.metadata", "html", "email", "tabulate") if m in sys.modules))
-"""
-
-
-@pytest.mark.parametrize(
-    ("release", "imported"),
-    [
-        (None, "tabulate"),
-        # A release that wants more than there is a stand-in for.
-        ("from importlib.metadata import distribution", "importlib.metadata email tabulate"),
-        ("import html\nspecial = html.unescape", "html tabulate"),
-    ],
-)
-def test_a_table_costs_little(tmp_path: Path, release: str | None, imported: str) -> None:
-    env = {**os.environ, "PYTHONPATH": ""}
-    if release is not None:
-        text = f"{release}\ndef tabulate(rows, headers, **_):\n    return 'NAME\\nalice'\n"
-        (tmp_path / "tabulate.py").write_text(text)
-        env["PYTHONPATH"] = str(tmp_path)
-    run = [sys.executable, "-c", TABLE]
-    done = subprocess.run(
-        run, env=env, capture_output=True, text=True, check=True, timeout=PATIENCE
-    )
-    assert [line.strip() for line in done.stdout.splitlines()] == ["NAME", "alice", imported]
