@@ -27,7 +27,7 @@ from dumm_tools.agent import protocol, session
 from dumm_tools.agent.client import LINES, Control, Line, LineLost
 from dumm_tools.errors import DummError
 from dumm_tools.guests import readiness
-from dumm_tools.linux import mconsole, netlink, qdisc, route, rtattr, rtnl
+from dumm_tools.linux import mconsole, netlink, qdisc, route, rtnl
 from dumm_tools.net import link_requests
 from dumm_tools.running import liveness
 
@@ -230,7 +230,6 @@ class Kernel:
 
 ASKED: list[Callable[[netlink.Channel], object]] = [
     lambda channel: rtnl.find_link(channel, "lo"),
-    lambda channel: rtnl.index_of(channel, "lo"),
     rtnl.links,
     lambda channel: rtnl.addresses(channel, 1),
     route.routes,
@@ -254,14 +253,6 @@ def test_how_a_kernel_ends_requests(many: list[list[bytes]]) -> None:
     for answers in many:
         with bounded():
             netlink.transact(Kernel(answers), requests)
-
-
-@cases("split", st.one_of(st.binary(max_size=80), st.lists(attributes, max_size=5).map(b"".join)))
-def test_attributes(many: list[bytes]) -> None:
-    for data in many:
-        with bounded():
-            dict(rtattr.split(data))
-            rtattr.link_head(data)
 
 
 # ---- frames ----

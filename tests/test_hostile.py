@@ -28,7 +28,7 @@ from dumm_tools.agent.client import Control, Line
 from dumm_tools.agent.protocol import BadFrame, LineLost
 from dumm_tools.cli import common
 from dumm_tools.errors import DummError, TimedOut
-from dumm_tools.linux import mconsole, netlink, qdisc, route, rtattr, rtnl
+from dumm_tools.linux import mconsole, netlink, qdisc, route, rtnl
 from dumm_tools.running import contact
 
 
@@ -118,9 +118,9 @@ def test_a_kernel_whose_list_has_no_end(line: tuple[Line, int]) -> None:
                 said = frame(b"n", head + bytes(16)) * 100
                 stack.enter_context(talker(lambda: os.write(theirs, said)))
 
-        request = rtattr.message(rtnl.RTM_GETLINK, netlink.NLM_F_DUMP, bytes(16))
+        request = rtnl.link(rtnl.RTM_GETLINK, "links", flags=netlink.NLM_F_DUMP)
         with pytest.raises(BadFrame):
-            netlink.query(Channel(ours), netlink.Request(request, "links"), 30)
+            netlink.query(Channel(ours), request, 30)
 
 
 def test_a_guest_that_fills_the_way_in(line: tuple[Line, int], tmp_path: Path) -> None:
@@ -182,7 +182,6 @@ def true_answers() -> dict[str, list[bytes]]:
 ASKED: dict[str, Callable[[netlink.Channel], object]] = {
     "link": lambda channel: rtnl.find_link(channel, "lo"),
     "links": rtnl.links,
-    "index": lambda channel: rtnl.index_of(channel, "lo"),
     "addresses": lambda channel: rtnl.addresses(channel, 1),
     "routes": route.routes,
     "qdisc": lambda channel: qdisc.read(channel, 1),

@@ -92,9 +92,8 @@ def test_only_the_message_classes_of_pyroute2_are_loaded() -> None:
     code = (
         "import sys; from dumm_tools.linux import rtnl; "
         "assert 'pyroute2' not in sys.modules; "
-        "rtnl.address(20, 1, '10.0.0.1/8'); rtnl.link(16, 'x'); "
-        "print([m for m in ('pyroute2.iproute', 'asyncio', 'pyroute2.netlink.nlsocket', "
-        "'logging', 'multiprocessing') "
+        "rtnl.load(); "
+        "print([m for m in ('pyroute2.iproute', 'asyncio', 'pyroute2.netlink.nlsocket') "
         "if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -118,7 +117,8 @@ def bridge(channel: Channel) -> Iterator[str]:
 @pytest.mark.netns
 def test_bridge_adds_nothing_of_its_own(channel: Channel, bridge: str) -> None:
     link = rtnl.find_link(channel, bridge)
-    assert (link.mac, link.up, link.mtu, link.parent) == (MAC, False, 1500, None)
+    assert (link.up, link.mtu, link.parent) == (False, 1500, None)
+    assert sysfs.read(bridge, "address") == MAC
     assert bridge in [found.name for found in rtnl.links(channel)]
     for file in ("stp_state", "forward_delay", "multicast_snooping"):
         assert sysfs.number(bridge, f"bridge/{file}") == 0

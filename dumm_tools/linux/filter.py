@@ -1,28 +1,24 @@
 """Ingress filters on a device, ahead of the protocol stack (tc-bpf(8)): classic BPF in "direct
 action" mode, which drops a frame or lets it pass.
 
-Encoded by hand after linux/pkt_cls.h and linux/filter.h. A filter disappears with its device, and
-needs neither a program nor a capability outside the network namespace.
+A filter disappears with its device, and needs neither a program nor a capability outside the
+network namespace.
 """
 
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Sequence
 
-from dumm_tools.linux import netlink, rtattr
+from dumm_tools.linux import message_classes as messages
+from dumm_tools.linux import netlink
 from dumm_tools.linux.netlink import Request
 
 _RTM_NEWQDISC = 36
 _RTM_NEWTFILTER, _RTM_DELTFILTER = 44, 45
-_TCA_KIND, _TCA_OPTIONS = 1, 2
-_TCA_BPF_OPS_LEN, _TCA_BPF_OPS, _TCA_BPF_FLAGS = 4, 5, 8
 _TCA_BPF_FLAG_ACT_DIRECT = 1
 #: Parent of clsact, its handle, and the ingress hook.
 _TC_H_CLSACT, _CLSACT, _INGRESS = 0xFFFFFFF1, 0xFFFF0000, 0xFFFFFFF2
-#: struct tcmsg: family, padding, ifindex, handle, parent, info.
-_TCMSG = struct.Struct("=BxxxiIII")
 #: For `info`: highest priority, all protocols.
 _PRIORITY, _HANDLE = 1, 1
 _ETH_P_ALL = 0x0003
@@ -67,29 +63,38 @@ def when_equal(value: int, what: Program) -> list[Operation]:
 
 def put(index: int, program: Program, subject: str) -> list[Request]:
     """Install this filter on the device, replacing one installed earlier in the same way."""
+    options = {
+        "attrs": [
+            ("TCA_BPF_OPS_LEN", len(program)),
+            ("TCA_BPF_OPS", [number for operation in program for number in operation]),
+            ("TCA_BPF_FLAGS", _TCA_BPF_FLAG_ACT_DIRECT),
+        ]
+    }
+    fields = {"index": index, "handle": _CLSACT, "parent": _TC_H_CLSACT}
+    kind = [("TCA_KIND", "clsact")]
+    clsact = _request(_RTM_NEWQDISC, netlink.NLM_F_CREATE, fields, kind, subject)
+    fields = {"index": index, "handle": _HANDLE, "parent": _INGRESS, "info": _info()}
     flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
-    options = [
-        rtattr.attribute(_TCA_BPF_OPS_LEN, struct.pack("=H", len(program))),
-        rtattr.attribute(_TCA_BPF_OPS, b"".join(struct.pack("=HBBI", *o) for o in program)),
-        rtattr.attribute(_TCA_BPF_FLAGS, struct.pack("=I", _TCA_BPF_FLAG_ACT_DIRECT)),
-    ]
-    head = _TCMSG.pack(0, index, _CLSACT, _TC_H_CLSACT, 0)
-    kind = rtattr.attribute(_TCA_KIND, b"clsact\0")
-    there = rtattr.message(_RTM_NEWQDISC, netlink.NLM_F_CREATE, head, [kind])
-    parts = [
-        rtattr.attribute(_TCA_KIND, b"bpf\0"),
-        rtattr.attribute(_TCA_OPTIONS, b"".join(options)),
-    ]
-    head = _TCMSG.pack(0, index, _HANDLE, _INGRESS, _info())
-    filter_ = rtattr.message(_RTM_NEWTFILTER, flags, head, parts)
-    return [Request(there, subject), Request(filter_, subject)]
+    attributes = [("TCA_KIND", "bpf"), ("TCA_OPTIONS", options)]
+    return [clsact, _request(_RTM_NEWTFILTER, flags, fields, attributes, subject)]
 
 
 def remove(index: int, subject: str) -> Request:
     """Remove our filter from the device, and leave others; OSError(ENOENT) or, if there never was a
     filter, OSError(EINVAL)."""
-    head = _TCMSG.pack(0, index, 0, _INGRESS, _info())
-    return Request(rtattr.message(_RTM_DELTFILTER, 0, head), subject)
+    fields = {"index": index, "parent": _INGRESS, "info": _info()}
+    return _request(_RTM_DELTFILTER, 0, fields, [], subject)
+
+
+def _request(
+    kind: int,
+    flags: int,
+    fields: dict[str, int],
+    attributes: messages.Attributes,
+    subject: str,
+) -> Request:
+    data = messages.encode(messages.bpf_filter(), kind, flags, fields, attributes)
+    return Request(data, subject)
 
 
 def _info() -> int:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 # linux/netlink.h
+NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
 NLM_F_REQUEST = 0x01
 NLM_F_MULTI = 0x02
 NLM_F_ACK = 0x04
@@ -32,10 +34,9 @@ _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 
 _HEADER = struct.Struct("=IHHII")
-#: Minimum size of an answer after its header: for RTM_NEWLINK, NEWADDR, NEWROUTE and NEWQDISC
-#: (linux/rtnetlink.h), each two below the request that it answers.
-_ANSWERS = {16: 16, 20: 8, 24: 12, 36: 20}
-_ASK = 2
+#: The type of the answer to a request, and its minimum size after the header: for RTM_GETLINK,
+#: GETADDR, GETROUTE and GETQDISC (linux/rtnetlink.h), and for NFT_MSG_GETTABLE of nfnetlink.
+_ANSWERS = {18: (16, 16), 22: (20, 8), 26: (24, 12), 38: (36, 20), 0xA01: (0xA00, 4)}
 _ERRNO_MAX = 4095  # linux/err.h
 #: Maximum length of the kernel's own message in an error.
 _WORDS_MAX = 200
@@ -64,12 +65,12 @@ class Request(NamedTuple):
 
 
 class _Host:
-    """A NETLINK_ROUTE socket of this process's network namespace."""
+    """A netlink socket of this process's network namespace."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int) -> None:
         import socket
 
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._socket.bind((0, 0))
@@ -86,9 +87,9 @@ class _Host:
 
 
 @contextlib.contextmanager
-def host() -> Iterator[Channel]:
+def host(protocol: int = NETLINK_ROUTE) -> Iterator[Channel]:
     """Open a channel to this host's kernel."""
-    channel = _Host()
+    channel = _Host(protocol)
     try:
         yield channel
     finally:
@@ -126,8 +127,8 @@ def query(channel: Channel, request: Request, timeout: float = TIMEOUT) -> list[
     A dump of objects that change meanwhile may miss or repeat an object. The channel limits the
     size of an answer.
     """
-    wanted = struct.unpack_from("=H", request.data, 4)[0] - _ASK
-    least = _HEADER.size + _ANSWERS[wanted]
+    wanted, size = _ANSWERS[struct.unpack_from("=H", request.data, 4)[0]]
+    least = _HEADER.size + size
     number = int.from_bytes(os.urandom(4), "little") | 1 << 16
     channel.send(_numbered(request.data, number, 0))
     deadline = time.monotonic() + timeout
@@ -161,10 +162,10 @@ def query_one(channel: Channel, request: Request) -> bytes:
 @contextlib.contextmanager
 def decoding(subject: str) -> Iterator[None]:
     """Turn decoding errors in the block into OSError(EBADMSG): a guest's kernel may send
-    anything."""
+    anything, and pyroute2 may then raise anything."""
     try:
         yield
-    except (struct.error, ValueError):
+    except Exception:
         raise _bad(subject) from None
 
 

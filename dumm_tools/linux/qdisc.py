@@ -1,14 +1,12 @@
-"""The queueing discipline netem of a device (tc-netem(8)).
-
-Encoded by hand after linux/pkt_sched.h: pyroute2's classes for it take long to import.
-"""
+"""The queueing discipline netem of a device (tc-netem(8))."""
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
+from typing import Any
 
-from dumm_tools.linux import netlink, rtattr
+from dumm_tools.linux import message_classes as messages
+from dumm_tools.linux import netlink
 from dumm_tools.linux.netlink import Channel, Request
 
 _RTM_NEWQDISC = 36
@@ -16,26 +14,8 @@ _RTM_DELQDISC = 37
 _RTM_GETQDISC = 38
 _TC_H_ROOT = 0xFFFFFFFF
 _HANDLE = 0x10000
-_TCA_KIND = 1
-_TCA_OPTIONS = 2
-
-#: struct tcmsg: family, padding, ifindex, handle, parent, info.
-_TCMSG = struct.Struct("=BxxxiIII")
-
-#: struct tc_netem_qopt: latency, limit, loss, gap, duplicate, jitter.
-_QOPT = struct.Struct("=IIIIII")
-_NETEM_CORR = 1
-_NETEM_REORDER = 3
-_NETEM_CORRUPT = 4
-_NETEM_RATE = 6
-_NETEM_RATE64 = 8
-_NETEM_LATENCY64 = 10
-_NETEM_JITTER64 = 11
 #: The whole, of which loss and the like are fractions.
 _WHOLE = 0xFFFFFFFF
-
-#: struct tc_netem_rate: rate (bytes a second), packet_overhead, cell_size, cell_overhead.
-_RATE = struct.Struct("=IiIi")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +33,6 @@ class Netem:
     limit: int = 1000
 
 
-def _request(kind: int, index: int, subject: str, parts: list[bytes]) -> Request:
-    flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE if kind == _RTM_NEWQDISC else 0
-    head = _TCMSG.pack(0, index, _HANDLE, _TC_H_ROOT, 0)
-    return Request(rtattr.message(kind, flags, head, parts), subject)
-
-
 def netem(index: int, wanted: Netem, subject: str) -> Request:
     """Make netem the device's discipline, or change the one that was made so. What is not said
     the kernel would leave as it was: all of it is said."""
@@ -66,59 +40,70 @@ def netem(index: int, wanted: Netem, subject: str) -> Request:
     def fraction(value: float) -> int:
         return round(value * _WHOLE)
 
-    # A gap of one makes every packet one that may overtake.
-    gap = 1 if wanted.reorder else 0
-    options = [
-        _QOPT.pack(0, wanted.limit, fraction(wanted.loss), gap, fraction(wanted.duplicate), 0),
-        rtattr.attribute(_NETEM_CORR, struct.pack("=III", 0, 0, 0)),
-        rtattr.attribute(_NETEM_REORDER, struct.pack("=II", fraction(wanted.reorder), 0)),
-        rtattr.attribute(_NETEM_CORRUPT, struct.pack("=II", fraction(wanted.corrupt), 0)),
-        rtattr.attribute(_NETEM_RATE, _RATE.pack(min(wanted.rate, _WHOLE), 0, 0, 0)),
-        rtattr.attribute(_NETEM_LATENCY64, struct.pack("=q", wanted.delay)),
-        rtattr.attribute(_NETEM_JITTER64, struct.pack("=q", wanted.jitter)),
+    more = [
+        ("TCA_NETEM_CORR", {"delay_corr": 0, "loss_corr": 0, "dup_corr": 0}),
+        ("TCA_NETEM_REORDER", {"prob_reorder": fraction(wanted.reorder), "corr_reorder": 0}),
+        ("TCA_NETEM_CORRUPT", {"prob_corrupt": fraction(wanted.corrupt), "corr_corrupt": 0}),
+        ("TCA_NETEM_RATE", {"rate": min(wanted.rate, _WHOLE)}),
+        ("TCA_NETEM_LATENCY64", wanted.delay),
+        ("TCA_NETEM_JITTER64", wanted.jitter),
     ]
     if wanted.rate > _WHOLE:
-        options.append(rtattr.attribute(_NETEM_RATE64, struct.pack("=Q", wanted.rate)))
-    parts = [
-        rtattr.attribute(_TCA_KIND, b"netem\0"),
-        rtattr.attribute(_TCA_OPTIONS, b"".join(options)),
-    ]
-    return _request(_RTM_NEWQDISC, index, subject, parts)
+        more.append(("TCA_NETEM_RATE64", wanted.rate))
+    options = {
+        "delay": 0,
+        "limit": wanted.limit,
+        "loss": fraction(wanted.loss),
+        # A gap of one makes every packet one that may overtake.
+        "gap": 1 if wanted.reorder else 0,
+        "duplicate": fraction(wanted.duplicate),
+        "jitter": 0,
+        "attrs": more,
+    }
+    flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
+    attributes = [("TCA_KIND", "netem"), ("TCA_OPTIONS", options)]
+    return _request(_RTM_NEWQDISC, index, subject, flags, attributes)
 
 
 def remove(index: int, subject: str) -> Request:
     """Give the device its kernel's own discipline back; OSError(ENOENT) where it has it."""
-    return _request(_RTM_DELQDISC, index, subject, [])
+    return _request(_RTM_DELQDISC, index, subject)
+
+
+def _request(
+    kind: int, index: int, subject: str, flags: int = 0, attributes: messages.Attributes = ()
+) -> Request:
+    fields = {"index": index, "handle": _HANDLE, "parent": _TC_H_ROOT}
+    return Request(messages.encode(messages.qdisc(), kind, flags, fields, attributes), subject)
 
 
 def read(channel: Channel, index: int) -> Netem | None:
     """The netem that the device has now."""
-    head = _TCMSG.pack(0, index, 0, 0, 0)
-    request = Request(rtattr.message(_RTM_GETQDISC, netlink.NLM_F_DUMP, head), "qdiscs")
-    for message in netlink.query(channel, request):
-        with netlink.decoding("qdisc"):
-            _, found, _, _, _ = _TCMSG.unpack(rtattr.fixed(message, _TCMSG.size))
-            parts = rtattr.attributes(message, _TCMSG.size)
-            # Not every kernel filters a dump by index.
-            if found == index and parts.get(_TCA_KIND) == b"netem\0":
-                return _netem(parts.get(_TCA_OPTIONS, b""))
+    data = messages.encode(messages.qdisc(), _RTM_GETQDISC, netlink.NLM_F_DUMP, {"index": index})
+    for answer in netlink.query(channel, Request(data, "qdiscs")):
+        message = messages.decode(messages.qdisc(), answer, "qdisc")
+        # Not every kernel filters a dump by index.
+        if message["index"] == index and messages.text(message, "TCA_KIND") == "netem":
+            with netlink.decoding("qdisc"):
+                return _netem(messages.value(message, "TCA_OPTIONS", dict))
     return None
 
 
-def _netem(options: bytes) -> Netem:
-    _, limit, loss, gap, duplicate, _ = _QOPT.unpack_from(options)
-    parts = dict(rtattr.split(options[_QOPT.size :]))
+def _netem(options: Any) -> Netem:
+    def number(attribute: str) -> int:
+        return messages.value(options, attribute, int) or 0
 
-    def number(kind: int, form: str) -> int:
-        return int(struct.unpack_from(form, parts[kind])[0]) if kind in parts else 0
+    def field(attribute: str, name: str) -> int:
+        found = messages.value(options, attribute, dict)
+        return int(found[name]) if found else 0
 
     return Netem(
-        delay=number(_NETEM_LATENCY64, "=q"),
-        jitter=number(_NETEM_JITTER64, "=q"),
-        loss=loss / _WHOLE,
-        duplicate=duplicate / _WHOLE,
-        corrupt=number(_NETEM_CORRUPT, "=I") / _WHOLE,
-        reorder=number(_NETEM_REORDER, "=I") / _WHOLE if gap else 0,
-        rate=number(_NETEM_RATE64, "=Q") or number(_NETEM_RATE, "=I"),
-        limit=limit,
+        delay=number("TCA_NETEM_LATENCY64"),
+        jitter=number("TCA_NETEM_JITTER64"),
+        loss=options["loss"] / _WHOLE,
+        duplicate=options["duplicate"] / _WHOLE,
+        corrupt=field("TCA_NETEM_CORRUPT", "prob_corrupt") / _WHOLE,
+        reorder=field("TCA_NETEM_REORDER", "prob_reorder") / _WHOLE if options["gap"] else 0,
+        rate=number("TCA_NETEM_RATE64") or field("TCA_NETEM_RATE", "rate"),
+        limit=options["limit"],
     )

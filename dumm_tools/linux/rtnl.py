@@ -1,24 +1,15 @@
-"""rtnetlink(7) messages about links and addresses, by pyroute2's message classes.
-
-pyroute2's own __init__ imports all of it; its message classes alone cost a fifth of that. So
-they are reached through a stub of the package. This is the only module that knows pyroute2.
-"""
+"""rtnetlink(7) messages about links and addresses."""
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import struct
-import sys
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from dumm_tools.linux import lean, rtattr
+from dumm_tools.linux import message_classes as messages
+from dumm_tools.linux.message_classes import Attributes
 from dumm_tools.linux.netlink import (
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
-    NLM_F_REQUEST,
     Channel,
     Request,
     decoding,
@@ -37,19 +28,10 @@ RTM_GETADDR = 22
 RTM_NEWLINKPROP = 108
 
 IFF_UP = 0x1  # linux/if.h
-# linux/if_link.h
-_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU = 1, 3, 4
-_IFLA_PROP_LIST, _IFLA_ALT_IFNAME, _IFLA_PARENT_DEV_NAME = 52, 53, 56
 _IFA_F_NODAD = 0x02  # linux/if_addr.h
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
-#: struct ifaddrmsg: family, prefix length, flags, scope, index.
-_IFADDRMSG = struct.Struct("=BBBBI")
 _RT_SCOPE_HOST = 254
 _RT_SCOPE_LINK = 253
 _IN6_ADDR_GEN_MODE_NONE = 1  # linux/if_link.h
-
-#: Attributes as pyroute2 names them, in the order in which they are sent.
-Attributes = Sequence[tuple[str, Any]]
 
 
 class Link(NamedTuple):
@@ -58,7 +40,6 @@ class Link(NamedTuple):
     ifindex: int
     name: str
     up: bool
-    mac: str
     mtu: int
     parent: str | None
     altnames: tuple[str, ...]
@@ -71,56 +52,12 @@ class Address(NamedTuple):
     address: str
 
 
-class _Silence:
-    """A logger (logging.Logger) that keeps quiet."""
-
-    def __init__(self, _name: str) -> None:
-        self.debug = self.info = self.warning = self.error = lambda *_words: None
-
-
-@functools.cache
-def _message_class(module: str, name: str) -> Any:
-    """A message class of pyroute2, imported without the package's __init__."""
-    if "pyroute2" not in sys.modules:
-        import types
-
-        spec = importlib.util.find_spec("pyroute2")
-        if spec is None or spec.submodule_search_locations is None:
-            raise ModuleNotFoundError("No module named 'pyroute2'", name="pyroute2")
-        stub = types.ModuleType("pyroute2")
-        stub.__path__ = list(spec.submodule_search_locations)
-        stub.__spec__ = spec
-        sys.modules["pyroute2"] = stub
-    # What it starts processes with, and where it has its say besides raising errors: 8 of 26 ms.
-    processes = dict.fromkeys(("Pipe", "Queue", "Process"))
-    with lean.stand_ins({"multiprocessing": processes, "logging": {"getLogger": _Silence}}):
-        return getattr(importlib.import_module(f"pyroute2.netlink.rtnl.{module}"), name)
-
-
 def load() -> None:
-    """Import what messages about links and addresses need: 10 to 20 ms, that one may not
-    want to spend later, while holding a lock."""
-    _message_class("ifinfmsg", "ifinfmsg")
-    _message_class("ifaddrmsg", "ifaddrmsg")
-
-
-def encode(
-    module: str,
-    name: str,
-    kind: int,
-    flags: int,
-    fields: dict[str, int],
-    attributes: Attributes,
-) -> bytes:
-    """Encode a message of the class `name` in pyroute2.netlink.rtnl.`module`."""
-    message = _message_class(module, name)()
-    message["header"]["type"] = kind
-    message["header"]["flags"] = flags | NLM_F_REQUEST
-    for field, value in fields.items():
-        message[field] = value
-    message["attrs"] = list(attributes)
-    message.encode()
-    return bytes(message.data)
+    """Import what messages about links, their addresses and their filters need: 25 ms, that one
+    may not want to spend later, while holding a lock."""
+    messages.link()
+    messages.address()
+    messages.bpf_filter()
 
 
 def link(
@@ -138,7 +75,7 @@ def link(
     fields = {"family": 0, "index": index}
     if up is not None:
         fields |= {"flags": IFF_UP if up else 0, "change": IFF_UP}
-    return Request(encode("ifinfmsg", "ifinfmsg", kind, flags, fields, attributes), subject)
+    return Request(messages.encode(messages.link(), kind, flags, fields, attributes), subject)
 
 
 def new_bridge(name: str, mac: str) -> Request:
@@ -203,20 +140,13 @@ def address(kind: int, index: int, text: str, *, flags: int = 0) -> Request:
             everyone = number | (1 << 32 - int(prefix)) - 1
             broadcast = socket.inet_ntoa(everyone.to_bytes(4, "big"))
             attributes.append(("IFA_BROADCAST", broadcast))
-    return Request(encode("ifaddrmsg", "ifaddrmsg", kind, flags, fields, attributes), text)
+    return Request(messages.encode(messages.address(), kind, flags, fields, attributes), text)
 
 
 def find_link(channel: Channel, name: str) -> Link:
     """Look a device up by its name; OSError(ENODEV)."""
     request = link(RTM_GETLINK, name, [("IFLA_IFNAME", name)])
     return _link(query_one(channel, request))
-
-
-def index_of(channel: Channel, device: str) -> int:
-    """The index of a device; OSError(ENODEV). By hand: pyroute2 is not needed for it."""
-    name = rtattr.attribute(_IFLA_IFNAME, device.encode() + b"\0")
-    data = rtattr.message(RTM_GETLINK, 0, bytes(rtattr.LINK_HEAD), [name])
-    return rtattr.link_head(query_one(channel, Request(data, device)))[0]
 
 
 def links(channel: Channel) -> list[Link]:
@@ -226,39 +156,32 @@ def links(channel: Channel) -> list[Link]:
 
 def addresses(channel: Channel, index: int) -> list[Address]:
     """The addresses of the device `index`, IPv4 first."""
-    data = encode("ifaddrmsg", "ifaddrmsg", RTM_GETADDR, NLM_F_DUMP, {"family": 0}, ())
+    data = messages.encode(messages.address(), RTM_GETADDR, NLM_F_DUMP, {"family": 0})
     found = [_address(m) for m in query(channel, Request(data, "addresses"))]
     # Not every kernel filters a dump by index: only one asked with NETLINK_GET_STRICT_CHK.
     return [a for a in found if a.ifindex == index]
 
 
 def _link(data: bytes) -> Link:
-    # By hand: pyroute2 takes 0.3 ms for each, and a guest may have dozens.
-    ifindex, flags = rtattr.link_head(data)
-    found = rtattr.attributes(data, rtattr.LINK_HEAD)
-    parent = found.get(_IFLA_PARENT_DEV_NAME)
-    properties = rtattr.split(found.get(_IFLA_PROP_LIST, b""))
-    return Link(
-        ifindex=ifindex,
-        name=_text(found.get(_IFLA_IFNAME, b"")),
-        up=bool(flags & IFF_UP),
-        mac=found.get(_IFLA_ADDRESS, b"").hex(":"),
-        mtu=int.from_bytes(found.get(_IFLA_MTU, b"")[:4], sys.byteorder),
-        parent=_text(parent) if parent is not None else None,
-        altnames=tuple(_text(text) for kind, text in properties if kind == _IFLA_ALT_IFNAME),
-    )
-
-
-def _text(payload: bytes) -> str:
-    return payload.partition(b"\0")[0].decode(errors="replace")
+    message = messages.decode(messages.link(), data, "link")
+    with decoding("link"):
+        properties = messages.value(message, "IFLA_PROP_LIST", dict)
+        return Link(
+            ifindex=message["index"],
+            name=messages.text(message, "IFLA_IFNAME") or "",
+            up=bool(message["flags"] & IFF_UP),
+            mtu=messages.value(message, "IFLA_MTU", int) or 0,
+            parent=messages.text(message, "IFLA_PARENT_DEV_NAME"),
+            altnames=messages.texts(properties, "IFLA_ALT_IFNAME") if properties else (),
+        )
 
 
 def _address(data: bytes) -> Address:
-    import socket
-
+    message = messages.decode(messages.address(), data, "address")
     with decoding("address"):
-        family, prefix, _, _, index = _IFADDRMSG.unpack(rtattr.fixed(data, _IFADDRMSG.size))
-        found = rtattr.attributes(data, _IFADDRMSG.size)
         # On a point-to-point device IFA_ADDRESS is the peer's (linux/if_addr.h); IPv6 has no LOCAL.
-        packed = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")
-        return Address(index, f"{socket.inet_ntop(family, packed)}/{prefix}")
+        local = messages.value(message, "IFA_LOCAL", str)
+        host = local or messages.value(message, "IFA_ADDRESS", str)
+        if host is None:
+            raise ValueError("no address")
+        return Address(message["index"], f"{host}/{message['prefixlen']}")

@@ -25,7 +25,7 @@ from collections.abc import Collection, Sequence
 from dumm_tools import address, nft, proc
 from dumm_tools.errors import DummError
 from dumm_tools.linux import filter as packets
-from dumm_tools.linux import netlink, nftables, sysctl, sysfs
+from dumm_tools.linux import netlink, sysctl, sysfs
 from dumm_tools.linux.filter import Operation, Program
 from dumm_tools.linux.netlink import Channel
 from dumm_tools.model import Bridge, State
@@ -185,7 +185,7 @@ def clear(state: State) -> None:
 def _has_rules(state: State) -> bool | None:
     """Is the lab's table there? None for a kernel that knows no tables."""
     try:
-        return nftables.has_table(nftables.NFPROTO_INET, state.table)
+        return nft.has_table(nft.NFPROTO_INET, state.table)
     except OSError:
         return None
 

@@ -197,15 +197,10 @@ def restore_shape(labdir: str, iface: Iface) -> None:
 
 
 def live_shape(labdir: str, iface: Iface) -> dict[str, float]:
-    """What the device in the running guest has of shaping; quick to import."""
+    """What the device in the running guest has of shaping."""
     with (
         contact.control(labdir, iface.guest, ASK_TIMEOUT) as control,
         explained(f"ask for the shape of '{iface.name}'"),
     ):
-        try:
-            index = rtnl.index_of(control, iface.device)
-        except OSError as e:
-            if e.errno != errno.ENODEV:
-                raise
-            index = need(control, iface).ifindex  # renamed by its guest
+        index = need(control, iface).ifindex
         return link_requests.shape_of(qdisc.read(control, index))

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from dumm_tools import address, nft
 from dumm_tools.errors import DummError
-from dumm_tools.linux import nftables, sysfs
+from dumm_tools.linux import sysfs
 from dumm_tools.model import TABLE_PREFIX, Bridge, State
 from dumm_tools.running import liveness
 
@@ -88,7 +88,7 @@ def stands(state: State) -> bool:
     if _remembered(state):
         return True
     try:
-        return nftables.has_table(nftables.NFPROTO_IPV4, state.table)
+        return nft.has_table(nft.NFPROTO_IPV4, state.table)
     except OSError:  # a kernel without
         return False
 
