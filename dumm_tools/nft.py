@@ -1,5 +1,5 @@
-"""nftables of the network namespace that we are in: changed and listed by nft(8), and asked by
-netlink, since nft(8) takes milliseconds to start."""
+"""nftables in the current network namespace: changed and listed by nft(8). Whether a table exists
+is asked over netlink, since nft(8) takes milliseconds to start."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NFPROTO_IPV4 = 2
 
 
 def run(script: str) -> None:
-    """Carry out a script: all of it or, with a DummError, nothing."""
-    # No pipe: SIGPIPE would end us where the program ends without reading.
+    """Run a script; with a DummError, none of it has taken effect."""
+    # Not a pipe: if the program ended without reading it, we would get SIGPIPE.
     fd = os.memfd_create("nft", os.MFD_CLOEXEC)
     try:
         os.write(fd, script.encode())
@@ -31,19 +31,19 @@ def run(script: str) -> None:
 
 
 def dropped(table: str) -> str:
-    """The script that takes away a table ("FAMILY NAME"), if it is there."""
+    """The script that removes a table ("FAMILY NAME"), if it exists."""
     return f"add table {table}\ndelete table {table}\n"
 
 
 def listed(*what: str) -> list[dict[str, dict[str, str]]]:
-    """What `nft list` says, as its JSON has it. DummError."""
+    """The JSON output of `nft list`. DummError."""
     done = proc.run([_program(), "-j", "list", *what], capture=True, quiet=True)
     found: list[dict[str, dict[str, str]]] = json.loads(done.stdout)["nftables"]
     return found
 
 
 def has_table(family: int, name: str) -> bool:
-    """Is there a table of this name? OSError where the kernel does not say."""
+    """Whether a table with this name exists. OSError if the kernel cannot tell."""
     fields = {"nfgen_family": family}
     attributes = [("NFTA_TABLE_NAME", name)]
     data = messages.encode(messages.nft_table(), _NFT_MSG_GETTABLE, 0, fields, attributes)
@@ -58,7 +58,7 @@ def has_table(family: int, name: str) -> bool:
 
 
 def _program() -> str:
-    """It is where ordinary users do not look for programs."""
+    """Its path, which is not in an ordinary user's PATH."""
     from shutil import which
 
     return which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or "nft"

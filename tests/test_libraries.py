@@ -1,4 +1,4 @@
-"""What a verb of ours has imported, in the process of somebody who imports it for himself next."""
+"""Modules that our verbs import are whole for others who import them in the same process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from conftest import Lab
 
 from dumm_tools.linux import on_demand
 
-#: Calls of the domain, with the working directory in `lab`.
+#: Calls into the domain; `lab` is the working directory.
 CALLS = {
     "iface create": "from dumm_tools.net import iface; iface.create(lab, 'alice-eth1')",
     "iface list": "from dumm_tools.cli.iface import cli; verb(cli, 'list')",
@@ -32,7 +32,7 @@ CALLS = {
     "kernel list": "from dumm_tools.cli.fs import cli; verb(cli, 'kernel', 'list')",
     "busybox": "from dumm_tools.foreground import run; run(['busybox', 'true'])",
 }
-#: Each of them once first and once second.
+#: Each call is the first of one pair and the second of another.
 PAIRS = [*zip(CALLS, [*CALLS][5:] + [*CALLS][:5], strict=True)]
 BEFORE = """
 import os
@@ -41,7 +41,7 @@ lab = os.environ["DUMM_DIR"]
 def verb(cli, *words):
     cli.main(words, standalone_mode=False)
 """
-#: What one would import, used for what it is for.
+#: Imports of others, each with a use.
 AFTER = """
 import html, importlib.metadata, logging, logging.handlers, multiprocessing
 import tabulate
@@ -56,7 +56,7 @@ assert tabulate.tabulate([["1"]], ["x"], "html").startswith("<table>")
 with IPRoute() as route:
     assert route.link_lookup(ifname="lo") == [1]
 """
-#: The modules of other people's that there are in the end, and the names in each.
+#: Prints the names in all modules that are not ours.
 NAMES = """
 import json, sys
 print(json.dumps({
@@ -84,7 +84,7 @@ def run(code: str, lab: Lab) -> str:
 
 @pytest.mark.uml
 @pytest.mark.root
-def test_all_that_is_imported_afterwards_is_whole(lab: Lab) -> None:
+def test_imports_after_our_calls_are_whole(lab: Lab) -> None:
     lab("dumm-guest create alice --start")
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     lab("dumm-iface create alice-eth0 --bridge lan0 --address 10.0.0.1/24")
@@ -102,7 +102,7 @@ def test_all_that_is_imported_afterwards_is_whole(lab: Lab) -> None:
         lab("dumm-bridge uplink lan0 --none")
 
 
-# ---- a package whose own code runs when it is needed ----
+# ---- packages on demand ----
 
 PACKAGE = """
 import time
@@ -118,7 +118,7 @@ made = inner.value + 1
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A package `on_demand_package` that counts how often its __init__ runs."""
+    """A package `on_demand_package`, and the module that counts the runs of its __init__."""
     (tmp_path / "on_demand_log.py").write_text("runs = 0\nfails = False\n")
     (tmp_path / "on_demand_package").mkdir()
     (tmp_path / "on_demand_package/__init__.py").write_text(PACKAGE)
@@ -131,7 +131,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         del sys.modules[name]
 
 
-def test_a_module_of_it_is_imported_without_it(log: Any) -> None:
+def test_importing_a_module_does_not_run_the_init(log: Any) -> None:
     other = importlib.import_module("on_demand_package.other")
     package = importlib.import_module("on_demand_package")
     assert other.inner.value == package.inner.value == 1
@@ -149,20 +149,20 @@ def test_a_module_of_it_is_imported_without_it(log: Any) -> None:
         lambda package: not hasattr(package, "nonsense"),
     ],
 )
-def test_it_is_whole_for_whoever_asks(log: Any, ask: Callable[[Any], object]) -> None:
+def test_using_a_name_runs_the_init_once(log: Any, ask: Callable[[Any], object]) -> None:
     package = importlib.import_module("on_demand_package")
     assert ask(package)
     assert (package.made, log.runs, type(package)) == (2, 1, types.ModuleType)
 
 
-def test_it_is_whole_for_threads_that_ask_at_once(log: Any) -> None:
+def test_using_a_name_in_several_threads_runs_the_init_once(log: Any) -> None:
     package = importlib.import_module("on_demand_package")
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda _: package.made, range(8))) == [2] * 8
     assert log.runs == 1
 
 
-def test_its_failure_is_that_of_whoever_asks(log: Any) -> None:
+def test_a_failing_init_raises_and_runs_again(log: Any) -> None:
     package = importlib.import_module("on_demand_package")
     log.fails = True
     with pytest.raises(ValueError, match="not today"):
@@ -171,6 +171,6 @@ def test_its_failure_is_that_of_whoever_asks(log: Any) -> None:
     assert (package.made, log.runs) == (2, 2)
 
 
-def test_a_package_that_is_not_there() -> None:
+def test_a_missing_package() -> None:
     with pytest.raises(ModuleNotFoundError, match="on_demand_nothing"):
         on_demand.package("on_demand_nothing")

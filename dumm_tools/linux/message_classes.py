@@ -1,12 +1,12 @@
-"""The classes that encode and decode netlink messages: pyroute2's, each imported when a verb first
-needs it. This is the only module that imports pyroute2.
+"""The classes that encode and decode netlink messages: pyroute2's, each imported when it is first
+needed. No other module imports pyroute2.
 
-`import pyroute2` imports all of it, and asyncio, ssl and a database besides: 100 ms, where the
-message classes take 10 to 30. Hence `on_demand`: its __init__ runs when somebody asks for what it
-defines.
+`import pyroute2` takes 100 ms, since its __init__ imports all of its parts, and with them asyncio,
+ssl and sqlite3; the message classes alone take 10 to 30 ms. So the __init__ is put off until
+somebody uses a name that it defines (`on_demand`).
 
-Where pyroute2 has no class for a message, or one that lacks attributes which we need, the message
-is declared here with its generic `nlmsg` and `nla`.
+Messages that pyroute2 lacks, or knows without some of the attributes that we use, are declared here
+with its generic classes, `nlmsg` and `nla`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from dumm_tools.linux import on_demand
 from dumm_tools.linux.netlink import NLM_F_REQUEST, decoding
 
-#: Attributes by their names, in the order in which they are sent.
+#: Names and values of attributes, in the order in which they are sent.
 Attributes = Sequence[tuple[str, Any]]
 
 T = TypeVar("T")
@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 def _pyroute2() -> None:
     on_demand.package("pyroute2")
-    # As its __init__ does, first of all: what pyroute2 logs is not for stderr unless the process
-    # has logging set up.
+    # The __init__ does this first: it keeps pyroute2's log messages off stderr, unless the process
+    # has set up logging.
     from pyroute2.config import log  # noqa: F401
 
 
@@ -60,8 +60,8 @@ def route() -> Any:
 
 @functools.cache
 def qdisc() -> Any:
-    """RTM_NEWQDISC and the like (struct tcmsg), whose options are those of netem. pyroute2 has not
-    those of 64 bits: without them a delay ends at 4 s, and a rate at 34 Gbit/s."""
+    """RTM_NEWQDISC and the like (struct tcmsg), with the options of netem. pyroute2 lacks those of
+    64 bits, without which a delay is at most 4 s, and a rate at most 34 Gbit/s."""
     _pyroute2()
     from pyroute2.netlink import nla, nlmsg
     from pyroute2.netlink.rtnl.tcmsg import sched_netem, tcmsg
@@ -94,8 +94,8 @@ def qdisc() -> Any:
 
 @functools.cache
 def bpf_filter() -> Any:
-    """RTM_NEWTFILTER and the like (struct tcmsg), whose options are those of a classic BPF program.
-    pyroute2 takes a program for a number of 32 bits, and its length, too."""
+    """RTM_NEWTFILTER and the like (struct tcmsg), with the options of a classic BPF program.
+    pyroute2 has the program, and its length, as numbers of 32 bits."""
     _pyroute2()
     from pyroute2.netlink import nla, nlmsg
     from pyroute2.netlink.rtnl.tcmsg import tcmsg
@@ -116,7 +116,7 @@ def bpf_filter() -> Any:
 
         @staticmethod
         def program(_options: Any, value: Sequence[int] = (), **_where: Any) -> Any:
-            """The class for a program, by the numbers that it consists of."""
+            """The class for a program, given the numbers that it consists of."""
             return program(len(value))
 
     class Message(nlmsg):
@@ -129,8 +129,8 @@ def bpf_filter() -> Any:
 
 @functools.cache
 def nft_table() -> Any:
-    """NFT_MSG_NEWTABLE and the like. pyroute2 has such a class where it has nftables' socket, with
-    asyncio."""
+    """NFT_MSG_NEWTABLE and the like. pyroute2's own class is in the module of its nftables socket,
+    which imports asyncio."""
     _pyroute2()
     from pyroute2.netlink.nfnetlink import nfgen_msg
 
@@ -147,7 +147,7 @@ def encode(
     fields: Mapping[str, int],
     attributes: Attributes = (),
 ) -> bytes:
-    """Encode a message; its sequence number is put in when it is sent."""
+    """Encode a message; its sequence number is filled in when it is sent."""
     message = message_class()
     message["header"]["type"] = kind
     message["header"]["flags"] = flags | NLM_F_REQUEST
@@ -159,7 +159,7 @@ def encode(
 
 
 def decode(message_class: Any, data: bytes, subject: str) -> Any:
-    """Decode a message as far as its attributes, each of which is decoded when it is asked for.
+    """Decode a message, except for its attributes, which are decoded when they are used.
     OSError(EBADMSG)."""
     with decoding(subject):
         message = message_class(data)
@@ -168,8 +168,8 @@ def decode(message_class: Any, data: bytes, subject: str) -> Any:
 
 
 def value(message: Any, name: str, kind: type[T]) -> T | None:
-    """An attribute of a decoded message, None where it has none; ValueError where it is not of this
-    kind: of one that it cannot decode pyroute2 gives the bytes."""
+    """The value of an attribute, or None if the message lacks it. ValueError if it is not of this
+    type: pyroute2 returns bytes for an attribute that it cannot decode."""
     found = message.get_attr(name)
     if found is None or isinstance(found, kind):
         return found
@@ -177,17 +177,16 @@ def value(message: Any, name: str, kind: type[T]) -> T | None:
 
 
 def text(message: Any, name: str) -> str | None:
-    """As `value`, for a string; what is not UTF-8 is replaced."""
+    """As `value`, for a string; invalid UTF-8 is replaced."""
     return next(iter(texts(message, name)), None)
 
 
 def texts(message: Any, name: str) -> tuple[str, ...]:
-    """All attributes of this name."""
+    """The values of all attributes with this name."""
     return tuple(_text(found) for found in message.get_attrs(name))
 
 
 def _text(found: str | bytes) -> str:
-    """The string that the kernel ended with a NUL: pyroute2 gives what follows it, too, and bytes
-    where they are not UTF-8."""
+    """A string up to its NUL. pyroute2 returns what follows, too, and bytes if it is not UTF-8."""
     whole = found if isinstance(found, str) else found.decode(errors="replace")
     return whole.partition("\0")[0]

@@ -1,8 +1,9 @@
-"""A package whose own code runs when it is first needed, for those who want one module of it.
+"""Packages whose __init__ runs only when it is needed.
 
-To import `package.module` is to run the package's __init__ first, and that may import everything
-else in it. This is importlib.util.LazyLoader for packages: the standard one runs the __init__ as
-soon as the import system asks for __path__, before any module in it can be imported.
+`import package.module` first runs the package's __init__, which may import everything else in the
+package. Here it runs when somebody uses a name that it defines. This is importlib.util.LazyLoader
+for packages: the standard one runs the __init__ as soon as the import system reads __path__, that
+is, before any module of the package can be imported.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from types import ModuleType
 from typing import Any
 
 _lock = threading.RLock()
-#: What a module's __dict__ is, for those that have another one in front of it.
+#: Reads a module's real __dict__.
 _names: Any = vars(ModuleType)["__dict__"].__get__
 
 
@@ -23,11 +24,11 @@ class _Package(ModuleType):
     """A package until its __init__ has run; then it is a plain module."""
 
     def __getattr__(self, name: str) -> Any:
-        # `from package import module`, and `package.module` as the __init__ would have left it.
+        # For `from package import module`, and because the __init__ may import the module.
         if not name.startswith("__") and importlib.util.find_spec(f"{self.__name__}.{name}"):
             return importlib.import_module(f"{self.__name__}.{name}")
         with _lock:
-            if self in _beginning:  # the __init__ itself asks for what it has not made yet
+            if self in _running:  # asked by the __init__ itself, which has not defined it yet
                 raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
             _run(self)
         return getattr(self, name)
@@ -43,13 +44,12 @@ class _Package(ModuleType):
         return names
 
 
-#: Those whose __init__ runs now, in the thread that holds the lock.
-_beginning: set[ModuleType] = set()
+#: Packages whose __init__ is running, in the thread that holds the lock.
+_running: set[ModuleType] = set()
 
 
 def package(name: str) -> None:
-    """Have sys.modules hold the package `name`; what is there already stays as it is.
-    ModuleNotFoundError."""
+    """Put the package `name` into sys.modules, unless it is there already. ModuleNotFoundError."""
     with _lock:
         if name in sys.modules:
             return
@@ -62,15 +62,15 @@ def package(name: str) -> None:
 
 
 def _run(package: _Package) -> None:
-    """Run the package's __init__. Other threads that want something of it wait for its end."""
+    """Run the package's __init__, unless that has been done. Other threads wait."""
     with _lock:
-        if type(package) is not _Package or package in _beginning:
+        if type(package) is not _Package or package in _running:
             return
         assert package.__spec__
         assert package.__spec__.loader
-        _beginning.add(package)
+        _running.add(package)
         try:
             package.__spec__.loader.exec_module(package)
         finally:
-            _beginning.remove(package)
+            _running.remove(package)
         package.__class__ = ModuleType  # type: ignore[assignment]

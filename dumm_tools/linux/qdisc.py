@@ -14,14 +14,14 @@ _RTM_DELQDISC = 37
 _RTM_GETQDISC = 38
 _TC_H_ROOT = 0xFFFFFFFF
 _HANDLE = 0x10000
-#: The whole, of which loss and the like are fractions.
+#: What a probability of 1 is to the kernel.
 _WHOLE = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class Netem:
-    """What netem does to packets: times in nanoseconds, `rate` in bytes a second (0: any), the
-    others fractions of 1; `limit` packets are on their way at most."""
+    """What netem does to packets: times are in nanoseconds, `rate` is in bytes per second (0: no
+    limit), the others are fractions of 1. At most `limit` packets are in the queue."""
 
     delay: int = 0
     jitter: int = 0
@@ -34,8 +34,8 @@ class Netem:
 
 
 def netem(index: int, wanted: Netem, subject: str) -> Request:
-    """Make netem the device's discipline, or change the one that was made so. What is not said
-    the kernel would leave as it was: all of it is said."""
+    """Make netem the device's queueing discipline, or change its settings. The kernel would keep
+    the settings that a message omits, so it has them all."""
 
     def fraction(value: float) -> int:
         return round(value * _WHOLE)
@@ -54,7 +54,7 @@ def netem(index: int, wanted: Netem, subject: str) -> Request:
         "delay": 0,
         "limit": wanted.limit,
         "loss": fraction(wanted.loss),
-        # A gap of one makes every packet one that may overtake.
+        # With a gap of 1 every packet may overtake others.
         "gap": 1 if wanted.reorder else 0,
         "duplicate": fraction(wanted.duplicate),
         "jitter": 0,
@@ -66,7 +66,7 @@ def netem(index: int, wanted: Netem, subject: str) -> Request:
 
 
 def remove(index: int, subject: str) -> Request:
-    """Give the device its kernel's own discipline back; OSError(ENOENT) where it has it."""
+    """Restore the kernel's default discipline; OSError(ENOENT) if the device has it already."""
     return _request(_RTM_DELQDISC, index, subject)
 
 
@@ -78,11 +78,11 @@ def _request(
 
 
 def read(channel: Channel, index: int) -> Netem | None:
-    """The netem that the device has now."""
+    """The current netem of a device."""
     data = messages.encode(messages.qdisc(), _RTM_GETQDISC, netlink.NLM_F_DUMP, {"index": index})
     for answer in netlink.query(channel, Request(data, "qdiscs")):
         message = messages.decode(messages.qdisc(), answer, "qdisc")
-        # Not every kernel filters a dump by index.
+        # Some kernels do not filter a dump by index.
         if message["index"] == index and messages.text(message, "TCA_KIND") == "netem":
             with netlink.decoding("qdisc"):
                 return _netem(messages.value(message, "TCA_OPTIONS", dict))

@@ -22,12 +22,12 @@ _RT_SCOPE_LINK = 253
 _RT_SCOPE_NOWHERE = 255
 _RTM_F_CLONED = 0x200
 
-#: Next hops of all routes together that a list may have: a guest may claim a million.
+#: Maximum number of next hops in a list of routes: a guest may claim a million.
 ROUTES_MAX = 100_000
 
 
 class Route(NamedTuple):
-    """A route: where to (A/P), by which gateway, out of which device."""
+    """A route: its destination (A/P), gateway and device."""
 
     dest: str
     via: str | None
@@ -35,12 +35,12 @@ class Route(NamedTuple):
 
 
 def route(kind: int, index: int, dest: str, via: str | None, *, flags: int = 0) -> Request:
-    """A message about the route to `dest` (A/P) out of the device `index`, whose attribute is
-    the first one."""
+    """A message about the route to `dest` (A/P) through the device `index`, which is its first
+    attribute."""
     network, _, prefix = dest.partition("/")
     family = socket.AF_INET6 if ":" in network else socket.AF_INET
     if kind == RTM_DELROUTE:
-        protocol, scope, unicast = 0, _RT_SCOPE_NOWHERE, 0  # whatever it has
+        protocol, scope, unicast = 0, _RT_SCOPE_NOWHERE, 0  # any of them
     else:
         near = via is None and family == socket.AF_INET
         protocol, unicast = _RTPROT_STATIC, _RTN_UNICAST
@@ -63,8 +63,8 @@ def route(kind: int, index: int, dest: str, via: str | None, *, flags: int = 0) 
 
 
 def routes(channel: Channel) -> list[Route]:
-    """The unicast routes of the main table; one with several next hops stands once for each.
-    OSError(EMSGSIZE) where they are too many."""
+    """The unicast routes of the main table; a route with several next hops is listed once for each.
+    OSError(EMSGSIZE) if there are too many."""
     data = messages.encode(messages.route(), _RTM_GETROUTE, netlink.NLM_F_DUMP, {"family": 0})
     found: list[Route] = []
     for message in netlink.query(channel, Request(data, "routes")):
@@ -90,7 +90,7 @@ def _routes(message: Any) -> list[Route]:
 
 
 def _ways(message: Any) -> Iterator[tuple[str | None, int]]:
-    """By which gateway and out of which device a route leads; several for one of several hops."""
+    """The gateway and the device of each next hop of a route."""
     index = messages.value(message, "RTA_OIF", int)
     if index is not None:
         yield _gateway(message), index

@@ -35,7 +35,7 @@ _IN6_ADDR_GEN_MODE_NONE = 1  # linux/if_link.h
 
 
 class Link(NamedTuple):
-    """A network device as its kernel describes it. `parent` names the device below it in sysfs."""
+    """A network device as its kernel describes it. `parent` is the name of its parent in sysfs."""
 
     ifindex: int
     name: str
@@ -53,8 +53,8 @@ class Address(NamedTuple):
 
 
 def load() -> None:
-    """Import what messages about links, their addresses and their filters need: 25 ms, that one
-    may not want to spend later, while holding a lock."""
+    """Import the classes of messages about links, their addresses and filters. This takes 25 ms, so
+    callers do it before they take a lock."""
     messages.link()
     messages.address()
     messages.bpf_filter()
@@ -69,8 +69,8 @@ def link(
     up: bool | None = None,
     flags: int = 0,
 ) -> Request:
-    """A message about a network device: by `index`, or where that is 0 by an IFLA_IFNAME (or
-    IFLA_ALT_IFNAME) among the attributes. With an index, IFLA_IFNAME is the new name.
+    """A message about a network device, identified by `index` or, if that is 0, by an IFLA_IFNAME
+    (or IFLA_ALT_IFNAME) attribute. With an index, IFLA_IFNAME is the new name.
     """
     fields = {"family": 0, "index": index}
     if up is not None:
@@ -80,7 +80,7 @@ def link(
 
 def new_bridge(name: str, mac: str) -> Request:
     """Make a bridge that adds nothing of its own to a segment: no STP, no delay, no snooping.
-    OSError(EEXIST) where there is a device of this name."""
+    OSError(EEXIST) if a device has this name."""
     data = [
         ("IFLA_BR_FORWARD_DELAY", 0),
         ("IFLA_BR_STP_STATE", 0),
@@ -96,7 +96,7 @@ def new_bridge(name: str, mac: str) -> Request:
 
 
 def no_address_generation() -> tuple[str, Any]:
-    """The attribute that keeps the kernel from giving a device a link-local address."""
+    """The attribute that stops the kernel from giving a device a link-local address."""
     inet6 = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE)]}
     return ("IFLA_AF_SPEC", {"attrs": [("AF_INET6", inet6)]})
 
@@ -112,8 +112,8 @@ def new_altname(name: str, alternative: str) -> Request:
 def address(kind: int, index: int, text: str, *, flags: int = 0) -> Request:
     """A message about the address `text` (A/P) of a device.
 
-    Duplicate address detection is left out (IFA_F_NODAD): it would keep an IPv6 address from
-    use for a second or two.
+    It turns off duplicate address detection (IFA_F_NODAD), which would make an IPv6 address
+    unusable for a second or two.
     """
     import socket
 
@@ -144,7 +144,7 @@ def address(kind: int, index: int, text: str, *, flags: int = 0) -> Request:
 
 
 def find_link(channel: Channel, name: str) -> Link:
-    """Look a device up by its name; OSError(ENODEV)."""
+    """Look up a device by its name; OSError(ENODEV)."""
     request = link(RTM_GETLINK, name, [("IFLA_IFNAME", name)])
     return _link(query_one(channel, request))
 
@@ -158,7 +158,7 @@ def addresses(channel: Channel, index: int) -> list[Address]:
     """The addresses of the device `index`, IPv4 first."""
     data = messages.encode(messages.address(), RTM_GETADDR, NLM_F_DUMP, {"family": 0})
     found = [_address(m) for m in query(channel, Request(data, "addresses"))]
-    # Not every kernel filters a dump by index: only one asked with NETLINK_GET_STRICT_CHK.
+    # A kernel filters a dump by index only if the socket has NETLINK_GET_STRICT_CHK.
     return [a for a in found if a.ifindex == index]
 
 
