@@ -1,6 +1,9 @@
-"""Programs that `dumm-fs` runs for its own work: apt, dpkg, tar, mmdebstrap. The only user of `sh`.
+"""The runner for programs that `dumm-fs` runs for its own work: apt, dpkg, mmdebstrap, zstd. The
+only user of `sh`.
 
-`sh` is slow to import and starts threads: do not use this for guests or in reading verbs.
+`sh` passes on a program's output line by line, and feeds it, with threads. A command that has
+entered a lab cannot start threads: it uses `proc`. `sh` is slow to import, too, so reading verbs do
+not use this.
 """
 
 from __future__ import annotations

@@ -1,4 +1,11 @@
-"""Running programs: argument lists only, never a shell."""
+"""The runner for programs in a lab: nft, tcpdump, fuse-overlayfs, dot. Argument lists only, never
+a shell.
+
+This uses `subprocess`, which starts no threads. A command that has entered an isolated lab cannot
+have any: its children are in another pid namespace than itself (setns(2)). Programs that `dumm-fs`
+runs without entering a lab are for `foreground`. Guests, the holder and the uplink's program, which
+outlive the command, are spawned by `guests` and `running`.
+"""
 
 from __future__ import annotations
 
@@ -77,6 +84,21 @@ def run(
         last = (done.stderr or "").strip().rpartition("\n")[2]
         raise DummError(f"{argv[0]} failed: {last or f'exit status {done.returncode}'}")
     return done
+
+
+def start(argv: Sequence[str], *, stdout: int) -> subprocess.Popen[bytes]:
+    """Start a program that runs beside us, with our stdin and stderr and with the descriptor
+    `stdout`. Its signals are the default ones, unless they are blocked. DummError."""
+    import shlex
+    import subprocess
+
+    log(shlex.join(argv))
+    try:
+        return subprocess.Popen(argv, stdout=stdout)
+    except FileNotFoundError:
+        raise not_installed(argv[0]) from None
+    except OSError as e:
+        raise DummError(f"cannot run '{argv[0]}': {e.strerror}") from None
 
 
 def not_installed(program: str) -> DummError:

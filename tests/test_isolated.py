@@ -30,6 +30,9 @@ from support.world import World
 
 from dumm_tools.linux import process
 
+#: A kernel of the host.
+UML = "/usr/bin/linux.uml"
+
 pytestmark = pytest.mark.uml
 
 #: Who has the lab: root, a user with a range of ids, one with their own id alone; and the first
@@ -595,6 +598,20 @@ def test_a_master_from_a_tar_keeps_owners(people: People, kind: str) -> None:
         lab("dumm-fs destroy")
         lab("dumm-fs master delete owned")
     assert "owned" not in lab("dumm-fs master list -q").lines
+
+
+@pytest.mark.skipif(not Path(UML).exists(), reason="no UML kernel on the host")
+@pytest.mark.parametrize("kind", USERS)
+def test_programs_for_a_lab_with_namespaces_of_its_own(people: People, kind: str) -> None:
+    """A command that has entered a lab can start no thread."""
+    lab = people.lab(kind, "programs")
+    lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+    lab(f"dumm-guest create alice --kernel {UML} --start")
+    assert "<svg" in lab("dumm-bridge graph --format svg").out
+    busybox = Path(os.path.realpath(lab.directory / "master"))
+    packed = subprocess.run(["zstd"], input=archive(busybox), capture_output=True, check=True)
+    lab("dumm-fs master import - --name packed", stdin=packed.stdout)
+    lab("dumm-fs master delete packed")
 
 
 # ---- the guest's process ----

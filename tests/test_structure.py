@@ -68,6 +68,24 @@ def test_a_heavy_package_has_one_user(package: str) -> None:
     assert len(users) == 1
 
 
+def test_programs_are_run_in_two_places() -> None:
+    """By `sh` in `foreground`, and by subprocess in `proc`. What outlives a command is spawned; the
+    compiler is run when the package is built."""
+    users = {
+        ours(module)
+        for module, path in MODULES.items()
+        for name in imports(path)
+        if name.split(".")[0] == "subprocess"
+    }
+    assert users == {"dumm_tools.proc", "dumm_tools.agent.build"}
+    spawners = {
+        floor(ours(module))
+        for module, path in MODULES.items()
+        if re.search(r"\bos\.(posix_spawn|exec[lv])", path.read_text())
+    }
+    assert spawners <= {"linux", "running", "guests"}
+
+
 def test_only_output_and_commands_write_to_stdout() -> None:
     wrong = []
     for module, path in MODULES.items():

@@ -9,13 +9,16 @@ import select
 import shutil
 import signal
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dumm_tools import proc, statefile
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import namespaces, process
 from dumm_tools.model import State
 from dumm_tools.net import link_views
+
+if TYPE_CHECKING:
+    import subprocess
 
 #: Where tcpdump is, though ordinary users seldom look there.
 ALSO = "/usr/local/sbin:/usr/sbin:/sbin"
@@ -53,7 +56,6 @@ def run(device: str, words: Sequence[str], file: str | None) -> int:
     argv = [program, "--immediate-mode", "-i", device, *tcpdump_user()]
     argv += ["-n", "-l"] if file is None else ["-U", "-w", "-"]
     argv += words
-    proc.log(" ".join(argv))
     with _Child(argv) as child:
         return child.relay(None if file == "-" else file)
 
@@ -81,15 +83,15 @@ class _Child:
     notices that only at its next packet. Signals that we receive are forwarded to it."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        self._argv = list(argv)
-        self._pid = 0
-        self._status: int | None = None
+        self._argv = argv
+        self._program: subprocess.Popen[bytes] | None = None
+        self._ended = False
+        self._early: list[int] = []
         self._watcher: tuple[int, int] | None = None
         self._output = -1
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> _Child:
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
         try:
             for number in _FORWARDED:
                 self._previous[number] = signal.signal(number, self._forward)
@@ -99,30 +101,21 @@ class _Child:
                 fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 1 << 20)
             try:
                 # In an isolated lab this is in the lab's pid namespace, and ends with it.
-                self._pid = os.posix_spawn(
-                    self._argv[0],
-                    self._argv,
-                    os.environ,
-                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs, 1)],
-                    setsigdef=[*_FORWARDED, signal.SIGPIPE],
-                    setsigmask=mask,
-                )
-            except OSError as e:
-                raise DummError(f"cannot run '{self._argv[0]}': {e.strerror}") from None
+                self._program = proc.start(self._argv, stdout=theirs)
             finally:
                 os.close(theirs)
-            self._watcher = _watch(self._pid)
+            for early in self._early:
+                self._forward(early, None)
+            self._watcher = _watch(self._program.pid)
         except BaseException:
             self.__exit__()
             raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pid and self._status is None:
-            os.kill(self._pid, signal.SIGKILL)
-            self._wait()
+        if self._program and not self._ended:
+            os.kill(self._program.pid, signal.SIGKILL)
+            self._wait(self._program)
         if self._watcher:
             pid, pipe = self._watcher
             os.close(pipe)
@@ -133,15 +126,16 @@ class _Child:
             signal.signal(number, handler)
 
     def _forward(self, number: int, _frame: object) -> None:
-        if self._pid and self._status is None:
-            os.kill(self._pid, number)
+        if self._program is None:
+            self._early.append(number)
+        elif not self._ended:
+            os.kill(self._program.pid, number)
 
-    def _wait(self) -> int:
-        if self._status is None:
-            # Its pid cannot be reused until it is reaped.
-            os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-        return self._status
+    def _wait(self, program: subprocess.Popen[bytes]) -> int:
+        # Its pid cannot be reused until it is reaped.
+        os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
+        self._ended = True
+        return program.wait()
 
     def relay(self, file: str | None) -> int:
         """Copy to stdout, or to a file that is created when the first byte arrives: by then tcpdump
@@ -163,7 +157,8 @@ class _Child:
                     stack.callback(os.close, target)
                 while piece:
                     piece = piece[_written(target, piece, file) :]
-        code = self._wait()
+        assert self._program
+        code = self._wait(self._program)
         return code if code >= 0 else 128 - code
 
 
@@ -173,8 +168,10 @@ def _watch(pid: int) -> tuple[int, int]:
     prctl(2)). Return the watching process, and the pipe that keeps it waiting."""
     watched = os.pidfd_open(pid)
     waiting, ours = os.pipe2(os.O_CLOEXEC)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     watcher = os.fork()
     if watcher:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(waiting)
         os.close(watched)
         return watcher, ours
