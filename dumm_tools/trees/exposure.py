@@ -28,8 +28,8 @@ def is_open(path: str) -> bool:
                 above = os.open("..", _PATH, dir_fd=at)
             except PermissionError:  # we were placed here, and cannot tell
                 return True
-            os.close(at)
-            at = above
+            at, below = above, at  # first, or an interrupt has it closed twice
+            os.close(below)
     finally:
         os.close(at)
         os.close(top)
