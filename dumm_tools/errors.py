@@ -65,7 +65,7 @@ class ExecFailed(DummError):
 
 
 def explain(error: Exception) -> str:
-    """What went wrong, without the class, unless nobody foresaw it: then it is a fault of ours."""
+    """The text of `error`, marked as an internal error if it is of an unexpected class."""
     if isinstance(error, DummError):
         return str(error)
     if isinstance(error, OSError):

@@ -14,7 +14,7 @@ JAIL = os.path.join(HERE, "jail.bin")
 
 
 def need(*parts: str) -> None:
-    """DummError unless these were made."""
+    """DummError unless these files were built."""
     for part in parts:
         if not os.path.exists(part):
             raise DummError(

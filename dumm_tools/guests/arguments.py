@@ -10,31 +10,31 @@ from dumm_tools.guests.run_dir import CONSOLES
 from dumm_tools.model import Guest
 
 #: The kernel's command line (COMMAND_LINE_SIZE, arch/um/include/asm/setup.h), less a margin for
-#: what the user adds; NICs that do not fit are plugged in once the guest runs.
+#: what the user adds; NICs that do not fit are plugged in once the guest is running.
 COMMAND_LINE_MAX = 3500
-#: Arguments that are ours alone: another value, or words behind `--`, cut a guest off from us.
+#: Arguments that only we may set: another value, or words after `--`, would cut the guest off.
 _OURS = re.compile(
     r"--.*|(mem|umid|uml_dir|initrd|rdinit|DUMM_\w+|(con|ssl|vec)\d*)(=.*)?", re.DOTALL
 )
-#: Hardly a process has descriptors of more digits.
+#: A descriptor with as many digits as any is likely to have.
 _HIGH = 999
 
 
 def is_ours(argument: str) -> bool:
-    """Is a kernel argument one that only we give?"""
+    """Whether only we may set a kernel argument."""
     return _OURS.fullmatch(argument) is not None
 
 
 def of_boot(guest: Guest, nonce: str, *, release: tuple[int, ...], own_user: bool) -> list[str]:
-    """The arguments for one boot of a guest, whose kernel is of that release, but for its terminals
-    and NICs."""
+    """The arguments for one boot of a guest with a kernel of that release, without terminals and
+    NICs."""
     args = [
         f"mem={guest.memory >> 10}K",
         "initrd=/initrd",
         "uml_dir=/run/uml",
         "umid=m",
         "quiet",
-        # 81 % of a stock boot is a speed test of RAID6; 20 % of the rest is the delay loop.
+        # A speed test of RAID6 takes 81 % of a stock boot; the delay loop, 20 % of the rest.
         "initcall_blacklist=raid6_init,raid6_select_algo,calibrate_xor_blocks",
         "lpj=20000000",
         # Each of the 256 old pairs of terminals has the kernel run a /sbin/hotplug that is not
@@ -44,22 +44,22 @@ def of_boot(guest: Guest, nonce: str, *, release: tuple[int, ...], own_user: boo
         f"DUMM_NONCE={nonce}",
         f"DUMM_LINES={LINES}",
     ]
-    # Where guests share a user, those that pass descriptors can keep each other from it.
+    # Guests that share a user and pass descriptors could exhaust each other's limit for that.
     if release >= (6, 16) and own_user:
         args.append("seccomp=on")
-    # What the user says stands in place of ours.
+    # The user's arguments replace ours.
     said = {a.partition("=")[0] for a in guest.args}
     return [a for a in args if a.partition("=")[0] not in said] + guest.args
 
 
 def passes_descriptors(args: Sequence[str]) -> bool:
-    """Does a kernel with these arguments hand descriptors to its processes?"""
+    """Whether a kernel with these arguments passes descriptors to its processes."""
     return any(arg in ("seccomp=on", "seccomp=auto") for arg in args)
 
 
 def of_terminals(first: int) -> list[str]:
-    """Consoles and lines, for descriptors that are numbered from `first` on in the order of
-    `run_dir.terminals`."""
+    """The arguments for consoles and lines, whose descriptors are numbered from `first` in the
+    order of `run_dir.terminals`."""
     args = ["con=null", f"con0=fd:{first},fd:1"]
     for number in range(1, CONSOLES):
         at = first + 2 * number - 1
@@ -70,7 +70,7 @@ def of_terminals(first: int) -> list[str]:
 
 
 def fitting(args: Sequence[str], nics: Sequence[str]) -> list[str]:
-    """As many of the NICs, from the first on, as fit on the command line besides `args`."""
+    """As many of the NICs, from the first on, as fit on the command line after `args`."""
     room = COMMAND_LINE_MAX - len(" ".join([*args, *of_terminals(_HIGH)]))
     count = len(nics)
     while count and len(" ".join(nics[:count])) > room:

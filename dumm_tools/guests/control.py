@@ -1,4 +1,4 @@
-"""A guest's kernel by its control channel (mconsole): stopped where it is, woken, asked."""
+"""Controlling a guest's kernel through its mconsole: pausing, resuming, and any other command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dumm_tools.statefile import load, transaction
 
 
 def pause(labdir: str, name: str) -> None:
-    """Stop the guest's kernel where it is."""
+    """Suspend the guest's kernel."""
     with turn.taken(labdir, name):
         with transaction(labdir) as change:
             guest = guest_views.get(change.state, name)
@@ -37,7 +37,7 @@ def pause(labdir: str, name: str) -> None:
 
 
 def resume(labdir: str, name: str) -> None:
-    """Let a paused guest go on."""
+    """Resume a paused guest."""
     with turn.taken(labdir, name):
         state = load(labdir)
         guest = guest_views.get(state, name)
@@ -49,7 +49,7 @@ def resume(labdir: str, name: str) -> None:
 
 
 def _set_phase(labdir: str, name: str, nonce: str, before: Phase, phase: Phase) -> None:
-    """Record how far a boot is, if it still is what it was before."""
+    """Change the recorded phase of a boot, if it still is `before`."""
     with transaction(labdir) as change:
         guest = change.state.guests.get(name)
         if guest is not None and guest.boot is not None and guest.boot.nonce == nonce:
@@ -57,7 +57,8 @@ def _set_phase(labdir: str, name: str, nonce: str, before: Phase, phase: Phase) 
 
 
 def wake(labdir: str, name: str, seconds: float = ANSWER_TIMEOUT) -> None:
-    """Wake the guest's kernel. It may be awake: a command was killed before it could say so."""
+    """Resume the guest's kernel. It may be running already, if a command was killed before it could
+    record that."""
     try:
         contact.mconsole(labdir, name, "go", seconds)
     except DummError as e:
@@ -66,7 +67,7 @@ def wake(labdir: str, name: str, seconds: float = ANSWER_TIMEOUT) -> None:
 
 
 def mconsole(labdir: str, name: str, words: Sequence[str]) -> str:
-    """One command to the guest's kernel; its answer."""
+    """Send one command to the guest's kernel; return the reply."""
     command = " ".join(words)
     if not command.strip():
         raise Usage("no command given", hint="'help' lists the commands")

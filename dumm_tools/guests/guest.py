@@ -1,4 +1,4 @@
-"""The records of guests, with their directories and trees; `start.py` makes processes of them."""
+"""Creating, changing and deleting guests: their records, directories and trees."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dumm_tools.running import guest_views, liveness, turn
 from dumm_tools.statefile import transaction
 from dumm_tools.trees import tree
 
-#: The least memory that a guest kernel boots in (bytes).
+#: The least memory that a guest's kernel can boot with (bytes).
 MEMORY_MIN = 40 << 20
 
 
 def create(labdir: str, guest: Guest, *, may_exist: bool = False) -> bool:
-    """Record a guest, make its directories and mount its tree; False when it is there already."""
+    """Record a guest, create its directories and mount its tree; False if it exists already."""
     names.guest(guest.name)
     _check(labdir, guest)
     with contextlib.ExitStack() as undo:
@@ -51,7 +51,7 @@ def _remove_empty(directory: str) -> None:
 
 
 def _check(labdir: str, guest: Guest) -> None:
-    """Usage for what no guest can have; NotFound for a kernel or master that is not there."""
+    """Check the settings of a guest: Usage, and NotFound for a missing kernel or master."""
     if guest.memory < MEMORY_MIN:
         raise Usage(
             f"{guest.memory} bytes of memory is too little: at least {MEMORY_MIN >> 20}M is needed"
@@ -75,12 +75,12 @@ def _check(labdir: str, guest: Guest) -> None:
 
 
 def _spec(said: str, path: str) -> str:
-    """What the state keeps: a name of the cache, or an absolute path."""
+    """What to record: a name in the cache, or an absolute path."""
     return said if os.path.basename(path) == said and said != path else path
 
 
 def change(labdir: str, name: str, **values: object) -> None:
-    """Set fields of a guest; they hold from its next start on."""
+    """Change settings of a guest, effective at its next start."""
     with turn.taken(labdir, name), transaction(labdir) as tx:
         guest = guest_views.get(tx.state, name)
         new = guest.but(**values)
@@ -89,35 +89,35 @@ def change(labdir: str, name: str, **values: object) -> None:
         moved = new.master != guest.master
         state = tx.state
         if moved and liveness.guest_state(labdir, state, new) in ("stopped", "crashed"):
-            # The tree on the host follows at once; a running guest keeps its own until it stops.
+            # The tree on the host changes at once; a running guest keeps its own until it stops.
             mounts.umount(labdir, state, name)
             mounts.mount(labdir, state, new, choice.resolve_master(labdir, new).path)
 
 
 def delete(labdir: str, name: str, *, if_exists: bool = False) -> bool:
-    """Forget a guest, its interfaces and its files; Conflict while it runs."""
+    """Delete a guest with its interfaces and files; Conflict while it is running."""
     import fcntl
 
     from dumm_tools.files import changes
 
     names.guest(name)
     with turn.taken(labdir, name):
-        _sweep(labdir, name)  # what a killed delete left
+        _sweep(labdir, name)  # what a killed delete has left
         with transaction(labdir) as change:
             state = change.state
             known = name in state.guests
             if known:
-                # Nor may a commit be at it.
+                # No commit may be running either.
                 with changes.kept_stopped(labdir, state, state.guests[name], fcntl.LOCK_EX):
                     iface.delete_of_guest(state, name)
                     mounts.umount(labdir, state, name)
-                    workdir.drop(labdir, name)  # some may not be in run/NAME
+                    workdir.drop(labdir, name)  # some may be outside of run/NAME
                     del state.guests[name]
-                    # Out of the way first: what a killed command leaves must not be the next
-                    # guest's.
+                    # Move it away first: what a killed command leaves must not become part of
+                    # another guest.
                     _put_aside(labdir, "host", name)
                     change.save()
-            # Now, before there is another guest of that name; also what a killed delete left.
+            # Before another guest of that name can be created; also what a killed delete has left.
             _put_aside(labdir, "run", name)
             if os.path.lexists(path := os.path.join(labdir, "mount", name)):
                 tree.remove(path)
@@ -128,8 +128,8 @@ def delete(labdir: str, name: str, *, if_exists: bool = False) -> bool:
 
 
 def _put_aside(labdir: str, place: str, name: str) -> None:
-    """Give a guest's directory a name that is no guest's, as it begins with a dot: there may be
-    much in it to remove, and others would wait."""
+    """Rename a guest's directory, to be removed without the lab's lock: that may take long. A name
+    with a dot cannot be a guest's."""
     with contextlib.suppress(FileNotFoundError):
         os.rename(
             os.path.join(labdir, place, name),
@@ -138,7 +138,7 @@ def _put_aside(labdir: str, place: str, name: str) -> None:
 
 
 def _sweep(labdir: str, name: str) -> None:
-    """Remove what was put aside."""
+    """Remove what `_put_aside` has renamed."""
     for place in ("host", "run"):
         with contextlib.suppress(FileNotFoundError):
             for entry in os.listdir(os.path.join(labdir, place)):

@@ -1,4 +1,4 @@
-"""The command line of a guest's jail (jail.c): what the guest's kernel finds in it."""
+"""The command line of a guest's jail (jail.c)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dumm_tools.running import liveness
 
 
 def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> list[str]:
-    """The jail's arguments, for descriptors that are numbered in a row from `first` on: the
-    terminals, so many locks for the keeper alone, the log, the guest's turn, the error pipe."""
+    """The jail's arguments. Its descriptors are numbered consecutively from `first`: the terminals,
+    the locks, the log, the guest's turn, the error pipe."""
     hold = first + len(run_dir.terminals())
     log = hold + locks
     # fmt: off
@@ -21,7 +21,7 @@ def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> lis
         JAIL, "jail",
         "--errors", str(log + 2),
         "--turn", str(log + 1),
-        "--hold", str(hold), str(locks + 1),  # the log is for the keeper, too
+        "--hold", str(hold), str(locks + 1),  # with the log
         "--log", str(log),
         "--pid-file", os.path.join(liveness.run_dir(labdir, plan.name), "pid"),
         "--passing", str(int(arguments.passes_descriptors(plan.arguments))),
@@ -39,7 +39,7 @@ def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> lis
 
 
 def _kernel_files(core: Kernel) -> list[str]:
-    """The kernel pack, or the binary with what it needs of the host."""
+    """The kernel pack, or a plain binary with the files that it needs from the host."""
     steps: list[str] = []
     if core.root is not None:
         for entry in ("usr", "lib", "lib64", "bin", "linux"):
@@ -54,7 +54,7 @@ def _kernel_files(core: Kernel) -> list[str]:
 
 
 def _guest_files(labdir: str, plan: Plan) -> list[str]:
-    """The guest's tree, what it shares with the host, and devices."""
+    """The guest's tree, the directories that it shares with the host, and devices."""
     run = liveness.run_dir(labdir, plan.name)
     # fmt: off
     return [
@@ -66,11 +66,11 @@ def _guest_files(labdir: str, plan: Plan) -> list[str]:
         "--dev", "/dev/null", "/dev/null",
         "--dev", "/dev/urandom", "/dev/urandom",
         "--dev", "/dev/net/tun", "/dev/net/tun",
-        # UML keeps the guest's memory in a file there, and some MiB beside it.
+        # UML keeps the guest's memory in a file there, and some more MiB.
         "--tmpfs", "/dev/shm",
         f"size={plan.memory + limits.MEMORY_OVERHEAD >> 10}K,nr_inodes=1K,mode=1777",
         "--tmpfs", "/tmp", "size=1M,nr_inodes=1K,mode=1777",
-        # The features of the processor are all that UML reads of /proc.
+        # UML reads nothing else in /proc.
         "--ro-bind", "/proc/cpuinfo", "/proc/cpuinfo",
     ]
     # fmt: on

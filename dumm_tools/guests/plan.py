@@ -1,4 +1,4 @@
-"""What a start will do, computed from the records before anything is made."""
+"""The plan of a boot, computed from the records before anything is created."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dumm_tools.net import nic
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a guest is started from. The locks keep it in the cache."""
+    """What a guest is started from; the locks prevent its deletion from the cache."""
 
     kernel: Kernel
     release: tuple[int, ...]
@@ -25,8 +25,8 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One boot of a guest. `group` and `user` are ids that no other guest has, 0 where there are
-    none to spare; `late` NICs do not fit on the kernel's command line, and are plugged in later."""
+    """One boot of a guest. `group` and `user` are ids that no other guest has, or 0 if there are
+    none to spare. `late` NICs do not fit on the kernel's command line and are plugged in later."""
 
     name: str
     nonce: str
@@ -62,11 +62,11 @@ def make(state: State, guest: Guest, parts: Parts, nonce: str) -> Plan:
 
 
 def _own_group(state: State) -> int:
-    """A group that no other guest has; 0 where the lab has but one."""
+    """A group id that no other guest has, or 0 if the lab has only one."""
     groups = namespaces.spare_groups()
     taken = {g.boot.group for g in state.guests.values() if g.boot}
     while groups:
-        # By chance: labs of root's share the host's network, and know nothing of each other.
+        # Random: labs on the host's network are not aware of each other.
         group = groups[int.from_bytes(os.urandom(8), "big") % len(groups)]
         if group not in taken:
             return group

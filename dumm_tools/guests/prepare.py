@@ -1,4 +1,4 @@
-"""What a boot needs on the host, made before its process: files, taps, the mounted tree."""
+"""Preparing a boot on the host: run-time files, taps, the mounted tree."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dumm_tools.running import contact, liveness
 
 @contextlib.contextmanager
 def parts(labdir: str, guest: Guest) -> Iterator[Parts]:
-    """Find a guest's kernel and master, and keep them in the cache. Called inside a transaction."""
+    """Find a guest's kernel and master, and lock them in the cache; inside a transaction."""
     core, master = choice.resolve_kernel(labdir, guest), choice.resolve_master(labdir, guest)
     release = kernel.release_number(kernel.release(core) or "")
     with contextlib.ExitStack() as stack:
@@ -35,7 +35,7 @@ def parts(labdir: str, guest: Guest) -> Iterator[Parts]:
 
 
 def clear(labdir: str, state: State, plan: Plan) -> Boot:
-    """Put away what an earlier boot has left; the record of the one that begins."""
+    """Put aside what an earlier boot has left; return the record of the new one."""
     run_dir.renew(labdir, plan.name)
     choice.leave_master(labdir, state, state.guests[plan.name], plan.master.path)
     return Boot(
@@ -50,8 +50,8 @@ def clear(labdir: str, state: State, plan: Plan) -> Boot:
 
 
 def make(labdir: str, state: State, plan: Plan) -> None:
-    """Make the taps, mount the tree, and write what the guest's agent reads. What is there when
-    this fails is `stop.release`'s to remove."""
+    """Create the taps, mount the tree, and write the configuration for the agent. After a failure
+    the caller has `stop.release` clean up."""
     name, guest = plan.name, state.guests[plan.name]
     iface.prepare(state, name)
     if not mounts.is_mounted(labdir, state, name):
@@ -64,7 +64,7 @@ def make(labdir: str, state: State, plan: Plan) -> None:
 
 
 def _need_init(labdir: str, name: str, init: str) -> None:
-    """DummError unless the guest's tree, which is mounted, has the init that it is to start."""
+    """DummError unless the guest's tree, which is mounted, contains its init."""
     error = 0
     tree = os.open(os.path.join(labdir, "mount", name), os.O_PATH | os.O_CLOEXEC)
     try:

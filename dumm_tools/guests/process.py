@@ -1,4 +1,4 @@
-"""A guest's process: descriptors opened and handed to the jail, which starts the kernel."""
+"""Starting a guest's process: a jail with the descriptors that its kernel needs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ from dumm_tools.linux.child import Child
 from dumm_tools.running import liveness
 
 _LOG = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-#: Not TMPDIR: a C library forgets that one where the real user is another (ld.so(8)).
+#: Not TMPDIR, which a C library ignores if the real and effective users differ (ld.so(8)).
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "TMP": "/dev/shm"}
 
 
 def spawn(labdir: str, plan: Plan, cgroup: str, turn: int, locks: list[int]) -> Child:
-    """Start the jail, whose launcher reports whether it could start the kernel. The guest's keeper
-    has copies of the locks as long as it lives, the launcher one of the turn: until it has ended,
-    nobody else has that guest's. All that is opened here is closed again."""
+    """Start the jail; return its launcher, which reports whether it could start the kernel.
+
+    The keeper holds copies of the locks until the guest has ended. The launcher holds a copy of the
+    turn until it is done, so that no other command has the turn while the pid is not known. All
+    descriptors that are opened here are closed again.
+    """
     run = liveness.run_dir(labdir, plan.name)
     with contextlib.ExitStack() as stack:
 
@@ -31,7 +34,7 @@ def spawn(labdir: str, plan: Plan, cgroup: str, turn: int, locks: list[int]) -> 
 
         log = opened(os.open(os.path.join(run, "console.log"), _LOG, 0o600))
         os.fchmod(log, 0o600)
-        # By a mount that is read-only: their modes and owners are ours.
+        # Through a read-only mount, so that the guest cannot change their modes and owners.
         mounted = opened(mount.clone_tree(run))
         mount.close_for_writing(mounted)
         terminals = [

@@ -1,4 +1,4 @@
-"""From a guest's process to its agent's answer, or to its end."""
+"""Waiting for guests: from the process to the answer of its agent, or to its end."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from dumm_tools.net import iface
 from dumm_tools.running import contact, guest_views, liveness, turn
 from dumm_tools.statefile import load
 
-#: Seconds that one guest is waited for while others may be ready.
+#: Seconds to wait for one guest while others may be ready.
 TURN = 1.0
-#: Seconds that the log of a kernel that has ended may take until it is whole.
+#: Seconds that the log of a kernel that has ended may take to be complete.
 LAST_WORDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Booting:
-    """A guest that was started and has not answered yet. `jail` is the launcher of its jail, until
-    that has ended, or None where another command started the guest; `late` NICs have yet to be
+    """A guest that was started and has not answered yet. `jail` is the launcher of its jail; None
+    once that has ended, or if another command started the guest. `late` NICs are still to be
     plugged in."""
 
     name: str
@@ -40,9 +40,9 @@ class Booting:
 def settle(
     labdir: str, booting: Booting, *, wait: bool, grace: float, warn: Callable[[str], None]
 ) -> Booting | None:
-    """Wait until the jail has let the kernel go, and (`wait`) until the agent has answered. None
-    when it has; what is still to be waited for when it has not within a TURN, and has time left.
-    Its first turn is of `grace` seconds at least, however late it is."""
+    """Wait until the jail has started the kernel and, with `wait`, until the agent has answered.
+    Return None then. If it takes longer than TURN and there is time left, return what remains to be
+    waited for. The first turn lasts at least `grace` seconds, even past the deadline."""
     name, begin = booting.name, time.monotonic()
     end = min(begin + TURN, booting.deadline)
     if booting.jail is not None:
@@ -73,15 +73,15 @@ def settle(
 
 
 def _ready(labdir: str, booting: Booting, end: float) -> Ready:
-    """Wait for the agent until `end`: later than that it may be another's turn."""
+    """Wait for the agent until `end`, when another guest may have its turn."""
     left = max(0.0, end - time.monotonic())
     return contact.wait_ready(labdir, booting.name, booting.nonce, left)
 
 
 def last_words(labdir: str, name: str) -> str:
-    """The line of the console log that says why a kernel ended, when there is one. It is the
-    guest's text: neither its length nor what a terminal would do with it is to be relied on."""
-    with contextlib.suppress(TimedOut):  # its keeper is still writing
+    """The line of the console log that says why a kernel ended, or "". The guest controls this
+    text: it may be of any length, and is made safe for terminals."""
+    with contextlib.suppress(TimedOut):  # the keeper is still writing
         liveness.await_end(labdir, name, LAST_WORDS)
     try:
         with open(os.path.join(liveness.run_dir(labdir, name), "console.log"), "rb") as file:
@@ -97,7 +97,7 @@ def last_words(labdir: str, name: str) -> str:
 
 
 def wait(labdir: str, name: str, what: str, timeout: float | None) -> None:
-    """Wait until a guest is ready or stopped; TimedOut. One that ended will not get ready."""
+    """Wait until a guest is ready or stopped; TimedOut. Conflict if it cannot become ready."""
     deadline = math.inf if timeout is None else time.monotonic() + timeout
     (_await_ready if what == "ready" else _await_end)(labdir, name, deadline)
 

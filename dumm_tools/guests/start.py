@@ -1,8 +1,8 @@
 """Starting guests: a boot is planned, prepared, spawned, and settled when its agent answers.
 
-A start writes its intent first, then makes taps, lines and the mount, then hands the alive lock
-to the keeper of the guest's jail. Whatever moment it is killed at, the state it leaves is one
-that the next start can go on from: not alive, or alive and booting by itself.
+A start records its intent first, then creates taps, lines and the mount, then hands the alive lock
+to the keeper of the guest's jail. Whenever it is killed, the next start can continue from what it
+leaves: the guest is not alive, or it is alive and boots by itself.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dumm_tools.model import Guest, State
 from dumm_tools.running import guest_views, liveness, turn
 from dumm_tools.statefile import load, transaction
 
-#: How many guests of one command boot at the same time.
+#: Maximum number of guests that one command boots at the same time.
 WINDOW = 32
 
 
@@ -37,25 +37,25 @@ def start(
     warn: Callable[[str], None] = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Start guests side by side; return when each is ready or has failed (`on_error`). What goes
-    wrong inside one that is ready all the same is said to `warn`."""
+    """Start guests in parallel; return when each is ready or has failed (`on_error`). `warn` gets
+    problems inside a guest that is ready nevertheless."""
     names = list(names)
     state = load(labdir)
     if state.bridges or state.ifaces:
-        rtnl.load()  # 10 ms at the first call, or 20: not under the state's lock
+        rtnl.load()  # the first call takes 10 to 20 ms: not under the lab's lock
     pending: deque[Booting] = deque()
-    begun: set[tuple[str, str]] = set()  # guests and nonces of boots that are ours to undo
+    begun: set[tuple[str, str]] = set()  # guests and nonces of boots that we must undo
     done = 0
 
     def settle_one() -> None:
-        """Bring one to its end, be it another than the first: each has its turn."""
+        """Wait until one guest, not necessarily the first, is ready or has failed."""
         nonlocal done
         while True:
             booting = pending.popleft()
             grace = min(readiness.TURN, timeout)
             try:
                 left = readiness.settle(labdir, booting, wait=wait, grace=grace, warn=warn)
-            except Exception as e:  # whatever one does, the others go on
+            except Exception as e:  # a failure does not stop the others
                 if (booting.name, booting.nonce) in begun:
                     _abort(labdir, booting.name, booting.nonce)
                 on_error(booting.name, e)
@@ -70,7 +70,7 @@ def start(
     try:
         for name in names:
             nonce = os.urandom(8).hex()
-            begun.add((name, nonce))  # from before there is a process
+            begun.add((name, nonce))  # before the process exists
             try:
                 pending.append(_begin(labdir, name, nonce, time.monotonic() + timeout))
             except Exception as e:
@@ -83,7 +83,7 @@ def start(
     except BaseException:
         for booting in pending:
             if booting.jail is not None:
-                with contextlib.suppress(OSError):  # Ctrl-C may have come just when it was reaped
+                with contextlib.suppress(OSError):  # an interrupt may have come after it was reaped
                     booting.jail.wait()
         for name, nonce in begun:
             _abort(labdir, name, nonce)
@@ -91,7 +91,8 @@ def start(
 
 
 def _begin(labdir: str, name: str, nonce: str, deadline: float) -> Booting:
-    """Start one guest's process, unless another command just did; undoes itself."""
+    """Start the process of one guest, unless another command just did. A failure undoes all of
+    it."""
     with contextlib.ExitStack() as failed:
         with (
             _turn(labdir, name) as own_turn,
@@ -110,7 +111,7 @@ def _begin(labdir: str, name: str, nonce: str, deadline: float) -> Booting:
                 change.save()
                 with _released_on_failure(state, guest):
                     prepare.make(labdir, state, plan)
-                    # Once the transaction is over, which may take the record back.
+                    # After the transaction, which may have reverted the record.
                     failed.callback(_abort, labdir, name, nonce, recorded=False)
                     locks = [alive, *parts.locks]
                     jail = process.spawn(labdir, plan, guest.boot.cgroup, own_turn, locks)
@@ -121,7 +122,7 @@ def _begin(labdir: str, name: str, nonce: str, deadline: float) -> Booting:
 
 @contextlib.contextmanager
 def _turn(labdir: str, name: str) -> Iterator[int]:
-    """The turn of a guest that exists, as a descriptor."""
+    """Take the turn of a guest, which must exist; yield its descriptor."""
     with turn.taken(labdir, name) as fd:
         if fd is None:
             raise guest_views.missing(name)
@@ -130,14 +131,14 @@ def _turn(labdir: str, name: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _alive_lock(labdir: str, name: str) -> Iterator[int | None]:
-    """The alive lock of a guest whose turn we have; None for one that runs or is starting."""
+    """Take the alive lock of a guest whose turn we have; yield None if it runs or is starting."""
     fd = liveness.take_alive_lock(labdir, name)
     if fd is None:
         state = load(labdir)
         now = liveness.guest_state(labdir, state, guest_views.get(state, name))
         if now in ("stopped", "crashed"):
             # A reader holds it for microseconds; a guest that just ended, until its memory is
-            # freed.
+            # released.
             fd = liveness.await_alive_lock(labdir, name, stop.KILL_TIMEOUT)
     try:
         yield fd
@@ -147,10 +148,10 @@ def _alive_lock(labdir: str, name: str) -> Iterator[int | None]:
 
 
 def _join(labdir: str, state: State, guest: Guest, deadline: float) -> Booting:
-    """Wait with another command for a guest that it is starting; Conflict for one that runs."""
+    """Wait for a guest that another command is starting; Conflict if it is in any other state."""
     now = liveness.guest_state(labdir, state, guest)
     if now == "starting" and guest.boot:
-        # Its starter is still there or was killed: either way it boots by itself.
+        # The other command is still waiting, or was killed: either way the guest boots by itself.
         return Booting(guest.name, guest.boot.nonce, deadline)
     raise Conflict(f"guest '{guest.name}' is {now}")
 
@@ -165,8 +166,8 @@ def _released_on_failure(state: State, guest: Guest) -> Iterator[None]:
 
 
 def _abort(labdir: str, name: str, nonce: str, *, recorded: bool = True) -> None:
-    """Undo a start that failed: the process, its taps, the record. Nothing is done where another
-    boot has begun, or where this one was not recorded, unless that may be (`recorded`)."""
+    """Undo a failed start: the process, its taps, the record. Do nothing if another boot has begun,
+    or, with `recorded`, if this boot is not in the record."""
     with contextlib.suppress(DummError, OSError):
         guest = load(labdir).guests.get(name)
         known = guest.boot.nonce if guest is not None and guest.boot is not None else None

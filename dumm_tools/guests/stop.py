@@ -1,4 +1,4 @@
-"""The end of a guest: in good order or by force, and what has to go when it is over."""
+"""Stopping guests, in an orderly way or by force, and cleaning up after them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from dumm_tools.net import iface
 from dumm_tools.running import contact, guest_views, liveness, turn
 from dumm_tools.statefile import load, transaction
 
-#: Seconds a killed process may take to be gone.
+#: Seconds that a killed process may take to disappear.
 KILL_TIMEOUT = 10.0
-#: Seconds in which guests take it in that they are to end.
+#: Seconds in which guests have to accept a request to stop.
 ASK_TIMEOUT = 2.0
 
 OnError = Callable[[str, Exception], None]
@@ -33,7 +33,7 @@ OnError = Callable[[str, Exception], None]
 def stop(
     labdir: str, targets: Iterable[str], *, timeout: float, force: bool, on_error: OnError
 ) -> None:
-    """Stop guests side by side: each in good order, and by force after `timeout` seconds."""
+    """Stop guests in parallel: in an orderly way, and by force after `timeout` seconds."""
     marked: dict[str, _Ending] = {}
     for name in targets:
         try:
@@ -64,8 +64,8 @@ def stop(
 
 
 class _Ending(NamedTuple):
-    """A guest that is marked as stopping: its boot, "" for one that is not recorded; what it was
-    like."""
+    """A guest that was marked as stopping: the nonce of its boot ("" if there is no record of it),
+    its state before, and its init."""
 
     nonce: str
     state: GuestState
@@ -73,19 +73,19 @@ class _Ending(NamedTuple):
 
 
 def _mark(labdir: str, name: str) -> _Ending:
-    """Mark a guest as stopping; Conflict where it does not run."""
+    """Mark a guest as stopping; Conflict if it is not running."""
     with transaction(labdir) as change:
         guest = guest_views.get(change.state, name)
         now = liveness.guest_state(labdir, change.state, guest)
         boot = guest.boot
-        if boot is not None and now == "stopped":  # it halted by itself: only its taps are left
+        if boot is not None and now == "stopped":  # it halted by itself, and left its taps
             release(change.state, guest)
             guest.boot = None
         elif boot is not None:
             before, boot.phase = boot.phase, "stopping"
             try:
                 change.save()
-            except DummError:  # a full disk is no reason to let it run on
+            except DummError:  # a full disk must not keep it running
                 boot.phase = before
     if now == "stopped":
         raise Conflict(f"guest '{name}' is not running")
@@ -93,8 +93,8 @@ def _mark(labdir: str, name: str) -> _Ending:
 
 
 def _ask_all(labdir: str, guests: Mapping[str, _Ending]) -> set[str]:
-    """Ask guests to end in good order; those that took it in. Who does not answer at once keeps
-    nobody waiting."""
+    """Ask guests to shut down; return those that accepted. A guest that does not answer at once
+    does not delay the others."""
     asked: set[str] = set()
     patience = time.monotonic() + turn.PROMPT_ALL
     for name, ending in guests.items():
@@ -111,7 +111,7 @@ def _ask_all(labdir: str, guests: Mapping[str, _Ending]) -> set[str]:
 
 
 def _ask(labdir: str, name: str, ending: _Ending, seconds: float) -> bool:
-    """Ask a guest to end in good order; False when it does not take that in so many seconds."""
+    """Ask a guest to shut down; False if it does not accept within `seconds`."""
     try:
         if ending.state == "paused":
             control.wake(labdir, name, seconds)
@@ -123,18 +123,18 @@ def _ask(labdir: str, name: str, ending: _Ending, seconds: float) -> bool:
 
 
 def _poweroff(labdir: str, name: str, seconds: float) -> bool:
-    """Have the guest's own init end it: busybox, sysvinit and systemd all bring `poweroff`. False
-    where there is none."""
+    """Run `poweroff` in the guest, which busybox, sysvinit and systemd all provide, so that its own
+    init shuts it down. False if there is none."""
     with contact.program_line(labdir, name, seconds, deadline=time.monotonic() + seconds) as line:
         line.send(protocol.RUN, session.request(session.Program(["poweroff"]), 24, 80))
-        with contextlib.suppress(TimeoutError):  # it waits for the end, or the end came first
+        with contextlib.suppress(TimeoutError):  # it waits for the shutdown, or was ended by it
             frame = line.wait_frame(min(1.0, seconds), (protocol.STATUS, protocol.FAILED))
             return frame.kind == protocol.STATUS and frame.number == 0
     return True
 
 
 def _await_exit(labdir: str, name: str, deadline: float) -> None:
-    """Wait until the guest's process has ended, or until the deadline."""
+    """Wait until the guest's process has exited, or until the deadline."""
     pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is not None:
         try:
@@ -147,7 +147,7 @@ def _await_exit(labdir: str, name: str, deadline: float) -> None:
 
 
 def kill(labdir: str, name: str) -> None:
-    """End the guest's process by force and wait until it and its jail are gone; TimedOut."""
+    """Kill the guest's process and wait until it and its jail are gone; TimedOut."""
     turn.await_launch(labdir, name, time.monotonic() + KILL_TIMEOUT)
     pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is not None:
@@ -159,11 +159,11 @@ def kill(labdir: str, name: str) -> None:
     liveness.await_end(labdir, name, KILL_TIMEOUT)
 
 
-# ---- when it is over ----
+# ---- afterwards ----
 
 
 def release(state: State, *guests: Guest) -> None:
-    """Remove what boots that are over have left in the host's kernel: taps, control groups."""
+    """Remove what boots that have ended left in the host's kernel: taps, control groups."""
     iface.release(state, *(guest.name for guest in guests))
     for guest in guests:
         if guest.boot is not None and guest.boot.cgroup:
@@ -171,8 +171,8 @@ def release(state: State, *guests: Guest) -> None:
 
 
 def ended(labdir: str, nonces: Mapping[str, str]) -> None:
-    """The boots of these guests are over: remove the taps, all in one step, and forget the boots,
-    but for those guests that have begun another."""
+    """Remove the taps and the records of boots that have ended, all in one step. A guest that has
+    begun another boot since is left alone."""
     if not nonces:
         return
     state = load(labdir)
@@ -181,7 +181,7 @@ def ended(labdir: str, nonces: Mapping[str, str]) -> None:
     with contextlib.ExitStack() as turns:
         for name in sorted(nonces.keys() & state.guests.keys()):
             if _has_left_master(labdir, state.guests[name]):
-                with contextlib.suppress(TimedOut):  # who has it is about to end, as the guest did
+                with contextlib.suppress(TimedOut):  # its holder is about to end, like the guest
                     turns.enter_context(turn.taken(labdir, name))
         change = turns.enter_context(transaction(labdir))
         known = change.state.guests
@@ -192,7 +192,7 @@ def ended(labdir: str, nonces: Mapping[str, str]) -> None:
         ]
         release(change.state, *over)
         for guest in over:
-            with contextlib.suppress(DummError):  # it may be gone; the next start looks for it
+            with contextlib.suppress(DummError):  # it may be gone; the next start reports that
                 path = choice.resolve_master(labdir, guest).path
                 if choice.leave_master(labdir, change.state, guest, path):
                     mounts.mount(labdir, change.state, guest, path)
@@ -203,7 +203,7 @@ def ended(labdir: str, nonces: Mapping[str, str]) -> None:
 
 
 def _has_left_master(labdir: str, guest: Guest) -> bool:
-    """Was a guest given another master while it ran, so that its tree is to be mounted anew?"""
+    """Whether the guest was given another master while running: its tree must be remounted."""
     with contextlib.suppress(DummError):
         path = choice.resolve_master(labdir, guest).path
         return guest.boot is not None and guest.boot.master not in ("", path)

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A child that has to be waited for: its pid, and the reading end of its error pipe."""
+    """A child process that must be waited for: its pid, and the reading end of its error pipe."""
 
     pid: int
     errors: int
 
     def wait(self) -> str:
-        """Wait for the end of its work and reap it, also when interrupted; what went wrong, or
-        nothing."""
+        """Wait until its work has ended and reap it, even if interrupted; return the error, or ""
+        if there was none."""
         text = b""
         try:
             while piece := os.read(self.errors, 4096):
@@ -35,7 +35,7 @@ class Child:
 
 
 def fork(work: Callable[[], object], explain: Callable[[Exception], str]) -> Child:
-    """Do `work` in a child, which `explain`s the exception that ends it."""
+    """Do `work` in a child; `explain` makes the error text of an exception."""
     errors, theirs = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
@@ -52,7 +52,7 @@ def fork(work: Callable[[], object], explain: Callable[[Exception], str]) -> Chi
 
 
 def run(work: Callable[[], object], explain: Callable[[Exception], str]) -> str:
-    """Do `work` in a child and wait for it; what went wrong, or nothing."""
+    """Do `work` in a child and wait for it; return the error, or "" if there was none."""
     return fork(work, explain).wait()
 
 
@@ -62,8 +62,8 @@ def spawn(
     command: Callable[[int], Sequence[str]],
     env: Mapping[str, str],
 ) -> Child:
-    """Start a program that has nothing of ours but these descriptors, numbered in a row, and its
-    error pipe as the last of the row. `command` makes its arguments from the first number. OSError.
+    """Start a program with only these descriptors, which are renumbered consecutively, and with its
+    error pipe after them. `command` makes its arguments, given the number of the first. OSError.
     """
     with contextlib.ExitStack() as stack:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -73,7 +73,7 @@ def spawn(
         unused = stack.enter_context(contextlib.ExitStack())
         unused.callback(os.close, errors)
         row = [*descriptors, theirs]
-        # Above all that is open, so that no dup2 hits what a later one still needs.
+        # Above all that is open, so that no dup2 overwrites a descriptor that is still needed.
         first = max([null, errors, *row]) + 1
         actions = [(os.POSIX_SPAWN_DUP2, null, number) for number in (0, 1, 2)]
         actions += [(os.POSIX_SPAWN_DUP2, fd, first + n) for n, fd in enumerate(row)]

@@ -58,7 +58,7 @@ def get(state: State, name: str) -> Guest:
 
 
 def missing(name: str) -> NotFound:
-    """What to raise for a guest that does not exist."""
+    """The error for a guest that does not exist."""
     return NotFound(f"no guest '{name}'")
 
 

@@ -69,8 +69,8 @@ def alive(labdir: str, name: str) -> bool:
 def take_alive_lock(
     labdir: str, name: str, how: int = fcntl.LOCK_EX, flags: int = os.O_RDWR | os.O_CREAT
 ) -> int | None:
-    """The alive lock of a guest that does not run, as a descriptor that keeps it from starting;
-    None while the lock is taken. Readers have it for microseconds, too."""
+    """Take the alive lock of a guest; return its descriptor, which keeps the guest from starting,
+    or None if the lock is held. Readers hold it for microseconds, too."""
     fd = _open_alive_lock(labdir, name, flags)
     try:
         fcntl.flock(fd, how | fcntl.LOCK_NB)
@@ -83,7 +83,7 @@ def take_alive_lock(
 def await_alive_lock(
     labdir: str, name: str, timeout: float, flags: int = os.O_RDWR | os.O_CREAT
 ) -> int:
-    """As `take_alive_lock`, once it is free; TimedOut."""
+    """As `take_alive_lock`, but wait until the lock is free; TimedOut."""
     fd = _open_alive_lock(labdir, name, flags)
     try:
         statefile.lock(fd, timeout, f"guest '{name}'")
@@ -159,7 +159,7 @@ def pidfd_of(labdir: str, name: str) -> int | None:
 
 
 def is_running(labdir: str, state: State, name: str) -> bool:
-    """Does a guest run and answer, as far as one can see? One that there is not does not."""
+    """Whether a guest is running and ready, as far as can be seen; False if it does not exist."""
     guest = state.guests.get(name)
     return guest is not None and guest_state(labdir, state, guest) == "running"
 

@@ -28,9 +28,11 @@ LEAST = 0.02
 
 @contextlib.contextmanager
 def taken(labdir: str, name: str, timeout: float = TIMEOUT) -> Iterator[int | None]:
-    """Have a guest's turn; TimedOut names who has it. Ctrl-C inside waits for the end. The lock's
-    descriptor: a process that inherits it keeps the turn, too. None for a guest that does not
-    exist, and has no turn: the records tell those who ask."""
+    """Take a guest's turn; TimedOut names the process that has it. Ctrl-C inside waits for the end.
+
+    Yields the lock's descriptor, with which a child process shares the turn; None if the guest does
+    not exist, which the caller will see in the records.
+    """
     fd = _take(labdir, name, time.monotonic() + timeout)
     try:
         with statefile.unbroken():
@@ -41,9 +43,8 @@ def taken(labdir: str, name: str, timeout: float = TIMEOUT) -> Iterator[int | No
 
 
 def await_launch(labdir: str, name: str, deadline: float) -> None:
-    """Wait until it is known which process a guest that is being started has, or that it will have
-    none: the command that starts it, and then the launcher of its jail, have the turn until then.
-    TimedOut."""
+    """If a guest is being started, wait until its pid is known or the attempt has failed; TimedOut.
+    Until then the starting command, and then the launcher of the jail, have the turn."""
     if liveness.pid_of(labdir, name) is None and liveness.alive(labdir, name):
         with taken(labdir, name, min(deadline - time.monotonic(), 1e6)):
             return
