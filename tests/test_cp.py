@@ -474,7 +474,7 @@ def test_a_link_that_a_guest_made_is_not_a_target(lab: Lab, tmp_path: Path) -> N
         assert (tmp_path / name).is_symlink()
         (tree / name).unlink()
         (tree / name).write_text("evil")
-        assert "is a link" in said(lab, f"dumm-fs cp a:/{name} {tmp_path / name}", 4)
+        assert "is a symbolic link" in said(lab, f"dumm-fs cp a:/{name} {tmp_path / name}", 4)
     assert precious.read_text() == "mine"
     assert list((tmp_path / "place").iterdir()) == []
     lab(["dumm-fs", "cp", "a:/lot", f"{tmp_path}/lot/"])  # said to be a directory

@@ -169,7 +169,7 @@ def test_a_committed_layer_is_closed_where_others_could_enter(own: Lab, public: 
     own(["ln", "-s", "closed", here / "link"])
     assert own("dumm-fs commit alice link/third").err == ""
     own(["ln", "-s", here, here / "closed/out"])
-    assert "is closed to others" in own("dumm-fs commit alice closed/out/fourth").err
+    assert "is closed to other users" in own("dumm-fs commit alice closed/out/fourth").err
     assert modes(here)["fourth"] == 0o700
 
 

@@ -110,7 +110,7 @@ def test_resolve(home: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DummError, match=r"^master '.*/empty' is empty$"):
         master.resolve(str(tmp_path / "empty"))
-    with pytest.raises(DummError, match="no directory"):
+    with pytest.raises(DummError, match="is not a directory"):
         master.resolve(str(tmp_path / "file"))
     assert master.resolve("/") == master.Master("/", None)
     master_build.build_busybox("b")

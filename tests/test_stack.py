@@ -132,7 +132,7 @@ def test_overlays_newest_on_top(pair: Lab) -> None:
     assert read(pair, "a", "/etc/motd") is None
     assert read(pair, "b", "/etc/motd") is None
     assert "no overlays" in pair("dumm-fs overlay pop a", status=3).err
-    assert "no layer" in pair("dumm-fs overlay del a one", status=3).err
+    assert "is not a layer" in pair("dumm-fs overlay del a one", status=3).err
     assert "no directory" in pair("dumm-fs overlay add a none", status=3).err
 
 

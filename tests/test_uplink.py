@@ -371,7 +371,7 @@ def test_isolated(
         assert reached(lab, SERVICE, METADATA) == {SERVICE, METADATA}
         lab("dumm-bridge uplink lan0 --nat")
         done = lab("dumm-bridge uplink lan0 --to wan0", status=4)
-        assert one_line_error(done.err, "dumm-bridge").startswith("'lan0' has an uplink already")
+        assert one_line_error(done.err, "dumm-bridge").startswith("'lan0' already has an uplink")
         # An address that the host gets later is closed by the next command that changes something.
         call("ip", "address", "add", "203.0.113.99/32", "dev", "wan0")
         # Ended by whomever, it is there again with the next command that changes something.
