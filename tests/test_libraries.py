@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Lab
+from support.labs import Lab
 
 from dumm_tools.linux import on_demand
 

@@ -6,7 +6,6 @@ import json
 import os
 
 import pytest
-from support import PATIENCE
 
 from dumm_tools import output
 from dumm_tools.errors import Usage
