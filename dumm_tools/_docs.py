@@ -115,11 +115,10 @@ def value_of(option: click.Option) -> str:
 def operands(command: click.Command) -> list[str]:
     """The operands as roff, in order."""
     found = []
-    everyone = any(o.opts == ["--all"] for o in parameters(command, click.Option))
     for argument in parameters(command, click.Argument):
         text = escape(argument.metavar or argument.human_readable_name.upper())
         text = re.sub(r"[A-Z][A-Z/]*", lambda match: f"\\fI{match[0]}\\fR", text)
-        found.append(f"{text}|{bold('--all')}" if everyone and not argument.required else text)
+        found.append(re.sub(r"\\-\\-[a-z]+", lambda match: f"\\fB{match[0]}\\fR", text))
     return found
 
 
