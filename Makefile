@@ -44,7 +44,7 @@ demo: setup-run
 check: setup-check
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
-	@$(BIN)/python -m pytest -q -m "not (net or netns or uml or root or packs or slow)" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q $(WORKERS) -m "not (net or netns or uml or root or packs or slow)" $(PYTEST_ARGS)
 
 test: $(LINT)
 	@$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS)
