@@ -305,9 +305,10 @@ def test_an_interrupted_start_leaves_nothing(lab: Lab) -> None:
         time.sleep(chance.uniform(0.05, 0.3))
         starter.send_signal(signal.SIGINT)
         code = starter.wait(PATIENCE)
-        assert code in (0, -signal.SIGINT)
         assert starter.stderr
         said = starter.stderr.read()
+        # On a busy machine Python may not even have come up: it calls that an error of its own.
+        assert code in (0, -signal.SIGINT) or b"Fatal Python error: init_" in said, said
         assert b"Traceback" not in said or b", in <module>\n" in said  # Python was still importing
         for name, state in (x.split("\t") for x in lab("dumm-guest list -o name,state").lines):
             assert state in ("running", "stopped"), (name, state)

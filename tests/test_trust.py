@@ -281,11 +281,11 @@ def test_each_part_of_a_working_set(lab: Lab, part: str, how: str) -> None:
 
 
 def test_a_user_in_a_directory_of_roots(mallory: User, tmp_path: Path) -> None:
-    lab = UserLab(mallory, mallory._own("home/his"), {})
+    lab = UserLab(mallory, mallory.own("home/his"), {})
     place = mallory.place / "roots"
     place.mkdir(mode=0o755)
     lab.env["DUMM_DIR"] = str(place)
-    assert "belongs to 'root', not to 'test80'" in lab("dumm-fs init", status=4).err
+    assert f"belongs to 'root', not to '{mallory.name}'" in lab("dumm-fs init", status=4).err
     assert "belongs to 'root'" in lab("dumm-guest list", status=4).err
 
 
@@ -413,9 +413,9 @@ def test_a_file_where_a_directory_must_be(own: Lab) -> None:
 
 @pytest.mark.attack("others-cache")
 def test_kernels_of_another(mallory: User, tmp_path: Path) -> None:
-    his = mallory._own("home/lure")
+    his = mallory.own("home/lure")
     for part in ("dumm", "dumm/kernels", "dumm/kernels/new", "dumm/masters"):
-        mallory._own(f"home/lure/{part}")
+        mallory.own(f"home/lure/{part}")
     lab = Lab(tmp_path, his)
     for verb in ("dumm-fs kernel list", "dumm-fs master list", "dumm-fs init --kernel new"):
         assert f"belongs to user {mallory.uid}" in lab(verb, status=4).err

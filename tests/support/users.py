@@ -46,10 +46,10 @@ class User:
         self.first_id = FIRST_ID + number * IDS
         self.place = Path(tempfile.mkdtemp(prefix=f"dumm-{self.name}-"))
         self.place.chmod(0o755)
-        self.home = self._own("home")
-        self.cache = self._own("home/cache")
+        self.home = self.own("home")
+        self.cache = self.own("home/cache")
         for part in ("dumm", "dumm/kernels"):
-            self._own(f"home/cache/{part}")
+            self.own(f"home/cache/{part}")
         stage = self.place / "stage"
         stage.mkdir()
         env = {
@@ -76,7 +76,7 @@ class User:
         assert self._namespace.stdout
         assert self._namespace.stdout.readline() == b"\n"
 
-    def _own(self, part: str) -> Path:
+    def own(self, part: str) -> Path:
         path = self.place / part
         path.mkdir(mode=0o700)
         os.chown(path, self.uid, self.uid)
@@ -84,7 +84,7 @@ class User:
 
     def lab(self, name: str, env: Mapping[str, str] | None = None) -> UserLab:
         """A directory of this user's, and the commands run by them."""
-        return UserLab(self, self._own(f"home/{name}"), env or {})
+        return UserLab(self, self.own(f"home/{name}"), env or {})
 
     def end(self) -> None:
         """Forget the user and all their files."""
