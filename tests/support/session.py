@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from support import ROOT, STRICT, masters, namespaces
