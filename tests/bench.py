@@ -322,7 +322,9 @@ def reading() -> Iterator[Figure]:
         }
         base, *taken = medians(imports_click(lab), *actions.values())
     for what, ours in zip(actions, taken, strict=True):
-        yield at_most(what, ours, base, 1.25, "import click")
+        # The table for people takes tabulate.
+        limit = 1.8 if what == "dumm-guest list" else 1.25
+        yield at_most(what, ours, base, limit, "import click")
 
 
 def changing() -> Iterator[Figure]:
@@ -350,7 +352,7 @@ def changing() -> Iterator[Figure]:
         }
         base, *taken = medians(imports_click(lab), *actions.values())
     for what, ours in zip(actions, taken, strict=True):
-        yield at_most(what, ours, base, 2.0, "import click")
+        yield at_most(what, ours, base, 2.5, "import click")
 
 
 def execute() -> Iterator[Figure]:
