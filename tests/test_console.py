@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -175,11 +177,20 @@ def test_a_log_as_long_as_the_guest_likes(lab: Lab) -> None:
     lab("dumm-guest delete long")
 
 
+def follows(pid: int) -> bool:
+    """Whether a `log -f` watches its file; it has then found where to begin."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed just now
+            if os.readlink(entry) == "anon_inode:inotify":
+                return True
+    return False
+
+
 def test_log_follows_to_the_end_of_the_guest(lab: Lab) -> None:
     lab("dumm-guest start bob")
     following = lab.start("dumm-console log -f -n 0 bob")
     assert following.stdout
-    time.sleep(0.4)
+    until(partial(follows, following.pid), "it follows")
     lab("dumm-guest exec bob -- sh -c 'echo first >/dev/console'")
     assert b"first" in following.stdout.readline()
     assert following.poll() is None
