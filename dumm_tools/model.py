@@ -1,16 +1,16 @@
-"""The records of a lab: what the user wants (intent) and what is ours (ownership).
+"""The records of a lab: what the user wants (intent) and what the lab has made (ownership).
 
-Plain data, read from and written to state.json by `statefile.py`. Every record keeps the keys
-it does not know in `extra`, so that an older tool never drops what a newer one wrote.
+Plain data, read from and written to state.json by `statefile.py`. Every record keeps unknown keys
+in `extra`, so that an older version never drops what a newer one wrote.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal, Self, dataclass_transform
 
-#: What the names of all labs' nftables tables begin with.
+#: Prefix of the names of all labs' nftables tables.
 TABLE_PREFIX = "dumm_"
-#: Bytes of memory a guest gets when nothing is said.
+#: Default memory of a guest, in bytes.
 DEFAULT_MEMORY = 64 << 20
 
 Phase = Literal["starting", "running", "paused", "stopping"]
@@ -19,8 +19,8 @@ GuestState = Literal["stopped", "starting", "running", "paused", "stopping", "cr
 
 @dataclass_transform(eq_default=False)
 class Record:
-    """Named values: all that is used of a dataclass. Each command makes these classes anew, and
-    dataclasses would take 3 ms of the 20 of a reading verb."""
+    """Named values: the features of a dataclass that we use. Each command creates these classes
+    anew, and dataclasses would take 3 of the 20 ms of a reading verb."""
 
     def __init__(self, *values: object, **named: object) -> None:
         fields, own = self.fields(), vars(self)
@@ -41,16 +41,16 @@ class Record:
         return tuple(cls.__annotations__)
 
     def but(self, **changed: Any) -> Self:
-        """The same with other values for some names; a list or object in it is the same, too."""
+        """A copy with other values for some names; lists and objects in it are shared."""
         return type(self)(**{**vars(self), **changed})
 
 
 class Boot(Record):
-    """One start of a guest: kept until an orderly stop takes it away.
+    """A start of a guest: kept until an orderly shutdown.
 
-    `nonce` names the boot, `host_boot` what it lives and dies with: the host's boot
-    (/proc/sys/kernel/random/boot_id) and, in an isolated lab, the holder of its namespaces.
-    Which process it is stands in run/NAME/pid.
+    `nonce` identifies the boot, `host_boot` what it cannot outlive: the host's boot
+    (/proc/sys/kernel/random/boot_id) and, in an isolated lab, the holder of its namespaces. Its
+    process is recorded in run/NAME/pid.
     """
 
     nonce: str
@@ -58,15 +58,15 @@ class Boot(Record):
     host_boot: str
     kernel: str = ""
     master: str = ""
-    #: The group that this boot's process alone is in, and that its taps ask for; 0: none.
+    #: The group that only this boot's process belongs to, and that its taps require; 0: none.
     group: int = 0
-    #: The control group that bounds its memory; empty where none could be made.
+    #: The control group that limits its memory; empty if none could be created.
     cgroup: str = ""
     extra: dict[str, object] = {}
 
 
 class Guest(Record):
-    """A guest as the user described it; None stands for the working set's default."""
+    """A guest as configured by the user; None stands for the working set's default."""
 
     name: str
     kernel: str | None = None
@@ -82,10 +82,10 @@ class Guest(Record):
 class Iface(Record):
     """A guest's NIC and its tap.
 
-    `slot` is the N of the kernel's vecN, fixed for the interface's life, so that neither name
-    nor order depend on what was plugged when. `tap` is the host's device name. `up` is the
-    wanted state of the guest's device; it follows the cable. A route has `dest` and perhaps
-    `via`; `shape` is what `dumm-iface shape` was told, in its units.
+    `slot` is the N of the kernel's vecN, fixed for the interface's lifetime, so that neither names
+    nor order depend on when something was plugged in. `tap` is the host's device name. `up` is the
+    wanted state of the guest's device; it follows the cable. A route has `dest` and optionally
+    `via`; `shape` contains the settings of `dumm-iface shape`, in its units.
     """
 
     name: str
@@ -104,9 +104,9 @@ class Iface(Record):
 
 
 class Bridge(Record):
-    """A segment; its members are the interfaces that name it. `uplink` is None, "nat", or "to:"
-    and the host device that is in the segment. `host_access`: by "nat" guests reach the host's
-    own services, too."""
+    """A segment; its members are the interfaces that refer to it. `uplink` is None, "nat", or "to:"
+    followed by the host device that is connected to the segment. `host_access`: whether guests can
+    reach the host's own services through "nat", too."""
 
     name: str
     addresses: list[str] = []
@@ -116,19 +116,19 @@ class Bridge(Record):
 
 
 class Outline(Record):
-    """What is asked of state.json before anything else: is the lab isolated, and has a bridge the
-    uplink "nat"?"""
+    """The information in state.json that is needed first: whether the lab is isolated, and whether
+    a bridge has the uplink "nat"."""
 
     isolated: bool = False
     has_nat: bool = False
 
 
 class State(Record):
-    """All of state.json. `id` tags what we make in the kernel; `lock_inode` tells a copied
-    working set from the original, whose links, mounts and processes are not the copy's.
-    `template` is the one that is loaded. Not written: `copied` says that it is such a copy, and
-    `here` whether this process is where the lab's links and mounts are; `epoch` is
-    `liveness.epoch`, once asked for."""
+    """The whole state.json. `id` tags what we make in the kernel; `lock_inode` distinguishes a
+    copied working set from the original, whose links, mounts and processes do not belong to the
+    copy. `template` is the loaded one. Not written: `copied` says that it is such a copy, and
+    `here` whether this process is inside the lab's namespaces; `epoch` is `liveness.epoch`, once
+    determined."""
 
     id: str
     lock_inode: int
@@ -147,14 +147,14 @@ class State(Record):
         return sorted((i for i in self.ifaces.values() if i.guest == guest), key=lambda i: i.slot)
 
     def ifaces_by_guest(self) -> dict[str, list[Iface]]:
-        """The interfaces of all guests that have some: in one pass, for what asks for many."""
+        """The interfaces of all guests that have some, in one pass, for callers that need many."""
         found: dict[str, list[Iface]] = {}
         for iface in sorted(self.ifaces.values(), key=lambda i: i.slot):
             found.setdefault(iface.guest, []).append(iface)
         return found
 
     def members_by_bridge(self) -> dict[str, list[Iface]]:
-        """The interfaces connected to all bridges that have some; in one pass likewise."""
+        """The interfaces connected to all bridges that have some, likewise in one pass."""
         found: dict[str, list[Iface]] = {}
         for iface in sorted(self.ifaces.values(), key=lambda i: i.name):
             if iface.bridge is not None:
@@ -167,10 +167,10 @@ class State(Record):
 
     @property
     def tag(self) -> str:
-        """The ifalias that each link of this working set bears."""
+        """The ifalias of each link of this working set."""
         return f"dumm:{self.id}"
 
     @property
     def table(self) -> str:
-        """The name that our nftables tables bear, or begin with."""
+        """The name, or prefix of the names, of our nftables tables."""
         return f"{TABLE_PREFIX}{self.id}"

@@ -1,4 +1,4 @@
-"""The text of state.json, to and from records (dumm-state(5)); no file, no lock (`statefile`)."""
+"""The text of state.json, to and from records (dumm-state(5)); no files, no locks (`statefile`)."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from dumm_tools.errors import DummError, Usage
 from dumm_tools.model import Boot, Bridge, Guest, Iface, Outline, State
 
 VERSION = 1
-#: The keys under which objects stand.
+#: The keys of the tables of objects.
 TABLES = ("bridges", "guests", "ifaces")
-#: It becomes part of names in the kernel.
+#: The id becomes part of names in the kernel.
 _ID = re.compile(r"[0-9A-Za-z]{1,64}")
-#: What addresses are made of. Only what a command needs is looked at more closely, when it does:
-#: it takes long to import.
+#: The characters of addresses. They are checked more closely when a command needs them, as that is
+#: slow to import.
 _HOST = re.compile(r"[0-9a-fA-F.:]+")
 _NETWORK = re.compile(r"([0-9a-fA-F.:]+)/([0-9]{1,3})")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
-#: More than the largest of all units, 100 Gbit/s.
+#: More than the largest value in any unit, 100 Gbit/s.
 _SHAPE_MAX = 1e12
-#: The kernel's devices are vec0 to vec999 at most.
+#: The kernel supports vec0 to vec999.
 _SLOTS = 1000
 
 R = TypeVar("R", Boot, Guest, Iface, Bridge)
 
 
 def lines(state: State) -> dict[tuple[str, str], str]:
-    """What the file has: a line for each object, under its table and name, and one for each other
-    key, under that and no name."""
+    """The contents of the file: a line for each object, keyed by its table and name, and one for
+    each other key, with an empty name."""
     text = json.JSONEncoder(sort_keys=True).encode
     top = {
         **state.extra,
@@ -52,8 +52,8 @@ def lines(state: State) -> dict[tuple[str, str], str]:
 
 
 def encode(state: State) -> str:
-    """One line for each object, for readers and for diff: and since only text without line breaks
-    is written by json's quick encoder, which a lab of a thousand guests needs."""
+    """One line for each object, for readers and for diff; moreover, json's fast encoder, which a
+    lab of a thousand guests needs, only writes text without line breaks."""
     parts: dict[str, list[str]] = {key: [] for key in TABLES}
     texts = {}
     for (key, name), line in sorted(lines(state).items()):
@@ -68,8 +68,8 @@ def encode(state: State) -> str:
 
 
 def says(path: str, text: str, state: State) -> bool:
-    """Does the text of a file say this state, perhaps in another look? What stands in it line for
-    line is the same; only the rest is read."""
+    """Whether the text of a file describes this state, perhaps formatted differently. Identical
+    lines are equal; only the rest is parsed."""
     after = lines(state)
     known = {line.rstrip(",") for line in text.split("\n")}
     odd = [key for key, line in after.items() if line not in known]
@@ -109,7 +109,7 @@ def parsed(path: str, text: str) -> dict[str, Any]:
 
 
 def outline(path: str, text: str) -> Outline:
-    """What can be said without a look at each object."""
+    """The information that needs no look at each object."""
     data = parsed(path, text)
     bridges = data.get("bridges")
     rows = bridges.values() if isinstance(bridges, dict) else ()
@@ -118,7 +118,8 @@ def outline(path: str, text: str) -> Outline:
 
 
 def _isolated(path: str, data: dict[str, Any]) -> bool:
-    """Is the lab isolated? What is neither yes nor no must not be taken for no."""
+    """Whether the lab is isolated. A value that is neither true nor false must not count as
+    false."""
     value = data.get("isolated", False)
     if not isinstance(value, bool):
         raise DummError(f"'{path}': key 'isolated' is not true or false")
@@ -128,8 +129,8 @@ def _isolated(path: str, data: dict[str, Any]) -> bool:
 def decode(
     path: str, text: str, lock_inode: int, *, only: list[tuple[str, str]] | None = None
 ) -> State:
-    """The state that the text of the file `path` says; with `only`, no other objects than these.
-    Where the lock is another file than that of the text, the working set is a copy."""
+    """The state in the text of the file `path`; with `only`, no other objects than these. If the
+    lock is a different file than the text says, the working set is a copy."""
     data = parsed(path, text)
     copied = data.get("lock_inode") != lock_inode
     if not isinstance(data.get("template"), str | None):
@@ -138,7 +139,7 @@ def decode(
     if not isinstance(data.get("id"), str) or not _ID.fullmatch(data["id"]):
         raise DummError(f"'{path}': key 'id' is missing, or not letters and digits")
     state = State(
-        # A copy owns nothing that its original made: it gets a tag of its own.
+        # A copy owns nothing made by the original: it gets its own tag.
         id=os.urandom(6).hex() if copied else data["id"],
         lock_inode=lock_inode,
         isolated=_isolated(path, data),
@@ -162,8 +163,7 @@ def decode(
 
 
 def _check_names(path: str, state: State) -> None:
-    """DummError for a name that could not have been given, or that leads nowhere: names become
-    paths and devices."""
+    """Raise DummError for an invalid or dangling name: names become paths and devices."""
     try:
         if state.template is not None:
             names.pack(state.template, "template name")
@@ -190,7 +190,7 @@ def _check_names(path: str, state: State) -> None:
 
 
 def _check_values(iface: Iface) -> None:
-    """Usage for what is of the right type, but no value that a command writes."""
+    """Raise Usage for values of the right type that no command would write."""
     _check_addresses(iface.addresses)
     for route in iface.routes:
         _check_addresses([route.get("dest")])
@@ -215,7 +215,7 @@ def _check_addresses(addresses: list[Any]) -> None:
 
 
 def _is_own_group(path: str, state: State, guest: str) -> bool:
-    """Is it a control group that a start of the guest has made, or none?"""
+    """Whether it is a control group created by a start of the guest, or none."""
     own = f"/dumm-{state.id}-{guest}"
     return not path or (
         path.startswith("/sys/fs/cgroup/") and path.endswith(own) and os.path.normpath(path) == path
@@ -262,7 +262,8 @@ def _record(where: str, row: dict[str, Any], cls: type[R]) -> R:
 
 
 def _check(hint: Any) -> Check:
-    """What tells whether a value is of a type; made once for each key of a record."""
+    """A function that checks whether a value is of a type; created once for each key of a
+    record."""
     if isinstance(hint, UnionType):
         arms = [_check(arm) for arm in get_args(hint)]
         return lambda value: any(arm(value) for arm in arms)
@@ -275,15 +276,15 @@ def _check(hint: Any) -> Check:
     if origin is not None:  # Literal
         return get_args(hint).__contains__
     if hint is int:
-        return lambda value: type(value) is int  # and no bool
+        return lambda value: type(value) is int  # and not bool
     if hint is str:
         return _is_text
     return lambda value: isinstance(value, hint)
 
 
 def _is_text(value: Any) -> bool:
-    """Is it a string that can become a path or an argument? A byte that is no UTF-8 stands there as
-    os.fsdecode has it."""
+    """Whether it is a string that can become a path or an argument. Invalid UTF-8 is represented as
+    by os.fsdecode."""
     if not isinstance(value, str) or "\0" in value:
         return False
     try:

@@ -24,24 +24,24 @@ LOCK = ".lock"
 #: Seconds to wait for another command's transaction.
 LOCK_TIMEOUT = 10.0
 
-#: Is this inside a transaction?
+#: Whether we are inside a transaction.
 _locked_here: ContextVar[bool] = ContextVar("locked_here", default=False)
 
 
 def load(labdir: str) -> State:
-    """Read the working set's state; NotFound where there is none, DummError where it is damaged."""
+    """Read the working set's state; NotFound if there is none, DummError if it is damaged."""
     return _decode(labdir, _read(labdir))
 
 
 def outline(labdir: str) -> Outline:
-    """What has to be known before the lab's namespaces are entered. As for `load`, but quicker, for
-    a lab of many guests."""
+    """The information needed before entering the lab's namespaces. Like `load`, but quicker for a
+    lab with many guests."""
     return records.outline(os.path.join(labdir, FILE), _read(labdir))
 
 
 class Transaction:
-    """A state that may be changed, and whose changes may be saved before the end. A file that says
-    the same in another look is left as it is."""
+    """A state that may be changed, and whose changes may be saved before the end. A file that only
+    differs in formatting is left as it is."""
 
     def __init__(self, labdir: str) -> None:
         self._labdir = labdir
@@ -50,12 +50,12 @@ class Transaction:
         self._written = False
 
     def save(self) -> None:
-        """Write the state as it is now: intent goes before the kernel, so that a crash
-        leaves a record and not an orphan."""
+        """Write the current state: the intent is recorded before the kernel is changed, so that a
+        crash leaves a record and not an orphan."""
         text = records.encode(self.state)
         if text == self._saved or not (self._written or self._has_news()):
             return
-        # First: an interrupt may come when it is written.
+        # First, because an interrupt may arrive once it is written.
         last = self._saved, self._written
         self._saved, self._written = text, True
         try:
@@ -69,20 +69,21 @@ class Transaction:
         return self.state.copied or not records.says(path, self._before, self.state)
 
     def revert(self) -> None:
-        """Put back what the file said before."""
+        """Restore the previous contents of the file."""
         if self._written:
             _replace(self._labdir, self._before)
 
 
 @contextlib.contextmanager
 def transaction(labdir: str, *, apart: bool = False) -> Iterator[Transaction]:
-    """Lock, read, hand out the state to be changed, and write it back; an exception undoes all
-    that was written. TimedOut after LOCK_TIMEOUT seconds, naming the holder.
+    """Lock, read, yield the state to be changed, and write it back; an exception undoes all that
+    was written. TimedOut after LOCK_TIMEOUT seconds, naming the holder.
 
-    Of a lab with namespaces of its own this is done inside of them, or links would be made, and
-    looked for, on the host: DummError elsewhere, unless `apart`, for records alone.
+    For a lab with its own namespaces, this must be done inside them, since links would otherwise be
+    made, and looked for, on the host: DummError elsewhere, unless `apart`, for records only.
 
-    Ctrl-C waits for the end, so that record and kernel agree; a second one is obeyed at once.
+    Ctrl-C waits for the end, so that record and kernel agree; a second one takes effect
+    immediately.
     """
     _need_working_set(labdir)
     with _locked(labdir), unbroken():
@@ -103,14 +104,14 @@ def transaction(labdir: str, *, apart: bool = False) -> Iterator[Transaction]:
 
 
 def must_not_wait(whom: str) -> None:
-    """RuntimeError inside a transaction: nobody who may keep us waiting is waited for under the
-    lab's lock, and no guest's answer is."""
+    """Raise RuntimeError inside a transaction: nothing that may delay us is waited for under the
+    lab's lock, least of all a guest's answer."""
     if _locked_here.get():
         raise RuntimeError(f"{whom} would be waited for under the lab's lock")
 
 
 def need_here(state: State) -> None:
-    """DummError where links and mounts that are made would not be the lab's."""
+    """Raise DummError if new links and mounts would not be the lab's."""
     if not state.here:
         raise DummError("this lab has namespaces of its own, and this process is not in them")
 
@@ -123,7 +124,7 @@ def create(labdir: str, state: State) -> None:
 
 @contextlib.contextmanager
 def unbroken() -> Iterator[None]:
-    """Ctrl-C inside waits for the end, a second one does not."""
+    """Ctrl-C inside the block waits for its end; a second one does not."""
     caught = 0
 
     def later(*_: object) -> None:
@@ -132,7 +133,7 @@ def unbroken() -> Iterator[None]:
         if caught > 1:
             raise KeyboardInterrupt
 
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, for one
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, for example
         yield
         return
     signal.signal(signal.SIGINT, later)
@@ -182,7 +183,7 @@ def lock(fd: int, timeout: float, what: str) -> None:
 
 def _replace(labdir: str, text: str) -> None:
     path = os.path.join(labdir, FILE)
-    # One writer at a time, under the lock: a temporary left by a killed one is simply reused.
+    # There is one writer at a time, under the lock: a temporary file of a killed one is reused.
     temporary = path + ".new"
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -201,7 +202,7 @@ def _replace(labdir: str, text: str) -> None:
 
 
 def _need_working_set(labdir: str) -> None:
-    """Before a lock file is made where there is none."""
+    """Check before a lock file is created where there is no lab."""
     if not os.path.exists(os.path.join(labdir, FILE)):
         raise _no_working_set(labdir)
 

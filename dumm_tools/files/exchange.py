@@ -1,9 +1,9 @@
-"""The stack under a guest's root, exchanged for another, also while the guest runs.
+"""Replacing the stack of a guest's root with another, also while the guest is running.
 
-A mounted overlay cannot change its layers. So a new one is mounted beside it, and takes the old
-one's place at mount/NAME and, while the guest's kernel stands still, in the guest's jail; then
-the guest forgets what it had cached. All but `mount_from_jail` is done in the guest's turn, and
-outside of transactions: the guest is waited for.
+The layers of a mounted overlay cannot change. A new overlay is therefore mounted next to it, and
+replaces the old one on mount/NAME and, while the guest's kernel is suspended, in the guest's jail;
+then the guest drops its caches. Everything except `mount_from_jail` is done in the guest's turn,
+and outside transactions, since it waits for the guest.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from dumm_tools.model import Guest, State
 from dumm_tools.running import contact, liveness, turn
 from dumm_tools.statefile import load
 
-#: Seconds for a kernel that stands still to go on.
+#: Seconds for a suspended kernel to resume.
 _GO_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """A stack that waits to take the place of another: mounted, with a work directory; None where
-    there is none to replace, or (`lacking`) where a layer is not there."""
+    """A new stack, ready to replace another: mounted, with a work directory; None if there is
+    nothing to replace, or (`lacking`) if a layer is missing."""
 
     work: workdir.WorkDir | None
-    unsettled: bool  # was it so before?
+    unsettled: bool  # whether it was so before
     lacking: bool = False
 
 
 def prepare(labdir: str, state: State, guest: Guest, *, lenient: bool = False) -> Fresh:
-    """Mount the stack that follows from the record beside the one that is in use. NotFound, but
-    with `lenient`, for a layer that is gone; Conflict, DummError."""
+    """Mount the stack according to the record next to the one in use. NotFound for a missing layer,
+    unless `lenient`; Conflict, DummError."""
     name = guest.name
     before = mounts.is_unsettled(labdir, name)
     if not mounts.is_mounted(labdir, state, name) and not liveness.is_running(labdir, state, name):
-        return Fresh(None, before)  # the next mount takes the new stack
-    mounts.umount_next(labdir, state, name)  # of a command that was killed
+        return Fresh(None, before)  # the next mount will use the new stack
+    mounts.umount_next(labdir, state, name)  # left by a killed command
     below = choice.resolve_master(labdir, guest).path
     mounts.unsettle(labdir, name)
     try:
@@ -75,8 +75,8 @@ def _remove_next(labdir: str, state: State, name: str) -> None:
 
 
 def replace(labdir: str, state: State, guest: Guest, fresh: Fresh, seconds: float) -> None:
-    """Have the new stack take the old one's place, here and in the jail of a guest that runs and
-    gets so many seconds for its part. TimedOut, DummError; what was not begun is then undone."""
+    """Replace the old stack with the new one, on the host and in the jail of a running guest, which
+    is given this many seconds. TimedOut, DummError; if nothing was started, it is rolled back."""
     name = guest.name
     running = liveness.is_running(labdir, state, name)
     if fresh.work is None:
@@ -120,8 +120,8 @@ def replace(labdir: str, state: State, guest: Guest, fresh: Fresh, seconds: floa
 
 
 def settle(labdir: str, name: str, seconds: float) -> None:
-    """Give a guest the stack that is recorded, where a command was killed in between, or the guest
-    did not answer then."""
+    """Give a guest the recorded stack, if a command was killed in between, or the guest did not
+    answer at the time."""
     state = load(labdir)
     if name not in state.guests or not mounts.is_unsettled(labdir, name):
         return
@@ -136,8 +136,8 @@ def settle(labdir: str, name: str, seconds: float) -> None:
 
 @contextlib.contextmanager
 def _standing_still(labdir: str, name: str, seconds: float) -> Iterator[None]:
-    """Keep the guest's kernel from looking."""
-    contact.halt(labdir, name, seconds)  # it may be standing: a command was killed before "go"
+    """Suspend the guest's kernel, so that it does not look."""
+    contact.halt(labdir, name, seconds)  # it may be suspended: a command was killed before "go"
     try:
         yield
     finally:
@@ -145,7 +145,7 @@ def _standing_still(labdir: str, name: str, seconds: float) -> Iterator[None]:
 
 
 def mount_from_jail(labdir: str, name: str) -> None:
-    """Mount at mount/NAME what a running guest has as its root."""
+    """Mount the root of a running guest on mount/NAME."""
     pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is None:
         raise Conflict(f"guest '{name}' has ended")
@@ -167,7 +167,8 @@ def mount_from_jail(labdir: str, name: str) -> None:
 
 
 def _into_jail(labdir: str, name: str, tree: int) -> None:
-    """Replace /guest in the jail. Between the two steps there is nothing: the kernel waits."""
+    """Replace /guest in the jail. Between the two steps there is nothing there: the kernel is
+    suspended."""
     pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is None:
         raise Conflict(f"guest '{name}' has ended")
@@ -190,7 +191,7 @@ def _in_child(work: Callable[[], None]) -> str:
     what went wrong, or nothing."""
 
     def pinned_work() -> None:
-        pinned.pin()  # in a jail, what lies where Python's modules lie is not Python's
+        pinned.pin()  # in a jail, the files at the paths of Python's modules are not Python's
         work()
 
     return child.run(pinned_work, errors.explain)

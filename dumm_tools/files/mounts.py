@@ -1,8 +1,8 @@
-"""Guests' roots: copy-on-write overlays, mounted at mount/NAME.
+"""Guests' roots: copy-on-write overlays, mounted on mount/NAME.
 
-Layers from the top: the loaded template's, the overlays that were added (newest first), host/NAME,
-the master. The top one takes the writes. The mount's source is the working set's tag: what does
-not bear it is not ours.
+Layers from the top: the loaded template's, the added overlays (newest first), host/NAME, the
+master. Writes go to the top one. The mount's source is the working set's tag: a mount without it is
+not ours.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from dumm_tools.running import liveness
 from dumm_tools.statefile import need_here
 
 FUSE = "fuse-overlayfs"
-#: The note of a mount by it that is being made: a command may be killed before it knows more.
+#: The note of a mount in progress: a command may be killed before it knows more.
 _MOUNTING = "mounting"
-#: What the kernel says when it has no overlayfs, or not for us, or not on this file system.
+#: Errors of a kernel that has no overlayfs, or not for us, or not on this file system.
 _REFUSALS = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP)
-#: A page: the most that mount(2) takes as options, with the final NUL.
+#: A page: the maximum length of the options of mount(2), including the final NUL.
 _OPTIONS_MAX = 4095
 _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@%~ ")
 
 
 def paths(labdir: str, name: str) -> tuple[str, str, str]:
-    """Where a guest's merged tree, its own files, and overlayfs' work directories are."""
+    """The paths of a guest's merged tree, its own files, and overlayfs' work directories."""
     return (
         os.path.join(labdir, "mount", name),
         os.path.join(labdir, "host", name),
@@ -40,7 +40,7 @@ def paths(labdir: str, name: str) -> tuple[str, str, str]:
 
 
 def layers(labdir: str, state: State, guest: Guest, master: str) -> list[str]:
-    """The directories of a guest's stack, the top first."""
+    """The directories of a guest's stack, top first."""
     stack = [*guest.overlays, os.path.join(labdir, "host", guest.name), master]
     if state.template is not None:
         stack.insert(0, template_layer(labdir, state.template, guest.name))
@@ -48,12 +48,13 @@ def layers(labdir: str, state: State, guest: Guest, master: str) -> list[str]:
 
 
 def template_layer(labdir: str, template: str, name: str) -> str:
-    """Where a template keeps a guest's files."""
+    """The directory of a guest's files in a template."""
     return os.path.join(labdir, "templates", template, name)
 
 
 def is_mounted(labdir: str, state: State, name: str) -> bool:
-    """Is the guest's tree mounted? Conflict when something that is not ours is mounted there."""
+    """Whether the guest's tree is mounted. Conflict if something that is not ours is
+    mounted there."""
     target = os.path.realpath(os.path.join(labdir, "mount", name))
     found = mnt.mounted_at(target)
     if found is None:
@@ -67,8 +68,8 @@ def is_mounted(labdir: str, state: State, name: str) -> bool:
 
 
 def mount(labdir: str, state: State, guest: Guest, master: str) -> bool:
-    """Mount the tree of a guest that does not run over `master`; False when it is mounted
-    already."""
+    """Mount the tree of a guest that is not running on top of `master`; return False if it is
+    already mounted."""
     name = guest.name
     if is_mounted(labdir, state, name):
         if not is_unsettled(labdir, name):
@@ -85,27 +86,27 @@ def _unsettled(labdir: str, name: str) -> str:
 
 
 def unsettle(labdir: str, name: str) -> None:
-    """Note that what is mounted may be other than what is recorded, until `settled`: of a command
-    that is killed in between, this stays."""
+    """Note that the mounted stack may differ from the recorded one, until `settled`; the note
+    survives if the command is killed in between."""
     liveness.make_run_dir(labdir, name)
     with open(_unsettled(labdir, name), "w", encoding="ascii"):
         pass
 
 
 def is_unsettled(labdir: str, name: str) -> bool:
-    """May what is mounted be other than what is recorded?"""
+    """Whether the mounted stack may differ from the recorded one."""
     return os.path.exists(_unsettled(labdir, name))
 
 
 def settled(labdir: str, name: str) -> None:
-    """What is mounted is what is recorded."""
+    """The mounted stack is the recorded one."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_unsettled(labdir, name))
 
 
 def _close(labdir: str) -> None:
-    """Have what guests write in directories that nobody else can enter, whatever was removed or
-    copied: there are setuid programs in it."""
+    """Make sure that guests write to directories that nobody else can enter, whatever was removed
+    or copied: they contain setuid programs."""
     for name in ("host", "mount", "templates"):
         place = os.path.join(labdir, name)
         with contextlib.suppress(FileExistsError):
@@ -115,7 +116,7 @@ def _close(labdir: str) -> None:
 
 
 def mount_at(labdir: str, state: State, guest: Guest, master: str, target: str) -> workdir.WorkDir:
-    """Mount the guest's stack of layers at `target`, a directory that is made if need be; returns
+    """Mount the guest's stack of layers at `target`, creating this directory if necessary; return
     its work directory."""
     need_here(state)
     stack = layers(labdir, state, guest, master)
@@ -140,7 +141,7 @@ def mount_at(labdir: str, state: State, guest: Guest, master: str, target: str) 
     try:
         _mount_stack(labdir, state, guest, target, stack, work.path)
     except BaseException:
-        # An interrupt comes after the mount as well: without its work directory it is of no use.
+        # An interrupt has to wait for the mount: without its work directory it is useless.
         _umount_all(state, os.path.realpath(target))
         note_fuse(labdir, guest.name)
         workdir.remove(work.entry)
@@ -159,7 +160,7 @@ def _mount_stack(
         else:
             _mount_kernel(state, target, lower, upper, work)
     except OSError as e:
-        # Where the kernel refuses in a user namespace, a program of the user's may do it.
+        # If the kernel refuses in a user namespace, a program of the user may be able to do it.
         crossed = any(set(mnt.points_in(layer)) - {os.path.realpath(layer)} for layer in lower)
         if crossed and state.isolated:
             # The kernel does not let a user namespace see what is below other mounts, and
@@ -186,8 +187,8 @@ def _mount_stack(
 
 
 def _mount_kernel(state: State, target: str, lower: list[str], upper: str, work: str) -> None:
-    # What the layers mean must not depend on how the host's kernel was configured. In a user
-    # namespace only userxattr may be written, which implies the rest (overlayfs.rst).
+    # The meaning of the layers must not depend on the configuration of the host's kernel. In a user
+    # namespace, only userxattr may be set, which implies the rest (overlayfs.rst).
     flags = "index=off,userxattr" if state.isolated else "index=off,redirect_dir=off,metacopy=off"
     with contextlib.ExitStack() as stack:
         options = f"{_options(stack, lower=lower, upper=upper, work=work)},{flags}"
@@ -197,8 +198,8 @@ def _mount_kernel(state: State, target: str, lower: list[str], upper: str, work:
 def _mount_fuse(
     labdir: str, name: str, target: str, lower: list[str], upper: str, work: str
 ) -> None:
-    """By fuse-overlayfs(1), which ends when the tree is unmounted. The guest's process is in a
-    user namespace below ours: hence allow_other."""
+    """Mount with fuse-overlayfs(1), which ends when the tree is unmounted. The guest's process is
+    in a nested user namespace, hence allow_other."""
 
     def quoted(path: str) -> str:
         return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
@@ -214,7 +215,8 @@ def _mount_fuse(
 
 
 def note_fuse(labdir: str, name: str) -> None:
-    """fuse-overlayfs names its mounts itself: a file tells that this one is ours."""
+    """Record that a mount is ours in a file, since fuse-overlayfs chooses the mount's source
+    itself."""
     found = mnt.mounted_at(os.path.realpath(paths(labdir, name)[0]))
     if found and found.kind.startswith("fuse"):
         _note(labdir, name, f"{found.kind} {found.id}")
@@ -241,13 +243,13 @@ def _fuse_mount(labdir: str, name: str) -> str:
 
 
 def by_fuse(labdir: str, name: str) -> bool:
-    """Was the guest's tree mounted by fuse-overlayfs, when it last was?"""
+    """Whether the guest's tree was last mounted by fuse-overlayfs."""
     return bool(_fuse_mount(labdir, name))
 
 
 def umount(labdir: str, state: State, name: str) -> bool:
-    """Unmount the guest's tree, even if it is in use; False when it was not mounted. What the
-    overlays leave of work directories stays until `workdir.drop`."""
+    """Unmount the guest's tree, even if it is in use; return False if it was not mounted. Work
+    directories left by overlays are kept until `workdir.drop`."""
     umount_next(labdir, state, name)
     gone = False
     while is_mounted(labdir, state, name):
@@ -257,12 +259,12 @@ def umount(labdir: str, state: State, name: str) -> bool:
 
 
 def next_place(labdir: str, name: str) -> str:
-    """Where a stack is mounted before it takes its place."""
+    """The mount point of a stack before it replaces another."""
     return os.path.join(labdir, "run", name, "next")
 
 
 def umount_next(labdir: str, state: State, name: str) -> None:
-    """Unmount what a killed command left at `next_place`."""
+    """Unmount what a killed command has left on `next_place`."""
     _umount_all(state, os.path.realpath(next_place(labdir, name)))
 
 
@@ -274,7 +276,7 @@ def _umount_all(state: State, place: str) -> None:
 
 
 def _match_top(master: str, upper: str) -> None:
-    """A new upper directory takes the master's mode and owner: it is the guest's `/`."""
+    """Give a new upper directory the master's mode and owner: it is the guest's `/`."""
     with os.scandir(upper) as entries:
         if next(entries, None) is not None:
             return
@@ -286,8 +288,8 @@ def _match_top(master: str, upper: str) -> None:
 
 
 def _options(stack: contextlib.ExitStack, *, lower: list[str], upper: str, work: str) -> str:
-    """overlayfs' mount options. Paths that would need quoting, or are too long together, are given
-    by descriptor: the kernel looks them up once, at the mount."""
+    """overlayfs' mount options. Paths that would need quoting, or are too long in total, are given
+    by descriptor: the kernel resolves them once, at the mount."""
 
     def join(name: str, directories: list[str]) -> str:
         return f"{name}={':'.join(directories)}"

@@ -1,4 +1,4 @@
-"""Tries for `check`: each in a child of its own, in namespaces that end with it."""
+"""Probes for `check`: each runs in its own child process, in namespaces that end with it."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from dumm_tools.running import isolation
 
 
 def in_child(attempt: Callable[[], object]) -> str:
-    """Run `attempt` in a child; what went wrong, or nothing."""
+    """Run `attempt` in a child; return the error message, or nothing."""
     return child.run(attempt, errors.explain)
 
 
 def make_namespaces() -> None:
-    """All the namespaces that an isolated lab has; a guest's are some of these."""
+    """Create all the namespaces of an isolated lab; a guest's are a subset of these."""
     with tempfile.TemporaryDirectory(prefix="dumm-check-") as place:
         isolation.rehearse(place)
 
 
 def _private() -> None:
-    """A mount namespace whose mounts nobody else sees."""
+    """A mount namespace whose mounts are visible to nobody else."""
     isolation.become_root()
     namespaces.unshare(namespaces.CLONE_NEWNS)
     mnt.mount("none", "/", "none", mnt.MS_REC | mnt.MS_PRIVATE, "")
 
 
 def executable_tmpfs() -> None:
-    """A tmpfs from which memory can be mapped executable (UML maps the guest's so)."""
+    """A tmpfs from which memory can be mapped as executable (as UML does with a guest's memory)."""
     _private()
     mnt.mount("dumm-check", "/proc", "tmpfs", mnt.MS_NOSUID | mnt.MS_NODEV, "size=1M")
     with tempfile.TemporaryFile(dir="/proc") as file:
@@ -41,7 +41,7 @@ def executable_tmpfs() -> None:
 
 
 def mount_overlay(top: str, isolated: bool) -> None:
-    """An overlay of the directories lower, upper, work and merged in `top`."""
+    """Mount an overlay of the directories lower, upper, work and merged in `top`."""
     _private()
     options = ",".join(
         f"{name}dir={os.path.join(top, name)}" for name in ("lower", "upper", "work")

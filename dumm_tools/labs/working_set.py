@@ -1,4 +1,4 @@
-"""The working set: the directory of a lab, made by `init` and taken apart by `destroy`."""
+"""The working set: the directory of a lab, created by `init` and taken apart by `destroy`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from dumm_tools.running import guest_views, isolation, liveness, turn
 from dumm_tools.trees import tree
 
 DIRECTORIES = ("host", "mount", "run", "templates")
-#: Seconds that destroy gives guests to halt.
+#: Seconds that destroy waits for guests to halt.
 HALT_TIMEOUT = 5.0
 
 
 def init(labdir: str, *, kernel_spec: str | None, master_spec: str | None, isolated: bool) -> None:
-    """Make a working set in `labdir`; Conflict when there is one. A failure leaves nothing new."""
+    """Create a working set in `labdir`; Conflict if there is one. A failure leaves nothing new
+    behind."""
     core = kernel.resolve(kernel_spec).path if kernel_spec else None
     tree_ = master.resolve(master_spec).path if master_spec else None
     with store.unbroken(), contextlib.ExitStack() as undo:
@@ -48,7 +49,7 @@ def init(labdir: str, *, kernel_spec: str | None, master_spec: str | None, isola
                 undo.callback(_remove, os.rmdir, directory)
             else:
                 _close(undo, directory)
-        # A guest has dozens of FIFOs there. For each new inode ext4 steps over all that were freed
+        # A guest has dozens of FIFOs there. For each new inode, ext4 skips all that were freed
         # in the last minute in its group: a lab made again and again started half as fast.
         with contextlib.suppress(OSError):
             inode_flags.spread(os.path.join(labdir, "run"))
@@ -60,7 +61,7 @@ def init(labdir: str, *, kernel_spec: str | None, master_spec: str | None, isola
 
 
 def _close(undo: contextlib.ExitStack, directory: str) -> None:
-    """Close a directory that is there already to others: guests' setuid programs will lie in it."""
+    """Close an existing directory to other users: it will contain guests' setuid programs."""
     mode = os.stat(directory).st_mode & 0o7777
     if mode & 0o077:
         os.chmod(directory, mode & ~0o077)
@@ -68,7 +69,7 @@ def _close(undo: contextlib.ExitStack, directory: str) -> None:
 
 
 def _refuse_taken(labdir: str) -> None:
-    """Conflict where there is what destroy would remove although it is not ours."""
+    """Raise Conflict if there is something that destroy would remove although it is not ours."""
     for name in DIRECTORIES:
         path = os.path.join(labdir, name)
         if os.path.lexists(path) and not os.path.isdir(path):
@@ -93,8 +94,8 @@ def _remove(how: object, path: str) -> None:
 
 
 def destroy(labdir: str) -> None:
-    """Stop the guests, remove links, mounts and run-time files; what guests wrote (host/NAME), the
-    templates and the user's own files stay."""
+    """Stop the guests, and remove links, mounts and run-time files; files written by guests
+    (host/NAME), the templates and the user's own files are kept."""
     failures: list[tuple[str, Exception]] = []
     running = guest_views.all_names(labdir, lambda s: s not in ("stopped",))
     stop.stop(
@@ -110,7 +111,7 @@ def destroy(labdir: str) -> None:
     strangers = _strangers(labdir)
     for name in strangers:
         stop.kill(labdir, name)
-    # What is not up has nothing in the kernel that would have to be looked for inside.
+    # If the namespaces are not up, there is nothing of the lab in the kernel to look for.
     with store.transaction(labdir, apart=not holder.lives(labdir)) as change:
         state = change.state
         stop.release(state, *state.guests.values())
@@ -137,7 +138,7 @@ def destroy(labdir: str) -> None:
 
 
 def _strangers(labdir: str) -> list[str]:
-    """Guests that have left something here and are not in the state, which may have been restored
+    """Guests that have left something here but are not in the state, which may have been restored
     from a backup."""
     known = store.load(labdir).guests
     found: set[str] = set()
@@ -151,7 +152,7 @@ def _strangers(labdir: str) -> list[str]:
 
 
 def mount(labdir: str, name: str) -> None:
-    """Mount a guest's tree at mount/NAME, as `create` and `start` do."""
+    """Mount a guest's tree on mount/NAME, as `create` and `start` do."""
     with turn.taken(labdir, name):
         with contextlib.suppress(DummError, OSError):
             exchange.settle(labdir, name, turn.PATIENCE)
@@ -160,7 +161,7 @@ def mount(labdir: str, name: str) -> None:
             if mounts.is_mounted(labdir, change.state, name):
                 return
             if liveness.guest_state(labdir, change.state, one) in ("running", "paused"):
-                # Two mounts of one upper layer would not agree.
+                # Two mounts of the same upper layer would conflict.
                 exchange.mount_from_jail(labdir, name)
                 mounts.note_fuse(labdir, name)
             else:
@@ -168,7 +169,7 @@ def mount(labdir: str, name: str) -> None:
 
 
 def umount(labdir: str, name: str) -> None:
-    """Take a guest's tree off mount/NAME; a running guest keeps its own."""
+    """Unmount a guest's tree from mount/NAME; a running guest keeps its own."""
     with turn.taken(labdir, name), store.transaction(labdir) as change:
         guest_views.get(change.state, name)
         if not mounts.umount(labdir, change.state, name):

@@ -1,7 +1,7 @@
 """Bridges: segments of the lab, and the cables that lead to them.
 
-A bridge is made at once, running guests or not; `iface.prepare` makes it again after a reboot
-of the host.
+A bridge is created immediately, whether or not guests are running; `iface.prepare` creates it again
+after a reboot of the host.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Report = Callable[[str], None]
 def create(
     labdir: str, name: str, *, addresses: Sequence[str] = (), may_exist: bool = False
 ) -> None:
-    """Make a bridge. Usage, Conflict."""
+    """Create a bridge. Usage, Conflict."""
     names.bridge(name)
     wanted = address.interfaces(list(addresses))
     rtnl.load()
@@ -36,7 +36,7 @@ def create(
                 state.bridges[name] = Bridge(name, wanted)
                 if any(i.tap == name for i in state.ifaces.values()):
                     raise Conflict(f"'{name}' is already an interface")
-                # By the record a bridge is ours that another command was killed at.
+                # The record makes a bridge ours, even if the command that made it was killed.
                 host_links.check_free(state, name)
                 change.save()
             host_links.ensure_bridge(channel, state, state.bridges[name])
@@ -45,8 +45,8 @@ def create(
 def delete(
     labdir: str, name: str, *, if_exists: bool = False, warn: Report = lambda _: None
 ) -> None:
-    """Unplug a bridge's members, then remove it. Guests that do not let their ends down are said
-    to `warn`. Usage, NotFound, Conflict."""
+    """Disconnect a bridge's members, then delete it. Guests that do not take their ends down are
+    reported to `warn`. Usage, NotFound, Conflict."""
     names.bridge(name)
     rtnl.load()
     with statefile.unbroken():
@@ -65,7 +65,7 @@ def delete(
             with netlink.host() as channel:
                 host_uplink.remove(channel, state, bridge)
                 host_links.remove(channel, state, [name])
-            # Whoever makes it anew before it is forgotten makes no uplink.
+            # A command that creates it again before it is forgotten must not create the uplink.
             bridge.uplink, bridge.host_access = None, False
             bridge.extra.pop("uplink_before", None)
             told = [guest for guest, now in states.items() if now == "running"]
@@ -96,7 +96,7 @@ def _take_down(labdir: str, members: Sequence[Iface], seconds: float) -> None:
 
 
 def _are_there(labdir: str, members: Sequence[Iface]) -> list[Iface]:
-    """Those that no other command has plugged in elsewhere meanwhile."""
+    """Those that no other command has connected elsewhere meanwhile."""
     records = statefile.load(labdir).ifaces
     return [m for m in members if m.name in records and records[m.name].bridge == m.bridge]
 
@@ -121,14 +121,14 @@ def _are_down(labdir: str, members: Sequence[Iface]) -> list[Iface]:
 def _forgotten(labdir: str, name: str, members: Mapping[str, Sequence[Iface]]) -> None:
     with statefile.transaction(labdir) as change:
         if name in change.state.bridges:
-            with netlink.host() as channel:  # another command may have made it anew
+            with netlink.host() as channel:  # another command may have created it again
                 host_links.remove(channel, change.state, [name])
             _forget(labdir, change.state, name, members)
 
 
 def _forget(labdir: str, state: State, name: str, told: Mapping[str, Sequence[Iface]]) -> None:
-    """Forget a bridge that is removed. Its members are on none, and those that were told are
-    down: not those that another command has plugged in meanwhile."""
+    """Forget a deleted bridge. Its members are disconnected, and those whose guests were told are
+    down, except for those that another command has connected meanwhile."""
     del state.bridges[name]
     for members in told.values():
         cable.unplugged(labdir, state, members)
@@ -136,8 +136,8 @@ def _forget(labdir: str, state: State, name: str, told: Mapping[str, Sequence[If
 
 
 def connect(labdir: str, name: str, interface: str) -> None:
-    """Plug an interface into a bridge; one on another bridge moves. One that is down comes up; of
-    one that is up nothing else is touched. Usage, NotFound, Conflict."""
+    """Connect an interface to a bridge; if it is on another bridge, it moves. An interface that is
+    down comes up; otherwise nothing else is changed. Usage, NotFound, Conflict."""
     guest, _ = names.interface(interface)
     if liveness.alive(labdir, guest):
         rtnl.load()
@@ -161,9 +161,9 @@ def connect(labdir: str, name: str, interface: str) -> None:
 
 
 def _move(labdir: str, name: str, interface: str) -> bool:
-    """Have an interface that is up on one bridge be on another. The guest sees nothing of it: it
-    may be paused, or stuck. False for one that is where it should be: it may be of a `create`
-    that was killed before the guest had its device."""
+    """Move an interface that is up from one bridge to another. The guest does not notice, so it may
+    be paused or stuck. False if the interface is already in place: it may be from a `create` that
+    was killed before the guest had its device."""
     with statefile.transaction(labdir) as change:
         state = change.state
         bridge = link_views.bridge(state, name)
@@ -181,8 +181,8 @@ def _move(labdir: str, name: str, interface: str) -> bool:
 
 
 def disconnect(labdir: str, interface: str) -> None:
-    """Unplug an interface from its bridge, whatever its guest says, and take it down there.
-    Usage, NotFound, Conflict."""
+    """Disconnect an interface from its bridge, whatever its guest says, and take it down in the
+    guest. Usage, NotFound, Conflict."""
     guest, _ = names.interface(interface)
     if liveness.alive(labdir, guest):
         rtnl.load()
@@ -207,7 +207,7 @@ def disconnect(labdir: str, interface: str) -> None:
 def add_addresses(
     labdir: str, name: str, addresses: Sequence[str], *, may_exist: bool = False
 ) -> None:
-    """Give the host addresses on a bridge. Usage, NotFound, Conflict."""
+    """Add addresses of the host to a bridge. Usage, NotFound, Conflict."""
     wanted = address.interfaces(list(addresses))
     rtnl.load()
     with statefile.transaction(labdir) as change:
@@ -240,7 +240,7 @@ def _drop(
 def del_addresses(
     labdir: str, name: str, addresses: Sequence[str], *, if_exists: bool = False
 ) -> None:
-    """Take addresses from the host on a bridge. Usage, NotFound."""
+    """Remove addresses of the host from a bridge. Usage, NotFound."""
     unwanted = address.interfaces(list(addresses))
     rtnl.load()
     with statefile.transaction(labdir) as change:
@@ -258,7 +258,7 @@ def del_addresses(
                 host_links.explained(f"remove an address from '{name}'"),
             ):
                 host_links.del_addresses(channel, name, unwanted)
-                # Of a network the kernel drops all with the first (promote_secondaries).
+                # The kernel drops all addresses of a network with its first (promote_secondaries).
                 host_links.add_addresses(channel, name, [a for a in left if not address.is_v6(a)])
                 guard.bridge(channel, state, bridge, left)
         bridge.addresses = left
@@ -267,10 +267,10 @@ def del_addresses(
 
 
 def remove_all(state: State) -> None:
-    """Remove every link and every uplink that the working set has made; records stay."""
+    """Remove every link and every uplink that the working set has made; the records are kept."""
     present = link_views.our_links(state)
     uplinks = any(b.uplink for b in state.bridges.values())
-    if not state.isolated:  # of a bridge that has gone there may be rules still
+    if not state.isolated:  # there may still be rules of a deleted bridge
         present += [n for n, b in state.bridges.items() if b.addresses and n not in present]
         uplinks = uplinks or nat.stands(state)
     if present or uplinks:

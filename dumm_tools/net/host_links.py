@@ -1,8 +1,8 @@
-"""The host's side of a lab's network: taps and bridges, made, found again and removed.
+"""The host's side of a lab's network: create, find and remove taps and bridges.
 
-Each link bears the working set's tag as its alias. A link that does not is never changed:
-Conflict. This is the only domain module that makes or removes a link; it knows no records but
-what it is given, and writes no state.
+Each link has the working set's tag as its alias. A link without it is never changed: Conflict. This
+is the only domain module that creates or removes links; it knows only the records that it is given,
+and writes no state.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dumm_tools.statefile import need_here
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turn an OSError inside into a DummError that says what could not be done; who gave the
-    time to answer explains a TimeoutError."""
+    """Turn an OSError in the block into a DummError that says what failed; a TimeoutError is left
+    to the caller who set the deadline."""
     try:
         yield
     except TimeoutError:
@@ -47,20 +47,20 @@ def _tun_hint(error: OSError) -> str:
 
 
 def check_free(state: State, device: str) -> None:
-    """Conflict when a link of this name exists that is not ours."""
+    """Raise Conflict if a link with this name exists that is not ours."""
     if sysfs.exists(device) and not ours(state, device):
         raise Conflict(f"'{device}' already exists and does not belong to this lab")
 
 
 def _quiet(device: str) -> None:
-    """Keep the host's IPv6 off a link. Where /proc/sys is read-only, having no link-local
-    address to send from must do."""
+    """Keep the host's IPv6 off a link. If /proc/sys is read-only, the lack of a link-local source
+    address must suffice."""
     with contextlib.suppress(OSError):
         sysfs.set_ipv6(device, False)
 
 
 def _dress(state: State, device: str, **attributes: object) -> Request:
-    """Tag a link, keep it quiet, bring it up. Without IPv6 it knows no address generation."""
+    """Tag a link, keep it quiet, bring it up. Without IPv6, it has no address generation mode."""
     wanted: list[tuple[str, object]] = [("IFLA_IFNAME", device), ("IFLA_IFALIAS", state.tag)]
     wanted += attributes.items()
     if os.path.exists(f"/proc/sys/net/ipv6/conf/{device}"):
@@ -76,9 +76,10 @@ def _index(device: str) -> int:
 
 
 def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
-    """Make a bridge with its addresses and its uplink, unless it is there; True when it was made.
+    """Create a bridge with its addresses and its uplink if it does not exist; return True if it was
+    created.
 
-    Conflict when a link of this name is not ours. Undoes itself.
+    Conflict if a link with this name is not ours. Rolls itself back.
     """
     need_here(state)
     name = bridge.name
@@ -112,7 +113,8 @@ def _ensure_uplink(channel: Channel, state: State, bridge: Bridge) -> None:
 
 
 def _plug_members(channel: Channel, state: State, bridge: str) -> None:
-    """Plug in what there is of the members of a bridge that somebody removed and that is new."""
+    """Connect the existing members of a bridge that somebody had removed and that was created
+    again."""
     index = _index(bridge)
     for member in state.members_of(bridge):
         if ours(state, member.tap):
@@ -122,7 +124,7 @@ def _plug_members(channel: Channel, state: State, bridge: str) -> None:
 
 
 def add_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
-    """Give the host's device these addresses; one it has already is left. OSError."""
+    """Add addresses to the host's device; existing ones are left alone. OSError."""
     if not addresses:
         return
     if any(address.is_v6(a) for a in addresses):
@@ -136,7 +138,7 @@ def add_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
 
 
 def del_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
-    """Take addresses from the host's device; one it does not have is fine. OSError."""
+    """Remove addresses from the host's device; missing ones are ignored. OSError."""
     for text in addresses:
         with _unless(errno.EADDRNOTAVAIL, errno.ENODEV):
             request = rtnl.address(rtnl.RTM_DELADDR, _index(device), text)
@@ -144,14 +146,14 @@ def del_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
 
 
 def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
-    """Make an interface's tap as recorded, in its bridge, which exists; True when it was made.
+    """Set up an interface's tap as recorded, on its existing bridge; return True if it was created.
 
-    One that is there is made right: an earlier command may have been killed half way, or its
-    guest runs. Conflict when a link of this name is not ours. Undoes itself.
+    An existing tap is corrected: an earlier command may have been killed halfway, or its guest is
+    running. Conflict if a link with this name is not ours. Rolls itself back.
     """
     need_here(state)
     tap, owner = iface.tap, os.geteuid()
-    # All guests of a lab are one user: the group keeps each to its own taps.
+    # All guests of a lab have the same user: the group restricts each to its own taps.
     boot = state.guests[iface.guest].boot
     group = boot.group or None if boot else None
     check_free(state, tap)
@@ -161,7 +163,7 @@ def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
                 with tun.created(tap, owner, group) as fd:
                     proc.log(f"make tap {tap}")
                     _dress_tap(channel, state, iface)
-                    # From here on it outlives us: it bears our tag.
+                    # From here on it outlives us: it has our tag.
                     tun.persist(fd)
             except OSError as e:
                 if e.errno == errno.EBUSY and e.filename == tap:
@@ -180,8 +182,8 @@ def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
 
 def _dress_tap(channel: Channel, state: State, iface: Iface) -> None:
     tap = iface.tap
-    # With less the kernel has no IPv6 on a tap, nor on the bridge that follows it; and begins anew
-    # with a link-local address when one that is up gets room again (addrconf_notify, net/ipv6).
+    # With less, the kernel disables IPv6 on a tap, and on the bridge that follows it; and it starts
+    # again with a link-local address once the MTU is raised (addrconf_notify, net/ipv6).
     mtu = max(iface.mtu, address.MTU_MIN_IPV6)
     if (sysfs.number(tap, "mtu") or 0) < address.MTU_MIN_IPV6:
         wanted = [("IFLA_IFNAME", tap), ("IFLA_MTU", mtu)]
@@ -189,8 +191,8 @@ def _dress_tap(channel: Channel, state: State, iface: Iface) -> None:
         netlink.transact(channel, [down, rtnl.link(rtnl.RTM_SETLINK, tap, wanted)])
     _quiet(tap)
     guard.settings(tap)
-    # What is for the bridge must not be for the host, before or after: a tap that was not open
-    # before it is on its bridge brings nothing yet.
+    # Traffic for the bridge must never reach the host, before or after: a tap that was not open
+    # before it is on its bridge delivers nothing yet.
     if not iface.bridge:
         guard.tap(channel, tap, bridged=False)
     master = _index(iface.bridge) if iface.bridge else 0
@@ -214,7 +216,7 @@ def _has_altname(channel: Channel, device: str, name: str) -> bool:
 
 
 def unplug(channel: Channel, state: State, tap: str) -> None:
-    """Take a tap out of its bridge, if it is there and ours."""
+    """Remove a tap from its bridge, if it exists and is ours."""
     if ours(state, tap) and sysfs.master(tap) is not None:
         wanted = [("IFLA_IFNAME", tap), ("IFLA_MASTER", 0)]
         with explained(f"unplug '{tap}'"), _unless(errno.ENODEV):
@@ -223,10 +225,10 @@ def unplug(channel: Channel, state: State, tap: str) -> None:
 
 
 def remove(channel: Channel, state: State, devices: list[str]) -> None:
-    """Remove those of the devices that are there and are ours, all in one step.
+    """Remove those of the devices that exist and are ours, in a single step.
 
-    The kernel waits some 20 ms for each link that is removed by itself, and once for a whole
-    group (rtnl_group_dellink, net/core/rtnetlink.c).
+    The kernel waits some 20 ms for each link that is removed individually, but only once for a
+    whole group (rtnl_group_dellink, net/core/rtnetlink.c).
     """
     present = [d for d in devices if ours(state, d)]
     if present:
@@ -238,14 +240,14 @@ def remove(channel: Channel, state: State, devices: list[str]) -> None:
 def _remove_present(channel: Channel, state: State, present: list[str]) -> None:
     with explained(f"remove '{present[0]}'" + (" and others" if len(present) > 1 else "")):
         for port in {p for d in present for p in sysfs.ports(d)} - {*present}:
-            if ours(state, port):  # it stays, on no bridge
+            if ours(state, port):  # it is kept, without a bridge
                 guard.tap(channel, port, bridged=False)
         if len(present) == 1:
             _remove(channel, present[0])
             return
         group = _unused_group()
         for device in present:
-            # One that has gone meanwhile is as good as removed.
+            # It does not matter if one has disappeared meanwhile.
             with _unless(errno.ENODEV):
                 wanted = [("IFLA_IFNAME", device), ("IFLA_GROUP", group)]
                 request = rtnl.link(rtnl.RTM_SETLINK, device, wanted)
@@ -266,7 +268,7 @@ def _unused_group() -> int:
 
 @contextlib.contextmanager
 def _unless(*numbers: int) -> Iterator[None]:
-    """Let an OSError with one of these errno pass as done."""
+    """Treat an OSError with one of these errnos as success."""
     try:
         yield
     except OSError as e:
@@ -281,12 +283,12 @@ def _remove(channel: Channel, device: str) -> None:
 
 
 def discard_bridge(channel: Channel, state: State, name: str) -> None:
-    """Undo the making of a bridge, and of what was said of it elsewhere."""
+    """Undo the creation of a bridge, and its settings elsewhere."""
     discard(channel, name)
     guard.forget(state, [name])
 
 
 def discard(channel: Channel, device: str) -> None:
-    """Undo: what made us undo is the error to tell of, not this one."""
+    """Undo: errors are ignored in favour of the one that caused the rollback."""
     with contextlib.suppress(OSError):
         _remove(channel, device)

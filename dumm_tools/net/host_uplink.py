@@ -1,8 +1,8 @@
-"""The host's side of an uplink: a device of the host's that is a port of the bridge, or address
-translation (`nat`). It is made again with the bridge, and undone; `uplink` records it.
+"""The host's side of an uplink: a device of the host that is a port of the bridge, or address
+translation (`nat`). It is created again with the bridge, and undone; `uplink` records it.
 
-What was before is put back: of the host's device the record says how it was, of the rest the
-kernel does.
+The previous settings are restored: for the host's device they are in the record, for the rest in
+the kernel.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TO = "to:"
 
 
 def named(uplink: str) -> str:
-    """The host's device that "to:DEVICE" names. Usage."""
+    """The host's device named by "to:DEVICE". Usage."""
     device = uplink.removeprefix(_TO)
     try:
         return names.bridge(device)
@@ -33,7 +33,7 @@ def check_device(state: State, bridge: Bridge, device: str) -> None:
             hint="use --nat, or a lab of root on the host's network",
         )
     if not sysfs.exists(device):
-        # Where it has gone, guests on the bridge wait for it.
+        # If it has disappeared, guests on the bridge are waiting for it.
         recorded = device_of(bridge) == device
         hint = f"dumm-bridge uplink {bridge.name} --none removes the uplink" if recorded else None
         raise NotFound(f"no device '{device}'", hint=hint)
@@ -46,7 +46,7 @@ def check_device(state: State, bridge: Bridge, device: str) -> None:
 
 
 def ensure(channel: Channel, state: State, bridge: Bridge) -> None:
-    """Make the uplink of a bridge that is there. DummError; the caller saves the state."""
+    """Create the uplink of an existing bridge. DummError; the caller saves the state."""
     device = device_of(bridge)
     if device is not None:
         check_device(state, bridge, device)
@@ -66,7 +66,7 @@ def addresses_of(channel: Channel, device: str) -> list[str]:
 
 
 def as_it_is(device: str) -> dict[str, bool]:
-    """Is the device up; and if not, would the host speak IPv6 there once it is?"""
+    """Whether the device is up; and if not, whether the host would use IPv6 on it once it is."""
     rtnl.load()
     up = sysfs.is_up(device)
     with netlink.host() as channel:
@@ -116,7 +116,7 @@ def _set(device: str, *, up: bool | None, **attributes: object) -> netlink.Reque
 
 
 def remove(channel: Channel, state: State, bridge: Bridge) -> None:
-    """Undo what was made for a bridge's uplink, and leave what is recorded."""
+    """Undo what was made for a bridge's uplink, but keep the record."""
     device = device_of(bridge)
     if device is not None:
         _unplug(channel, bridge, device)
@@ -125,10 +125,10 @@ def remove(channel: Channel, state: State, bridge: Bridge) -> None:
 
 
 def remove_all(channel: Channel, state: State) -> None:
-    """Undo what was made for all uplinks, and leave what is recorded."""
+    """Undo what was made for all uplinks, but keep the records."""
     for bridge in state.bridges.values():
         if device_of(bridge) is not None:
             remove(channel, state, bridge)
-    # What has namespaces of its own needs no undoing: they end.
+    # In namespaces of its own, nothing needs undoing: they end.
     if not state.isolated and (nat.bridges_of(state) or nat.stands(state)):
         nat.unmake(state, None)

@@ -1,8 +1,8 @@
-"""The guest's side of an interface: how its kernel gets a device, and how the device is set up.
+"""The guest's side of an interface: creating the device in its kernel, and setting it up.
 
-At boot by arguments and by messages that the agent sends to its own kernel; live by mconsole
-(`config vecN`, `remove vecN`) and by netlink through the agent. No program runs in the guest.
-Writes no state.
+At boot, this is done by kernel arguments and by messages that the agent sends to its own kernel; in
+a running guest by mconsole (`config vecN`, `remove vecN`) and by netlink through the agent. No
+program runs in the guest. Writes no state.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dumm_tools.running import contact
 #: The largest MTU that netlink can give a vector device: alloc_etherdev leaves max_mtu at
 #: ETH_DATA_LEN. A larger one is an argument of the device (vector_kern.c, get_mtu).
 MTU_BY_NETLINK = 1500
-#: Packets moved at once by one system call.
+#: Packets moved by a single system call.
 DEPTH = 128
 
 
@@ -37,8 +37,8 @@ def uml_arg(iface: Iface) -> str:
 
 
 def boot_records(state: State, guest: str) -> list[tuple[bytes, int, bytes]]:
-    """What the agent does at boot for the guest's interfaces: (kind, slot, payload). A BOOT_NETLINK
-    is a message about vec<slot>, whose index the agent puts in."""
+    """The agent's boot instructions for the guest's interfaces: (kind, slot, payload). A
+    BOOT_NETLINK is a message about vec<slot>, in which the agent inserts the index."""
     ifaces = state.ifaces_of(guest)
     records: list[tuple[bytes, int, bytes]] = []
     if any(map(link_requests.needs_ipv6, ifaces)):
@@ -57,7 +57,7 @@ def boot_records(state: State, guest: str) -> list[tuple[bytes, int, bytes]]:
 
 
 def _name(iface: Iface, index: int) -> Request:
-    """All that a new device is told, in one message: the kernel renames, then brings up
+    """All settings of a new device in one message: the kernel first renames it, then brings it up
     (do_setlink, net/core/rtnetlink.c)."""
     wanted: list[tuple[str, object]] = [
         ("IFLA_IFNAME", iface.device),
@@ -69,7 +69,7 @@ def _name(iface: Iface, index: int) -> Request:
 
 
 def _newborn(channel: Channel, iface: Iface) -> Link | None:
-    """The device that was just made, unless the guest has been as quick as to rename it."""
+    """The newly created device, unless the guest has already renamed it."""
     try:
         return rtnl.find_link(channel, guest_links.born_as(iface))
     except OSError as e:
@@ -79,11 +79,11 @@ def _newborn(channel: Channel, iface: Iface) -> Link | None:
 
 
 def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> None:
-    """Give the running guest the device, set up as recorded, if it lacks it.
+    """Add the device to the running guest, set up as recorded, unless it has it.
 
-    One that is there is only brought up or down: name, MTU, MAC and addresses are the guest's
-    to change. The tap is there; with `reopen` a device that is up opens it anew. A device that
-    cannot be set up is taken away again.
+    An existing device is only brought up or down: name, MTU, MAC and addresses are the guest's to
+    change. The tap exists; with `reopen`, a device that is up opens it again. A device that cannot
+    be set up is removed again.
     """
     with (
         contact.control(labdir, iface.guest) as control,
@@ -111,7 +111,7 @@ def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> None:
                 )
             guest_links.load_ipv6(control, iface)
             index = link.ifindex
-            # The name comes last: who finds the first name knows that this was not done.
+            # The name comes last: a device with its first name is known to be incomplete.
             netlink.transact(control, link_requests.addresses(iface, index))
             guest_links.apply_shape(control, iface, index)
             netlink.transact(control, [_name(iface, index)])
@@ -123,7 +123,7 @@ def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> None:
 
 
 def _turn(iface: Iface, index: int) -> list[Request]:
-    """Bring a device up or down as recorded. Going down costs it its IPv6 addresses, and all its
+    """Bring a device up or down as recorded. Going down costs its IPv6 addresses, and all its
     routes."""
     flag = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=index, up=iface.up)
     lost = [r for r in link_requests.addresses(iface, index) if address.is_v6(r.subject)]
@@ -131,8 +131,8 @@ def _turn(iface: Iface, index: int) -> list[Request]:
 
 
 def change(labdir: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
-    """Give the device in the running guest its recorded MTU, which netlink can give, or MAC, or
-    both."""
+    """Set the recorded MTU (if netlink can), or MAC, or both, on the device in the running
+    guest."""
     with (
         contact.control(labdir, iface.guest) as control,
         explained(f"set up '{iface.name}' in its guest"),
@@ -158,7 +158,7 @@ def change(labdir: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
 
 
 def live_mtu(labdir: str, iface: Iface) -> int | None:
-    """The MTU that the device has in the running guest; None where there is no device."""
+    """The current MTU of the device in the running guest; None if there is no device."""
     with (
         contact.control(labdir, iface.guest) as control,
         explained(f"ask for the MTU of '{iface.name}'"),
@@ -173,7 +173,7 @@ def _set(iface: Iface, link: Link, **attributes: object) -> Request:
 
 
 def bring_down(labdir: str, ifaces: Sequence[Iface], timeout: float = ANSWER_TIMEOUT) -> None:
-    """Take devices of one running guest down; one that is not there is fine."""
+    """Take devices of a running guest down; missing ones are ignored."""
     if not ifaces:
         return
     with (
@@ -188,7 +188,7 @@ def bring_down(labdir: str, ifaces: Sequence[Iface], timeout: float = ANSWER_TIM
 
 
 def unplug(labdir: str, iface: Iface) -> None:
-    """Take the device from the running guest; one that is not there is fine."""
+    """Remove the device from the running guest; a missing one is ignored."""
     with (
         contact.control(labdir, iface.guest) as control,
         explained(f"remove '{iface.name}' from its guest"),

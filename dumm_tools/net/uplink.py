@@ -1,9 +1,9 @@
-"""The way out of a segment: by the host's own address ("nat"), or a host's device put into it
+"""The uplink of a segment: the host's own address ("nat"), or a device of the host connected to it
 ("to:DEVICE").
 
-What is recorded is made again with the bridge. What was before is put back: of the host's device
-the record says how it was, of the rest the kernel does (`nat`). In a lab that has
-namespaces of its own, "nat" leads to a device there that `usernet` serves.
+A recorded uplink is created again with the bridge. Previous settings are restored: for the host's
+device they are in the record, for the rest in the kernel (`nat`). In a lab with its own namespaces,
+"nat" leads to a device there that is served by `usernet`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dumm_tools.running import entry, usernet
 
 
 class _Change(NamedTuple):
-    """What is recorded of a bridge's uplink, before and after: the uplink, and the host access."""
+    """The recorded uplink and host access of a bridge, before and after."""
 
     before: tuple[str | None, bool]
     after: tuple[str | None, bool]
@@ -29,8 +29,8 @@ class _Change(NamedTuple):
 
 def set_(labdir: str, name: str, uplink: str, *, host_access: bool = False) -> list[str]:
     """Give a bridge its uplink, "nat" or "to:DEVICE", in the lab's namespaces, which are entered;
-    `host_access`: by "nat" guests reach the host's own services, too. What the user should know.
-    Where it fails, the record is as it was. Usage, NotFound, Conflict, DummError."""
+    with `host_access`, guests can reach the host's own services through "nat", too. Return
+    warnings. On failure the record is restored. Usage, NotFound, Conflict, DummError."""
     change = _record(labdir, name, uplink, host_access)
     try:
         entry.bring_up(labdir)
@@ -41,7 +41,8 @@ def set_(labdir: str, name: str, uplink: str, *, host_access: bool = False) -> l
 
 
 def _record(labdir: str, name: str, uplink: str, host_access: bool) -> _Change:
-    """Before the lab's namespaces are entered: by the record the way out of them is there then."""
+    """Record it before entering the lab's namespaces, so that their connection to the outside
+    exists by then."""
     with statefile.transaction(labdir, apart=True) as change:
         state = change.state
         bridge = link_views.bridge(state, name)
@@ -82,7 +83,7 @@ def _make(labdir: str, name: str) -> list[str]:
 
 
 def _forget(labdir: str, name: str, undone: _Change) -> None:
-    """Put back what was recorded, unless another command has recorded something else meanwhile."""
+    """Restore the record, unless another command has changed it meanwhile."""
     with contextlib.suppress(DummError), statefile.transaction(labdir, apart=True) as change:
         bridge = link_views.bridge(change.state, name)
         if (bridge.uplink, bridge.host_access) == undone.after:
@@ -104,7 +105,7 @@ def _warnings(channel: Channel, bridge: Bridge) -> list[str]:
 
 
 def clear(labdir: str, name: str) -> None:
-    """Take a bridge's uplink away; none is fine. NotFound, DummError."""
+    """Remove a bridge's uplink, if it has one. NotFound, DummError."""
     rtnl.load()
     with statefile.transaction(labdir) as change, netlink.host() as channel:
         bridge = link_views.bridge(change.state, name)
@@ -120,7 +121,7 @@ def clear(labdir: str, name: str) -> None:
 
 
 def end_outside(labdir: str) -> None:
-    """End what leads outside of a lab in namespaces of its own when no bridge needs it."""
+    """End the connection of a lab's own namespaces to the outside when no bridge needs it."""
     state = statefile.load(labdir)
     if state.isolated and not nat.bridges_of(state):
         usernet.end(labdir)

@@ -1,1 +1,1 @@
-"""What runs of a lab, and how to talk to it: guests' processes, namespaces, turns."""
+"""The running parts of a lab, and talking to them: guests' processes, namespaces, turns."""

@@ -1,4 +1,4 @@
-"""Talking to a guest that runs: by its lines, to the agent; by its mconsole, to the kernel."""
+"""Talking to a running guest: to its agent over its lines, to its kernel over its mconsole."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _taken(labdir: str, name: str, numbers: range, deadline: float) -> Iterator[
 
 
 def _take(labdir: str, name: str, numbers: range, pidfd: int, deadline: float) -> Line:
-    """The first line that is free; when none is, wait until one is closed."""
+    """The first free line; if there is none, wait until one is closed."""
     directory = liveness.run_dir(labdir, name)
     closed = -1
     try:
@@ -56,16 +56,16 @@ def _take(labdir: str, name: str, numbers: range, pidfd: int, deadline: float) -
                     continue
                 except FileNotFoundError:
                     raise Conflict(f"guest '{name}' is not running") from None
-            from dumm_tools.linux import inotify  # seldom needed, and slow to import
+            from dumm_tools.linux import inotify  # rarely needed, and slow to import
 
-            if closed < 0:  # and look again: one may have been closed before the watch
+            if closed < 0:  # and try again: one may have been closed before the watch
                 closed = inotify.watch(directory, inotify.IN_CLOSE)
                 continue
             poll = select.poll()
             poll.register(closed, select.POLLIN)
             poll.register(pidfd, select.POLLIN)
             left = deadline - time.monotonic()
-            # The second's limit is for a host that does not tell of FIFOs.
+            # The limit of a second is for hosts that do not report events on FIFOs.
             ended = pidfd in dict(poll.poll(max(0, int(min(1000, left * 1000)))))
             if ended:
                 raise Conflict(f"guest '{name}' is not running")
@@ -79,9 +79,9 @@ def _take(labdir: str, name: str, numbers: range, pidfd: int, deadline: float) -
 
 @contextlib.contextmanager
 def control(labdir: str, name: str, timeout: float = ANSWER_TIMEOUT) -> Iterator[Control]:
-    """The guest's control line, synchronised. Conflict, TimedOut, DummError.
+    """The guest's control line, synchronized. Conflict, TimedOut, DummError.
 
-    `timeout` is for all that is waited for until the block's end together.
+    `timeout` covers all waiting until the end of the block.
     """
     deadline = time.monotonic() + timeout
     with _taken(labdir, name, range(1), deadline) as line:
@@ -94,7 +94,7 @@ def _left(deadline: float, most: float = math.inf) -> float:
 
 
 def power_off(labdir: str, name: str, timeout: float) -> None:
-    """Ask the guest's agent for an orderly end, and do not wait for an answer."""
+    """Ask the guest's agent for an orderly shutdown, without waiting for an answer."""
     with _taken(labdir, name, range(1), time.monotonic() + timeout) as line:
         line.send(protocol.HELLO, os.urandom(protocol.NONCE))
         Control(line).power(protocol.POWER_OFF)
@@ -104,8 +104,8 @@ def power_off(labdir: str, name: str, timeout: float) -> None:
 def program_line(
     labdir: str, name: str, timeout: float = ANSWER_TIMEOUT, *, deadline: float = math.inf
 ) -> Iterator[Line]:
-    """A free line for a program, synchronised within `timeout` seconds. When all are in use, wait
-    for one, until the deadline."""
+    """A free line for a program, synchronized within `timeout` seconds. If all are in use, wait for
+    one, until the deadline."""
     with _taken(labdir, name, range(1, LINES), deadline) as line:
         deadline = min(deadline, time.monotonic() + timeout)
         ready = line.hello(_left(deadline))
@@ -115,7 +115,8 @@ def program_line(
 
 
 def _drop_orphan(labdir: str, name: str, number: int, pidfd: int, deadline: float) -> None:
-    """End the program on a line whose client has died: the line is busy, and nobody holds it."""
+    """End the program on a line whose client has died: the line is in use, but nobody holds its
+    lock."""
     try:
         line = Line(liveness.run_dir(labdir, name), number, pidfd)
     except BlockingIOError:
@@ -127,7 +128,7 @@ def _drop_orphan(labdir: str, name: str, number: int, pidfd: int, deadline: floa
 
 
 def wait_ready(labdir: str, name: str, nonce: str, timeout: float) -> Ready:
-    """Wait until the agent of the boot `nonce` answers on the control line."""
+    """Wait for the agent of the boot `nonce` to answer on the control line."""
     deadline = time.monotonic() + timeout
     with _taken(labdir, name, range(1), deadline) as line:
         ready = line.hello(_left(deadline))
@@ -137,13 +138,13 @@ def wait_ready(labdir: str, name: str, nonce: str, timeout: float) -> Ready:
 
 
 def _reply(labdir: str, name: str) -> tuple[str, str]:
-    """Where a guest's kernel, whose working directory is the jail's root, finds us."""
+    """Our address for a guest's kernel, whose working directory is the jail's root."""
     return liveness.run_dir(labdir, name), f"uml/reply.{os.urandom(6).hex()}"
 
 
 def mconsole(labdir: str, name: str, command: str, timeout: float = ANSWER_TIMEOUT) -> str:
-    """Send one mconsole command to the guest's kernel and return its answer; DummError with the
-    kernel's text when it refuses, Conflict when nobody is there, TimedOut."""
+    """Send an mconsole command to the guest's kernel and return its answer; DummError with the
+    kernel's text if it refuses, Conflict if nobody is there, TimedOut."""
     statefile.must_not_wait(f"guest '{name}'")
     path = os.path.join(liveness.umid_dir(labdir, name), "mconsole")
     try:
@@ -170,8 +171,8 @@ def mconsole(labdir: str, name: str, command: str, timeout: float = ANSWER_TIMEO
 
 
 def halt(labdir: str, name: str, timeout: float = ANSWER_TIMEOUT) -> None:
-    """Have the guest's kernel stand still. One that does not answer is not asked to: it would obey
-    later, when nobody says "go" (which overtakes: mconsole_commands, mconsole_kern.c)."""
+    """Suspend the guest's kernel. A kernel that does not answer is not asked to: it would obey
+    later, when nobody sends "go" any more (which overtakes: mconsole_commands, mconsole_kern.c)."""
     mconsole(labdir, name, "version", timeout)
     try:
         mconsole(labdir, name, "stop", timeout)
@@ -181,7 +182,7 @@ def halt(labdir: str, name: str, timeout: float = ANSWER_TIMEOUT) -> None:
 
 
 def write_boot(labdir: str, guest: Guest, records: list[tuple[bytes, int, bytes]]) -> None:
-    """Write what the agent does at boot (boot.c, boot_configure), in one step."""
+    """Write the agent's instructions for the boot (boot.c, boot_configure), atomically."""
     head: list[tuple[bytes, int, bytes]] = [
         (protocol.BOOT_HOSTNAME, 0, guest.name.encode() + b"\0")
     ]

@@ -1,5 +1,5 @@
-"""How a command comes to be where the lab's links and mounts are: in the lab's own namespaces,
-where it has some. Quick to import and to ask: a lab on the host's network has none."""
+"""Entering the lab's own namespaces, if it has any, where its links and mounts are. Quick to import
+and to check: a lab on the host's network has none."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dumm_tools.model import Outline
 
 
 def enter(labdir: str) -> bool:
-    """Enter the lab's namespaces, if it has some and is up, to look at what is there."""
+    """Enter the lab's namespaces, if it has any and is up, for a command that only looks."""
     if not _outline(labdir).isolated:
         return False
     from dumm_tools.running import isolation
@@ -18,8 +18,9 @@ def enter(labdir: str) -> bool:
 
 
 def bring_up(labdir: str) -> bool:
-    """Have an isolated lab's namespaces, and where a bridge has the uplink "nat" what leads out of
-    them; then enter, to make links and mounts. False for a lab on the host's network."""
+    """Create an isolated lab's namespaces if necessary and, if a bridge has the uplink "nat", its
+    connection to the outside; then enter, to make links and mounts. False for a lab on the host's
+    network."""
     outline = _outline(labdir)
     if not outline.isolated:
         return False
@@ -42,7 +43,7 @@ def _bring_up_with_way_out(labdir: str) -> None:
     entered = False
     while not entered:
         isolation.make(labdir)
-        usernet.ensure(labdir)  # only from out here can it be started
+        usernet.ensure(labdir)  # it can only be started from outside
         hosts = usernet.hosts()
         entered = isolation.enter(labdir)
     usernet.close(labdir, state, hosts)
@@ -52,4 +53,4 @@ def _outline(labdir: str) -> Outline:
     try:
         return statefile.outline(labdir)
     except (DummError, OSError):
-        return Outline()  # whatever is wrong, the verb itself says it
+        return Outline()  # the verb itself will report the problem

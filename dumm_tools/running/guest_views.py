@@ -1,4 +1,4 @@
-"""What `list`, `show` and `is-running` say of guests; quick to import."""
+"""The data for `list`, `show` and `is-running` of guests; quick to import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from dumm_tools.statefile import load
 
 
 class GuestView:
-    """A guest as `list` and `show` say it: intent and kernel truth in one, looked at when asked."""
+    """A guest as shown by `list` and `show`: record and kernel state combined, determined on
+    demand."""
 
     def __init__(self, labdir: str, lab: State, guest: Guest, ifaces: Sequence[Iface]) -> None:
         self.guest = guest
@@ -21,14 +22,14 @@ class GuestView:
 
     @property
     def state(self) -> GuestState:
-        """What it is now; asked once, so that all fields agree."""
+        """Its current state; determined once, so that all fields agree."""
         if self._state is None:
             self._state = liveness.guest_state(self._labdir, self._lab, self.guest)
         return self._state
 
     @property
     def pid(self) -> int | None:
-        """The process of its kernel, while there is one."""
+        """The process of its kernel, if there is one."""
         if self.state in ("stopped", "crashed"):
             return None
         known = liveness.pid_of(self._labdir, self.guest.name)
@@ -51,7 +52,7 @@ class GuestView:
 
 
 def get(state: State, name: str) -> Guest:
-    """The guest of that name; NotFound."""
+    """The guest with that name; NotFound."""
     if name not in state.guests:
         raise missing(name)
     return state.guests[name]
@@ -68,7 +69,7 @@ def _link(labdir: str, name: str) -> str | None:
 
 
 def views(labdir: str, state: State) -> list[GuestView]:
-    """All guests of a state that was read, by name."""
+    """All guests in a loaded state, by name."""
     ifaces = state.ifaces_by_guest()
     return [GuestView(labdir, state, g, ifaces.get(n, ())) for n, g in sorted(state.guests.items())]
 
@@ -85,7 +86,7 @@ def show(labdir: str, name: str) -> GuestView:
 
 
 def all_names(labdir: str, wanted: Callable[[GuestState], bool]) -> list[str]:
-    """The names of the guests whose state is wanted."""
+    """The names of the guests in a wanted state."""
     state = load(labdir)
     return [
         n for n, g in sorted(state.guests.items()) if wanted(liveness.guest_state(labdir, state, g))
@@ -93,6 +94,6 @@ def all_names(labdir: str, wanted: Callable[[GuestState], bool]) -> list[str]:
 
 
 def is_running(labdir: str, name: str) -> bool:
-    """Does the guest run (and was it ready)?"""
+    """Whether the guest is running (and was ready)."""
     state = load(labdir)
     return liveness.guest_state(labdir, state, get(state, name)) in ("running", "paused")

@@ -1,8 +1,8 @@
-"""The lab's own namespaces: how an ordinary user gets links, mounts and guests with no root.
+"""The lab's own namespaces: how an ordinary user gets links, mounts and guests without root.
 
 One tiny process holds them (agent/jail/hold.c); the first command that needs them starts it, and
-each command enters before its real work. When it ends, all of the lab in the kernel ends with it.
-A lab of root's on the host's network has none of this.
+each command enters them before its real work. When it ends, everything that the lab has in the
+kernel ends with it. A lab of root on the host's network has none of this.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from dumm_tools.linux import namespaces, pinned, process
 from dumm_tools.running import liveness
 from dumm_tools.statefile import load, lock, transaction
 
-#: Seconds to wait for another command that makes the namespaces.
+#: Seconds to wait for another command that is creating the namespaces.
 MAKE_TIMEOUT = 10.0
 #: Seconds to wait for the end of namespaces whose holder was killed.
 END_TIMEOUT = 1.0
 
-#: What the state calls the holder.
+#: The key of the holder in the state.
 _NOTE = "holder"
 
 HINT = "'dumm-fs check' reports what this host lacks"
 
 
 def enter(labdir: str) -> bool:
-    """Enter the lab's namespaces; False when there are none: a lab on the host's network, or one
-    that is not up."""
+    """Enter the lab's namespaces; False if there are none: a lab on the host's network, or one that
+    is not up."""
     _check_owner(labdir)
     pidfd = _holder(labdir)
     if pidfd is None:
@@ -45,7 +45,7 @@ def enter(labdir: str) -> bool:
     try:
         namespaces.enter(pidfd)
     except OSError as e:
-        if not holder.lives(labdir):  # just now
+        if not holder.lives(labdir):  # it has just ended
             return enter(labdir)
         raise DummError(f"cannot enter the lab's namespaces: {e.strerror}", hint=HINT) from None
     finally:
@@ -56,7 +56,7 @@ def enter(labdir: str) -> bool:
 
 
 def make(labdir: str) -> None:
-    """Have the lab's namespaces, and the process that holds them."""
+    """Create the lab's namespaces and the process that holds them, if necessary."""
     _check_owner(labdir)
     pidfd = _holder(labdir)
     if pidfd is None:
@@ -67,7 +67,7 @@ def make(labdir: str) -> None:
 
 def _check_owner(labdir: str) -> None:
     owner = os.stat(labdir).st_uid
-    if owner != os.geteuid():  # it was named as safe; that is not for its namespaces
+    if owner != os.geteuid():  # even if it was named as safe, which does not cover its namespaces
         raise Conflict(
             f"the lab in '{labdir}' has namespaces of user {owner}, which nobody else can enter"
         )
@@ -79,7 +79,7 @@ def _holder(labdir: str, *, ending: bool = False) -> int | None:
 
 
 def _made(labdir: str) -> int:
-    """Start the holder, unless another command just did; its pidfd."""
+    """Start the holder, unless another command has just done so; return its pidfd."""
     run = os.path.join(labdir, "run")
     os.makedirs(run, 0o700, exist_ok=True)
     fd = os.open(os.path.join(run, "holder.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -99,18 +99,19 @@ def _made(labdir: str) -> int:
 
 
 def _note(labdir: str) -> None:
-    """Have the state say who the holder is: whoever removes run/ must not leave it to itself."""
+    """Record the holder in the state, so that it can still be found after run/ was removed."""
     with transaction(labdir, apart=True) as change:
         if known := holder.find(labdir):
             change.state.extra[_NOTE] = [liveness.host_boot(), *known]
 
 
 def _end_lost(labdir: str) -> None:
-    """End a holder that run/ does not know any more. Its guests cannot be reached: what leads to
-    them was in run/ as well. Under the holder's lock: another command may just have made one."""
+    """End a holder that run/ no longer knows. Its guests cannot be reached, as the paths to them
+    were in run/, too. Call this under the holder's lock: another command may have just created one.
+    """
     try:
         note = load(labdir).extra.get(_NOTE)
-    except NotFound:  # a rehearsal
+    except NotFound:  # a rehearsal has no state
         return
     match note:
         case [str(boot), int(pid), int(started)] if boot == liveness.host_boot():
@@ -123,8 +124,9 @@ def _end_lost(labdir: str) -> None:
 
 
 def _await_end(labdir: str) -> None:
-    """Let what an earlier holder leaves in the kernel go first. Not for long: it is there until
-    its last process is reaped, and whose parent was killed is left to a pid 1 that may not care."""
+    """Wait for the remains of an earlier holder to disappear from the kernel. Not for long: they
+    exist until its last process is reaped, and an orphan is left to a pid 1 that may not reap it.
+    """
     pidfd = _holder(labdir, ending=True)
     if pidfd is not None:
         process.wait_exit(pidfd, END_TIMEOUT)
@@ -132,8 +134,8 @@ def _await_end(labdir: str) -> None:
 
 
 def _spawn(labdir: str, locked: int) -> None:
-    """With a range of ids where newuidmap grants one, else with our own id alone. The lock stays
-    until the holder holds, even if we are killed."""
+    """Start it with a range of ids if newuidmap grants one, otherwise with our own id only. The
+    lock stays taken until the holder is set up, even if we are killed."""
     uids, gids = namespaces.id_map("uid"), namespaces.id_map("gid")
     ways = [("--map", uids, gids)]
     if os.geteuid() != 0:
@@ -149,9 +151,9 @@ def _spawn(labdir: str, locked: int) -> None:
 
 
 def _hold(labdir: str, way: Sequence[str], locked: int) -> str:
-    """Run the holder; what it says when it fails."""
+    """Run the holder; return its error message if it fails."""
     agent.need(agent.JAIL)
-    from dumm_tools.linux import child  # seldom needed
+    from dumm_tools.linux import child  # rarely needed
 
     path = holder.file_of(labdir)
 
@@ -163,7 +165,7 @@ def _hold(labdir: str, way: Sequence[str], locked: int) -> str:
 
 
 def end(labdir: str) -> None:
-    """End the holder, and with it what of the lab is in the kernel."""
+    """End the holder, and with it everything that the lab has in the kernel."""
     pidfd = _holder(labdir, ending=True)
     if pidfd is not None:
         process.send_signal(pidfd, signal.SIGKILL)
@@ -175,7 +177,7 @@ def end(labdir: str) -> None:
 
 
 def rehearse(place: str) -> None:
-    """Make namespaces as a lab's, and end them; DummError. `place` is a directory for them."""
+    """Create namespaces like a lab's, and end them; DummError. `place` is a directory for them."""
     os.mkdir(os.path.join(place, "run"))
     os.mknod(os.path.join(place, ".lock"))
     os.close(_made(place))
@@ -183,11 +185,11 @@ def rehearse(place: str) -> None:
 
 
 def run_inside(argv: Sequence[str], *, prog: str, shell: bool = False) -> int:
-    """Run a program of the host where the lab's links and mounts are (after `enter`); its status.
+    """Run a program of the host inside the lab's namespaces (after `enter`); return its status.
 
-    It is a child: children are in the lab's pid namespace, and end with the lab. A terminal's
-    signals reach it as they reach us; those that are sent to us go on to it. A `shell` that has
-    jobs needs a process group that it can see, which ours is not, and gives its terminal.
+    It is run as a child: children are in the lab's pid namespace, and end with the lab. Signals
+    from a terminal reach it directly; those sent to us are forwarded to it. A `shell` with job
+    control needs a process group that it can see, which ours is not, and control of its terminal.
     """
     pid = 0
     terminal = shell and os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
@@ -197,7 +199,7 @@ def run_inside(argv: Sequence[str], *, prog: str, shell: bool = False) -> int:
 
     ours: dict[int, Any] = {signal.SIGINT: signal.SIG_IGN, signal.SIGQUIT: signal.SIG_IGN}
     ours |= {signal.SIGTERM: forward, signal.SIGHUP: forward, signal.SIGTTOU: signal.SIG_IGN}
-    # What comes before both sides are set up waits until they are.
+    # Signals are blocked until both processes are set up.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ours)
     previous = {number: signal.signal(number, handler) for number, handler in ours.items()}
     try:
@@ -209,7 +211,7 @@ def run_inside(argv: Sequence[str], *, prog: str, shell: bool = False) -> int:
             for number in (*ours, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            with contextlib.suppress(OSError):  # only few programs mind
+            with contextlib.suppress(OSError):  # matters only to few programs
                 namespaces.ease_setgroups()
             try:
                 os.execvp(argv[0], list(argv))
@@ -233,11 +235,11 @@ def run_inside(argv: Sequence[str], *, prog: str, shell: bool = False) -> int:
 
 
 def become_root() -> None:
-    """For an ordinary user: be root of a new user namespace with a lab's id map, so that masters
-    made there have the owners that guests will see. Root stays what it is."""
+    """For an ordinary user: become root of a new user namespace with a lab's id map, so that
+    masters made there have the owners that guests will see. Root is not affected."""
     if os.geteuid() == 0:
         return
-    from dumm_tools.linux import child  # seldom needed
+    from dumm_tools.linux import child  # rarely needed
 
     uids, gids = namespaces.id_map("uid"), namespaces.id_map("gid")
     ranges = uids.count("\n") > 1 and gids.count("\n") > 1
@@ -252,7 +254,7 @@ def become_root() -> None:
         for program, text in (("newuidmap", uids), ("newgidmap", gids)):
             proc.run([program, str(parent), *text.split()])
 
-    # newuidmap must come from outside the new namespace: a child that stays there.
+    # newuidmap must run outside the new namespace: in a child that stays there.
     helper = child.fork(write_maps, errors.explain)
     os.close(go_read)
     try:
@@ -267,7 +269,9 @@ def become_root() -> None:
         if helper.wait():
             for name, text in (("setgroups", "deny"), ("uid_map", own_uid), ("gid_map", own_gid)):
                 with open(f"/proc/self/{name}", "r+", encoding="ascii") as file:
-                    if name == "setgroups" or not file.read():  # one helper may have done its part
+                    if (
+                        name == "setgroups" or not file.read()
+                    ):  # one of the helpers may have succeeded
                         file.write(text)
         os.setresgid(0, 0, 0)
         os.setresuid(0, 0, 0)

@@ -1,6 +1,6 @@
-"""What of a guest is alive: its lock, its process, its readiness.
+"""Whether a guest is alive: its lock, its process, its readiness.
 
-Every reading command needs this: it must stay quick to import. `contact.py` talks to guests.
+Every reading command needs this, so it must stay quick to import. `contact.py` talks to guests.
 
 The alive lock is held by the command that starts a guest, then by the keeper of its jail, through
 an inherited descriptor: it is free when, and only when, both are gone. The keeper ends with the
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def run_dir(labdir: str, name: str) -> str:
-    """Where the run-time files of a guest are."""
+    """The directory of a guest's run-time files."""
     return os.path.join(labdir, "run", name)
 
 
 def make_run_dir(labdir: str, name: str) -> str:
-    """Have that directory, for us alone whatever the umask is."""
+    """Create that directory, accessible only to us regardless of the umask."""
     run = run_dir(labdir, name)
     for directory in (os.path.dirname(run), run):
         with contextlib.suppress(FileExistsError):
@@ -37,14 +37,14 @@ def make_run_dir(labdir: str, name: str) -> str:
 
 
 def host_boot() -> str:
-    """The id of the host's present boot (random(4))."""
+    """The boot ID of the host (random(4))."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()
 
 
 def epoch(labdir: str, state: State) -> str:
-    """What a guest's boot belongs to: the host's boot, and in an isolated lab its holder. Guests
-    of another epoch are gone, whatever files they left."""
+    """The epoch that a guest's boot belongs to: the host's boot and, in an isolated lab, its
+    holder. Guests of another epoch are gone, whatever files they left."""
     if state.epoch is None:
         if not state.isolated:
             state.epoch = host_boot()
@@ -56,7 +56,7 @@ def epoch(labdir: str, state: State) -> str:
 
 
 def alive(labdir: str, name: str) -> bool:
-    """Is the guest's process there, or a command that is just starting it?"""
+    """Whether the guest's process exists, or a command that is just starting it."""
     try:
         fd = take_alive_lock(labdir, name, fcntl.LOCK_SH, os.O_RDONLY)
     except FileNotFoundError:
@@ -99,25 +99,25 @@ def _open_alive_lock(labdir: str, name: str, flags: int) -> int:
 
 
 def await_end(labdir: str, name: str, timeout: float) -> None:
-    """Wait until a guest's process and its jail are gone; TimedOut."""
+    """Wait for a guest's process and its jail to be gone; TimedOut."""
     statefile.must_not_wait(f"the end of guest '{name}'")
     with contextlib.suppress(FileNotFoundError):
         os.close(await_alive_lock(labdir, name, timeout, os.O_RDWR))
 
 
 def runs_unrecorded(labdir: str, name: str) -> bool:
-    """Is the guest's process there although its record says nothing of it, as when that was
-    restored from a backup? A lock alone may be a commit's."""
+    """Whether the guest's process exists although its record does not say so, as when the record
+    was restored from a backup. The lock alone may be held by a commit."""
     return alive(labdir, name) and process.lives(pid_of(labdir, name))
 
 
 def umid_dir(labdir: str, name: str) -> str:
-    """The guest kernel's own directory: a halt removes it, a crash leaves it."""
+    """The guest kernel's own directory: a halt removes it, a crash leaves it behind."""
     return os.path.join(run_dir(labdir, name), "uml", "m")
 
 
 def guest_state(labdir: str, state: State, guest: Guest) -> GuestState:
-    """Merge what is written with what is there."""
+    """Combine the record with the actual state."""
     boot = guest.boot
     if boot is None or boot.host_boot != epoch(labdir, state):
         if not runs_unrecorded(labdir, guest.name):
@@ -133,7 +133,8 @@ def guest_state(labdir: str, state: State, guest: Guest) -> GuestState:
 
 
 def ready_nonce(labdir: str, name: str) -> str:
-    """What the agent left when it was ready. The guest may write this file: believe little."""
+    """The nonce written by the agent when it was ready. The guest can write to this file, so do not
+    trust it."""
     path = os.path.join(run_dir(labdir, name), "uml", "ready")
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -148,7 +149,7 @@ def ready_nonce(labdir: str, name: str) -> str:
 
 
 def pid_of(labdir: str, name: str) -> tuple[int, int] | None:
-    """Pid and start time of the guest's process, as the jail wrote them."""
+    """Pid and start time of the guest's process, as written by the jail."""
     return process.recorded(os.path.join(run_dir(labdir, name), "pid"))
 
 
@@ -165,7 +166,7 @@ def is_running(labdir: str, state: State, name: str) -> bool:
 
 
 def need_running(labdir: str, state: State, guest: Guest) -> None:
-    """Conflict unless the guest can answer."""
+    """Raise Conflict unless the guest can answer."""
     found = guest_state(labdir, state, guest)
     if found != "running":
         raise Conflict(f"guest '{guest.name}' is {found}")

@@ -1,8 +1,8 @@
-"""A guest's turn: whoever has it talks to the guest, or has it be as it is recorded.
+"""A guest's turn: the right to talk to the guest, or to make it match its record.
 
-The lab's lock (`statefile.transaction`) is held for milliseconds; a turn for as long as its
-guest is waited for, so that only commands on the same guest wait. It is a flock on run/NAME/turn,
-and is taken before the lab's lock, never within it.
+The lab's lock (`statefile.transaction`) is held for milliseconds; a turn is held while waiting for
+its guest, so that only commands on the same guest wait. It is a flock on run/NAME/turn, taken
+before the lab's lock and never while holding it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dumm_tools.running import liveness
 
 #: Seconds to wait for another command that has the turn.
 TIMEOUT = 10.0
-#: Of several guests, seconds for those that answer at once: for each, and for all together.
+#: With several guests, seconds for those that answer immediately: for each, and for all together.
 PROMPT, PROMPT_ALL = 0.3, 1.0
-#: Then seconds for all the others together.
+#: After that, seconds for all the others together.
 PATIENCE = 10.0
-#: Nobody gets less (seconds).
+#: Minimum for each guest (seconds).
 LEAST = 0.02
 
 
@@ -52,7 +52,7 @@ def await_launch(labdir: str, name: str, deadline: float) -> None:
 
 @contextlib.contextmanager
 def of_templates(labdir: str) -> Iterator[None]:
-    """One at a time changes the template that is loaded: it is all guests' own. TimedOut."""
+    """The turn for changing the loaded template, which affects all guests. TimedOut."""
     statefile.must_not_wait("the turn of the templates")
     with contextlib.suppress(FileExistsError):
         os.mkdir(os.path.join(labdir, "run"), 0o700)
@@ -78,7 +78,7 @@ def _take(labdir: str, name: str, deadline: float) -> int | None:
             try:
                 if name not in statefile.load(labdir).guests:
                     return None
-            except NotFound:  # no lab either
+            except NotFound:  # there is no lab either
                 return None
             liveness.make_run_dir(labdir, name)
             continue
@@ -93,7 +93,7 @@ def _take(labdir: str, name: str, deadline: float) -> int | None:
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)  # of a guest that was deleted meanwhile
+        os.close(fd)  # the guest was deleted meanwhile
 
 
 def _opened(path: str) -> int:
@@ -121,11 +121,12 @@ def each(
     *,
     first: Callable[[list[str]], object] = lambda _: None,
 ) -> dict[str, Exception]:
-    """Do `talk` with each guest, in its turn and within the seconds it is given; what failed.
+    """Call `talk` for each guest, in its turn and within the given seconds; return the failures.
 
-    Who does not answer at once keeps nobody waiting: when the others are through, `then` records
-    it for them, whose turns end, and only then `again` is done with the late ones. `first` comes
-    before all, for those whose turns were to be had; where it fails nothing more is done.
+    A guest that does not answer immediately does not delay the others: when these are done, `then`
+    records it for them, their turns end, and only then `again` is called for the late ones. `first`
+    is called before everything else, for those whose turns were available; if it fails, nothing
+    more is done.
     """
     failures: dict[str, Exception] = {}
     ready: list[str] = []
@@ -150,7 +151,7 @@ def each(
                 done.append(name)
             except TimedOut:
                 late.append(name)
-            except Exception as e:  # whatever one does, the others go on
+            except Exception as e:  # one failure must not affect the others
                 failures[name] = e
         then(done)
     deadline = time.monotonic() + PATIENCE
@@ -166,7 +167,7 @@ def each(
 
 @contextlib.contextmanager
 def unless_ended(labdir: str, guest: str) -> Iterator[None]:
-    """Have a running guest do something inside; one that has just ended need not."""
+    """Have a running guest do something, unless it has just ended."""
     try:
         yield
     except DummError:

@@ -1,12 +1,12 @@
-"""The way out of a lab that has namespaces of its own: pasta or slirp4netns.
+"""The connection of a lab with its own namespaces to the outside: pasta or slirp4netns.
 
-An ordinary program, which opens on the host the connections that come out of a device in the lab's
-network namespace. It belongs to the lab's user and pid namespaces, so that it ends with them, and
-to the host's network: it has to be started by who has not entered the lab yet. What leads from
-the device to a segment is `uplink`'s.
+This is an ordinary program that opens connections on the host for traffic from a device in the
+lab's network namespace. It belongs to the lab's user and pid namespaces, so that it ends with them,
+and to the host's network namespace: it has to be started by a process that has not entered the lab
+yet. `uplink` connects the device to a segment.
 
-To the host, what guests send to its own addresses comes from one of its programs: it is dropped
-in the lab's namespace (`close`).
+To the host, traffic from guests to its own addresses would come from one of its own programs; the
+lab's namespace drops it (`close`).
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ from dumm_tools.statefile import lock
 
 #: The device in the lab.
 DEVICE = "uplink"
-#: A network that no lab and no host has: for the two ends of a tunnel (RFC 6333, section 5.7).
+#: A network that no lab and no host uses: for the two ends of a tunnel (RFC 6333, section 5.7).
 _NETWORK, _ADDRESS, _GATEWAY = "192.0.0.0/24", "192.0.0.100", "192.0.0.2"
-#: How files of ours are written anew.
+#: Flags for rewriting our files.
 _MADE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-#: Seconds until it must be there.
+#: Seconds to wait for the device.
 TIMEOUT = 10.0
 _RTMGRP_LINK, _RTMGRP_IPV4_ROUTE = 0x1, 0x40  # linux/rtnetlink.h
 
 
 def _pid_file(labdir: str) -> str:
-    """Beside the holder's, and as that not one that a copy of the working set would go by."""
+    """Next to the holder's and, like that, not valid in a copy of the working set."""
     path = holder.file_of(labdir)
     return os.path.join(os.path.dirname(path), os.path.basename(path).replace("holder", "outside"))
 
 
 def ensure(labdir: str) -> None:
-    """Have the program run, and its device in the lab; called outside of the lab's namespaces."""
+    """Make sure that the program is running, and its device is in the lab; call this outside the
+    lab's namespaces."""
     if _running(labdir):
         return
     fd = os.open(_pid_file(labdir) + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -59,7 +60,7 @@ def _running(labdir: str) -> bool:
 
 
 def hosts() -> list[str]:
-    """The host's own IPv4 addresses and broadcast addresses now; called outside of the lab's
+    """The host's current IPv4 addresses and broadcast addresses; call this outside the lab's
     namespaces (/proc/net/fib_trie)."""
     found: set[str] = set()
     address = ""
@@ -73,8 +74,8 @@ def hosts() -> list[str]:
 
 
 def close(labdir: str, state: State, hosts: list[str]) -> None:
-    """Keep guests from these addresses, but for bridges with access to the host; called inside.
-    It costs something only when there is something new. DummError."""
+    """Block these addresses for guests, except on bridges with access to the host; call this
+    inside. Only changes take time. DummError."""
     open_ = [b.name for b in state.bridges.values() if b.host_access]
     table = _table(state)
     rules = [f'iifname "{name}" accept' for name in open_]
@@ -96,8 +97,8 @@ def close(labdir: str, state: State, hosts: list[str]) -> None:
 
 
 def unclose(labdir: str, state: State) -> None:
-    """Take those rules away; called inside."""
-    with contextlib.suppress(FileNotFoundError):  # first: by it they are thought to be there
+    """Remove those rules; call this inside."""
+    with contextlib.suppress(FileNotFoundError):  # first, as it says that they exist
         os.unlink(_pid_file(labdir) + ".nft")
     nft.run(nft.dropped(_table(state)))
 
@@ -120,8 +121,8 @@ def end(labdir: str) -> None:
 
 
 def _in_child(labdir: str) -> None:
-    """Who enters a namespace has no way back: a child does it, and for a pid namespace its child.
-    The program is left to the lab's own pid 1."""
+    """Run in a child, since a process cannot leave a namespace again, and for a pid namespace in a
+    grandchild. The program is left to the lab's own pid 1."""
     argv = _command(labdir)
 
     def explain(error: Exception) -> str:
@@ -145,7 +146,7 @@ def _command(labdir: str) -> list[str]:
     from shutil import which
 
     namespace = _pid_file(labdir) + ".net"
-    # The host's loopback is not for guests: neither program leads there.
+    # The host's loopback device is off limits: neither program gives access to it.
     if path := which("pasta"):
         # fmt: off
         return [
@@ -190,7 +191,7 @@ def _start(labdir: str, argv: list[str], held: int) -> None:
     actions = [(os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate((null, log, log))]
     pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setsid=True)
     pidfd = os.pidfd_open(pid)
-    # /proc is the host's: to it the number is another.
+    # /proc is the host's, where the pid is a different one.
     pid = process.pid_of(pidfd)
     with open(os.open(_pid_file(labdir), _MADE, 0o600), "w", encoding="ascii") as file:
         file.write(f"{pid} {process.start_time(pid)}\n")
@@ -209,8 +210,8 @@ def _start(labdir: str, argv: list[str], held: int) -> None:
 
 
 def _name_namespace(labdir: str, path: str) -> None:
-    """Give the lab's network namespace a name that only we and our children see: to open the one
-    in /proc, pasta would have to have as many capabilities as the holder (ptrace(2))."""
+    """Give the lab's network namespace a name that only we and our children see: to open the one in
+    /proc, pasta would need as many capabilities as the holder has (ptrace(2))."""
     known = holder.find(labdir) or (0, 0)
     namespaces.unshare(namespaces.CLONE_NEWNS)
     mnt.mount("none", "/", "none", mnt.MS_REC | mnt.MS_PRIVATE, "")
@@ -219,7 +220,7 @@ def _name_namespace(labdir: str, path: str) -> None:
 
 
 def _await_device(pidfd: int) -> None:
-    """Wait until the lab's network namespace, which is ours now, has the device and a route."""
+    """Wait until the lab's network namespace, which is now ours, has the device and a route."""
     import socket
 
     deadline = time.monotonic() + TIMEOUT
@@ -235,5 +236,5 @@ def _await_device(pidfd: int) -> None:
                 raise DummError("it ended")
             if not events:
                 raise DummError("the lab's uplink did not come up in time")
-            with contextlib.suppress(OSError):  # ENOBUFS: more than it holds has happened
+            with contextlib.suppress(OSError):  # ENOBUFS: some events were lost
                 monitor.recv(65536)
