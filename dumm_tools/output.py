@@ -1,8 +1,8 @@
-"""The four shapes of an answer: a table for people, names, chosen fields, JSON.
+"""The four formats of an answer: a table for people, names, chosen fields, JSON.
 
-One field table for each kind of object makes all four, the manual's FIELDS and the
-completion of `-o`. The shape never depends on what stdout is. The whole text is built first
-and written once.
+The field table of each kind of object defines all four, the manual's FIELDS and the completion of
+`-o`. The format never depends on the type of stdout. The whole text is built first and written at
+once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from dumm_tools import messages
 from dumm_tools.errors import Usage
 
-#: Bytes that are no UTF-8, as surrogateescape has them, within a JSON string.
+#: Escapes in JSON strings for bytes that are not valid UTF-8 (surrogateescape).
 _NO_UTF8 = {0xDC00 + byte: f"\\\\x{byte:02x}" for byte in range(0x80, 0x100)}
 
 T = TypeVar("T")
@@ -23,10 +23,10 @@ Value = Scalar | list[str] | dict[str, Scalar]
 
 
 class Field(Generic[T]):
-    """One named value of an object. `people` gives another look in the table only.
+    """A named value of an object. `people` formats it differently, in the table only.
 
-    A plain class: a dozen are made at each start of a command, and a dataclass costs that half a
-    millisecond.
+    A plain class: a dozen are created at each start of a command, and as dataclasses these would
+    take half a millisecond.
     """
 
     __slots__ = ("doc", "get", "in_table", "name", "people")
@@ -44,7 +44,7 @@ class Field(Generic[T]):
 
 
 class Shape:
-    """How the user wants it: at most one of `names`, `fields` and `as_json`."""
+    """The format that the user wants: at most one of `names`, `fields` and `as_json`."""
 
     __slots__ = ("as_json", "fields", "names", "nul")
 
@@ -65,14 +65,15 @@ def emit(
     *,
     one_by_one: bool = False,
 ) -> None:
-    """Write the records to stdout; `one_by_one` gives people a list of fields for each (`show`)."""
+    """Write the records to stdout; with `one_by_one`, the table is a list of fields for each
+    (`show`)."""
     check_fields(shape.fields, table)
     by_name = {f.name: f for f in table}
     if shape.as_json:
         import json
 
         rows = [{f.name: f.get(r) for f in table} for r in records]
-        # JSON is UTF-8: what is not stands there as backslash, x and two digits.
+        # JSON is UTF-8: invalid bytes are written as backslash, x and two digits.
         text = json.dumps(rows, ensure_ascii=False).translate(_NO_UTF8) + "\n"
     elif shape.names or shape.fields:
         chosen = [by_name[n] for n in shape.fields] if shape.fields else [table[0]]
@@ -82,7 +83,7 @@ def emit(
         text = "\n".join(_sheet(r, table) for r in records)
     else:
         text = _table(records, [f for f in table if f.in_table])
-    # Names may hold bytes that are no UTF-8 (paths do); they leave as they came.
+    # Names may contain invalid UTF-8 (paths do), which is printed unchanged.
     sys.stdout.flush()
     out = sys.stdout.buffer
     out.write(text.encode("utf-8", "surrogateescape"))
@@ -90,7 +91,7 @@ def emit(
 
 
 def check_fields(names: Sequence[str], table: Sequence[Field[T]]) -> None:
-    """Usage for a field that is none, with those that are."""
+    """Raise Usage for an unknown field, listing the known ones."""
     known = [f.name for f in table]
     for name in names:
         if name not in known:
@@ -98,7 +99,7 @@ def check_fields(names: Sequence[str], table: Sequence[Field[T]]) -> None:
 
 
 def plain(value: Value) -> str:
-    """A value as `-o` prints it: `-` for absent, lists joined by commas, bools as yes and no."""
+    """A value as printed by `-o`: `-` for absent, lists joined with commas, bools as yes and no."""
     if value is None or value == [] or value == {} or value == "":
         return "-"
     if isinstance(value, bool):
@@ -111,7 +112,7 @@ def plain(value: Value) -> str:
 
 
 def quoted(path: bytes) -> str:
-    """A path for people, on one line: what does not print is escaped as in C or Python."""
+    """A path for display, on one line: unprintable characters are escaped as in C or Python."""
     text = path.decode("utf-8", "surrogateescape")
     if text.isprintable() and "\\" not in text:
         return text
@@ -128,7 +129,7 @@ def _quoted(char: str) -> str:
 
 
 def size(number: int) -> str:
-    """Bytes for people: 64M, 1.5G; exact where a unit divides it."""
+    """Bytes for display: 64M, 1.5G; exact if a unit divides it."""
     for unit, shift in (("G", 30), ("M", 20), ("K", 10)):
         if number >= 1 << shift:
             whole, rest = divmod(number, 1 << shift)
@@ -138,7 +139,7 @@ def size(number: int) -> str:
 
 def _look(field: Field[T], record: T) -> str:
     text = field.people(record) if field.people else plain(field.get(record))
-    return messages.printable(text)  # a path, or what a guest says of its routes
+    return messages.printable(text)  # a path, or routes reported by a guest
 
 
 def _table(records: Sequence[T], fields: Sequence[Field[T]]) -> str:

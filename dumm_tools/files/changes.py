@@ -1,4 +1,4 @@
-"""What a guest changed in its files: said, dropped, kept as a layer or as a master."""
+"""A guest's changes to its files: list them, discard them, save them as a layer or as a master."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _OPEN = (
 
 
 def marks(labdir: str, state: State, name: str) -> layer.Marks:
-    """How the driver of a guest's overlay marks what is deleted and hidden."""
+    """The marks for deleted and hidden files used by the driver of a guest's overlay."""
     if mounts.by_fuse(labdir, name):
         return layer.FUSE
     return layer.USER if state.isolated else layer.KERNEL
 
 
 def changes(labdir: str, name: str) -> list[diff.Change]:
-    """What the guest's top layer changes against the layers below it, sorted by path."""
+    """The changes of the guest's top layer relative to the layers below it, sorted by path."""
     with transaction(labdir) as change:
         guest = guest_views.get(change.state, name)
         below = choice.resolve_master(labdir, guest).path
@@ -46,7 +46,7 @@ def changes(labdir: str, name: str) -> list[diff.Change]:
 
 
 def reset(labdir: str, name: str) -> None:
-    """Drop a stopped guest's changes: empty host/NAME. Conflict while it runs."""
+    """Discard a stopped guest's changes: empty host/NAME. Conflict while it is running."""
     run = liveness.run_dir(labdir, name)
     with turn.taken(labdir, name), transaction(labdir) as change:
         guest = guest_views.get(change.state, name)
@@ -54,7 +54,7 @@ def reset(labdir: str, name: str) -> None:
             was_mounted = mounts.umount(labdir, change.state, name)
             own = mounts.paths(labdir, name)[1]
             if os.path.lexists(own):
-                # Gone at once, however long the rest takes, or if we are killed.
+                # They disappear at once, even if the rest takes long or we are killed.
                 os.rename(own, os.path.join(run, f"dropped-{os.urandom(4).hex()}"))
             os.makedirs(own)
             if was_mounted:

@@ -1,7 +1,7 @@
-"""Consoles: what the guest's kernel printed, its raw terminals, and text typed for it.
+"""Consoles: the output of a guest's kernel, its raw terminals, and text typed at them.
 
-tty0 of a guest is its kernel's console: output goes to console.log, input comes from a FIFO.
-tty1 to tty3 are FIFOs both ways, for a getty of the guest's own init.
+tty0 of a guest is its kernel's console: output goes to console.log, input comes from a FIFO. tty1
+to tty3 are FIFOs in both directions, for a getty of the guest's own init.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from dumm_tools.statefile import load
 
 #: Ctrl-]: ends an attached console.
 DETACH = b"\x1d"
-#: What is typed goes in pieces of so many bytes, PACE seconds apart: a guest's terminal holds 4096
-#: that its program has not read; a UML kernel that has to throttle one never listens to it again
-#: (line_throttle, arch/um/drivers/line.c).
+#: Input is sent in pieces of this many bytes, PACE seconds apart: a guest's terminal holds 4096
+#: unread bytes; a UML kernel that has to throttle one never reads from it again (line_throttle,
+#: arch/um/drivers/line.c).
 PIECE = 128
 PACE = 0.05
 SEND_MAX = 2048
-#: Bytes of output that wait for our terminal.
+#: Maximum size of output pending for our terminal.
 PIECE_OF_OUTPUT = 16384
 
-#: Bytes of a log that are read at a time, and that `last` lines may have at most.
+#: Size of a single read of a log, and maximum size of `last` lines.
 PIECE_OF_LOG = 1 << 16
 LOOK_BACK = 64 << 20
 
@@ -61,7 +61,8 @@ def _log(labdir: str, name: str) -> str:
 
 
 def log(labdir: str, name: str, write: Write, *, last: int | None, follow: bool) -> None:
-    """Write the console's log, or its `last` lines; with `follow`, go on until the guest ends."""
+    """Write the console's log, or its `last` lines; with `follow`, continue until the guest
+    ends."""
     path = _log(labdir, name)
 
     def put(text: bytes) -> None:
@@ -71,7 +72,7 @@ def log(labdir: str, name: str, write: Write, *, last: int | None, follow: bool)
         size = os.fstat(file.fileno()).st_size
         if last is not None:
             file.seek(_start_of_last(file, size, last))
-        # By pieces: it is as long as the guest likes.
+        # In pieces: its length is up to the guest.
         while (left := size - file.tell()) > 0 and (
             piece := file.readline(min(left, PIECE_OF_LOG))
         ):
@@ -81,8 +82,8 @@ def log(labdir: str, name: str, write: Write, *, last: int | None, follow: bool)
 
 
 def _start_of_last(file: BinaryIO, size: int, lines: int) -> int:
-    """Where the last so many lines of a file of `size` bytes begin, LOOK_BACK bytes before its end
-    at most."""
+    """The position of the last lines of a file of `size` bytes, at most LOOK_BACK bytes before its
+    end."""
     if not lines:
         return size
     at = size
@@ -127,7 +128,7 @@ def _follow(labdir: str, name: str, path: str, reader: Reader, write: Write) -> 
 
 
 def send(labdir: str, name: str, line: int, text: str) -> None:
-    """Type `text` and Enter at a raw terminal; Conflict when nobody takes it."""
+    """Type `text` and Enter at a raw terminal; Conflict if nothing is reading from it."""
     liveness.need_running(labdir, load(labdir), guest_views.get(load(labdir), name))
     data = os.fsencode(text) + b"\n"
     if len(data) > SEND_MAX:
@@ -160,7 +161,7 @@ def _open(labdir: str, name: str, line: int, way: str) -> Iterator[int]:
 
 
 class Signalled(Exception):
-    """A signal has ended `attach`; the terminal is as it was."""
+    """A signal has ended `attach`; the terminal has been restored."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -183,8 +184,8 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def attach(labdir: str, name: str, line: int, attached: Callable[[], object]) -> None:
-    """Join our terminal to a raw terminal of the guest until Ctrl-] or the guest's end; call
-    `attached` when it is. Signalled."""
+    """Connect our terminal to a raw terminal of the guest until Ctrl-] or the guest's end; call
+    `attached` once connected. Signalled."""
     state = load(labdir)
     liveness.need_running(labdir, state, guest_views.get(state, name))
     if not (os.isatty(0) and os.isatty(1)):
@@ -220,8 +221,8 @@ def attach(labdir: str, name: str, line: int, attached: Callable[[], object]) ->
 def _relay(
     ours: int, read: Callable[[int], bytes], wake: int, is_log: bool, pidfd: int, screen: int
 ) -> None:
-    """Keys first in each round, and output by pieces that wait for our terminal: a guest that
-    prints without end, and a terminal that takes nothing, leave Ctrl-] what it is."""
+    """Input has priority in each round, and output is sent in pieces that our terminal accepts:
+    neither a guest that prints endlessly nor a blocked terminal disables Ctrl-]."""
     keys, output = bytearray(), bytearray()
     next_piece = 0.0
     more = ended = False
@@ -257,7 +258,7 @@ def _relay(
             piece = b""
             with contextlib.suppress(BlockingIOError):
                 piece = read(PIECE_OF_OUTPUT)
-            # The log has bare newlines where the kernel printed; our terminal is raw.
+            # Kernel messages in the log end with bare newlines; our terminal is in raw mode.
             output += piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
             more = bool(piece)
             if ended and not more:

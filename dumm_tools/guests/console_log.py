@@ -1,7 +1,7 @@
-"""Reading along in a console's log, whose older half goes when it has become too long.
+"""Following a console log, whose older half is discarded when it has become too long.
 
 The keeper of the jail writes it (agent/jail/log.c): the first line then says how many bytes have
-gone, and what follows has moved towards the start.
+been discarded, and the rest has moved towards the start.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 
-#: The first line of a log that has lost its beginning.
+#: The first line of a log whose beginning was discarded.
 _GONE = re.compile(rb"\[(\d{1,20}) bytes before this are gone\]\n")
 
 
 class Reader:
-    """What comes to a log, from `at` bytes after its start on; a descriptor that stays the
-    caller's."""
+    """Reads data that is appended to a log, starting `at` bytes after its start; the descriptor
+    stays the caller's."""
 
     def __init__(self, fd: int, at: int) -> None:
         self._fd = fd
@@ -23,15 +23,15 @@ class Reader:
         self._seen = gone + max(0, at - head)  # bytes that the guest has printed, up to here
 
     def _lost(self) -> tuple[int, int]:
-        """How many bytes have gone, and the length of the line that says so."""
+        """The number of bytes discarded, and the length of the line that says so."""
         found = _GONE.match(os.pread(self._fd, 64, 0))
         return (int(found[1]), found.end()) if found else (0, 0)
 
     def read(self, size: int) -> bytes:
-        """What is new, `size` bytes at most; nothing at the end. What went unread is passed
-        over."""
+        """Read new data, at most `size` bytes; empty at the end. Data discarded before it was read
+        is skipped."""
         gone, head = self._lost()
-        # The line is the guest's where nothing has gone yet: it may lie, to its own readers.
+        # The guest may have printed such a line itself: it can only fool its own readers.
         self._seen = min(max(self._seen, gone), gone + os.fstat(self._fd).st_size)
         piece = os.pread(self._fd, size, self._seen - gone + head)
         self._seen += len(piece)

@@ -1,4 +1,5 @@
-"""Programs run in guests. Apart from `guest.py`, since a loop over `exec` pays for each import."""
+"""Running programs in guests. Separate from `guest.py`, since a loop over `exec` pays for each
+import."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from dumm_tools.statefile import load
 
 
 def execute(labdir: str, name: str, program: session.Program) -> int:
-    """Run a program in a guest with our stdin, stdout and stderr; its exit status.
+    """Run a program in a guest with our stdin, stdout and stderr; return its exit status.
 
-    ExecFailed (125, 126, 127) when it could not be run, TimedOut after its time, be it that it
-    went by before a line was free. 128 + n where signal n has ended us and not the program.
+    ExecFailed (125, 126, 127) if it could not be run, TimedOut after its timeout, even if no line
+    was free until then. 128 + n if signal n has ended us rather than the program.
     """
     patience = math.inf if program.timeout is None else program.timeout
     deadline = time.monotonic() + patience

@@ -21,7 +21,7 @@ MEMORY_MIN = 40 << 20
 
 
 def create(labdir: str, guest: Guest, *, may_exist: bool = False) -> bool:
-    """Record a guest, create its directories and mount its tree; False if it exists already."""
+    """Record a guest, create its directories and mount its tree; False if it already exists."""
     names.guest(guest.name)
     _check(labdir, guest)
     with contextlib.ExitStack() as undo:
@@ -75,7 +75,7 @@ def _check(labdir: str, guest: Guest) -> None:
 
 
 def _spec(said: str, path: str) -> str:
-    """What to record: a name in the cache, or an absolute path."""
+    """The value to record: a name in the cache, or an absolute path."""
     return said if os.path.basename(path) == said and said != path else path
 
 

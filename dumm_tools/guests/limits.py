@@ -1,13 +1,13 @@
-"""What a guest may use of the host: limits that its jail sets, and a ceiling for its memory."""
+"""Limits on a guest's use of the host: those set by its jail, and a ceiling for its memory."""
 
 from __future__ import annotations
 
 from dumm_tools import proc
 from dumm_tools.linux import cgroup
 
-#: What a guest may use of the host besides its `--memory`: files in its /dev/shm (bytes), ...
+#: A guest's allowance on the host in addition to its `--memory`: files in /dev/shm (bytes), ...
 MEMORY_OVERHEAD = 32 << 20
-#: ... and memory of the kernel's own, in each of its processes on the host (bytes).
+#: ... private memory of the kernel, in each of its processes on the host (bytes), ...
 PROCESS_DATA = 8 << 20
 #: ... and, if a control group can be created, everything that its processes, and the host's kernel
 #: on their behalf, use beyond its memory (bytes).

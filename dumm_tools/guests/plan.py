@@ -15,7 +15,7 @@ from dumm_tools.net import nic
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a guest is started from; the locks prevent its deletion from the cache."""
+    """The kernel and master of a guest; their locks prevent deletion from the cache."""
 
     kernel: Kernel
     release: tuple[int, ...]

@@ -1,19 +1,19 @@
-"""What reaches the host itself from a segment: what is for an address that the lab gave it there.
+"""Protection of the host itself from traffic on segments.
 
-Linux takes a packet for any of its addresses by any of its devices, answers ARP for all of them,
-and believes who advertises itself as a router. Here
+Linux accepts packets for any of its addresses on any of its devices, answers ARP for all of them,
+and trusts hosts that advertise themselves as routers. Therefore
 
-- settings of the device end what settings can end;
-- on a bridge without an address, and on a tap that is on no bridge, a filter on the device drops
-  everything. A bridge's own filter sees only what goes up to the host, not what stays on the
-  segment;
-- of what comes in by a bridge with an address, nftables drop what is for another address of the
-  host's. They alone know it from what the host forwards. A host without them gets a filter that
-  passes only what is for the address, and so forwards nothing that comes in there.
+- settings of the device prevent whatever settings can prevent;
+- on a bridge without an address, and on a tap that is not on a bridge, a filter on the device drops
+  everything. A bridge's own filter sees only traffic that goes up to the host, not traffic that
+  stays on the segment;
+- on a bridge with an address, nftables drop packets for other addresses of the host. Only nftables
+  can distinguish these from packets that the host forwards. A host without them gets a filter that
+  passes only packets for the address, and so forwards nothing from there.
 
-Broadcasts and multicast pass where there is an address: the host is a member of such a segment
-then, and what serves names or routes to guests may run on it. Where the address is there for an
-uplink to the outside (`nat`), it is a gateway and no more, unless the user wants more.
+Broadcasts and multicasts pass if there is an address: the host is then a member of the segment, and
+may run services and routing daemons for guests. If the address is there for an uplink to the
+outside (`nat`), the host is a gateway and nothing more, unless the user wants more.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from dumm_tools.linux.netlink import Channel
 from dumm_tools.model import Bridge, State
 from dumm_tools.net import link_views
 
-#: On each device. A source must be where it is said to be; and what the host asks for comes from
-#: the address that it has there.
+#: On each device. Source addresses must match the route; the host sends from its address there.
 _IPV4 = {
     "accept_redirects": 0,
     "accept_source_route": 0,
@@ -42,25 +41,25 @@ _IPV4 = {
     "send_redirects": 0,
 }
 _IPV6 = {"accept_ra": 0, "accept_redirects": 0, "accept_source_route": 0, "autoconf": 0}
-#: No answer to ARP, and one for the addresses of the device only.
+#: Answer no ARP requests, or only those for addresses of the device.
 _ARP_IGNORE = {False: 8, True: 1}
 
 # linux/if_ether.h
 _IP, _ARP, _VLAN, _IP6, _VLAN_AD = 0x0800, 0x0806, 0x8100, 0x86DD, 0x88A8
-_MULTICAST_IP = 0xE0000000  # and what is above: broadcast
+_MULTICAST_IP = 0xE0000000  # and above: broadcast
 _MULTICAST_IP6 = 0xFF000000
 
 
 def _drop(*kinds: int) -> list[Operation]:
-    """Drop frames of these protocols, when the protocol is loaded."""
+    """Drop frames of these protocols, once the protocol is loaded."""
     return [op for kind in kinds for op in (packets.unless_equal(kind, 1), packets.DROP)]
 
 
-#: What IP comes in: a tag of VLAN 0 would be taken off later.
+#: Protocols that carry IP: a tag of VLAN 0 would be removed later.
 _ALL_IP = _drop(_IP, _ARP, _IP6, _VLAN, _VLAN_AD)
-#: Groups that a bridge takes for itself, and passes up by the port that they came in by
-#: (br_handle_frame, net/bridge/br_input.c): the host would take IP from the tap then. What these
-#: groups are for is no IP.
+#: Groups that a bridge handles itself, and passes up through the port where they arrived
+#: (br_handle_frame, net/bridge/br_input.c): the host would then accept IP from the tap. The
+#: protocols that use these groups do not include IP.
 _ON_A_BRIDGE: Program = [
     packets.load(0),
     packets.unless_equal(0x0180C200, 4 + len(_ALL_IP)),
@@ -78,22 +77,23 @@ _FAMILY = "inet"
 
 
 def settings(device: str, *, ipv4: bool = False) -> None:
-    """Settings of a device that is not up yet; with `ipv4` the host has such an address there."""
+    """Apply the settings of a device that is not up yet; with `ipv4`, the host has such an address
+    there."""
     wanted = {"ipv4": {**_IPV4, "arp_ignore": _ARP_IGNORE[ipv4]}, "ipv6": _IPV6}
-    # Where /proc/sys is read-only, as in a container, the rest must do.
+    # If /proc/sys is read-only, as in a container, the other means must suffice.
     for family, values in wanted.items():
         with contextlib.suppress(OSError):
             sysctl.set_all(family, device, values)
 
 
 def tap(channel: Channel, device: str, *, bridged: bool) -> None:
-    """Keep from the host what comes in by a tap: all of it, or where it is on a bridge, what the
-    bridge would not take. OSError."""
+    """Block traffic from a tap to the host: all of it, or if the tap is on a bridge, the traffic
+    that the bridge does not handle. OSError."""
     _put(channel, device, _ON_A_BRIDGE if bridged else _NOTHING)
 
 
 def bridge(channel: Channel, state: State, record: Bridge, addresses: Sequence[str]) -> None:
-    """Let guests on a bridge reach these addresses of the host's, which it gets next or has just
+    """Let guests on a bridge reach these addresses of the host, which it is about to get or has
     kept, and no others. OSError."""
     ipv4, ipv6 = ([a for a in addresses if address.is_v6(a) is v6] for v6 in (False, True))
     if record.addresses or addresses:
@@ -111,7 +111,7 @@ def bridge(channel: Channel, state: State, record: Bridge, addresses: Sequence[s
 
 
 def _only(ipv4: Sequence[str], ipv6: Sequence[str]) -> Program:
-    """Pass what is for these addresses, or for everybody."""
+    """Pass traffic for these addresses, broadcasts and multicasts."""
     import ipaddress
 
     groups = [packets.unless_at_least(_MULTICAST_IP, 1), packets.PASS]
@@ -146,7 +146,7 @@ def _put(channel: Channel, device: str, program: Program) -> None:
         else:
             netlink.transact(channel, [packets.remove(index, device)])
     except OSError as e:
-        # ENOENT and EINVAL: no filter there is, nor ever was; or a kernel that knows none.
+        # ENOENT and EINVAL: there is no filter, or never was; or the kernel does not support any.
         if e.errno not in (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP):
             raise
         if program:
@@ -154,8 +154,8 @@ def _put(channel: Channel, device: str, program: Program) -> None:
 
 
 def refresh(state: State, also: Collection[str] = (), without: Collection[str] = ()) -> bool:
-    """Have the rules be for the lab's bridges that are there and have addresses, for `also`, and
-    not for others that are in `without`. False where nftables cannot do it."""
+    """Update the rules for the lab's existing bridges that have addresses, for `also`, and not for
+    others that are in `without`. False if nftables cannot do it."""
     names = [
         name
         for name, record in state.bridges.items()
@@ -166,24 +166,24 @@ def refresh(state: State, also: Collection[str] = (), without: Collection[str] =
 
 
 def renew(state: State) -> bool:
-    """Have the rules be for the lab's bridges as they are recorded; False where there are none."""
+    """Rebuild the rules for the lab's bridges as recorded; False if there are none."""
     return any(b.addresses for b in state.bridges.values()) and refresh(state)
 
 
 def mend(state: State) -> bool:
-    """Put the rules back where somebody took them away, as a firewall does that is loaded anew;
-    False where that is not so, or not possible."""
+    """Restore the rules if somebody removed them, such as a reloaded firewall; False if that is not
+    the case, or not possible."""
     return _has_rules(state) is False and renew(state)
 
 
 def clear(state: State) -> None:
-    """Take all rules away, whatever is recorded. The caller knows that the lab ends."""
+    """Remove all rules, whatever is recorded, because the lab ends."""
     if _has_rules(state):
         _run(state, ())
 
 
 def _has_rules(state: State) -> bool | None:
-    """Is the lab's table there? None for a kernel that knows no tables."""
+    """Whether the lab's table exists. None if the kernel does not support tables."""
     try:
         return nft.has_table(nft.NFPROTO_INET, state.table)
     except OSError:
@@ -200,7 +200,7 @@ def _run(state: State, names: Sequence[str]) -> bool:
 
 
 def forget(state: State, devices: Collection[str]) -> None:
-    """Take bridges that have gone from the rules."""
+    """Remove deleted bridges from the rules."""
     if any(d in state.bridges and state.bridges[d].addresses for d in devices):
         refresh(state, without=devices)
 
@@ -213,7 +213,7 @@ def _script(state: State, names: Sequence[str]) -> str:
     gateways = [n for n in guarded if state.bridges[n].uplink == "nat"]
     rules = [
         "iif != @guarded accept",
-        # Of the kernel's settings for these some are the host's, not the device's.
+        # Some of the kernel's settings for these apply to the whole host, not to a device.
         "icmp type redirect drop",
         "icmpv6 type { nd-router-advert, nd-redirect } drop",
     ]
@@ -229,7 +229,7 @@ def _script(state: State, names: Sequence[str]) -> str:
         ]
     lines = [f"add table {table}"]
     for name, members in (("guarded", guarded), ("gateways", gateways)):
-        # By index: what gets the name of a bridge that has gone is not meant.
+        # By index: a device that later gets the name of a deleted bridge is not meant.
         numbers = [str(sysfs.number(n, "ifindex")) for n in members]
         lines += [f"add set {table} {name} {{ type iface_index; }}", f"flush set {table} {name}"]
         if numbers:

@@ -1,6 +1,6 @@
-"""The device of an interface in its running guest: found, given addresses, routes and a shape.
+"""The device of an interface in its running guest: find it, set its addresses, routes and shaping.
 
-By netlink through the agent: no program runs in the guest. Writes no state.
+This uses netlink through the agent: no program runs in the guest. Writes no state.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from dumm_tools.net import link_requests
 from dumm_tools.net.host_links import explained
 from dumm_tools.running import contact
 
-#: What an undo may meet without hiding the failure that led to it.
+#: Errors during a rollback that must not hide the error that caused it.
 UNDO_FAILURES = (DummError, OSError, LineLost)
-#: Seconds to wait for a guest whose answer is not all that was asked for.
+#: Seconds to wait for a guest whose answer is only a part of the request.
 ASK_TIMEOUT = 2.0
 
 
 def find(channel: Channel, iface: Iface) -> Link | None:
-    """The interface's device in its guest, by its name, or where it was renamed by what it is."""
+    """The interface's device in its guest, by its name or, if it was renamed, by its parent in
+    sysfs."""
     parent = f"uml-vector.{iface.slot}"
     try:
         link = rtnl.find_link(channel, iface.device)
@@ -43,7 +44,7 @@ def find(channel: Channel, iface: Iface) -> Link | None:
 
 
 def need(control: Control, iface: Iface) -> Link:
-    """The interface's device; DummError where its guest has none."""
+    """The interface's device; DummError if its guest has none."""
     link = find(control, iface)
     if link is None:
         raise DummError(
@@ -54,20 +55,20 @@ def need(control: Control, iface: Iface) -> Link:
 
 
 def born_as(iface: Iface) -> str:
-    """What the kernel calls the device before it is set up."""
+    """The kernel's name of the device before it is set up."""
     return f"vec{iface.slot}"
 
 
 def load_ipv6(control: Control, iface: Iface) -> None:
-    """Where IPv6 is a module it must be there before an address; where it is built in, or is
-    not to be had, the address itself tells."""
+    """If IPv6 is a module, it must be loaded before addresses are added; if it is built in or
+    unavailable, adding the address will tell."""
     if link_requests.needs_ipv6(iface):
         with contextlib.suppress(OSError):
             control.load_module("ipv6")
 
 
 def apply_shape(control: Control, iface: Iface, index: int) -> None:
-    """Shape a device as recorded; as for IPv6, the kernel says when it cannot."""
+    """Shape a device as recorded; as with IPv6, the kernel reports if it cannot."""
     if iface.shape:
         with contextlib.suppress(OSError):
             control.load_module(link_requests.MODULE)
@@ -75,7 +76,7 @@ def apply_shape(control: Control, iface: Iface, index: int) -> None:
 
 
 def add_addresses(labdir: str, iface: Iface, addresses: list[str]) -> None:
-    """Give the device in the running guest addresses: all or none."""
+    """Add addresses to the device in the running guest: all or none."""
     with (
         contact.control(labdir, iface.guest) as control,
         explained(f"add an address to '{iface.name}'"),
@@ -94,7 +95,7 @@ def add_addresses(labdir: str, iface: Iface, addresses: list[str]) -> None:
 
 
 def _drop_address(control: Control, index: int, text: str) -> None:
-    """Undo."""
+    """Roll back one address."""
     with contextlib.suppress(*UNDO_FAILURES):
         netlink.transact(control, [rtnl.address(rtnl.RTM_DELADDR, index, text)])
 
@@ -102,8 +103,8 @@ def _drop_address(control: Control, index: int, text: str) -> None:
 def del_addresses(
     labdir: str, iface: Iface, addresses: list[str], left: Sequence[str] = ()
 ) -> None:
-    """Take addresses from the device in the running guest; one it does not have is fine. `left`
-    are to stay: of a network the kernel drops all with the first (promote_secondaries in
+    """Remove addresses from the device in the running guest; missing ones are ignored. `left` must
+    be kept: the kernel drops all addresses of a network with its first (promote_secondaries in
     Documentation/networking/ip-sysctl.rst)."""
     with (
         contact.control(labdir, iface.guest) as control,
@@ -121,13 +122,13 @@ def del_addresses(
 
 
 def drop_addresses(labdir: str, iface: Iface, addresses: list[str]) -> None:
-    """Undo an `add_addresses`."""
+    """Roll back an `add_addresses`."""
     with contextlib.suppress(*UNDO_FAILURES):
         del_addresses(labdir, iface, addresses)
 
 
 def live_addresses(labdir: str, iface: Iface) -> list[str]:
-    """The addresses that the device has in the running guest."""
+    """The addresses currently set on the device in the running guest."""
     with (
         contact.control(labdir, iface.guest) as control,
         explained(f"list the addresses of '{iface.name}'"),
@@ -136,7 +137,7 @@ def live_addresses(labdir: str, iface: Iface) -> list[str]:
 
 
 def add_routes(labdir: str, iface: Iface, routes: list[dict[str, str]]) -> None:
-    """Give the running guest routes out of the device, those that it can have now."""
+    """Add routes through the device to the running guest, as far as they are possible now."""
     with (
         contact.control(labdir, iface.guest) as control,
         explained(f"add a route to '{iface.name}'"),
@@ -149,7 +150,7 @@ def add_routes(labdir: str, iface: Iface, routes: list[dict[str, str]]) -> None:
 
 
 def del_routes(labdir: str, iface: Iface, routes: list[dict[str, str]]) -> None:
-    """Take routes from the running guest; one that it does not have is fine."""
+    """Remove routes from the running guest; missing ones are ignored."""
     with (
         contact.control(labdir, iface.guest) as control,
         explained(f"remove a route from '{iface.name}'"),
@@ -161,7 +162,7 @@ def del_routes(labdir: str, iface: Iface, routes: list[dict[str, str]]) -> None:
 
 
 def _tolerant(control: Control, request: Request, *numbers: int) -> None:
-    """Send a request that may have been done already."""
+    """Send a request that may have been carried out already."""
     try:
         netlink.transact(control, [request])
     except OSError as e:
@@ -177,7 +178,7 @@ def live_routes(labdir: str, guest: str) -> list[tuple[str, route.Route]]:
 
 
 def change_shape(labdir: str, iface: Iface) -> None:
-    """Shape the device in the running guest as recorded, whatever it was like."""
+    """Shape the device in the running guest as recorded, whatever its previous shaping."""
     with (
         contact.control(labdir, iface.guest) as control,
         explained(f"shape '{iface.name}' in its guest"),
@@ -191,13 +192,13 @@ def change_shape(labdir: str, iface: Iface) -> None:
 
 
 def restore_shape(labdir: str, iface: Iface) -> None:
-    """Undo a `change_shape`."""
+    """Roll back a `change_shape`."""
     with contextlib.suppress(*UNDO_FAILURES):
         change_shape(labdir, iface)
 
 
 def live_shape(labdir: str, iface: Iface) -> dict[str, float]:
-    """What the device in the running guest has of shaping."""
+    """The shaping of the device in the running guest."""
     with (
         contact.control(labdir, iface.guest, ASK_TIMEOUT) as control,
         explained(f"ask for the shape of '{iface.name}'"),

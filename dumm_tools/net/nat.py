@@ -1,9 +1,9 @@
-"""Segments that reach the outside by the host's own address: nftables and forwarding.
+"""Uplinks through the host's own address: nftables and forwarding.
 
-A table named after the lab holds the rules, and in its set `opened` the devices by which the
-host forwarded nothing before: so what is to be put back lives as long as what was changed, and
-no longer. The lab's state says it too: a firewall that is loaded anew takes all tables away.
-Where labs share a network the last of them puts it back; the others hand it on.
+A table named after the lab contains the rules, and in its set `opened` the devices on which the
+host forwarded nothing before: this way, the record of what has to be restored lives exactly as long
+as the change itself. The lab's state has it, too, since reloading a firewall deletes all tables. If
+several labs share a network, the last of them restores it; the others pass the record on.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from dumm_tools.linux import sysfs
 from dumm_tools.model import TABLE_PREFIX, Bridge, State
 from dumm_tools.running import liveness
 
-#: Addresses that are for neighbours only (RFC 3927).
+#: Link-local addresses (RFC 3927).
 LINK_LOCAL = "169.254.0.0/16"
-#: What state.json calls the devices that were opened.
+#: The key of the opened devices in state.json.
 _EXTRA = "opened"
 
 
 def bridges_of(state: State) -> list[Bridge]:
-    """The bridges that are to reach the outside so."""
+    """The bridges with such an uplink."""
     return [b for _, b in sorted(state.bridges.items()) if b.uplink == "nat"]
 
 
 def networks(bridge: Bridge) -> list[str]:
-    """The IPv4 networks that the host has an address in, on the bridge."""
+    """The IPv4 networks in which the host has an address on the bridge."""
     import ipaddress
 
     found = [ipaddress.ip_interface(a) for a in bridge.addresses if not address.is_v6(a)]
@@ -39,8 +39,8 @@ def networks(bridge: Bridge) -> list[str]:
 
 
 def make(state: State) -> None:
-    """Have rules and forwarding be for the lab's bridges as they are recorded. DummError; the
-    caller saves the state."""
+    """Update rules and forwarding for the lab's bridges as recorded. DummError; the caller saves
+    the state."""
     bridges = bridges_of(state)
     with _locked():
         before = _opened()
@@ -61,8 +61,8 @@ def make(state: State) -> None:
 
 
 def unmake(state: State, bridge: Bridge | None) -> None:
-    """Take a bridge from the rules, with None all of them, and put back what is needed no more.
-    The caller saves the state."""
+    """Remove a bridge from the rules, or all of them if it is None, and restore what is no longer
+    needed. The caller saves the state."""
     with _locked():
         before = _opened()
         if state.table not in before and not _remembered(state):
@@ -84,17 +84,17 @@ def unmake(state: State, bridge: Bridge | None) -> None:
 
 
 def stands(state: State) -> bool:
-    """Is there something that `unmake` would take away? Without nft(8), which takes its time."""
+    """Whether there is something that `unmake` would remove. Does not use nft(8), which is slow."""
     if _remembered(state):
         return True
     try:
         return nft.has_table(nft.NFPROTO_IPV4, state.table)
-    except OSError:  # a kernel without
+    except OSError:  # a kernel without nftables
         return False
 
 
 def _here() -> str:
-    """This network namespace, until the host's next boot."""
+    """An identifier of this network namespace, until the host's next boot."""
     return f"{liveness.host_boot()} {os.stat('/proc/thread-self/ns/net').st_ino}"
 
 
@@ -126,7 +126,7 @@ def _forward(devices: Iterable[str], on: bool) -> None:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    """One lab at a time, in this network namespace: this file is another one in each."""
+    """One lab at a time in this network namespace: each namespace has its own file."""
     fd = os.open("/proc/sys/net/ipv4/ip_forward", os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -140,7 +140,7 @@ def _set(devices: Iterable[str]) -> str:
 
 
 def _replaced(state: State, rules: str) -> str:
-    """One transaction: the table with these rules in the place of the one that is there, if any."""
+    """A transaction that replaces the table, if it exists, with these rules."""
     table = f"ip {state.table}"
     return nft.dropped(table) + (f"table {table} {{\n{rules}}}\n" if rules else "")
 
@@ -154,16 +154,16 @@ def _rules(bridges: list[Bridge], opened: set[str]) -> str:
         for network in networks(b)
     )
     elements = f"\t\telements = {_set(opened)}\n" if opened else ""
-    # The host's own neighbours, as a cloud's metadata service; and its services, which what was
-    # sent to the host was redirected to, as Docker does.
+    # The host's neighbours, such as a cloud's metadata service; and its services, if traffic to the
+    # host is redirected to them, as by Docker.
     closed = "".join(
         f'\t\tiifname "{b.name}" ip daddr {LINK_LOCAL} drop\n'
         f'\t\tiifname "{b.name}" ct direction original ct status dnat drop\n'
         for b in bridges
         if not b.host_access
     )
-    # A frame that stays on its bridge comes by here too where br_netfilter is loaded. From
-    # outside come answers only; and where nothing was forwarded before, nothing else is now.
+    # If br_netfilter is loaded, frames that stay on their bridge pass through here, too. Only
+    # replies come from outside; and devices that forwarded nothing before forward nothing else now.
     return f"""\tset opened {{
 \t\ttype ifname
 {elements}\t}}
