@@ -2,5 +2,5 @@
 
 import gc
 
-# What is made at a start stays: to look through it for garbage costs 2 ms of 45.
+# Objects created at start-up stay alive: collecting garbage among them costs 2 ms of 45.
 gc.set_threshold(100_000)

@@ -1,7 +1,7 @@
 """`dumm-console` without a verb: commands read from a terminal, or as a batch.
 
-Each line runs in a child: what one command enters, closes or changes is nothing to the next, and
-they all share one start of Python.
+Each line runs in a child process, so whatever a command enters, closes or changes does not affect
+the next one, and all share a single start of Python.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dumm_tools.errors import Usage
 from dumm_tools.linux import tty
 
 TOOLS = ("guest", "iface", "bridge", "fs", "console")
-#: What most verbs of a tool import when they run: once here, or else in each child anew.
+#: Modules imported by most verbs of a tool: once here, rather than in each child.
 DOMAIN = {
     "guest": ("guests.start", "guests.execution", "guests.guest", "running.guest_views"),
     "iface": ("net.iface", "net.link_views", "net.route", "net.shape"),
@@ -32,11 +32,11 @@ WORDS_OF_OURS = {"exit": "leave the console", "quit": "leave the console", "help
 
 
 def main(directory: str, keep_going: bool) -> int:
-    """Read commands from stdin until its end; the exit status of the first that failed."""
+    """Read commands from stdin to its end; return the exit status of the first that failed."""
     os.environ["DUMM_DIR"] = directory
     for tool in TOOLS:
         _cli(tool)  # imported once, for all children
-    # A collector in a child looks at all objects, and so copies their pages.
+    # A garbage collection in a child touches all objects, and so copies their pages.
     gc.freeze()
     if os.isatty(0):
         return _interactive(directory)
@@ -52,8 +52,8 @@ def _cli(tool: str) -> click.Group:
 
 
 def _import_domain(tool: str) -> None:
-    """Import what a tool's lines need, for all children to come; the messages of netlink, which
-    take the longest, too."""
+    """Import the modules that a tool's lines need, for all later children, including the netlink
+    messages, which take longest."""
     import importlib
 
     for name in DOMAIN.get(tool, ()):
@@ -65,7 +65,7 @@ def _import_domain(tool: str) -> None:
 
 
 def split(line: str) -> list[str]:
-    """The words of a line, quoted as in a shell; Usage for a quote that does not end."""
+    """The words of a line, quoted as in a shell; Usage for an unterminated quote."""
     import shlex
 
     try:
@@ -77,7 +77,7 @@ def split(line: str) -> list[str]:
 def _batch(keep_going: bool) -> int:
     first = 0
     seen = set()
-    # As bytes: what is no UTF-8 goes to the commands as it is, as from a shell.
+    # As bytes: invalid UTF-8 is passed to the commands unchanged, as from a shell.
     for number, raw in enumerate(sys.stdin.buffer, 1):
         line = os.fsdecode(raw)
         try:
@@ -86,7 +86,7 @@ def _batch(keep_going: bool) -> int:
                 break
             if words:
                 tool = words[0].removeprefix("dumm-")
-                if tool in seen:  # not for a single line
+                if tool in seen:  # not worth it for a single line
                     _import_domain(tool)
                 seen.add(tool)
             code = _run(words, batch=True) if words else 0
@@ -94,7 +94,7 @@ def _batch(keep_going: bool) -> int:
             common.report("dumm-console", str(e), e.hint)
             code = e.exit_code
         if code in (-signal.SIGINT, -signal.SIGPIPE):
-            common.die_of(-code)  # Ctrl-C is for all of it, and so is a reader that left
+            common.die_of(-code)  # Ctrl-C ends the whole batch, and so does a missing reader
         code = code if code >= 0 else 128 - code
         if code:
             common.report("dumm-console", f"line {number} failed: {line.strip()}")
@@ -153,7 +153,7 @@ def _help() -> int:
 
 
 def _run(words: list[str], *, batch: bool) -> int:
-    """Run one command in a child; its exit status, -n when signal n ended it."""
+    """Run a command in a child; return its exit status, or -n if signal n killed it."""
     if words == ["help"]:
         return _help()
     name = words[0].removeprefix("dumm-")
@@ -162,7 +162,7 @@ def _run(words: list[str], *, batch: bool) -> int:
     group = _cli(name)
     sys.stdout.flush()
     with tty.kept(0) if not batch else contextlib.nullcontext():
-        # Ctrl-C is the command's; one that comes before both sides are ready waits until they are.
+        # Ctrl-C is for the command; it is blocked until both processes are ready.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         previous = signal.getsignal(signal.SIGINT)
         pid = os.fork()
@@ -181,7 +181,7 @@ def _run(words: list[str], *, batch: bool) -> int:
 def _child(group: click.Group, prog: str, args: list[str], batch: bool) -> NoReturn:
     code = 1
     try:
-        if batch:  # the rest of the batch is not the command's input
+        if batch:  # the command must not read the rest of the batch
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
         code = common.outcome(group, prog, args)
@@ -197,7 +197,7 @@ def _complete(buffer: str, text: str, number: int) -> str | None:
 
 
 def candidates(before: str, text: str) -> list[str]:
-    """What may follow the words `before`, beginning with `text`."""
+    """Completions of `text` after the words `before`."""
     from click.shell_completion import ShellComplete
 
     words = before.split()

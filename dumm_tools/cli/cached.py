@@ -1,4 +1,4 @@
-"""What the commands for kernel packs and masters share: operands, options, progress."""
+"""Code shared by the commands for kernel packs and masters: operands, options, progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Cached(Words):
-    """The name of something in the cache, completed from what is there."""
+    """The name of an object in the cache, with completion."""
 
     def __init__(self, kind: cache.Kind) -> None:
         self.name = cache.NOUN[kind]
@@ -31,7 +31,7 @@ class Cached(Words):
 
 
 def source_options(default_suite: str) -> Callable[[F], F]:
-    """--suite, --mirror and --allow-expired, for what comes from a Debian archive."""
+    """--suite, --mirror and --allow-expired, for downloads from a Debian archive."""
 
     def decorate(function: F) -> F:
         for option in (
@@ -57,7 +57,7 @@ def source_options(default_suite: str) -> Callable[[F], F]:
 
 
 def name_option(function: F) -> F:
-    """--name, for what gets a place in the cache."""
+    """--name, for objects created in the cache."""
     return click.option("--name", metavar="NAME", help="Name to give it in the cache.")(function)
 
 
@@ -76,7 +76,7 @@ def if_exists_option(function: F) -> F:
 
 
 def delete_each(delete: Callable[[str], None], names: tuple[str, ...], if_exists: bool) -> int:
-    """Delete all that is named; the exit code."""
+    """Delete all named objects; return the exit code."""
 
     def one(name: str) -> None:
         try:

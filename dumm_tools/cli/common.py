@@ -1,4 +1,4 @@
-"""What all commands share: the way out, the common options, operands with completion."""
+"""Code shared by all commands: exit handling, common options, operands with completion."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ T = TypeVar("T")
 
 
 def run(command: click.Command, prog: str) -> NoReturn:
-    """Run `command` with our own arguments, and end.
+    """Run `command` with our own arguments, and exit.
 
-    At once: to take its modules apart costs Python 6 ms, and there is nobody who would see it.
+    Exit immediately: tearing down its modules costs Python 6 ms, for nobody's benefit.
     """
     status = outcome(command, prog)
-    if sys.getprofile() or sys.gettrace():  # somebody does
+    if sys.getprofile() or sys.gettrace():  # a profiler or tracer needs it
         sys.exit(status)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
@@ -34,8 +34,8 @@ def run(command: click.Command, prog: str) -> NoReturn:
 
 
 def outcome(command: click.Command, prog: str, args: Sequence[str] | None = None) -> int:
-    """Run `command` with our own arguments or `args`; the only place where an exception becomes
-    an exit status."""
+    """Run `command` with our own arguments or `args`; the only place that turns exceptions into an
+    exit status."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     _fill_standard_streams()
     try:
@@ -60,9 +60,9 @@ def outcome(command: click.Command, prog: str, args: Sequence[str] | None = None
     except Exception as e:
         status = tell(prog, e)
         if isinstance(e, OSError):
-            # What stdout did not take stays in its buffer, to fail again at our end.
+            # Data that stdout did not accept stays in its buffer, and would fail again at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except SystemExit as e:  # click's, when it has completed a word
+    except SystemExit as e:  # raised by click after completing a word
         status = e.code
     return status if isinstance(status, int) else 0
 
@@ -76,13 +76,13 @@ class _NoVerb(click.UsageError):
 
 
 def _passes_words_on(context: click.Context | None) -> bool:
-    """Does the verb take the words of another command, for which `--` makes room?"""
+    """Whether the verb takes the words of another command, which `--` separates."""
     params = context.command.params if context else []
     return any(isinstance(p, click.Argument) and "--" in (p.metavar or "") for p in params)
 
 
 def tell(prog: str, error: Exception) -> int:
-    """Print what went wrong, with DUMM_DEBUG=1 where it did too; its exit status."""
+    """Print an error, with its traceback if DUMM_DEBUG=1; return its exit status."""
     if os.environ.get("DUMM_DEBUG") == "1":
         import traceback
 
@@ -99,8 +99,8 @@ def tell(prog: str, error: Exception) -> int:
 
 
 def _fill_standard_streams() -> None:
-    """Put something in the place of a closed stdin, stdout or stderr, or the first file that we
-    open takes it. What is written to a closed stdout is an error, to a closed stderr is not."""
+    """Replace a closed stdin, stdout or stderr, whose number the first file opened would get
+    otherwise. Writing to a closed stdout is an error, to a closed stderr it is not."""
     for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(fd)
@@ -113,15 +113,15 @@ def _fill_standard_streams() -> None:
 
 
 def die_of(number: int) -> NoReturn:
-    """End by signal `number`, so that the shell that called us sees it."""
+    """End by signal `number`, so that the calling shell sees it."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     sys.exit(128 + number)
 
 
 def report(prog: str, message: str, hint: str | None = None) -> None:
-    """Print an error, one line, and its hint on stderr. What a guest said may be part of it, and
-    is not for the terminal to obey."""
+    """Print an error, in one line, and its hint on stderr. It may contain text from a guest, which
+    must not control the terminal."""
     lines = [f"{prog}: {' '.join(message.split())}"]
     if hint:
         lines.append(f"{prog}: hint: {' '.join(hint.split())}")
@@ -129,12 +129,12 @@ def report(prog: str, message: str, hint: str | None = None) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a warning on stderr: what is named in it was done, but not as one may think."""
+    """Print a warning on stderr: the operation succeeded, but perhaps not as expected."""
     messages.say(f"{program()}: warning: {text}", over=True)
 
 
 def each(operands: Iterable[T], action: Callable[[T], object]) -> int:
-    """Do `action` for all operands, report each failure, return the first failure's code."""
+    """Call `action` for all operands and report each failure; return the first failure's code."""
     prog = program()
     status = 0
     for operand in operands:
@@ -142,19 +142,19 @@ def each(operands: Iterable[T], action: Callable[[T], object]) -> int:
             action(operand)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except Exception as e:  # whatever one does, the others have their turn
+        except Exception as e:  # one failure must not affect the other operands
             code = tell(prog, e)
             status = status or code
     return status
 
 
 def program() -> str:
-    """The name of the tool that runs, for its messages."""
+    """The name of the running tool, for its messages."""
     return click.get_current_context().find_root().info_name or "dumm"
 
 
 def labdir() -> str:
-    """The working directory that -C or DUMM_DIR names: absolute, without links, and to be believed
+    """The working directory named by -C or DUMM_DIR: absolute, without links, and trusted
     (`trust.resolve`)."""
     context = click.get_current_context()
     found = context.meta.get("dumm.root")
@@ -164,8 +164,8 @@ def labdir() -> str:
 
 
 def entered(*, make: bool = True) -> str:
-    """As `labdir`, but inside the lab's own namespaces where it has some (`entry`): for verbs that
-    look at links or mounts, or, with `make`, change them."""
+    """Like `labdir`, but inside the lab's own namespaces if it has any (`entry`): for
+    verbs that look at links or mounts or, with `make`, change them."""
     directory = labdir()
     meta = click.get_current_context().meta
     if "dumm.entered" not in meta:
@@ -177,7 +177,7 @@ def entered(*, make: bool = True) -> str:
 
 
 def working_directory(context: click.Context | None) -> str:
-    """The working directory for a context (None while completing without one)."""
+    """The working directory for a context (None when completing without one)."""
     from dumm_tools import trust
 
     while context is not None:
@@ -204,8 +204,8 @@ else:  # older clicks have no generic one
 
 
 class Directory(Words):
-    """An operand that names a directory, or what may become one. click's own asks for translations
-    at each start, as its version and help options do, which costs a millisecond."""
+    """An operand that names a directory, or a path that may become one. click's own type looks up
+    translations at each start, as do its version and help options, which costs a millisecond."""
 
     name = "directory"
 
@@ -220,8 +220,8 @@ class Directory(Words):
         return [CompletionItem(incomplete, type="dir")]
 
 
-#: -C and -v, taken before the verb and behind it alike. All commands have the same two objects:
-#: each would take a tenth of a millisecond to make, at each start.
+#: -C and -v, accepted before and after the verb. All commands share the same two objects: creating
+#: each would take a tenth of a millisecond, at each start.
 _SHARED_OPTIONS: tuple[click.Parameter, ...] = (
     click.Option(
         ["-C", "--directory"],
@@ -255,7 +255,7 @@ def _show_version(ctx: click.Context, _param: click.Parameter, value: bool) -> N
 
 
 def _answer(names: Sequence[str], show: Callable[..., None], text: str) -> click.Option:
-    """An option that has its own answer."""
+    """An option that prints something and exits."""
     return click.Option(
         names, is_flag=True, expose_value=False, is_eager=True, callback=show, help=text
     )
@@ -265,14 +265,14 @@ _HELP = _answer(["-h", "--help"], _show_help, "Show this message and exit.")
 
 
 class _Parsed(click.Command):
-    """What verbs and groups have alike."""
+    """Common base of verbs and groups."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += _SHARED_OPTIONS
 
     def get_help_option(self, ctx: click.Context) -> click.Option | None:
-        """The one that all share."""
+        """The shared help option."""
         return _HELP
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -282,8 +282,8 @@ class _Parsed(click.Command):
         return super().parse_args(ctx, args)
 
     def make_parser(self, ctx: click.Context) -> Any:
-        """click's, that knows `-q` at the first look: it looks for a long option of that name
-        before, and makes the error for that with all that looks alike (difflib, 1 ms)."""
+        """click's parser, but recognizing `-q` at the first lookup: click first looks for a long
+        option of that name, and prepares the error for it with similar names (difflib, 1 ms)."""
         parser = super().make_parser(ctx)
         short, long = getattr(parser, "_short_opt", None), getattr(parser, "_long_opt", None)
         if short and long:
@@ -292,28 +292,28 @@ class _Parsed(click.Command):
 
 
 class Command(_Parsed):
-    """A verb. Options may stand before and behind operands."""
+    """A verb. Options may be given before and after operands."""
 
 
 class Group(_Parsed, click.Group):
     """A tool, or a noun inside a tool."""
 
     command_class = Command
-    group_class = type  # a group inside a group is of the same class
+    group_class = type  # nested groups have the same class
 
 
 CONTEXT: dict[str, Any] = {"max_content_width": 100}
 
 
 def tool(name: str, help_text: str) -> Group:
-    """The group that a whole tool is, with --version."""
+    """The group of a whole tool, with --version."""
     group = Group(name=name, help=help_text, context_settings=CONTEXT)
     group.params.append(_answer(["--version"], _show_version, "Show the version and exit."))
     return group
 
 
 def output_options(table: Sequence[Field[Any]]) -> Callable[[F], F]:
-    """Give a `list` or `show` verb -q, -o, -z and --format; it receives one `shape`."""
+    """Add -q, -o, -z and --format to a `list` or `show` verb, which receives a single `shape`."""
     names = [f.name for f in table]
 
     def split(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -362,7 +362,7 @@ def output_options(table: Sequence[Field[Any]]) -> Callable[[F], F]:
 
 
 class FieldList(Words):
-    """The operand of -o; completes the last field of the list."""
+    """The argument of -o; completes the last field of the list."""
 
     name = "fields"
 
@@ -377,7 +377,7 @@ class FieldList(Words):
 
 
 class Name(Words):
-    """An operand that names an object; `choices` reads the candidates from a loaded state."""
+    """An operand that names an object; `choices` takes the candidates from a loaded state."""
 
     def __init__(self, name: str, choices: Callable[[Any, str], Iterable[str]]) -> None:
         self.name = name
@@ -397,7 +397,7 @@ class Name(Words):
 
 
 class Progress:
-    """One changing line on stderr when that is a terminal; nothing at all when it is not."""
+    """A changing line on stderr if that is a terminal; otherwise nothing."""
 
     def __init__(self) -> None:
         self._on = messages.on_terminal()

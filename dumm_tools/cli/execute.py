@@ -13,7 +13,7 @@ from dumm_tools.cli.values import Seconds
 
 
 class GuestThenCommand(Words):
-    """NAME, then a command that is passed on as it is; completes the name."""
+    """NAME, followed by a command that is passed on unchanged; completes the name."""
 
     name = "words"
 
@@ -102,7 +102,7 @@ def exec_(
 
 
 def run_on_host(command: tuple[str, ...], *, shell: bool = False) -> int:
-    """Run a program of the host in the lab's own namespaces, if it has some."""
+    """Run a program of the host in the lab's own namespaces, if it has any."""
     import shutil
 
     from dumm_tools import statefile

@@ -80,7 +80,7 @@ def destroy() -> None:
 
 
 def _isolated(labdir: str) -> bool:
-    """What the lab in `labdir` is, or what one would be."""
+    """Whether the lab in `labdir` is isolated, or a new one would be."""
     from dumm_tools import statefile
 
     try:

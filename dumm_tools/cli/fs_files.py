@@ -75,7 +75,7 @@ def commit(name: str, to: str) -> None:
 
 
 class Place(Words):
-    """A local path, or GUEST:PATH; completes the guest's name and local files."""
+    """A local path, or GUEST:PATH; completes guest names and local files."""
 
     name = "place"
 

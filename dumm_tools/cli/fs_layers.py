@@ -1,4 +1,4 @@
-"""`dumm-fs overlay` and `dumm-fs template`: the layers below guests' roots."""
+"""`dumm-fs overlay` and `dumm-fs template`: the layers of guests' roots."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ TEMPLATE = Name("template", _templates)
 
 
 class GuestThenLayer(Words):
-    """NAME (none with --all), then a directory; completes both, of a guest's layers if `listed`."""
+    """NAME (not with --all), followed by a directory; completes both, from a guest's layers if
+    `listed`."""
 
     name = "words"
 
@@ -73,7 +74,7 @@ class GuestThenLayer(Words):
 def _targets(
     labdir: str, everyone: bool, words: tuple[str, ...], rest: int
 ) -> tuple[list[str], Any]:
-    """NAME|--all and `rest` more operands."""
+    """Parse NAME|--all and `rest` more operands."""
     if len(words) != rest + (not everyone):
         raise click.UsageError("give one guest or --all" + (", and one directory" if rest else ""))
     if not everyone:
@@ -84,7 +85,7 @@ def _targets(
 
 
 class Failures:
-    """Reports what goes wrong with some of many guests; keeps the first exit code."""
+    """Reports failures of individual guests; keeps the first exit code."""
 
     def __init__(self) -> None:
         self.code = 0

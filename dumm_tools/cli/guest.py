@@ -1,4 +1,4 @@
-"""dumm-guest: guests and what runs in them."""
+"""dumm-guest: guests and the commands that run in them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ timeout_option = click.option(
 
 
 class Errors:
-    """Collects what goes wrong with some of many; remembers the first exit code."""
+    """Collects failures of individual guests; keeps the first exit code."""
 
     def __init__(self, keep: bool = True) -> None:
         self.code = 0
@@ -91,7 +91,7 @@ class Errors:
 
     def __call__(self, name: str, error: Exception) -> None:
         if isinstance(error, DummError) and not self._keep:
-            error.hint = None  # the log that it names goes, too
+            error.hint = None  # the log that it refers to is deleted, too
         code = common.tell(self._prog, error)
         self.code = self.code or code
         self.names.append(name)
@@ -100,7 +100,7 @@ class Errors:
 def chosen(
     labdir: str, names: tuple[str, ...], everyone: bool, states: tuple[str, ...]
 ) -> list[str]:
-    """The operands, or with --all the guests in one of `states`."""
+    """The operands or, with --all, the guests in one of `states`."""
     from dumm_tools.running import guest_views
 
     if everyone == bool(names):

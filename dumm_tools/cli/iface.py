@@ -43,7 +43,7 @@ FIELDS: list[Field[InterfaceView]] = [
     Field("tx_bytes", "Bytes sent by the guest since its start.", lambda v: v.tx_bytes),
 ]
 
-#: Of the guest itself, which takes asking: not for `list`.
+#: Values from the guest itself, which has to be asked: not for `list`.
 SHOW_FIELDS: list[Field[InterfaceView]] = [
     *FIELDS,
     Field(

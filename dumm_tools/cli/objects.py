@@ -1,4 +1,4 @@
-"""Verbs that interfaces and bridges have alike: delete, list, show, address add and del."""
+"""Verbs common to interfaces and bridges: delete, list, show, address add and del."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ addresses_argument = click.argument("addresses", metavar="A/P...", nargs=-1, req
 
 
 def _domain(name: str) -> Any:
-    """A module of `net`, when it is needed: it imports much."""
+    """Import a module of `net` when it is needed, since it imports much."""
     import importlib
 
     return importlib.import_module(f"dumm_tools.net.{name}")
@@ -27,8 +27,8 @@ def _domain(name: str) -> Any:
 def delete_verb(
     tool: Group, domain: str, operands: Decorator, help_text: str, *, warns: bool = False
 ) -> None:
-    """Give a tool `delete NAME... [--if-exists]`, by the module's `delete`, which may have
-    something to warn of."""
+    """Add `delete NAME... [--if-exists]` to a tool; it calls the module's `delete`, which may print
+    warnings."""
 
     @tool.command(help=help_text)
     @operands
@@ -40,7 +40,7 @@ def delete_verb(
 
 
 def list_verb(tool: Group, fields: Sequence[Field[V]], all_: str, help_text: str) -> None:
-    """Give a tool `list`, of what the function `all_` of net/link_views.py finds in the state."""
+    """Add `list` to a tool; the function `all_` of net/link_views.py provides the objects."""
 
     @tool.command("list", help=help_text)
     @output_options(fields)
@@ -58,8 +58,8 @@ def show_verb(
     one: str,
     help_text: str,
 ) -> None:
-    """Give a tool `show NAME...`, of what the function `one` of net/link_views.py finds in the
-    state under a name."""
+    """Add `show NAME...` to a tool; the function `one` of net/link_views.py finds an object by
+    name."""
 
     @tool.command(help=help_text)
     @operands
@@ -77,8 +77,8 @@ def show_verb(
 def address_verbs(
     tool: Group, domain: str, operand: Decorator, *, group_help: str, add_help: str, del_help: str
 ) -> Group:
-    """Give a tool `address add` and `address del`, by the module's `add_addresses` and
-    `del_addresses`; the group, for more verbs."""
+    """Add `address add` and `address del` to a tool; they call the module's `add_addresses` and
+    `del_addresses`. Return the group, for more verbs."""
     group = Group(name="address", help=group_help)
     tool.add_command(group)
 

@@ -1,4 +1,4 @@
-"""Operands that several tools have."""
+"""Operands used by several tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of options: sizes and times, as people write them."""
+"""Option values: sizes and times, as people write them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def human_size(ctx: click.Context, param: click.Parameter, value: str | None) ->
     if value is None:
         return None
     if not value:
-        from dumm_tools.model import DEFAULT_MEMORY  # slow to import, and seldom needed here
+        from dumm_tools.model import DEFAULT_MEMORY  # slow to import, and rarely needed here
 
         return DEFAULT_MEMORY
     digits = value.rstrip("KMGIBkmgib")
     unit = value[len(digits) :].upper().removesuffix("B").removesuffix("I")
-    # int() would take the digits of other scripts too, and not more than some thousand of ours.
+    # int() would accept digits of other scripts, too, and fail for thousands of digits.
     if unit not in _SHIFTS or not (digits.isascii() and digits.isdecimal() and len(digits) < 30):
         raise click.BadParameter(f"'{value}' is not a size such as 64M", ctx, param)
     return int(digits) << _SHIFTS[unit]
@@ -36,7 +36,7 @@ class Seconds(click.FloatRange):
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """A number of seconds; NaN is none, though no comparison tells."""
+        """Parse a number of seconds; NaN is rejected, which no comparison would catch."""
         try:
             seconds = float(str(value))
         except ValueError:
