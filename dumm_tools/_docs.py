@@ -19,7 +19,7 @@ import click
 from click.shell_completion import ShellComplete, get_completion_class
 
 from dumm_tools import __version__, errors
-from dumm_tools.cli.common import FieldList
+from dumm_tools.cli.words import FieldList
 from dumm_tools.output import Field
 
 #: Changed together with the version, not taken from the clock.

@@ -1,7 +1,7 @@
 """The errors of the suite and their exit codes; one table shared by code and manuals.
 
 Functions under `linux/` raise plain `OSError`; the domain translates what it can explain into one
-of these. Only `cli/common.py` turns them into an exit status.
+of these. Only `cli/ending.py` turns them into an exit status.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from support.labs import Lab
 from dumm_tools import messages
 from dumm_tools.agent.client import Control, Line
 from dumm_tools.agent.protocol import BadFrame, LineLost
-from dumm_tools.cli import common
+from dumm_tools.cli import ending
 from dumm_tools.errors import DummError, TimedOut
 from dumm_tools.linux import mconsole, netlink, qdisc, route, rtnl
 from dumm_tools.running import contact
@@ -268,7 +268,7 @@ def test_each_of_several_has_its_turn(capfd: pytest.CaptureFixture[str]) -> None
             raise failures[operand]
 
     with click.Context(click.Command("dumm-guest"), info_name="dumm-guest"):
-        assert common.each("abcde", action) == 1
+        assert ending.each("abcde", action) == 1
     assert seen == list("abcde")
     said = [line for line in capfd.readouterr().err.splitlines() if "hint" not in line]
     assert said == [
@@ -281,7 +281,7 @@ def test_each_of_several_has_its_turn(capfd: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.attack("names-for-the-terminal")
 def test_a_message_is_not_for_the_terminal_to_obey(capfd: pytest.CaptureFixture[str]) -> None:
-    common.report("dumm-guest", "guest 'a': \x1b]0;owned\x07\x1b[2J\x9bA \u00e4")
+    ending.report("dumm-guest", "guest 'a': \x1b]0;owned\x07\x1b[2J\x9bA \u00e4")
     assert capfd.readouterr().err == (
         "dumm-guest: guest 'a': \\x1b]0;owned\\x07\\x1b[2J\\x9bA \u00e4\n"
     )

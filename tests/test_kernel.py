@@ -16,7 +16,7 @@ from dumm_tools.images import apt, cache, elf, kernel, kernel_banner, kernel_pac
 from dumm_tools.trees import tree
 
 UML = "/usr/bin/linux.uml"
-RUN = "from dumm_tools.cli.common import run; from dumm_tools.cli.fs_kernel import group; "
+RUN = "from dumm_tools.cli.ending import run; from dumm_tools.cli.fs_kernel import group; "
 
 needs_uml = pytest.mark.skipif(not os.path.exists(UML), reason="no user-mode-linux here")
 

@@ -16,7 +16,7 @@ from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.images import cache, master, master_build
 from dumm_tools.trees import tree
 
-RUN = "from dumm_tools.cli.common import run; from dumm_tools.cli.fs_master import group; "
+RUN = "from dumm_tools.cli.ending import run; from dumm_tools.cli.fs_master import group; "
 SCRIPT = f"{RUN} run(group, 'dumm-fs')"
 
 FILE, LINK, HARD = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE

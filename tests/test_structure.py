@@ -16,7 +16,7 @@ from imports import FLOORS, MODULES, PACKAGE, floor, imports, ours, ours_among
 from support import PATIENCE
 
 from dumm_tools import _docs, errors
-from dumm_tools.cli import common
+from dumm_tools.cli import commands
 
 #: Imported by one module each.
 CONFINED = {"pyroute2", "sh", "tabulate"}
@@ -152,7 +152,7 @@ def test_each_command_and_each_option_has_help(words: str) -> None:
     assert command.help
     assert command.get_short_help_str(200).strip()
     # A command keeps the help option that it makes first: it must be the one that it has in use.
-    with click.Context(command, info_name=words, **common.CONTEXT) as ctx:
+    with click.Context(command, info_name=words, **commands.CONTEXT) as ctx:
         for parameter in command.get_params(ctx):
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{words} {parameter.opts[0]}"

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import click
 
-from dumm_tools.cli import common
+from dumm_tools.cli import ending
 from dumm_tools.errors import Usage
 from dumm_tools.linux import tty
 
@@ -91,13 +91,13 @@ def _batch(keep_going: bool) -> int:
                 seen.add(tool)
             code = _run(words, batch=True) if words else 0
         except Usage as e:
-            common.report("dumm-console", str(e), e.hint)
+            ending.report("dumm-console", str(e), e.hint)
             code = e.exit_code
         if code in (-signal.SIGINT, -signal.SIGPIPE):
-            common.die_of(-code)  # Ctrl-C ends the whole batch, and so does a missing reader
+            ending.die_of(-code)  # Ctrl-C ends the whole batch, and so does a missing reader
         code = code if code >= 0 else 128 - code
         if code:
-            common.report("dumm-console", f"line {number} failed: {line.strip()}")
+            ending.report("dumm-console", f"line {number} failed: {line.strip()}")
             first = first or code
             if not keep_going:
                 break
@@ -124,7 +124,7 @@ def _interactive(directory: str) -> int:
             code = _run(words, batch=False)
             code = code if code >= 0 else 128 - code
         except Usage as e:
-            common.report("dumm-console", str(e), e.hint)
+            ending.report("dumm-console", str(e), e.hint)
             code = e.exit_code
     if os.path.isdir(os.path.dirname(history)):
         readline.set_history_length(1000)
@@ -184,7 +184,7 @@ def _child(group: click.Group, prog: str, args: list[str], batch: bool) -> NoRet
         if batch:  # the command must not read the rest of the batch
             null = os.open(os.devnull, os.O_RDONLY)
             os.dup2(null, 0)
-        code = common.outcome(group, prog, args)
+        code = ending.outcome(group, prog, args)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from dumm_tools.cli.common import each, entered, labdir, run, tool, warn
+from dumm_tools.cli.commands import tool
+from dumm_tools.cli.ending import each, run, warn
 from dumm_tools.cli.iface import (
     BRIDGE,
     IFACE,
@@ -14,6 +15,7 @@ from dumm_tools.cli.iface import (
     capture_options,
     captured,
 )
+from dumm_tools.cli.lab import entered, labdir
 from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_verb
 from dumm_tools.output import Field
 

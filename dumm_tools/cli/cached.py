@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from dumm_tools.cli.common import Words, each
+from dumm_tools.cli.ending import each
+from dumm_tools.cli.words import Words
 from dumm_tools.errors import DummError, NotFound
 from dumm_tools.images import cache
 

@@ -8,13 +8,14 @@ from typing import Any
 import click
 
 from dumm_tools import messages, output
-from dumm_tools.cli import common
-from dumm_tools.cli.common import output_options, run
+from dumm_tools.cli import commands, ending, lab
+from dumm_tools.cli.ending import run
 from dumm_tools.cli.execute import run_on_host
 from dumm_tools.cli.operands import guests
+from dumm_tools.cli.shapes import output_options
 from dumm_tools.output import Field
 
-cli = common.tool("dumm-console", "Open terminals in guests, and show what their kernels print.")
+cli = commands.tool("dumm-console", "Open terminals in guests, and show what their kernels print.")
 
 
 def _no_verb(context: click.Context, keep_going: bool) -> int | None:
@@ -23,7 +24,7 @@ def _no_verb(context: click.Context, keep_going: bool) -> int | None:
         return None
     from dumm_tools.cli import batch
 
-    return batch.main(common.labdir(), keep_going)
+    return batch.main(lab.labdir(), keep_going)
 
 
 cli.invoke_without_command, cli.no_args_is_help = True, False
@@ -81,11 +82,11 @@ def shell(name: str | None, host: bool, user: str | None) -> int:
     env = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
     program = session.Program(["~"], env, "~", user or "root", terminal=os.isatty(0))
     try:
-        return execution.execute(common.labdir(), name, program)
+        return execution.execute(lab.labdir(), name, program)
     except BrokenPipeError:
         import signal
 
-        common.die_of(signal.SIGPIPE)
+        ending.die_of(signal.SIGPIPE)
 
 
 @cli.command()
@@ -102,9 +103,9 @@ def attach(name: str, line: int) -> None:
         messages.say(f"attached to {name}, line {line}; ^] detaches")
 
     try:
-        console.attach(common.labdir(), name, line, say)
+        console.attach(lab.labdir(), name, line, say)
     except console.Signalled as e:
-        common.die_of(e.number)
+        ending.die_of(e.number)
 
 
 @cli.command()
@@ -121,7 +122,7 @@ def log(name: str, follow: bool, lines: int | None) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
-    console.log(common.labdir(), name, write, last=lines, follow=follow)
+    console.log(lab.labdir(), name, write, last=lines, follow=follow)
 
 
 @cli.command()
@@ -132,7 +133,7 @@ def send(name: str, text: tuple[str, ...], line: int) -> None:
     """Type TEXT and Enter at a raw console of a guest."""
     from dumm_tools.guests import console
 
-    console.send(common.labdir(), name, line, " ".join(text))
+    console.send(lab.labdir(), name, line, " ".join(text))
 
 
 @cli.command("list")
@@ -141,7 +142,7 @@ def list_(shape: output.Shape) -> None:
     """List the raw consoles of running guests."""
     from dumm_tools.guests import console
 
-    output.emit(console.list_(common.labdir()), FIELDS, shape)
+    output.emit(console.list_(lab.labdir()), FIELDS, shape)
 
 
 def main() -> None:

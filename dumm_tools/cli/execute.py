@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 
-from dumm_tools.cli import common
-from dumm_tools.cli.common import Words
+from dumm_tools.cli import commands, ending, lab
 from dumm_tools.cli.operands import guests
 from dumm_tools.cli.values import Seconds
+from dumm_tools.cli.words import Words
 
 
 class GuestThenCommand(Words):
@@ -33,7 +33,7 @@ def _pairs(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...])
     return pairs
 
 
-@click.command("exec", cls=common.Command)
+@click.command("exec", cls=commands.Command)
 @click.option("--host", is_flag=True, help="Run it on the host, inside the lab's namespaces.")
 @click.option("-t", "--tty", "terminal", is_flag=True, help="Allocate a terminal for the command.")
 @click.option(
@@ -94,11 +94,11 @@ def exec_(
         env = {"TERM": os.environ["TERM"], **env}
     program = session.Program(command, env, workdir or "/", user or "root", terminal, timeout)
     try:
-        return execution.execute(common.labdir(), name, program)
+        return execution.execute(lab.labdir(), name, program)
     except BrokenPipeError:
         import signal
 
-        common.die_of(signal.SIGPIPE)
+        ending.die_of(signal.SIGPIPE)
 
 
 def run_on_host(command: tuple[str, ...], *, shell: bool = False) -> int:
@@ -109,7 +109,7 @@ def run_on_host(command: tuple[str, ...], *, shell: bool = False) -> int:
     from dumm_tools.errors import ExecFailed
     from dumm_tools.running import isolation
 
-    statefile.load(common.entered())
+    statefile.load(lab.entered())
     if shutil.which(command[0]) is None and "/" not in command[0]:
         raise ExecFailed(f"cannot run '{command[0]}': command not found", 127)
-    return isolation.run_inside(command, shell=shell, prog=common.program())
+    return isolation.run_inside(command, shell=shell, prog=ending.program())

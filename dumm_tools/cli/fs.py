@@ -7,14 +7,15 @@ from typing import Any
 import click
 
 from dumm_tools import output
-from dumm_tools.cli import common, fs_files, fs_kernel, fs_layers, fs_master
+from dumm_tools.cli import commands, fs_files, fs_kernel, fs_layers, fs_master, lab
 from dumm_tools.cli.cached import Cached
-from dumm_tools.cli.common import each, output_options, run
+from dumm_tools.cli.ending import each, run
 from dumm_tools.cli.operands import guests
+from dumm_tools.cli.shapes import output_options
 from dumm_tools.errors import DummError
 from dumm_tools.output import Field
 
-cli = common.tool(
+cli = commands.tool(
     "dumm-fs", "Manage files: working sets, kernel packs, masters and root trees of guests."
 )
 cli.add_command(fs_kernel.group)
@@ -60,7 +61,7 @@ def init(kernel: str | None, master: str | None, isolated: bool | None) -> None:
     if isolated is False and not root_user:
         raise click.UsageError("--host-net needs root")
     working_set.init(
-        common.labdir(),
+        lab.labdir(),
         kernel_spec=kernel,
         master_spec=master,
         isolated=not root_user if isolated is None else isolated,
@@ -76,7 +77,7 @@ def destroy() -> None:
     """
     from dumm_tools.labs import working_set
 
-    working_set.destroy(common.entered(make=False))
+    working_set.destroy(lab.entered(make=False))
 
 
 def _isolated(labdir: str) -> bool:
@@ -106,7 +107,7 @@ def check(shape: output.Shape) -> int:
     """
     from dumm_tools.labs import check as checks
 
-    labdir = common.labdir()
+    labdir = lab.labdir()
     found = checks.run(labdir, isolated=_isolated(labdir))
     wanted = shape.names or bool(shape.fields) or shape.as_json
     shown = found if wanted else [c for c in found if c.state != "ok"]
@@ -127,7 +128,7 @@ def mount(names: tuple[str, ...]) -> int:
     """
     from dumm_tools.labs import working_set
 
-    labdir = common.entered()
+    labdir = lab.entered()
     return each(names, lambda n: working_set.mount(labdir, n))
 
 
@@ -140,7 +141,7 @@ def umount(names: tuple[str, ...]) -> int:
     """
     from dumm_tools.labs import working_set
 
-    labdir = common.entered()
+    labdir = lab.entered()
     return each(names, lambda n: working_set.umount(labdir, n))
 
 

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dumm_tools import output
-from dumm_tools.cli import common
-from dumm_tools.cli.common import Command, Progress, Words, each, output_options, warn
+from dumm_tools.cli import ending, lab
+from dumm_tools.cli.commands import Command
+from dumm_tools.cli.ending import each, warn
 from dumm_tools.cli.operands import guests
+from dumm_tools.cli.progress import Progress
+from dumm_tools.cli.shapes import output_options
+from dumm_tools.cli.words import Words
 from dumm_tools.errors import DummError
 from dumm_tools.output import Field
 
@@ -39,7 +43,7 @@ def diff(name: str, shape: output.Shape) -> None:
     """
     from dumm_tools.files import changes
 
-    found = changes.changes(common.entered(), name)
+    found = changes.changes(lab.entered(), name)
     if shape.names or shape.fields or shape.as_json:
         output.emit(found, FIELDS, shape)
     else:
@@ -52,7 +56,7 @@ def reset(names: tuple[str, ...]) -> int:
     """Discard the changes of stopped guests: the contents of host/NAME."""
     from dumm_tools.files import changes
 
-    labdir = common.entered()
+    labdir = lab.entered()
     return each(names, lambda n: changes.reset(labdir, n))
 
 
@@ -71,7 +75,7 @@ def commit(name: str, to: str) -> None:
     from dumm_tools.files import changes
 
     with Progress() as progress:
-        changes.commit(common.entered(), name, to, warn=warn, progress=progress)
+        changes.commit(lab.entered(), name, to, warn=warn, progress=progress)
 
 
 class Place(Words):
@@ -112,12 +116,12 @@ def cp(sources: tuple[str, ...], target: str, preserve: str | None) -> int:
 
     def failed(error: DummError) -> None:
         nonlocal status
-        common.report(common.program(), str(error), error.hint)
+        ending.report(ending.program(), str(error), error.hint)
         status = status or error.exit_code
 
     with Progress() as progress:
         copying.copy(
-            common.entered(),
+            lab.entered(),
             sources,
             target,
             on_error=failed,

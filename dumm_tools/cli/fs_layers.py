@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dumm_tools import output
-from dumm_tools.cli import common
-from dumm_tools.cli.common import Directory, Group, Name, Words, each, output_options, warn
+from dumm_tools.cli import ending, lab
+from dumm_tools.cli.commands import Group
+from dumm_tools.cli.ending import each, warn
 from dumm_tools.cli.operands import guests
+from dumm_tools.cli.shapes import output_options
+from dumm_tools.cli.words import Directory, Name, Words
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
@@ -89,10 +92,10 @@ class Failures:
 
     def __init__(self) -> None:
         self.code = 0
-        self._prog = common.program()
+        self._prog = ending.program()
 
     def __call__(self, _name: str, error: Exception) -> None:
-        code = common.tell(self._prog, error)
+        code = ending.tell(self._prog, error)
         self.code = self.code or code
 
 
@@ -109,7 +112,7 @@ def add(words: tuple[str, ...], everyone: bool) -> int:
     from dumm_tools.files import stack
     from dumm_tools.trees import exposure
 
-    labdir = common.entered()
+    labdir = lab.entered()
     names, (directory,) = _targets(labdir, everyone, words, 1)
     failures = Failures()
     stack.add(labdir, names, directory, on_error=failures)
@@ -128,7 +131,7 @@ def del_(words: tuple[str, ...], everyone: bool) -> int:
     """Remove a directory from a guest's layers, without deleting it."""
     from dumm_tools.files import stack
 
-    labdir = common.entered()
+    labdir = lab.entered()
     names, (directory,) = _targets(labdir, everyone, words, 1)
     failures = Failures()
     stack.delete(labdir, names, directory, on_error=failures)
@@ -142,7 +145,7 @@ def pop(words: tuple[str, ...], everyone: bool) -> int:
     """Remove the newest directory from a guest's layers."""
     from dumm_tools.files import stack
 
-    labdir = common.entered()
+    labdir = lab.entered()
     names, _ = _targets(labdir, everyone, words, 0)
     failures = Failures()
     stack.pop(labdir, names, on_error=failures)
@@ -156,7 +159,7 @@ def overlay_list(name: str, shape: output.Shape) -> None:
     """List the directories added to a guest's layers, newest first."""
     from dumm_tools.files import stack
 
-    output.emit(list(enumerate(stack.list_(common.labdir(), name), 1)), OVERLAY_FIELDS, shape)
+    output.emit(list(enumerate(stack.list_(lab.labdir(), name), 1)), OVERLAY_FIELDS, shape)
 
 
 @template.command()
@@ -169,7 +172,7 @@ def load(name: str) -> int:
     from dumm_tools.files import template as templates
 
     failures = Failures()
-    templates.load_(common.entered(), name, on_error=failures)
+    templates.load_(lab.entered(), name, on_error=failures)
     return failures.code
 
 
@@ -182,7 +185,7 @@ def unload() -> int:
     from dumm_tools.files import template as templates
 
     failures = Failures()
-    templates.unload(common.entered(), on_error=failures)
+    templates.unload(lab.entered(), on_error=failures)
     return failures.code
 
 
@@ -195,7 +198,7 @@ def save(name: str) -> None:
     """
     from dumm_tools.files import template as templates
 
-    templates.save(common.entered(), name)
+    templates.save(lab.entered(), name)
 
 
 @template.command("list")
@@ -204,7 +207,7 @@ def template_list(shape: output.Shape) -> None:
     """List the templates."""
     from dumm_tools.files import template as templates
 
-    output.emit(templates.list_(common.labdir()), TEMPLATE_FIELDS, shape)
+    output.emit(templates.list_(lab.labdir()), TEMPLATE_FIELDS, shape)
 
 
 @template.command()
@@ -213,5 +216,5 @@ def delete(names: tuple[str, ...]) -> int:
     """Delete templates that are not loaded."""
     from dumm_tools.files import template as templates
 
-    labdir = common.entered()
+    labdir = lab.entered()
     return each(names, lambda name: templates.delete(labdir, name))

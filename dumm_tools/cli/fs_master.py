@@ -15,7 +15,10 @@ from dumm_tools.cli.cached import (
     name_option,
     source_options,
 )
-from dumm_tools.cli.common import Group, Progress, output_options, warn
+from dumm_tools.cli.commands import Group
+from dumm_tools.cli.ending import warn
+from dumm_tools.cli.progress import Progress
+from dumm_tools.cli.shapes import output_options
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:

@@ -8,16 +8,18 @@ from typing import Any
 import click
 
 from dumm_tools import output
-from dumm_tools.cli import common
+from dumm_tools.cli import commands, ending, lab
 from dumm_tools.cli.cached import Cached
-from dumm_tools.cli.common import Progress, each, output_options, run
+from dumm_tools.cli.ending import each, run
 from dumm_tools.cli.execute import exec_
 from dumm_tools.cli.operands import guests
+from dumm_tools.cli.progress import Progress
+from dumm_tools.cli.shapes import output_options
 from dumm_tools.cli.values import Seconds, human_size
 from dumm_tools.errors import DummError
 from dumm_tools.output import Field
 
-cli = common.tool("dumm-guest", "Manage guests: User Mode Linux kernels that run as processes.")
+cli = commands.tool("dumm-guest", "Manage guests: User Mode Linux kernels that run as processes.")
 
 
 def _fields() -> list[Field[Any]]:
@@ -87,12 +89,12 @@ class Errors:
         self.code = 0
         self._keep = keep
         self.names: list[str] = []
-        self._prog = common.program()
+        self._prog = ending.program()
 
     def __call__(self, name: str, error: Exception) -> None:
         if isinstance(error, DummError) and not self._keep:
             error.hint = None  # the log that it refers to is deleted, too
-        code = common.tell(self._prog, error)
+        code = ending.tell(self._prog, error)
         self.code = self.code or code
         self.names.append(name)
 
@@ -117,10 +119,10 @@ def _start(
 ) -> Errors:
     from dumm_tools.guests import start as starting
 
-    errors, prog = Errors(keep), common.program()
+    errors, prog = Errors(keep), ending.program()
 
     def warn(text: str) -> None:
-        common.report(prog, text)
+        ending.report(prog, text)
 
     with Progress() as progress:
         starting.start(
@@ -159,7 +161,7 @@ def create(
     from dumm_tools.guests import guest
     from dumm_tools.running import guest_views
 
-    labdir = common.entered()
+    labdir = lab.entered()
     there: list[str] = []
     made: list[str] = []
 
@@ -194,7 +196,7 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete stopped guests with their interfaces and files."""
     from dumm_tools.guests import guest
 
-    labdir = common.entered()
+    labdir = lab.entered()
     return each(dict.fromkeys(names), lambda n: guest.delete(labdir, n, if_exists=if_exists))
 
 
@@ -205,7 +207,7 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
 @click.option("--no-wait", is_flag=True, help="Return as soon as the kernels run; see `wait`.")
 def start(names: tuple[str, ...], everyone: bool, timeout: float, no_wait: bool) -> int:
     """Start guests in parallel; return when all are ready."""
-    labdir = common.entered()
+    labdir = lab.entered()
     targets = chosen(labdir, names, everyone, ("stopped", "crashed", "starting"))
     return _start(labdir, targets, timeout, not no_wait).code
 
@@ -230,7 +232,7 @@ def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) ->
     """Shut down guests in parallel, and kill them after a timeout."""
     from dumm_tools.guests import stop as stopping
 
-    errors, labdir = Errors(), common.entered(make=False)
+    errors, labdir = Errors(), lab.entered(make=False)
     targets = chosen(labdir, names, everyone, UP)
     stopping.stop(labdir, targets, timeout=timeout, force=force, on_error=errors)
     return errors.code
@@ -244,7 +246,7 @@ def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
     """Stop guests and start them again, in parallel."""
     from dumm_tools.guests import stop as stopping
 
-    labdir = common.entered()
+    labdir = lab.entered()
     targets = chosen(labdir, names, everyone, UP)
     errors = Errors()
     stopping.stop(labdir, targets, timeout=10.0, force=False, on_error=errors)
@@ -259,7 +261,7 @@ def pause(names: tuple[str, ...], everyone: bool) -> int:
     """Suspend the kernels of guests."""
     from dumm_tools.guests import control
 
-    labdir = common.entered(make=False)
+    labdir = lab.entered(make=False)
     return each(chosen(labdir, names, everyone, ("running",)), lambda n: control.pause(labdir, n))
 
 
@@ -270,7 +272,7 @@ def resume(names: tuple[str, ...], everyone: bool) -> int:
     """Resume paused guests."""
     from dumm_tools.guests import control
 
-    labdir = common.entered(make=False)
+    labdir = lab.entered(make=False)
     return each(chosen(labdir, names, everyone, ("paused",)), lambda n: control.resume(labdir, n))
 
 
@@ -305,7 +307,7 @@ def set_(
         values["args"] = [a for a in args if a]
     if not values:
         raise click.UsageError("nothing to set")
-    guest.change(common.entered(), name, **values)
+    guest.change(lab.entered(), name, **values)
 
 
 @cli.command("list")
@@ -314,7 +316,7 @@ def list_(shape: output.Shape) -> None:
     """List all guests."""
     from dumm_tools.running import guest_views
 
-    output.emit(guest_views.list_(common.labdir()), FIELDS, shape)
+    output.emit(guest_views.list_(lab.labdir()), FIELDS, shape)
 
 
 @cli.command()
@@ -324,7 +326,7 @@ def show(names: tuple[str, ...], shape: output.Shape) -> int:
     """Show all fields of guests."""
     from dumm_tools.running import guest_views
 
-    labdir = common.labdir()
+    labdir = lab.labdir()
     views: list[Any] = []
     code = each(names, lambda n: views.append(guest_views.show(labdir, n)))
     if views:
@@ -355,7 +357,7 @@ def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
 
     from dumm_tools.guests import readiness
 
-    labdir = common.labdir()
+    labdir = lab.labdir()
     end = None if timeout is None else time.monotonic() + timeout
 
     def one(name: str) -> None:
@@ -371,7 +373,7 @@ def is_running(name: str) -> int:
     """Exit with 0 if a guest is running, with 1 if not."""
     from dumm_tools.running import guest_views
 
-    return 0 if guest_views.is_running(common.labdir(), name) else 1
+    return 0 if guest_views.is_running(lab.labdir(), name) else 1
 
 
 @cli.command()
@@ -384,7 +386,7 @@ def mconsole(name: str, command: tuple[str, ...]) -> None:
     """
     from dumm_tools.guests import control
 
-    answer = control.mconsole(common.entered(make=False), name, command)
+    answer = control.mconsole(lab.entered(make=False), name, command)
     if answer:
         sys.stdout.write(answer + "\n")
 

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dumm_tools import output
-from dumm_tools.cli.common import Group, Name, die_of, each, entered, output_options, run, tool
+from dumm_tools.cli.commands import Group, tool
+from dumm_tools.cli.ending import die_of, each, run
+from dumm_tools.cli.lab import entered
 from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_verb
+from dumm_tools.cli.shapes import output_options
+from dumm_tools.cli.words import Name
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:

@@ -8,7 +8,10 @@ from typing import Any, TypeVar
 import click
 
 from dumm_tools import output
-from dumm_tools.cli.common import Group, each, entered, output_options, program, report
+from dumm_tools.cli.commands import Group
+from dumm_tools.cli.ending import each, program, report
+from dumm_tools.cli.lab import entered
+from dumm_tools.cli.shapes import output_options
 from dumm_tools.output import Field
 
 V = TypeVar("V")

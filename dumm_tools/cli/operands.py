@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from dumm_tools.cli.common import Name
+from dumm_tools.cli.words import Name
 
 if TYPE_CHECKING:
     from dumm_tools.model import State
