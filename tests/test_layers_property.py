@@ -141,7 +141,7 @@ def make_pool(root: Path) -> None:
 
 # ---- what is compared ----
 
-#: What the made up sequences begin from. Those of others find faults that are not ours to mend: with 2
+#: The seed of the generated sequences. Other seeds find faults that are not ours to fix: with 2
 #: and 3, fuse-overlayfs that cannot change an owner, and one more change than a look at the trees.
 SEED = 1
 Look = dict[bytes, tuple[Any, ...]]

@@ -17,7 +17,6 @@ import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 from support import ROOT, STRICT, masters, namespaces
