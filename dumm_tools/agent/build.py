@@ -21,8 +21,8 @@ NO_COMPILER = (
     "dumm-tools: a C compiler is needed to build the guest agent (apt-get install gcc libc6-dev)"
 )
 
-# The agent runs before there is anything in the guest, so it is without a C library; its system
-# calls are in src/sys.h. Position independence, unwind tables and alignment would only make it
+# The agent runs before anything else in the guest, so it uses no C library; its system calls
+# are in src/sys.h. Position independence, unwind tables and alignment would only make it
 # larger.
 # fmt: off
 AGENT_FLAGS = [

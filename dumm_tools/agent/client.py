@@ -197,7 +197,7 @@ class Control:
         self._done(path)
 
     def power(self, how: bytes) -> None:
-        """POWER_OFF or POWER_REBOOT; returns at once."""
+        """Send POWER_OFF or POWER_REBOOT; return immediately."""
         self._line.send(protocol.POWER, how)
 
     def _done(self, subject: str) -> None:

@@ -46,10 +46,10 @@ class Wheel(bdist_wheel):
         super().finalize_options()
 
     def get_tag(self) -> tuple[str, str, str]:
-        """py3-none, and the oldest platform that PyPI's rules have a plain name for (PEP 600).
+        """py3-none, and the oldest platform for which PyPI's rules have a plain name (PEP 600).
 
-        What was compiled is static, so no C library is too old for it; `linux_x86_64`, which the
-        platform is by itself, is not accepted by PyPI.
+        The compiled programs are static, so no C library is too old for them; PyPI does not accept
+        `linux_x86_64`, the default tag of the platform.
         """
         platform = super().get_tag()[2]
         kind, _, machine = platform.partition("_")

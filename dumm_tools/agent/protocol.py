@@ -1,6 +1,6 @@
-"""What is said on a line to the agent (src/protocol.h, in the same words), and the one place where
-what a guest says is taken apart: whatever its kernel sends comes out of here as what an agent may
-say, or as BadFrame.
+"""Messages on a line to the agent (src/protocol.h, which uses the same names), and the only place
+that decodes what a guest sends: whatever its kernel sends leaves this module as a valid message of
+an agent, or as BadFrame.
 
 A guest's root user can make its kernel send anything. Lengths, numbers and texts are trusted only
 after they have been checked here.
@@ -23,12 +23,13 @@ READY, OUTPUT, ERRORS, TAKEN, BULK_TAKEN, DEAF = b"r", b"o", b"e", b"k", b"j", b
 STATUS, FAILED, ANSWER, DONE, TAKEN_LINE, UP = b"x", b"f", b"n", b"d", b"a", b"b"
 
 END, ESC, ESC_END, ESC_ESC = b"\xc0", b"\xdb", b"\xdc", b"\xdd"
-#: What the agent writes when it has opened a line: a frame of the kind UP.
+#: Written by the agent when it has opened a line: a frame of type UP.
 OPENED = b"b\x08\0\0dumm-up\n"
-#: A flag of RUN; what POWER asks for.
+#: A flag of RUN; the requests of POWER.
 RUN_TTY = 1
 POWER_OFF, POWER_REBOOT = b"o", b"r"
-#: What the agent does at boot: in a file of this name below run/NAME, records of these kinds.
+#: The agent's instructions for the boot: a file of this name in run/NAME, with records of these
+#: types.
 BOOT_FILE = "xfer/boot"
 BOOT_HOSTNAME, BOOT_INIT, BOOT_MODULE, BOOT_NETLINK = b"H", b"I", b"M", b"N"
 
@@ -91,7 +92,7 @@ class Ready(Record):
 
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:
-    """A frame to the guest, as bytes on the line."""
+    """Encode a frame to the guest."""
     body = (kind + payload).replace(ESC, ESC + ESC_ESC).replace(END, ESC + ESC_END)
     return END + body + END
 

@@ -50,7 +50,7 @@ class Program(Record):
 
 
 def request(program: Program, rows: int, cols: int) -> bytes:
-    """The payload of RUN (src/protocol.h). ExecFailed when a string holds a NUL."""
+    """The payload of RUN (src/protocol.h). ExecFailed if a string contains a NUL."""
     strings = [program.user, program.cwd, *program.argv]
     strings += [f"{k}={v}" for k, v in program.env.items()]
     raw = [os.fsencode(s) for s in strings]

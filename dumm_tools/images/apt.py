@@ -154,7 +154,7 @@ def host_mirror() -> str:
 
 
 def keyring() -> str:
-    """Debian's archive keys on this machine, as apt's Signed-By takes them."""
+    """Debian's archive keys on this machine, in the form used for apt's Signed-By."""
     for path in KEYRINGS:
         if os.access(path, os.R_OK):
             return path

@@ -149,8 +149,8 @@ _QUIET = ("#757575", "#fafafa", "dashed")
 
 
 def as_dot(picture: Picture) -> str:
-    """For Graphviz. Each cable's text stands on the cable, in a node of its own: so none lies on
-    another."""
+    """For Graphviz. Each cable's label is a separate node on the cable, so that labels do not
+    overlap."""
     rank = ranks(picture)
     layout = "layout=neato, overlap=false" if _is_long(rank) else "rankdir=LR, ranksep=0.25"
     out = [
@@ -199,7 +199,7 @@ def as_dot(picture: Picture) -> str:
 
 
 def ranks(picture: Picture) -> dict[tuple[str, str], int]:
-    """How far each bridge and each guest with a cable is from the way out, else from where most
+    """The distance of each bridge and each connected guest from the uplink, or else from where most
     routers are."""
     guests_on: dict[str, set[str]] = {b.record.name: set() for b in picture.bridges}
     bridges_of: dict[str, set[str]] = {s.guest.name: set() for s in picture.guests}
@@ -232,8 +232,8 @@ def _is_long(rank: dict[tuple[str, str], int]) -> bool:
 
 
 def behind_bridges(picture: Picture, rank: dict[tuple[str, str], int]) -> set[str]:
-    """The interfaces whose guest is drawn behind the bridge: each bridge stands between the guests
-    before it and those behind."""
+    """The interfaces whose guest is drawn to the right of the bridge: each bridge is between the
+    guests before it and those after it."""
     return {
         i.name
         for i, _ in picture.cables

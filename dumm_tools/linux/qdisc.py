@@ -14,14 +14,14 @@ _RTM_DELQDISC = 37
 _RTM_GETQDISC = 38
 _TC_H_ROOT = 0xFFFFFFFF
 _HANDLE = 0x10000
-#: What a probability of 1 is to the kernel.
+#: The kernel's representation of a probability of 1.
 _WHOLE = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class Netem:
-    """What netem does to packets: times are in nanoseconds, `rate` is in bytes per second (0: no
-    limit), the others are fractions of 1. At most `limit` packets are in the queue."""
+    """The settings of netem: times are in nanoseconds, `rate` is in bytes per second (0: no limit),
+    the others are fractions of 1. At most `limit` packets are in the queue."""
 
     delay: int = 0
     jitter: int = 0

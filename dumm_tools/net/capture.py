@@ -20,9 +20,9 @@ from dumm_tools.net import link_views
 if TYPE_CHECKING:
     import subprocess
 
-#: Where tcpdump is, though ordinary users seldom look there.
+#: Additional directories for tcpdump, which may not be on the PATH of ordinary users.
 ALSO = "/usr/local/sbin:/usr/sbin:/sbin"
-#: Whom it may run as; the first is Debian's own choice.
+#: The users that it may run as; the first is Debian's choice.
 USERS = ("tcpdump", "nobody")
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -46,10 +46,9 @@ def _present(state: State, device: str, otherwise: str) -> str:
 
 
 def run(device: str, words: Sequence[str], file: str | None) -> int:
-    """Print the packets of a device, or write them as pcap to a file ("-": stdout), until a
-    signal comes; tcpdump's exit status. `words`: options of tcpdump and a filter.
-    BrokenPipeError when nobody reads on.
-    """
+    """Print the packets of a device, or write them as pcap to a file ("-": stdout), until a signal
+    arrives; return tcpdump's exit status. `words` are options of tcpdump and a filter.
+    BrokenPipeError if there is no reader any more."""
     program = shutil.which("tcpdump", path=f"{os.environ.get('PATH', '')}:{ALSO}")
     if program is None:
         raise DummError("cannot find 'tcpdump'", hint="install the package tcpdump")
@@ -61,8 +60,8 @@ def run(device: str, words: Sequence[str], file: str | None) -> int:
 
 
 def tcpdump_user() -> list[str]:
-    """Have tcpdump become an ordinary user as soon as it has the device: what guests send is not
-    for root to take apart. In the namespaces of a user who has but one id, root is that user."""
+    """Make tcpdump switch to an ordinary user as soon as it has opened the device: root must not
+    parse what guests send. In the namespaces of a user with a single id, root is that user."""
     import pwd
 
     if os.geteuid() != 0:

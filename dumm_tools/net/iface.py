@@ -247,8 +247,8 @@ def addresses_of(labdir: str, name: str, *, ask_guest: bool = False) -> list[str
 
 
 def prepare(state: State, guest: str) -> None:
-    """Make the taps of a guest that is about to start, and the lab's bridges where they are
-    missing (as after a reboot of the host).
+    """Create the taps of a guest that is about to start, and the lab's bridges if they are missing
+    (as after a reboot of the host).
 
     Taps left by a crash are reused. Rolls itself back. Conflict, DummError.
     """

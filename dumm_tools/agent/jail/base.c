@@ -1,4 +1,4 @@
-/* Failing, files, and children by pidfd. */
+/* Errors, files, and children by pidfd. */
 #include "base.h"
 
 #include <linux/sched.h>

@@ -1,4 +1,4 @@
-/* What all of it includes: failing, files, and children by pidfd (base.c). */
+/* Included by all files here: errors, files, and children by pidfd (base.c). */
 #ifndef DUMM_BASE_H
 #define DUMM_BASE_H
 
@@ -19,24 +19,24 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Where failures are told: one line, then the end. */
+/* Descriptor for errors: one line, then the end. */
 extern int status_fd;
 
 void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 void write_file(const char *path, const char *text);
 
-/* Start a child in new namespaces, and in a control group (version 2; a descriptor of its directory)
- * unless that is -1; its pidfd goes to *pidfd. As fork(2). */
+/* Like fork(2), but start the child in new namespaces and, unless that is -1, in a control group
+ * (version 2; a descriptor of its directory); store its pidfd in *pidfd. */
 pid_t clone_into(unsigned long flags, int cgroup, int *pidfd);
 
-/* The pid of a child as /proc here shows it: that of the pid namespace that /proc was mounted for,
- * not of ours, which a lab without root has to itself. */
+/* The pid of a child as shown by /proc: in the pid namespace that /proc was mounted for, not in our
+ * own, which a lab without root has for itself. */
 pid_t proc_pid(int pidfd);
 
 /* Write "PID STARTTIME" (proc_pid_stat(5), field 22) of a child. */
 void write_pid(const char *path, int pidfd);
 
-/* Hand a descriptor to the other end of a socket; -1 when the other end closed it unused. */
+/* Pass a descriptor through a socket; receive_fd returns -1 if the other end closed it first. */
 void send_fd(int socket, int fd);
 int receive_fd(int socket);
 

@@ -3,10 +3,10 @@
 #include <linux/capability.h>
 #include <sys/utsname.h>
 
-/* What hostfs asks of the host for a guest whose root user is root: owners and modes. */
+/* Needed by hostfs for the root user of a guest to change owners and modes. */
 static const int KEPT[] = { CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID };
 
-/* Is the host's kernel of this release, or of a later one? */
+/* Whether the host's kernel is of this release or later. */
 static bool host_is(int major, int minor)
 {
 	struct utsname host;
@@ -25,17 +25,17 @@ void drop_capabilities(uid_t user)
 		data[KEPT[i] / 32].permitted |= 1U << KEPT[i] % 32;
 	for (int i = 0; i < 2; i++)
 		data[i].effective = data[i].permitted;
-	/* UML 6.12 and newer execute themselves until ADDR_NO_RANDOMIZE stays, which exec clears for a
-	 * root that gains capabilities: so the bounding set must be the permitted one. */
+	/* UML 6.12 and later re-execute themselves until ADDR_NO_RANDOMIZE stays set. exec clears it
+	 * for a root that gains capabilities, so the bounding set must equal the permitted set. */
 	for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
 		if (!(data[cap / 32].permitted & 1U << cap % 32) &&
 		    prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
 			die("cannot drop capability %d", cap);
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-	/* Before Linux 6.18 (or a little earlier), exec under no_new_privs takes a real user that is another
-	 * for the effective one, too. What could give new privileges is not there in any case: all mounts
-	 * are nosuid, and the bounding set is what root keeps. Filters then take CAP_SYS_ADMIN to set,
-	 * which exec drops: it is not in the bounding set. */
+	/* Before Linux 6.18 (or a little earlier), exec under no_new_privs sets the effective user to a
+	 * different real user. Nothing could grant new privileges in any case: all mounts are nosuid, and
+	 * the bounding set equals what root keeps. Without no_new_privs, installing filters takes
+	 * CAP_SYS_ADMIN, which exec drops: it is not in the bounding set. */
 	bool keeps_user = !user || host_is(6, 18);
 
 	if (!keeps_user) {
@@ -63,21 +63,21 @@ static void limit(int which, rlim_t value)
 
 	if (getrlimit(which, &r))
 		die("cannot get a limit");
-	if (value < r.rlim_max) /* we may be granted less ourselves, and can raise nothing */
+	if (value < r.rlim_max) /* our own limit may be lower, and cannot be raised */
 		r.rlim_max = value;
 	r.rlim_cur = r.rlim_max;
 	if (setrlimit(which, &r))
 		die("cannot set a limit");
 }
 
-/* What the host counts, for all of a user's processes or for each. Since Linux 5.14 those for all are
- * counted twice: in the jail's user namespace, where it is this limit that holds, and in the one that
- * made it, where all jails of a user add up to the limit that its maker had: that one is left as it
- * is. Before, one number counts all that the (real) user has, and is held against this limit.
+/* Limits per process, and per user. Since Linux 5.14 the latter are counted twice: in the jail's user
+ * namespace, against this limit, and in the parent user namespace, where all jails of a user count
+ * against the limit of their creator, which is left as it is. Before, there is one count of all that
+ * the (real) user has, which is compared with this limit.
  *
- * Signals that wait, timers among them: UML has one timer, for each processor at most. 6.1 and 6.12
- * run with a limit of 1, 7.2 reboots and halts with one of 2. Past the limit those below 32 are
- * queued all the same where kill(2) or the kernel sent them. */
+ * Pending signals include timers: UML has at most one timer per processor. 6.1 and 6.12 run with a
+ * limit of 1, 7.2 reboots and halts with 2. Beyond the limit, signals below 32 are still queued if
+ * they were sent by kill(2) or the kernel. */
 void set_limits(const struct order *o)
 {
 	static const int none[] = { RLIMIT_CORE, RLIMIT_MEMLOCK, RLIMIT_MSGQUEUE, RLIMIT_NICE,
@@ -85,7 +85,7 @@ void set_limits(const struct order *o)
 
 	for (size_t i = 0; i < sizeof none / sizeof *none; i++)
 		limit(none[i], 0);
-	limit(RLIMIT_STACK, 1 << 20); /* a thread's stack is as large, and counts as data */
+	limit(RLIMIT_STACK, 1 << 20); /* also the size of thread stacks, which count as data */
 	if (o->data)
 		limit(RLIMIT_DATA, o->data);
 	if (o->processes)
@@ -96,8 +96,8 @@ void set_limits(const struct order *o)
 		limit(RLIMIT_SIGPENDING, o->signals);
 }
 
-/* More than RLIMIT_NPROC, which does not bind a real user 0: since Linux 6.14 a pid namespace has a
- * limit of its own (before, this file is the whole host's). Pids below 300 are not used twice. */
+/* In addition to RLIMIT_NPROC, which does not apply to a real user 0: since Linux 6.14 each pid
+ * namespace has its own limit (before, this file is host-wide). Pids below 300 are not reused. */
 void limit_pids(rlim_t processes)
 {
 	char text[32];

@@ -1,4 +1,4 @@
-/* What bounds the program: capabilities, limits. */
+/* Restrictions of the program: capabilities, limits. */
 #ifndef DUMM_BOUNDS_H
 #define DUMM_BOUNDS_H
 
@@ -10,10 +10,10 @@ void drop_capabilities(uid_t user);
 /* Keep none. */
 void drop_all_capabilities(void);
 
-/* Set what the host counts for each process, and for all of a user's. */
+/* Set the limits per process and per user. */
 void set_limits(const struct order *o);
 
-/* Limit the processes in our pid namespace, where the host can; 0: no limit. */
+/* Limit the number of processes in our pid namespace, if the host supports it; 0: no limit. */
 void limit_pids(rlim_t processes);
 
 #endif

@@ -13,8 +13,8 @@ void load(size_t offset)
 	emit(BPF_LD | BPF_W | BPF_ABS, (unsigned)offset, 0, 0);
 }
 
-/* The half of an argument that the kernel looks at, where it takes an int (x86-64 is little-endian).
- * Flags that live above it do not exist in any of the calls below. */
+/* The half of an argument that the kernel uses for an int (x86-64 is little-endian). None of the calls
+ * below has flags in the upper half. */
 void load_argument(int n)
 {
 	load(offsetof(struct seccomp_data, args) + 8 * (size_t)n);

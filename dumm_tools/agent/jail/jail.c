@@ -26,9 +26,9 @@
  * namespace of the lab, if there is one: there they are added to those of its owner.
  *
  * The launcher writes the program's "PID STARTTIME" (proc_pid_stat(5), field 22) to FILE before the
- * program may start, and returns as soon as it has. What fails is one line on descriptor FD. The
- * lock of --turn is free as soon as the program runs: so whoever waits for it finds the FILE, or
- * that there is no program.
+ * program may start, and returns as soon as it has started. An error is one line on descriptor FD.
+ * The lock of --turn is released as soon as the program runs: a process that waits for it then finds
+ * either the FILE, or that there is no program.
  */
 #include "jail.h"
 #include "keeper.h"

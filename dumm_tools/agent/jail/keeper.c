@@ -8,7 +8,7 @@
 
 static void woken(int signal) { (void)signal; }
 
-/* Reap what has ended; has `program`? */
+/* Reap exited children; return whether `program` was among them. */
 static bool reap(pid_t program)
 {
 	bool over = false;
@@ -18,11 +18,11 @@ static bool reap(pid_t program)
 	return over;
 }
 
-/* Keep the locks until the program has ended, and with it all that it started; write its log. */
+/* Hold the locks until the program and everything that it started have ended; write its log. */
 static void __attribute__((noreturn)) keep(const struct order *o, pid_t program, int input)
 {
 	int kept = (int)(o->hold + o->holds);
-	struct pollfd from = { input < 0 ? -1 : kept, POLLIN, 0 }; /* poll(2) passes over -1 */
+	struct pollfd from = { input < 0 ? -1 : kept, POLLIN, 0 }; /* poll(2) ignores -1 */
 	sigset_t child, before;
 
 	if (input >= 0 && dup2(input, kept) < 0)
@@ -41,7 +41,7 @@ static void __attribute__((noreturn)) keep(const struct order *o, pid_t program,
 			continue;
 		if (log_some(kept) < 0)
 			from.fd = -1;
-		/* A kernel prints by lines, in a row: not each needs to wake us. An end does. */
+		/* A kernel prints many lines in a row; not each of them has to wake us, but its end does. */
 		ppoll(NULL, 0, &(struct timespec){ 0, 500000 }, &before);
 	}
 	kill(-1, SIGKILL);

@@ -1,4 +1,4 @@
-/* Whom the program reaches (landlock(7)). */
+/* Confinement of signals and abstract sockets (landlock(7)). */
 #include "landlock.h"
 #include "base.h"
 
@@ -18,7 +18,7 @@ void confine_to_own(void)
 	struct ruleset rules = { 0, 0, SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS };
 	long fd = syscall(SYS_landlock_create_ruleset, &rules, sizeof rules, 0);
 
-	if (fd < 0) /* the host's kernel has no Landlock, or an older one */
+	if (fd < 0) /* the host's kernel has no Landlock, or an older version */
 		return;
 	if (syscall(SYS_landlock_restrict_self, fd, 0))
 		die("cannot confine the program");

@@ -1,9 +1,9 @@
-/* Whom the program reaches (landlock(7)). */
+/* Confinement of signals and abstract sockets (landlock(7)). */
 #ifndef DUMM_LANDLOCK_H
 #define DUMM_LANDLOCK_H
 
-/* From here on, this process and its children signal none but each other, and know no abstract
- * sockets but their own: those belong to the network namespace, which is not the jail's own. */
+/* From here on, this process and its children can signal only each other, and reach only their own
+ * abstract sockets, which belong to the network namespace, and that is shared. */
 void confine_to_own(void);
 
 #endif

@@ -1,12 +1,12 @@
-/* The log of what the program prints. */
+/* The log of the program's output. */
 #ifndef DUMM_LOG_H
 #define DUMM_LOG_H
 
-/* Have log_some write to `fd`. */
+/* Set the descriptor that log_some writes to. */
 void log_to(int fd);
 
-/* Write to the log what `input`, which does not block, has to say: 1, 0 when it has nothing now, -1
- * when nothing will come any more. */
+/* Copy available data from the non-blocking `input` to the log: 1, 0 if there is none at present, -1
+ * at the end. */
 int log_some(int input);
 
 #endif

@@ -1,4 +1,4 @@
-/* What the jail is told to do. */
+/* The options of the jail. */
 #ifndef DUMM_ORDER_H
 #define DUMM_ORDER_H
 
@@ -16,10 +16,10 @@ struct order {
 	struct step steps[1024];
 	int n;			    /* steps */
 	const char *pid_file;
-	int errors;		    /* descriptor: what fails is told there */
-	int turn;		    /* descriptor of a lock that the launcher keeps; -1: none */
-	unsigned hold, holds;	    /* the keeper's descriptors, and how many */
-	int log;		    /* one of them, for what the program prints; -1: nowhere */
+	int errors;		    /* descriptor for error messages */
+	int turn;		    /* descriptor of a lock held by the launcher; -1: none */
+	unsigned hold, holds;	    /* first of the keeper's descriptors, and their number */
+	int log;		    /* one of them, for the program's output; -1: none */
 	const char *cgroup;
 	const char *hostname;
 	uid_t user;		    /* the program's real user; 0: root */

@@ -13,7 +13,7 @@ void run_program(const struct order *o, int userns, int output, int go)
 
 	for (unsigned i = 0; i < o->holds; i++)
 		close((int)(o->hold + i));
-	/* A descriptor from outside would be of the host's mount, which is writable (see "dev"). */
+	/* A descriptor from outside would be on the host's mount, which is writable (see "dev"). */
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
 	if (null < 0 || dup2(null, 0) < 0)
@@ -22,19 +22,19 @@ void run_program(const struct order *o, int userns, int output, int go)
 		die("cannot connect the output");
 	if (setns(userns, CLONE_NEWUSER))
 		die("cannot enter the user namespace");
-	/* In a namespace that maps one id only, the kernel forbids setgroups: then there is none. */
+	/* In a namespace with a single id, the kernel denies setgroups: then there is no group. */
 	if (setgroups(o->group ? 1 : 0, &o->group) && errno != EPERM)
 		die("cannot set groups");
-	/* access(2) goes by the real user, and would clear the capabilities of one that is not root. */
+	/* access(2) uses the real user, and would clear the capabilities of one other than root. */
 	if (setresgid(0, 0, 0) || setresuid(o->user, 0, 0) ||
 	    prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
 		die("cannot become root");
 	drop_capabilities(o->user);
 	set_limits(o);
 	setsid();
-	umask(0); /* the guest's kernel has applied that of its own process */
+	umask(0); /* the guest's kernel has applied the umask of its own process */
 	personality(ADDR_NO_RANDOMIZE);
-	if (read(go, &c, 1) != 1) /* the launcher died before it could say who we are */
+	if (read(go, &c, 1) != 1) /* the launcher died before it could record our pid */
 		_exit(1);
 	confine_to_own();
 	filter_system_calls(o->passing);

@@ -1,10 +1,10 @@
-/* What the program becomes on its way into the jail. */
+/* The last steps of the process that becomes the program. */
 #ifndef DUMM_PROGRAM_H
 #define DUMM_PROGRAM_H
 
 #include "order.h"
 
-/* Give up all that the program is not to have, and become it when `go` says so. */
+/* Drop everything that the program must not have, and execute it once `go` says so. */
 void run_program(const struct order *o, int userns, int output, int go) __attribute__((noreturn));
 
 #endif

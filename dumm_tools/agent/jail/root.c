@@ -40,7 +40,7 @@ static void make_parents(const char *path)
 		}
 }
 
-/* A place to mount `tree` on, of the same kind. */
+/* Create a mount point for `tree`, of the same type. */
 static void make_place(int tree, const char *dst)
 {
 	struct stat st;
@@ -60,7 +60,7 @@ static void make_place(int tree, const char *dst)
 	}
 }
 
-/* Sources are looked up before the new root is made: it hides what it is mounted on. */
+/* Sources are resolved before the new root is mounted, since it hides what is underneath. */
 void build_root(struct step *steps, int n)
 {
 	static const unsigned long safe = MS_NOSUID | MS_NODEV;
@@ -82,8 +82,8 @@ void build_root(struct step *steps, int n)
 			attach(s->tree, dst, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
 			       (s->what[0] == 'r' ? MOUNT_ATTR_RDONLY : 0));
 		} else if (!strcmp(s->what, "dev")) {
-			/* Devices can be written to on a read-only mount; their modes and owners can't
-			 * be changed there, which root of a lab of root's could else do. */
+			/* A read-only mount does not prevent writing to devices, but keeps root in a lab
+			 * of the host's root from changing their modes and owners. */
 			make_place(s->tree, dst);
 			attach(s->tree, dst, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | MOUNT_ATTR_RDONLY);
 		} else if (!strcmp(s->what, "tmpfs")) {
@@ -101,7 +101,7 @@ void build_root(struct step *steps, int n)
 			mkdir(dst, 0755);
 		}
 	}
-	/* pivot_root(2), "pivot_root(".", ".")": the old root ends up under the new one, and goes. */
+	/* pivot_root(2), "pivot_root(".", ".")": the old root ends up under the new one, and is unmounted. */
 	if (syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/"))
 		die("cannot enter the jail");
 	if (mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | safe | MS_NOEXEC, NULL))

@@ -4,7 +4,7 @@
 
 #include "order.h"
 
-/* Make it by these steps, and enter it: nothing else of the host's is there. */
+/* Build it with these steps, and enter it: nothing else of the host is visible there. */
 void build_root(struct step *steps, int n);
 
 #endif

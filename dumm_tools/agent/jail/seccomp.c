@@ -1,4 +1,4 @@
-/* Which system calls the jail leaves its program (seccomp(2)).
+/* The system calls that the jail permits (seccomp(2)).
  *
  * This is an allow list: the calls made by a User Mode Linux kernel (arch/um/os-Linux, the *_user.c of
  * arch/um/drivers, fs/hostfs/hostfs_user.c) and by the C library underneath. All other calls,
@@ -116,8 +116,8 @@ static const unsigned SEGMENTS[] = { ARCH_SET_GS, ARCH_SET_FS, ARCH_GET_FS, ARCH
 static const unsigned DESCRIPTORS[] = { F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK,
 					F_SETOWN, F_GETOWN, F_DUPFD_CLOEXEC };
 
-/* No memory that neither the size of /dev/shm nor RLIMIT_DATA counts: growing like a stack, of huge
- * pages, or shared and without a file. UML 7 tries whether it can use seccomp in two such pages. */
+/* No memory that is limited neither by the size of /dev/shm nor by RLIMIT_DATA: memory that grows like
+ * a stack, huge pages, or anonymous shared memory. UML 7 uses two such pages to test for seccomp. */
 static void rule_mmap(void)
 {
 	unsigned short call = begin_call(SYS_mmap);

@@ -1,11 +1,11 @@
-/* Which system calls the jail leaves its program. */
+/* The system calls that the jail permits. */
 #ifndef DUMM_SECCOMP_H
 #define DUMM_SECCOMP_H
 
 #include <stdbool.h>
 
-/* From here on, this process and its children may call what UML needs of the host only; `passing`:
- * descriptors in messages too. */
+/* From here on, this process and its children can make only the system calls that UML needs; with
+ * `passing`, these include passing descriptors in messages. */
 void filter_system_calls(bool passing);
 
 #endif

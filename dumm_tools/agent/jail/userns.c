@@ -7,12 +7,12 @@ void leave_chroot(void)
 	int fd = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
 
 	if (fd >= 0) {
-		setns(fd, CLONE_NEWNS); /* who may not is in no chroot that he could leave */
+		setns(fd, CLONE_NEWNS); /* not permitted: then we could not leave a chroot */
 		close(fd);
 	}
 }
 
-/* Give process `pid` the ids that we have ourselves, one to one. */
+/* Map the ids that we have ourselves into the namespace of process `pid`, one to one. */
 static void map_ids(pid_t pid, const char *which)
 {
 	char path[64], map[8192], *p = map;
@@ -31,14 +31,15 @@ static void map_ids(pid_t pid, const char *which)
 	write_file(path, map);
 }
 
-/* Have `user` own what is made; its capabilities stay with a root that becomes another user. */
+/* Create things as `user`; keep capabilities when root becomes another user. */
 static void own_as(uid_t user)
 {
 	if (prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) || setresuid(-1, user, -1))
 		die("cannot become user %u", user);
 }
 
-/* A process that lives just for this makes it, and forbids further ones: /proc/sys/user is that of the namespace one writes from (namespaces(7)). */
+/* A temporary process creates it and disables nested ones: /proc/sys/user applies to the writer's
+ * namespace (namespaces(7)). */
 int make_user_namespace(uid_t owner)
 {
 	int ready[2], go[2], fd, pidfd = -1;

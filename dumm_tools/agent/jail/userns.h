@@ -4,11 +4,11 @@
 
 #include "base.h"
 
-/* A user namespace of `owner`'s as a descriptor, that maps our ids one to one. */
+/* A descriptor of a new user namespace that belongs to `owner` and maps our ids one to one. */
 int make_user_namespace(uid_t owner);
 
-/* In a chroot(2) the kernel makes no user namespaces, and a root that is no mount cannot be pivoted
- * from. Entering the mount namespace that we are in makes its root ours (setns(2)). */
+/* In a chroot(2) the kernel does not create user namespaces, and pivot_root(2) needs a root that is a
+ * mount point. Entering our own mount namespace makes its root ours (setns(2)). */
 void leave_chroot(void);
 
 #endif
