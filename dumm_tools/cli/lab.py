@@ -11,9 +11,9 @@ def labdir() -> str:
     """The working directory named by -C or DUMM_DIR: absolute, without links, and trusted
     (`trust.resolve`)."""
     context = click.get_current_context()
-    found = context.meta.get("dumm.root")
+    found = context.meta.get("dumm.labdir")
     if found is None:
-        found = context.meta["dumm.root"] = working_directory(context)
+        found = context.meta["dumm.labdir"] = working_directory(context)
     return str(found)
 
 
