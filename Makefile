@@ -11,10 +11,10 @@
 # make uninstall  as root: remove what `make install` put there
 # make deb        build a Debian package, into dist/
 # make dist       build a source archive and a wheel, into dist/ (or: make sdist, make wheel)
-# make clean      remove what these made
+# make clean      remove everything that these targets built
 #
-# Each sets up what is missing first: Debian packages (as root), and a venv in .venv. For packagers
-# `make install DESTDIR=DIR` puts everything below DIR, to be moved to PREFIX later.
+# Each first installs what it needs: Debian packages (as root), and a venv in .venv. For packagers,
+# `make install DESTDIR=DIR` puts everything below DIR instead, ready to move to PREFIX.
 
 PREFIX ?= /usr/local
 BIN = .venv/bin
@@ -24,7 +24,7 @@ WORKERS = -n auto --dist loadgroup --no-loadscope-reorder
 SHELL_FILES = $(wildcard .ci/*) tests/as-user tests/user-world.sh debian/tests/smoke \
 	$(wildcard examples/*.sh)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' dumm_tools/__init__.py)
-# The wheel is the same for the same commit.
+# Builds of the same commit yield the same wheel.
 EPOCH = SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 
 FUZZ_TIME ?= 60
@@ -40,11 +40,11 @@ help:
 demo: setup-run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
-# What tests need is in their marks; those with none of these need Python and a C compiler.
+# Marks say what a test needs. Tests without any of these need only Python and a C compiler.
 check: setup-check
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
-	@$(BIN)/python -m pytest -q $(WORKERS) -m "not (net or netns or uml or root or packs or slow)" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not (net or netns or uml or root or packs or slow)" $(PYTEST_ARGS)
 
 test: $(LINT)
 	@$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS)

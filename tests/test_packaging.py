@@ -1,7 +1,6 @@
-"""What is built to be installed elsewhere: source archive, wheel, `make install`, Debian package.
+"""Packages: the source archive, the wheel, `make install` and the metadata of the Debian package.
 
-`make test-deb` builds the last in a Debian of its own, and uses it; this is what can be seen from
-here.
+`make test-deb` builds the Debian package in a fresh Debian, and uses it there.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from test_build import is_static
 from dumm_tools import __version__
 
 TOOLS = ("dumm-bridge", "dumm-console", "dumm-fs", "dumm-guest", "dumm-iface")
-#: Each builds in an environment of its own, with what pip fetches for it.
+#: Builds download setuptools and the libraries.
 fetches = pytest.mark.net
 
 
 def call(*argv: str | Path, cwd: Path = TOP, **env: str) -> str:
-    """Run a program to its end, without the make that runs the tests; what it wrote."""
+    """Run a program independently of the make that runs the tests; return its output."""
     done = subprocess.run(
         argv,
         cwd=cwd,
@@ -60,7 +59,7 @@ def test_make_alone_prints_help_and_does_nothing() -> None:
 
 
 def test_the_quick_tests_need_no_network_root_or_guests() -> None:
-    """`make check` leaves out what has a mark; the others make do without kernel packs, too."""
+    """`make check` leaves out tests with these marks."""
     chosen = re.search(r'-m "not \((.*)\)"', (TOP / "Makefile").read_text())
     assert chosen
     assert set(chosen[1].split(" or ")) == {"net", "netns", "uml", "root", "packs", "slow"}
@@ -75,7 +74,7 @@ def test_the_quick_tests_need_no_network_root_or_guests() -> None:
         (["PREFIX=/nonexistent"], "nothing is installed in '/nonexistent'"),
     ],
 )
-def test_what_cannot_be_uninstalled(variables: list[str], error: str) -> None:
+def test_uninstall_rejects_bad_paths(variables: list[str], error: str) -> None:
     done = subprocess.run(
         ["make", "-s", "uninstall", *variables],
         cwd=TOP,
@@ -89,7 +88,7 @@ def test_what_cannot_be_uninstalled(variables: list[str], error: str) -> None:
 
 
 @fetches
-def test_install_elsewhere_move_use_and_uninstall(tmp_path: Path) -> None:
+def test_a_staged_installation_works_in_its_final_place_and_can_be_removed(tmp_path: Path) -> None:
     stage, prefix = tmp_path / "stage", tmp_path / "final/usr"
     call("make", "-s", "install", f"DESTDIR={stage}", f"PREFIX={prefix}")
     assert not prefix.exists()
@@ -125,7 +124,7 @@ def test_install_elsewhere_move_use_and_uninstall(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The source archive, unpacked; it is made of a copy, for the making leaves files."""
+    """The source archive, unpacked; built from a copy, since building leaves files in the tree."""
     place = tmp_path_factory.mktemp("source")
     kept = shutil.ignore_patterns(".?*cache*", ".git", ".venv", ".hypothesis", "build", "dist")
     shutil.copytree(TOP, place / "copy", symlinks=True, ignore=kept)
@@ -141,7 +140,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @fetches
-def test_the_source_archive_has_all_that_git_has(source: Path) -> None:
+def test_the_source_archive_holds_every_tracked_file(source: Path) -> None:
     if not (TOP / ".git").exists():
         pytest.skip("no git repository here")
     known = set(call("git", "ls-files").split("\n")) - {""}
@@ -165,7 +164,7 @@ def test_the_source_archive_can_be_tested(source: Path) -> None:
 
 
 @fetches
-def test_the_wheel_is_for_any_python_and_any_c_library(source: Path) -> None:
+def test_the_wheel_runs_on_any_distribution(source: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     call(*pip, "wheel", "-q", "--no-deps", "-w", source.parent, source)
     [path] = source.parent.glob("*.whl")
@@ -188,7 +187,7 @@ def test_the_wheel_is_for_any_python_and_any_c_library(source: Path) -> None:
 # ---- the Debian package ----
 
 
-def test_the_debian_package_has_the_version_and_the_bounds_of_the_project() -> None:
+def test_the_debian_package_agrees_with_setup_cfg() -> None:
     first = (TOP / "debian/changelog").read_text().partition("\n")[0]
     assert first.startswith(f"dumm-tools ({__version__}) ")
     setup = configparser.ConfigParser(interpolation=None)
