@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from support import PATIENCE
-from support.checks import until
+from support.checks import is_waiting, until
 from support.labs import Lab
 from support.terminal import Terminal
 
@@ -93,7 +92,7 @@ def test_ctrl_c_ends_all_of_a_batch(lab: Lab) -> None:
     running.stdin.close()
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
     until(lambda: children.read_text(), "the command runs")
-    time.sleep(0.3)
+    until(lambda: is_waiting(int(children.read_text())), "it waits")
     os.killpg(running.pid, signal.SIGINT)
     assert running.wait(PATIENCE) == -signal.SIGINT
     assert running.stderr.read().strip() == b""
@@ -143,8 +142,9 @@ def test_a_terminal_is_restored_after_a_killed_command(lab: Lab) -> None:
         os.kill(child, signal.SIGKILL)
         terminal.expect(b"dumm> ")
         terminal.type(b"guest exec alice -- sleep 1000\n")
-        until(lambda: Path(f"/proc/{me}/task/{me}/children").read_text(), "the command runs")
-        time.sleep(0.5)
+        children = Path(f"/proc/{me}/task/{me}/children")
+        until(lambda: children.read_text(), "the command runs")
+        until(lambda: is_waiting(int(children.read_text())), "it waits")
         terminal.type(b"\x03")  # a signal only where the terminal is no longer raw
         terminal.expect(b"dumm> ")
         terminal.type(b"\x04")

@@ -12,29 +12,22 @@ from pathlib import Path
 import pytest
 from support import BIN, PATIENCE
 from support.checks import has_open, one_line_error, until
-from support.labs import Lab
+from support.labs import Lab, recorded
+
+from dumm_tools.model import State
 
 TOOLS = ("dumm-fs", "dumm-guest", "dumm-iface", "dumm-bridge", "dumm-console")
-
-LAB = {
-    "version": 1,
-    "id": "abcdef123456",
-    "guests": {
-        "alice": {},
-        "bob": {"args": ["a=1", "b"], "memory": 96 << 20, "init": "/sbin/init"},
-    },
-    "ifaces": {},
-    "bridges": {},
-}
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     """A working set with two guests that never ran; nothing of it is in the kernel."""
-    (tmp_path / ".lock").touch()
-    inode = os.stat(tmp_path / ".lock").st_ino
-    (tmp_path / "state.json").write_text(json.dumps({**LAB, "lock_inode": inode}))
-    return Lab(tmp_path, tmp_path / "cache")
+
+    def fill(state: State) -> None:
+        bob = state.guests["bob"]
+        bob.args, bob.memory, bob.init = ["a=1", "b"], 96 << 20, "/sbin/init"
+
+    return Lab(Path(recorded(tmp_path, "alice", "bob", fill=fill)), tmp_path / "cache")
 
 
 def shell(lab: Lab, line: str) -> subprocess.CompletedProcess[str]:
@@ -338,8 +331,9 @@ def test_a_damaged_state_is_one_line(lab: Lab) -> None:
 
 
 def test_a_newer_state_is_left_alone(lab: Lab) -> None:
-    text = json.dumps({**LAB, "version": 99})
-    (lab.directory / "state.json").write_text(text)
+    path = lab.directory / "state.json"
+    text = json.dumps({**json.loads(path.read_text()), "version": 99})
+    path.write_text(text)
     for command in ("dumm-guest list", "dumm-guest delete alice", "dumm-fs destroy"):
         done = lab(command, status=1)
         assert "newer dumm-tools (format 99)" in one_line_error(done.err, command.split()[0])

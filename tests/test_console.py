@@ -19,7 +19,7 @@ import pytest
 from support import PATIENCE
 from support.checks import one_line_error, unread, until
 from support.guests import pid_of, state_of
-from support.labs import Lab
+from support.labs import Lab, shared
 from support.terminal import on_terminal
 
 from dumm_tools.agent import JAIL
@@ -31,14 +31,10 @@ pytestmark = [pytest.mark.uml, pytest.mark.xdist_group("console")]
 @pytest.fixture(scope="module")
 def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One lab for this file, with alice running and bob stopped."""
-    lab = Lab(tmp_path_factory.mktemp("console"), packs)
-    lab("dumm-fs init --kernel sid --master busybox")
-    try:
+    with shared(tmp_path_factory.mktemp("console"), packs) as lab:
         lab("dumm-guest create alice bob")
         lab("dumm-guest start alice")
         yield lab
-    finally:
-        lab.end()
 
 
 def test_shell_is_a_login_shell_on_a_terminal(lab: Lab) -> None:
@@ -46,8 +42,7 @@ def test_shell_is_a_login_shell_on_a_terminal(lab: Lab) -> None:
         screen.type(b"echo $0 $HOME $PWD $TERM; stty size\n")
         screen.expect(b"-sh /root /root xterm-test\r\n33 99\r\n")
         screen.resize(20, 60)
-        time.sleep(0.2)
-        screen.type(b"stty size; exit 6\n")
+        screen.type(b"until stty size | grep '20 60'; do :; done; exit 6\n")
         screen.expect(b"20 60\r\n")
         assert screen.wait() == 6
         assert screen.is_restored()

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from support import PATIENCE, SUITES
-from support.checks import NOISE, one_line_error, unread, until
+from support.checks import NOISE, is_waiting, one_line_error, unread, until
 from support.guests import pid_of, processes
-from support.labs import Lab
+from support.labs import Lab, shared
 from support.terminal import on_terminal
 
 pytestmark = [pytest.mark.uml, pytest.mark.xdist_group("exec")]
@@ -25,15 +25,11 @@ pytestmark = [pytest.mark.uml, pytest.mark.xdist_group("exec")]
 @pytest.fixture(scope="module")
 def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One lab for this file, with a running guest of each kernel."""
-    lab = Lab(tmp_path_factory.mktemp("exec"), packs)
-    lab("dumm-fs init --kernel sid --master busybox")
-    try:
+    with shared(tmp_path_factory.mktemp("exec"), packs) as lab:
         for suite in SUITES:
             lab(["dumm-guest", "create", suite, "--kernel", suite])
         lab("dumm-guest start --all")
         yield lab
-    finally:
-        lab.end()
 
 
 def run(lab: Lab, *command: str, status: int = 0, stdin: bytes = b"") -> tuple[bytes, str]:
@@ -313,25 +309,13 @@ def wait_stuck(process: subprocess.Popen[bytes]) -> None:
     stdout = process.stdout
     assert stdout
     until(lambda: unread(stdout.fileno()) >= 60_000, "the pipe is full")
-    until(lambda: in_poll(process.pid), "it waits")
-
-
-def in_poll(pid: int) -> bool:
-    """Does a process wait, and has it done so for a while without using the processor?"""
-
-    def looked() -> tuple[str, int]:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0], int(fields[11]) + int(fields[12])
-
-    first = looked()
-    time.sleep(0.1)
-    return first[0] == "S" and looked() == first
+    until(lambda: is_waiting(process.pid), "it waits")
 
 
 def test_a_signal_ends_it_while_its_terminal_takes_nothing(lab: Lab) -> None:
     """A write to a terminal that stands still would wait for good."""
     with on_terminal(lab, ["dumm-guest", "exec", "sid", "--", "cat", "/dev/zero"]) as screen:
-        until(lambda: in_poll(screen.process.pid), "it waits")
+        until(lambda: is_waiting(screen.process.pid), "it waits")
         screen.process.send_signal(signal.SIGTERM)
         until(lambda: screen.process.poll() is not None, "it ends")
         assert screen.process.returncode == 143

@@ -21,7 +21,7 @@ from siege import frame
 from support import PATIENCE
 from support.checks import has_open, one_line_error, until
 from support.guests import state_of
-from support.labs import Lab
+from support.labs import Lab, shared
 
 from dumm_tools import messages
 from dumm_tools.agent.client import Control, Line
@@ -330,35 +330,24 @@ MEMORY = 250_000
 @pytest.fixture(scope="module")
 def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab with a pack whose kernel is a program that lies, as its arguments say."""
-    lab = Lab(tmp_path_factory.mktemp("hostile"), packs)
-    pack = lab.directory / "pack/usr/bin"
-    pack.mkdir(parents=True)
-    compiler = os.environ.get("CC", "gcc").split()
-    source = Path(__file__).with_name("liar.c")
-    subprocess.run(
-        [
-            *compiler,
-            "-O2",
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-static",
-            "-o",
-            pack / "linux.uml",
-            source,
-        ],
-        check=True,
-        timeout=PATIENCE,
-    )
-    lab("dumm-fs init --kernel sid --master busybox")
     names = [*WHILE_IT_RUNS, *OTHERS]
-    try:
-        liars(lab, *names)
-        lab(["dumm-guest", "start", *names])
-        yield lab
-    finally:
-        lab("dumm-guest stop --kill --all", status=None)
-        lab.end()
+    with shared(tmp_path_factory.mktemp("hostile"), packs) as lab:
+        pack = lab.directory / "pack/usr/bin"
+        pack.mkdir(parents=True)
+        compiler = os.environ.get("CC", "gcc").split()
+        source = Path(__file__).with_name("liar.c")
+        subprocess.run(
+            [*compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", pack / "linux.uml",
+             source],
+            check=True,
+            timeout=PATIENCE,
+        )  # fmt: skip
+        try:
+            liars(lab, *names)
+            lab(["dumm-guest", "start", *names])
+            yield lab
+        finally:
+            lab("dumm-guest stop --kill --all", status=None)
 
 
 def liars(lab: Lab, *names: str) -> None:

@@ -446,8 +446,10 @@ def test_interrupting_exec_on_the_host(people: People) -> None:
         terminal.expect(b"caught")
         assert terminal.wait() == 5
     with on_terminal(lab, ["dumm-guest", "exec", "--host", "--", "sleep", "100"]) as terminal:
-        until(lambda: _child_of(terminal.process.pid), "sleep runs")
-        time.sleep(0.1)
+        me = terminal.process.pid
+        until(lambda: _child_of(me), "a child runs")
+        child = int(Path(f"/proc/{me}/task/{me}/children").read_text().split()[0])
+        until(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n", "sleep runs")
         terminal.type(b"\x03")
         assert terminal.wait() == 130
 

@@ -10,7 +10,7 @@ import pytest
 import siege
 from support.labs import Lab
 
-pytestmark = pytest.mark.uml
+pytestmark = [pytest.mark.uml, pytest.mark.xdist_group("siege")]  # which is long: early
 
 
 @pytest.mark.attack("siege")

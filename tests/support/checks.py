@@ -32,6 +32,18 @@ def has_open(pid: int, path: Path) -> bool:
     return False
 
 
+def is_waiting(pid: int) -> bool:
+    """Does a process wait, and has it done so for a while without using the processor?"""
+
+    def looked() -> tuple[str, int]:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], int(fields[11]) + int(fields[12])
+
+    first = looked()
+    time.sleep(0.1)
+    return first[0] == "S" and looked() == first
+
+
 def unread(fd: int) -> int:
     """Bytes that wait in a pipe or a terminal."""
     return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0])

@@ -6,6 +6,7 @@ the path of one that has records alone, for what is called in this process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -174,6 +175,17 @@ def new_lab(
             there = lab.directory / name
             left += [f"file {path}" for path in there.glob("*")] if there.exists() else []
     assert not left, "left behind: " + "; ".join(left)
+
+
+@contextlib.contextmanager
+def shared(directory: Path, packs: Path) -> Iterator[Lab]:
+    """A working set that all tests of a file use, by a fixture `lab` of the file's own."""
+    lab = Lab(directory, packs)
+    lab(["dumm-fs", "init", "--kernel", SUITES[0], "--master", "busybox"])
+    try:
+        yield lab
+    finally:
+        lab.end()
 
 
 @pytest.fixture
