@@ -1,0 +1,191 @@
+"""dumm-guest: the verbs that start and stop guests, and wait for them."""
+
+from __future__ import annotations
+
+import click
+
+from dumm_tools.cli import commands, ending, lab
+from dumm_tools.cli.ending import each
+from dumm_tools.cli.operands import guests
+from dumm_tools.cli.progress import Progress
+from dumm_tools.cli.values import Seconds
+from dumm_tools.errors import DummError
+
+timeout_option = click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=Seconds(),
+    default=30.0,
+    show_default=True,
+    help="Give up after this time.",
+)
+
+
+class Errors:
+    """Collects failures of individual guests; keeps the first exit code."""
+
+    def __init__(self, keep: bool = True) -> None:
+        self.code = 0
+        self._keep = keep
+        self.names: list[str] = []
+        self._prog = ending.program()
+
+    def __call__(self, name: str, error: Exception) -> None:
+        if isinstance(error, DummError) and not self._keep:
+            error.hint = None  # the log that it refers to is deleted, too
+        code = ending.tell(self._prog, error)
+        self.code = self.code or code
+        self.names.append(name)
+
+
+def chosen(
+    labdir: str, names: tuple[str, ...], everyone: bool, states: tuple[str, ...]
+) -> list[str]:
+    """The operands or, with --all, the guests in one of `states`."""
+    from dumm_tools.running import guest_views
+
+    if everyone == bool(names):
+        raise click.UsageError(
+            "name guests, or use --all" if not names else "--all cannot be combined with names"
+        )
+    if everyone:
+        return guest_views.all_names(labdir, lambda s: s in states)
+    return list(dict.fromkeys(names))
+
+
+def start_all(
+    labdir: str, names: list[str], timeout: float, wait: bool, *, keep: bool = True
+) -> Errors:
+    """Start guests in parallel with progress on a terminal; `keep` is False for guests that will be
+    deleted if they fail."""
+    from dumm_tools.guests import start as starting
+
+    errors, prog = Errors(keep), ending.program()
+
+    def warn(text: str) -> None:
+        ending.report(prog, text)
+
+    with Progress() as progress:
+        starting.start(
+            labdir, names, timeout=timeout, wait=wait, on_error=errors, warn=warn, progress=progress
+        )
+    return errors
+
+
+@click.command(cls=commands.Command)
+@click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests("stopped", "crashed"))
+@click.option("--all", "everyone", is_flag=True, help="Start all guests that are not running.")
+@timeout_option
+@click.option("--no-wait", is_flag=True, help="Return as soon as the kernels run; see `wait`.")
+def start(names: tuple[str, ...], everyone: bool, timeout: float, no_wait: bool) -> int:
+    """Start guests in parallel; return when all are ready."""
+    labdir = lab.entered()
+    targets = chosen(labdir, names, everyone, ("stopped", "crashed", "starting"))
+    return start_all(labdir, targets, timeout, not no_wait).code
+
+
+UP = ("running", "paused", "starting", "stopping", "crashed")
+stop_timeout_option = click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=Seconds(),
+    default=10.0,
+    show_default=True,
+    help="Time to wait before killing them.",
+)
+
+
+@click.command(cls=commands.Command)
+@click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests(*UP))
+@click.option("--all", "everyone", is_flag=True, help="Stop all running guests.")
+@stop_timeout_option
+@click.option("--kill", "force", is_flag=True, help="Kill the guests immediately.")
+def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) -> int:
+    """Shut down guests in parallel, and kill them after a timeout."""
+    from dumm_tools.guests import stop as stopping
+
+    errors, labdir = Errors(), lab.entered(make=False)
+    targets = chosen(labdir, names, everyone, UP)
+    stopping.stop(labdir, targets, timeout=timeout, force=force, on_error=errors)
+    return errors.code
+
+
+@click.command(cls=commands.Command)
+@click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests(*UP))
+@click.option("--all", "everyone", is_flag=True, help="Restart all running guests.")
+@timeout_option
+def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
+    """Stop guests and start them again, in parallel."""
+    from dumm_tools.guests import stop as stopping
+
+    labdir = lab.entered()
+    targets = chosen(labdir, names, everyone, UP)
+    errors = Errors()
+    stopping.stop(labdir, targets, timeout=10.0, force=False, on_error=errors)
+    started = start_all(labdir, [n for n in targets if n not in errors.names], timeout, True)
+    return errors.code or started.code
+
+
+@click.command(cls=commands.Command)
+@click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests("running"))
+@click.option("--all", "everyone", is_flag=True, help="Pause all running guests.")
+def pause(names: tuple[str, ...], everyone: bool) -> int:
+    """Suspend the kernels of guests."""
+    from dumm_tools.guests import control
+
+    labdir = lab.entered(make=False)
+    return each(chosen(labdir, names, everyone, ("running",)), lambda n: control.pause(labdir, n))
+
+
+@click.command(cls=commands.Command)
+@click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests("paused"))
+@click.option("--all", "everyone", is_flag=True, help="Resume all paused guests.")
+def resume(names: tuple[str, ...], everyone: bool) -> int:
+    """Resume paused guests."""
+    from dumm_tools.guests import control
+
+    labdir = lab.entered(make=False)
+    return each(chosen(labdir, names, everyone, ("paused",)), lambda n: control.resume(labdir, n))
+
+
+@click.command(cls=commands.Command)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
+@click.option(
+    "--for",
+    "what",
+    type=click.Choice(["ready", "stopped"]),
+    default="ready",
+    show_default=True,
+    help="Condition to wait for.",
+)
+@click.option("--timeout", metavar="SECONDS", type=Seconds(), help="Maximum time to wait.")
+def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
+    """Wait until guests are ready or stopped.
+
+    The exit status is 5 if the timeout expires first.
+    """
+    import time
+
+    from dumm_tools.guests import readiness
+
+    labdir = lab.labdir()
+    end = None if timeout is None else time.monotonic() + timeout
+
+    def one(name: str) -> None:
+        left = None if end is None else max(0.0, end - time.monotonic())
+        readiness.wait(labdir, name, what, left)
+
+    return each(names, one)
+
+
+@click.command("is-running", cls=commands.Command)
+@click.argument("name", type=guests())
+def is_running(name: str) -> int:
+    """Exit with 0 if a guest is running, with 1 if not."""
+    from dumm_tools.running import guest_views
+
+    return 0 if guest_views.is_running(lab.labdir(), name) else 1
+
+
+#: In the order of the manual.
+COMMANDS = (start, stop, restart, pause, resume)
