@@ -14,6 +14,7 @@ import pytest
 from support import PATIENCE
 from support.checks import until
 from support.labs import Lab
+from support.world import mounts
 
 from dumm_tools.agent import JAIL
 from dumm_tools.guests import limits
@@ -53,9 +54,7 @@ def test_a_group_bounds_what_is_in_it() -> None:
 
 def tops() -> list[str]:
     """Where a group can be made: in the tree of version 2, and in one of version 1."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        mounts = [line.split(" ") for line in file]
-    kinds = {m[m.index("-") + 1]: m[4] for m in mounts if "rw" in m[5].split(",")}
+    kinds = {m.kind: m.target for m in mounts() if "rw" in m.options}
     return [kinds[kind] for kind in ("cgroup2", "cgroup") if kind in kinds]
 
 

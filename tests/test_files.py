@@ -13,6 +13,7 @@ import pytest
 from support import SUITES
 from support.checks import NOISE, one_line_error
 from support.labs import Lab
+from support.world import mounts
 
 from dumm_tools.linux import mount
 
@@ -225,11 +226,9 @@ def test_what_is_mounted_at_a_place_of_any_name(tmp_path: Path, name: str) -> No
 
 def test_guests_directories_are_spread(lab: Lab) -> None:
     """On ext4, where FIFOs that were freed a moment ago make new ones slow."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        mounts = [line.split(" ") for line in file]
     device = os.stat(lab.directory).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
-    kinds = {m[m.index("-") + 1] for m in mounts if m[2] == number}
+    kinds = {m.kind for m in mounts() if m.device == number}
     fd = os.open(lab.directory / "run", os.O_RDONLY)
     try:
         flags = fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(4))

@@ -5,6 +5,28 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Mount(NamedTuple):
+    """A line of /proc/self/mountinfo; the device as `MAJOR:MINOR`."""
+
+    device: str
+    target: str
+    options: frozenset[str]
+    kind: str
+
+
+def mounts() -> list[Mount]:
+    """What is mounted in this process's namespace."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            _, _, device, _, target, options, *_ = before.split(" ")
+            kind = after.split(" ")[0]
+            found.append(Mount(device, target, frozenset(options.split(",")), kind))
+    return found
 
 
 @dataclass(frozen=True)
@@ -18,11 +40,9 @@ class World:
     @classmethod
     def now(cls) -> World:
         """Look at this process's namespaces."""
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            mounts = frozenset(line.split(" ")[4] for line in file)
         return cls(
             frozenset(os.listdir("/sys/class/net")),
-            mounts,
+            frozenset(m.target for m in mounts()),
             frozenset(int(entry) for entry in os.listdir("/proc") if entry.isdigit()),
         )
 
