@@ -1,4 +1,4 @@
-"""`make bench`: how the suite stands against what it is to be measured by, as ratios in one run.
+"""`make bench`: the suite measured against its targets, as ratios in one run.
 
     bench.py [NAME...]      only these measurements; `bench.py --help` lists them
 
@@ -44,7 +44,7 @@ PYTHON = sys.executable
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the answer: what was measured, what it came to, and what it is to be."""
+    """One line of the result: the measurement, its value and its target."""
 
     what: str
     value: str
@@ -53,7 +53,7 @@ class Figure:
 
 
 def at_most(what: str, ours: float, other: float, limit: float, against: str) -> Figure:
-    """Seconds against seconds: the ratio is to be `limit` at most."""
+    """Seconds against seconds: the ratio must be at most `limit`."""
     ratio = ours / other
     value = f"{ratio:.2f} x  ({ours * 1e3:.1f} ms : {other * 1e3:.1f} ms)"
     return Figure(what, value, f"<= {limit:g} x {against}", ratio <= limit)
@@ -109,7 +109,7 @@ def runs(lab: Lab, *argv: str, **env: str) -> Callable[[], object]:
 
 
 def imports_click(lab: Lab) -> Callable[[], object]:
-    """What a command's start-up is compared with."""
+    """The baseline for a command's start-up."""
     return runs(lab, PYTHON, "-c", "import click")
 
 
@@ -431,7 +431,7 @@ def throughput() -> Iterator[Figure]:
 
 
 def files() -> Iterator[Figure]:
-    """What starting a guest writes of its master."""
+    """The part of its master that starting a guest writes."""
     with new_lab() as lab:
         lab("dumm-guest create alice --start")
         there = sum(len(found) for _, _, found in os.walk(lab.directory / "host/alice"))

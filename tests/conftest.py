@@ -1,4 +1,4 @@
-"""What pytest finds of support/: hooks and fixtures. Tests import the rest from there."""
+"""Hooks and fixtures of support/, for pytest. Tests import everything else from there."""
 
 from __future__ import annotations
 

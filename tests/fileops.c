@@ -1,4 +1,4 @@
-/* fileops [ROOT]: do file operations, one a line, and answer each with its errno.
+/* fileops [ROOT]: do file operations, one per line, and answer each with its errno.
  *
  *	OPERATION PATH [PATH] [NUMBER]...
  *

@@ -28,7 +28,7 @@ MAC = "02:00:00:00:00:01"
 
 
 def ethernet(to: str, kind: int, payload: bytes) -> bytes:
-    """A frame of the guest's."""
+    """A frame sent by the guest."""
     return bytes.fromhex((to + MAC).replace(":", "")) + struct.pack("!H", kind) + payload
 
 
@@ -83,7 +83,7 @@ def syn(to: str, source: str, dest: str) -> bytes:
 
 
 def icmp(to: str, source: str, dest: str, kind: int, body: bytes) -> bytes:
-    """ICMP of either version: type, code 0 (1 for a redirect), and what is behind the checksum."""
+    """ICMP of either version: type, code 0 (1 for a redirect), and the data after the checksum."""
     code = 1 if kind == 5 else 0
 
     def build(checksum: int) -> bytes:
@@ -108,7 +108,7 @@ def router_advertisement(source: str = "fe80::1") -> bytes:
 
 
 def redirect(to: str, source: str, dest: str, about: str, gateway: str) -> bytes:
-    """What you sent to `about`, send to `gateway`."""
+    """A redirect: send packets for `about` to `gateway`."""
     sent = udp(to, dest, about, "x")[14:42]
     return icmp(to, source, dest, 5, socket.inet_aton(gateway) + sent)
 
@@ -117,7 +117,7 @@ def redirect(to: str, source: str, dest: str, about: str, gateway: str) -> bytes
 
 
 def _told(frame: bytes) -> str:
-    """What the host said, in words."""
+    """The host's answers, in words."""
     kind = int.from_bytes(frame[12:14], "big")
     if kind == 0x0806:
         if frame[21] == 2:
@@ -132,7 +132,7 @@ def _told(frame: bytes) -> str:
 
 
 def _open(device: str) -> tuple[Callable[[bytes], object], Callable[[], list[bytes]]]:
-    """What sends, and what receives."""
+    """Sending and receiving."""
     if device.startswith("tap:"):
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
         # TUNSETIFF; IFF_TAP, IFF_NO_PI, IFF_VNET_HDR: as a guest's kernel
@@ -180,7 +180,7 @@ def main(device: str, fence_device: str, fence: str) -> None:
     for line in sys.stdin.read().split():
         send(bytes.fromhex(line))
     taken: list[str] = []
-    for count in (1, 2):  # an answer to a frame may be behind the first of them
+    for count in (1, 2):  # an answer to a frame may come after the first of them
         send_fence(bytes.fromhex(fence))
         while taken.count("fence") < count:
             if not select.select(ports, [], [], 10)[0]:

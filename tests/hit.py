@@ -1,8 +1,8 @@
 """A command that gets a signal in the middle: hit.py WHERE COUNT SIGNAL COMMAND ARGUMENT...
 
-The signal comes right after the COUNT-th change to the world: a system call of Python's, or the
-return of one of the project's own calls to the kernel (dumm_tools/linux). WHERE names the function
-to count, or is `any`. A command that makes fewer changes is not hit.
+The signal comes right after the COUNT-th change to the world: a system call by Python, or the
+return from one of the project's own kernel calls (dumm_tools/linux). WHERE names the function to
+count, or is `any`. A command that makes fewer changes is not hit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who imports whom in dumm_tools, read from the sources, and a drawing of it:
+"""The imports within dumm_tools, read from the sources, and a drawing of them:
 
 python tests/imports.py [--modules] | dot -Tsvg -o imports.svg
 """
@@ -32,7 +32,7 @@ def floor(module: str) -> str:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The full names of all that a module imports, anywhere in it, but for type checking."""
+    """The full names of all that a module imports, anywhere in it, except for type checking."""
     tree = ast.parse(path.read_text())
     unseen = [
         inner
@@ -68,8 +68,8 @@ def ours_among(path: Path) -> set[str]:
 
 
 def dot(modules: bool) -> str:
-    """The graph of the folders or of the modules, lower floors below, for dot(1). What leads up
-    is red."""
+    """The graph of the folders or of the modules, lower floors below, for dot(1). Imports of a
+    higher floor are red."""
     edges = {
         (ours(module), name)
         for module, path in MODULES.items()

@@ -1,7 +1,6 @@
 /* A guest whose kernel somebody has taken over: it serves its lines, and lies on them.
- * tests/test_hostile.py puts this program in the place of the UML binary; which lie it tells is
- * the guest's name, with a number behind it or none. What is said on a line: agent/src/protocol.h.
- */
+ * tests/test_hostile.py uses this program instead of the UML binary; the guest's name, optionally
+ * followed by a number, selects the lie. agent/src/protocol.h has the protocol on a line. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>

@@ -1,11 +1,10 @@
-/* What a guest's kernel would try that somebody has taken over. tests/test_rogue.py puts this
- * program in the place of the UML binary.
+/* Attempts that a compromised guest kernel would make. tests/test_rogue.py uses this program
+ * instead of the UML binary.
  *
- * Each attempt is one line, `NAME: failed WHY` or `NAME: SUCCEEDED HOW`, on standard output, which
- * is the guest's console.log. What to go for is said by arguments `rogue.KEY=VALUE`. As
- * `rogue.role=victim` it plays a guest that minds its own business. It does no harm where nothing
- * stops it: there the test runs it too, to see that the attempts would work.
- */
+ * Each attempt is one line, `NAME: failed WHY` or `NAME: SUCCEEDED HOW`, on standard output,
+ * which is the guest's console.log. Its targets are given by arguments `rogue.KEY=VALUE`. As
+ * `rogue.role=victim` it plays a guest that minds its own business. It does no harm if nothing
+ * stops it: there the test runs it too, to see that the attempts would work. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -61,12 +60,12 @@ static const char *told(const char *key)
 	return "";
 }
 
-static bool control(void) /* outside of a jail, where nothing may come to harm */
+static bool control(void) /* outside a jail, where nothing may be harmed */
 {
 	return !strcmp(told("role"), "control");
 }
 
-/* What attempts return: 0 for success, else why not. */
+/* Results of attempts: 0 for success, otherwise the reason for the failure. */
 static int of(long result)
 {
 	return result < 0 ? errno : 0;
@@ -295,7 +294,7 @@ static int fd_lease(void)
 	return fd < 0 ? errno : of(fcntl(fd, F_SETLEASE, F_RDLCK));
 }
 
-/* What it prints goes to a file of the host's. */
+/* Its output goes to a file on the host. */
 static int print_to(void)
 {
 	struct stat st;
@@ -396,7 +395,7 @@ static int setuid_program(void)
 	return WIFEXITED(status) && WEXITSTATUS(status) == 1 ? 0 : EPERM;
 }
 
-/* To the very mode that it has: outside of a jail that harms nobody. */
+/* To its present mode: outside a jail that harms nobody. */
 static int device_mode(void)
 {
 	static const char *const paths[] = { "/dev/null", "/dev/urandom", "/dev/net/tun", NULL };
@@ -974,7 +973,7 @@ static int memory_locked(void)
 	return mmap(NULL, 4096, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED ? errno : 0;
 }
 
-/* As many as there are to be had, 100,000 of them where nothing stops us. */
+/* As many as possible, 100,000 of them if nothing stops us. */
 static int timers(unsigned long enough)
 {
 	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1 };
@@ -1246,7 +1245,7 @@ static void attempt(const struct attempt *a)
 		printf("%s: failed signal %d\n", a->name, WTERMSIG(status));
 }
 
-/* What other guests would lack if the rogue had it all: it takes what it can, and keeps it. */
+/* Resources that other guests would lack if the rogue had them all: it takes and keeps what it can. */
 static void take_all(void)
 {
 	int error = timers(100000);
@@ -1256,7 +1255,7 @@ static void take_all(void)
 	printf("taken: descriptors until %s\n", error ? strerrorname_np(error) : "the end");
 }
 
-/* What a guest needs of its host that is counted. */
+/* Limited resources that a guest needs from its host. */
 static int use_a_little(void)
 {
 	int error = timers(1);
@@ -1297,7 +1296,7 @@ static void be_victim(void)
 		}
 }
 
-/* What the host's commands will look at, made to mislead them. */
+/* Files that the host's commands will read, made to mislead them. */
 static void lay_traps(void)
 {
 	char path[4096];

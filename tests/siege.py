@@ -55,7 +55,7 @@ def netlink(
 
 
 class Agent:
-    """A process that speaks in the place of the agent of a guest whose kernel is stopped."""
+    """A process that answers instead of the agent of a guest whose kernel is suspended."""
 
     def __init__(self, lab: Lab, answer: Answer) -> None:
         state = json.loads((lab.directory / "state.json").read_text())
@@ -168,7 +168,7 @@ def _running(*frames: bytes) -> Answer:
     return answering(X=lambda _agent, _payload: b"".join(frames))
 
 
-#: What an agent may say.
+#: Messages of an agent.
 SPEECH: dict[str, Answer] = {
     "silence": lambda *_: None,
     "noise": flooding(os.urandom(4096)),
@@ -225,7 +225,7 @@ def speech(lab: Lab, answer: Answer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def mconsole(lab: Lab, answer: bytes) -> Iterator[None]:
-    """Another socket in the place of the kernel's, that says one thing for ever."""
+    """Another socket that replaces that of the kernel and repeats one message forever."""
     place = lab.directory / f"run/{FOE}/uml/m"
     (place / "mconsole").unlink()
     pid = os.fork()
@@ -313,7 +313,7 @@ class Outcome(NamedTuple):
 
 
 def _verbs(guest: str, bridge: str, rng: random.Random) -> list[tuple[str, ...]]:
-    """Some commands on a guest of one's own, that leave things as they were."""
+    """Some commands on a guest of their own, which leave everything as it was."""
     nic, number = f"{guest}-eth0", rng.randrange(2, 250)
     return rng.choice(
         [
@@ -421,7 +421,7 @@ class Siege:
                 share -= 1
 
     def failures(self) -> list[str]:
-        """What should not have been."""
+        """Unexpected results."""
         found = [f"{o.way}: {o.command}: {o.status}: {o.error}" for o in self.outcomes if o.status]
         wrong = ("internal error", "Traceback", "MemoryError")
         found += [

@@ -100,7 +100,7 @@ def test_ctrl_c_ends_all_of_a_batch(lab: Lab) -> None:
     assert lab("dumm-guest list -q").out == "alice\n"
 
 
-def test_words_that_are_no_tool(lab: Lab) -> None:
+def test_words_that_are_not_a_tool(lab: Lab) -> None:
     done = lab("dumm-console", stdin=b"reboot now\n", status=2)
     assert done.err.splitlines()[:2] == [
         "dumm-console: no tool 'reboot'",

@@ -59,7 +59,7 @@ def extended(data: bytes, kind: bytes = PAX) -> bytes:
 
 
 def packed(head: bytes, repeated: bytes = b"", times: int = 0, tail: bytes = b"") -> bytes:
-    """A gzip archive: several members, one behind the other, are as one (gzip(1))."""
+    """A gzip archive: several concatenated members count as one (gzip(1))."""
     middle = gzip.compress(repeated, 6) * times if times else b""
     return gzip.compress(head, 6) + middle + gzip.compress(tail, 6)
 

@@ -205,8 +205,8 @@ def test_mtu_follows_the_members(labdir: str) -> None:
 
 
 def test_a_small_mtu_takes_nothing_from_the_bridge(labdir: str) -> None:
-    """Below 1280 octets the kernel has no IPv6 on a link: not on the tap, nor on the bridge that
-    follows it; and above again it would begin anew, with an address of its own choice."""
+    """Below 1280 bytes the kernel disables IPv6 on a link: on the tap, and on the bridge that
+    follows it; and above that it would start again, with an address of its own choice."""
     bridge.create(labdir, "lan0", addresses=["fd00::fe/64"])
     bridge.create(labdir, "lan1")
     for name in ("lan0", "lan1"):

@@ -134,7 +134,8 @@ def test_no_call_leads_back(program: str, tmp_path: Path) -> None:
 
 
 def _words_in_c() -> dict[str, bytes | int | str]:
-    """The names that src/protocol.h defines: letters and octets as bytes, numbers, texts."""
+    """The names that src/protocol.h defines: characters and byte values as bytes, numbers,
+    texts."""
     text = re.sub(r"/\*.*?\*/", "", (SOURCES / "src/protocol.h").read_text(), flags=re.DOTALL)
     found: dict[str, bytes | int | str] = {
         name: letter.encode() for name, letter in re.findall(r"(\w+) = '(.)'", text)
@@ -159,5 +160,5 @@ def test_the_protocol_is_the_same_in_c_and_in_python() -> None:
         for name, value in vars(protocol).items()
         if name.isupper() and not name.startswith("_")
     }
-    own = {"FRAME_MAX"}  # of Python's: IN_MAX with a margin
+    own = {"FRAME_MAX"}  # Python only: IN_MAX with a margin
     assert in_c == {name: value for name, value in in_python.items() if name not in own}

@@ -1,4 +1,5 @@
-"""The cache: whole or not there, whoever is killed or races; deleting without harm to others."""
+"""The cache: objects are complete or missing, despite kills and races; deletion does not harm
+others."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def test_nothing_is_left_of_a_child() -> None:
 
 
 def run_program(script: str, *descriptors: int) -> str:
-    """Run a script of Python's, to which `first` is the number of the first descriptor, and `last`
-    that of its error pipe."""
+    """Run a Python script, in which `first` is the number of the first descriptor, and `last` that
+    of its error pipe."""
 
     def command(first: int) -> list[str]:
         head = f"import os, sys; first, last = {first}, {first + len(descriptors)}\n"

@@ -134,7 +134,7 @@ def test_where_it_goes(lab: Lab, tmp_path: Path) -> None:
         "named/inner", "one", "slash", "slash/inner", "two", "uno", "with:colon",
     ]  # fmt: skip
     assert (tree / "inner").read_text() == "inner"
-    # What is there is replaced, be it by a file or by a link, and directories are merged.
+    # Existing files are replaced by files and links, and directories are merged.
     (here / "dir/inner").write_text("new")
     (here / "dir/link").symlink_to("inner")
     (tree / "srv/dir/link").write_text("a file")
@@ -252,7 +252,7 @@ def test_links_in_a_guest_stay_in_the_guest(lab: Lab, tmp_path: Path) -> None:
     said(lab, f"dumm-fs cp one alice:/../..{outside}/new", 3)
     assert os.listdir(outside) == ["secret"]
     assert (outside / "secret").read_text() == "secret"
-    # What they mean is what they mean in the guest.
+    # They are resolved as in the guest.
     (tree / str(outside)[1:]).mkdir(parents=True)
     for there in ("abs/x", "up/y", "new"):
         lab(f"dumm-fs cp one alice:/{there}")
@@ -316,7 +316,7 @@ def test_a_directory_that_turns_into_a_link_meanwhile(lab: Lab, tmp_path: Path) 
     assert len(list(outside.rglob("*"))) == 101
 
 
-def test_hard_links_between_sources_and_over_what_is_there(lab: Lab) -> None:
+def test_hard_links_between_sources_and_over_existing_files(lab: Lab) -> None:
     lab("dumm-guest create alice")
     tree, here = lab.mounted("alice"), lab.directory
     for name in ("a", "b"):
@@ -411,7 +411,7 @@ def test_a_lab_of_an_ordinary_user(lab: Lab, packs: Path, tmp_path: Path) -> Non
             own("dumm-fs cp alice:/srv/d bob:/srv")
             listed = own("dumm-guest exec bob -- stat -c %u:%g:%a /srv/f /srv/d/f").lines
             assert listed == ["5:6:4711"] * 2
-            # What is not the user's stays so, whatever a guest's links say.
+            # Files of others are left alone, whatever a guest's links say.
             secret = tmp_path / "secret"
             secret.write_text("secret")
             secret.chmod(0o600)

@@ -40,7 +40,7 @@ def world(request: pytest.FixtureRequest, packs: Path, tmp_path: Path) -> Iterat
         made = World("user", user.lab("lab"))
         yield made
         made.lab.end()
-        # What is in the master is of ids that only the user's own namespace knows.
+        # Files in the master have ids that only the user's own namespace knows.
         made.lab("dumm-fs master delete deb", status=None)
         user.end()
         return
@@ -76,7 +76,7 @@ def test_three_guests_of_one_debian(world: World) -> None:
     master = Path(lab("dumm-fs master list -o path").out.strip())
     assert used(master) > 100 << 20
     assert used(lab.directory / "host") < 1 << 20
-    # Who owns what is as on any Debian, and programs that are setuid are root's.
+    # Owners are as on any Debian, and setuid programs belong to root.
     for path, owner in (
         ("/var/mail", "root:mail"),
         ("/etc/shadow", "root:shadow"),

@@ -38,14 +38,14 @@ mkdir -p /srv/deep/deeper && mkfifo /srv/deep/fifo
 
 
 def said(lab: Lab, name: str) -> set[str]:
-    """What diff says for people, but for the place where the kernel's modules are mounted."""
+    """The output of diff for people, except for the mount point of the kernel's modules."""
     lines = lab(["dumm-fs", "diff", name]).lines
     assert lines == sorted(lines, key=lambda line: os.fsencode(line[2:]))
     return {line for line in lines if not line.startswith("A /usr/lib/modules")}
 
 
 def rsync(lab: Lab, *words: str | Path) -> list[str]:
-    """What rsync says that it does."""
+    """The changes that rsync reports."""
     # The layers' own marks are attributes, too.
     filters = ["--filter=-x user.overlay.*", "--filter=-x trusted.overlay.*"]
     options = ["-aHAX", *filters, "--itemize-changes"]
@@ -93,7 +93,7 @@ def test_each_kind_of_change(new_lab: Callable[..., Lab], suite: str) -> None:
     assert said(lab, "alice") == set()
 
 
-def test_what_was_only_copied_up_is_no_change(lab: Lab) -> None:
+def test_a_file_that_was_only_copied_up_is_not_a_change(lab: Lab) -> None:
     lab("dumm-guest create alice")
     tree = lab.mounted("alice")
     with open(tree / "etc/hosts", "r+b"):
@@ -149,7 +149,7 @@ def test_commit_agrees_with_rsync(lab: Lab, tmp_path: Path) -> None:
     lab(["dumm-guest", "exec", "alice", "--", "sh", "-ec", script])
     lab("dumm-guest stop alice")
     master, tree = (lab.directory / "master").resolve(), lab.mounted("alice")
-    # What is new or other than in the master ...
+    # Files that are new or differ from the master ...
     reference = tmp_path / "reference"
     rsync(lab, f"--compare-dest={master}", "--checksum", f"{inside(tree)}/", reference)
     new = {f"/{p.relative_to(reference)}" for p in reference.rglob("*") if not is_directory(p)}
@@ -216,7 +216,7 @@ def test_hard_links_and_sparse_files_in_a_layer(lab: Lab) -> None:
     (tree / "root/one").write_bytes(b"x")
     os.truncate(tree / "root/one", 1 << 30)
     os.link(tree / "root/one", tree / "srv/two")
-    os.link(tree / "etc/hosts", tree / "etc/hosts2")  # of the master's
+    os.link(tree / "etc/hosts", tree / "etc/hosts2")  # of the master
     lab("dumm-fs commit alice ./layer")
     layer = lab.directory / "layer"
     for one, two in (("root/one", "srv/two"), ("etc/hosts", "etc/hosts2")):

@@ -43,7 +43,7 @@ def test_a_page_is_clean(path: Path) -> None:
 def test_the_commands_in_a_text_exist(path: Path) -> None:
     tools = _docs.tools()
     text = re.sub(r"\\f[BIR]", "", path.read_text()).replace("\\-", "-").replace("\\(aq", "'")
-    # What looks like a command: behind a prompt, `run` or a pipe.
+    # Everything that looks like a command: after a prompt, `run` or a pipe.
     shown = re.findall(r"(?m)(?:\$ |run |\| )(dumm-(?:\w+) .*)$", text)
     for line in shown:
         words = re.split(r"[\s|;]+", line)
@@ -84,7 +84,7 @@ def test_bash_completes(tool: str, tmp_path: Path) -> None:
     assert set(done.stdout.split()) == expected
 
 
-#: What is typed before TAB, and what is offered then: a word, a directory, a path.
+#: Input before TAB, and the completions offered: a word, a directory, a path.
 TYPED = {
     "dumm-guest start al": ["albert", "alice"],
     "dumm-guest stop --ki": ["--kill"],
@@ -144,7 +144,7 @@ def test_zsh_completes(layered: Lab) -> None:
         assert done.lines == _offered(layered, expected), typed
 
 
-def test_completion_offers_what_is_there(tmp_path: Path) -> None:
+def test_completion_offers_existing_objects(tmp_path: Path) -> None:
     """Also where there is no working set: then nothing, and no complaint."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "lab").mkdir()

@@ -57,7 +57,7 @@ def test_an_example_without_root(name: str, somebody: User) -> None:
 
 
 def run(name: str, lab: Lab) -> None:
-    """In a directory of the lab's, which is empty then as before."""
+    """In a directory of the lab, which is empty before and after."""
     lab.env["TMPDIR"] = str(lab.directory)
     lab([TOP / "examples" / f"{name}.sh"])
     assert list(lab.directory.iterdir()) == []

@@ -136,7 +136,7 @@ def test_the_end_comes_through_a_line_that_was_full(lab: Lab) -> None:
         process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", script])
         assert process.stdin
         assert process.stdout
-        process.stdin.close()  # its end is no news for the agent later on
+        process.stdin.close()  # its end must not surprise the agent later on
         process.stdin = None
         assert process.stdout.read(6) == b"ready\n"
         process.send_signal(signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What a guest's root user makes setuid, and other users of this host who would run it."""
+"""Setuid programs made by a guest's root user, and other users of this host who would run them."""
 
 from __future__ import annotations
 
@@ -185,9 +185,7 @@ def test_a_layer_that_others_can_enter_is_said_to_be_one(own: Lab) -> None:
 
 
 @pytest.mark.parametrize("option", ["--host-net", "--isolated"] if ROOT else ["--isolated"])
-def test_directories_that_are_there_already_are_closed(
-    packs: Path, tmp_path: Path, option: str
-) -> None:
+def test_existing_directories_are_closed(packs: Path, tmp_path: Path, option: str) -> None:
     lab = Lab(tmp_path / "lab", packs)
     for name in ("host", "templates", "mount", "run"):
         (lab.directory / name).mkdir(parents=True)

@@ -1,5 +1,5 @@
-"""What comes from others: kernels that would run when they are looked at, archives and binaries
-whose numbers lie. None runs, none grows beyond its size, and each ends in one clear line."""
+"""Files from others: kernels that would run when they are inspected, archives and binaries whose
+numbers lie. None runs, none grows beyond its size, and each ends in one clear line."""
 
 from __future__ import annotations
 
@@ -194,7 +194,9 @@ def test_what_a_directory_links_to_elsewhere_stays_there(packs: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("release", ["6.1/../../../../x", "6.1\\n", "six", "6." + "1" * 70])
-def test_what_is_no_release(tmp_path: Path, evil: Callable[..., Path], release: str) -> None:
+def test_texts_that_are_not_a_release(
+    tmp_path: Path, evil: Callable[..., Path], release: str
+) -> None:
     path = evil(tmp_path / "kernel", "-static", release=release)
     with pytest.raises(DummError, match="is not a UML kernel"):
         kernel_banner.release_of(str(path))

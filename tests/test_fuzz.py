@@ -33,7 +33,7 @@ from dumm_tools.running import liveness
 
 pytestmark = pytest.mark.slow
 
-#: What a reader may raise.
+#: The exceptions that a reader may raise.
 ERRORS = (DummError, OSError, LineLost, session.Ended)
 #: Bytes that a reader may take beyond what there is.
 MEMORY = 200 << 20
@@ -98,7 +98,7 @@ def bounded() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_hang() -> Iterator[None]:
-    """What hangs fails; `bounded` says when that is."""
+    """A hang is a failure; `bounded` has the limit."""
 
     def expired(*_: object) -> None:
         raise AssertionError("it went on without end")
@@ -286,8 +286,8 @@ def test_what_an_agent_says_of_itself(many: list[bytes]) -> None:
 
 @contextlib.contextmanager
 def guest(directory: Path, answers: Sequence[bytes]) -> Iterator[int]:
-    """Whoever has taken a guest over: says one thing for each frame that it is sent, or when none
-    comes, and dies. Its pidfd."""
+    """A compromised guest: it sends one message for each frame that it receives, or if none
+    arrives, and dies. Return its pidfd."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -488,7 +488,7 @@ def test_files_of_a_guest(tmp_path: Path, many: list[bytes]) -> None:
 
 @pytest.mark.attack("lies")
 @pytest.mark.parametrize("kind", ["link", "directory", "fifo", "socket", "large"])
-def test_what_is_in_the_place_of_a_guests_file(tmp_path: Path, kind: str) -> None:
+def test_other_things_instead_of_a_guests_file(tmp_path: Path, kind: str) -> None:
     run = tmp_path / "run/a"
     (run / "uml").mkdir(parents=True)
     ready = run / "uml/ready"

@@ -44,7 +44,7 @@ def lab_of(place: Path) -> str:
 
 @pytest.fixture
 def printed(tmp_path: Path) -> Callable[[str], str]:
-    """What `graph --format` prints."""
+    """The output of `graph --format`."""
     labdir = lab_of(tmp_path)
 
     def run(form: str) -> str:
@@ -108,7 +108,7 @@ def test_mermaid_quotes(printed: Callable[[str], str]) -> None:
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_a_ring_and_a_chain_are_no_strips(tmp_path: Path, closed: bool) -> None:
+def test_a_ring_and_a_chain_do_not_become_strips(tmp_path: Path, closed: bool) -> None:
     """Of 20 routers: drawn from left to right they would be 3500 points by 78."""
 
     def fill(state: State) -> None:

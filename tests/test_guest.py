@@ -322,7 +322,7 @@ def test_a_guest_that_is_made_to_start_and_does_not_is_not_made(lab: Lab) -> Non
     lab("dumm-guest create old --init /bin/none")
     done = lab("dumm-guest create old new --start --may-exist --init /bin/none", status=1)
     assert [line.split("'")[1] for line in done.err.splitlines()] == ["old", "new"]
-    # One that was there before stays.
+    # An existing one is kept.
     assert lab("dumm-guest list -q").out == "old\n"
     assert sorted(os.listdir(lab.directory / "host")) == ["old"]
     lab("dumm-guest create new --start")
@@ -466,7 +466,7 @@ def test_destroy_after_crashes(new_lab: Callable[..., Lab]) -> None:
 
 
 def test_the_host_was_rebooted(lab: Lab) -> None:
-    """What a state says of an earlier boot of the host holds no more."""
+    """State from an earlier boot of the host is no longer valid."""
     lab("dumm-guest create alice --start")
     lab("dumm-guest stop --kill alice")
     path = lab.directory / "state.json"

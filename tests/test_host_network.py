@@ -31,7 +31,7 @@ FENCE = "10.99.0.254"
 
 
 class Host:
-    """The host of a lab's network: of root's the session's namespace, else the lab's own."""
+    """The host of a lab's network: the session's namespace for labs of root, else the lab's own."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -102,8 +102,8 @@ def _with_another_network(lab: Lab) -> Iterator[Host]:
 
 
 def everything(to: str, *also: str) -> list[bytes]:
-    """What a host with the weak model takes or answers, by the MAC address of a bridge or to a
-    group: for addresses that are not on this segment, and for everybody."""
+    """Packets that a host with the weak model accepts or answers, to the MAC address of a bridge or
+    to a group: for addresses that are not on this segment, and for everybody."""
     found = []
     for address in (OTHER, FENCE, *also):
         for mac in (to, frames.EVERYBODY):
@@ -123,7 +123,7 @@ def everything(to: str, *also: str) -> list[bytes]:
     ]
 
 
-#: What is for everybody on a segment.
+#: Broadcasts and multicasts on a segment.
 BROADCAST = frames.udp(frames.EVERYBODY, "0.0.0.0", "255.255.255.255", "broadcast")
 MULTICAST = frames.udp("01:00:5e:00:00:01", "10.0.0.1", "224.0.0.1", "multicast")
 MULTICAST6 = frames.udp("33:33:00:00:00:01", "fe80::1", "ff02::1", "multicast6")
@@ -170,7 +170,7 @@ def test_where_the_host_has_an_address(host: Host) -> None:
         "taken: udp",
         "taken: udp6",
     ]
-    # Who says that it is somewhere else is not believed.
+    # A guest that claims to be somewhere else is not trusted.
     assert host.send(port, frames.udp(mac, "203.0.113.1", "10.0.0.254", "spoofed")) == []
 
 
@@ -245,7 +245,7 @@ def test_taps(roots: Host) -> None:
     lab("dumm-bridge connect lan0 a-eth0")
     assert roots.send("tap:a-eth0", *odd, *tagged, *twice) == []
     good = frames.udp(roots.mac("lan0"), "10.0.0.1", "10.0.0.254", "udp")
-    # What these groups are for still goes its way: LLDP, for one.
+    # The protocols that use these groups still work: LLDP, for example.
     assert roots.send("tap:a-eth0", good) == ["taken: udp"]
     lab("dumm-bridge disconnect a-eth0")
     assert roots.send("tap:a-eth0", *attack) == []
@@ -256,8 +256,8 @@ def test_taps(roots: Host) -> None:
 
 
 def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
-    """What a user expects works: pings in both directions, a service of the host's on its address,
-    and its way from one segment to another."""
+    """Expected uses work: pings in both directions, a service of the host at its address, and
+    routing from one segment to another."""
     lab = host.lab
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     lab("dumm-bridge create lan1 --address 10.0.1.254/24")
@@ -272,7 +272,8 @@ def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
 
     host.sh("busybox ping -c1 -W30 10.0.0.1; busybox ping -c1 -W30 10.0.1.1")
     assert succeeds("a", "ping -c1 -W30 10.0.0.254")
-    # The host's address on another segment is none on this, and it is no router.
+    # The host's address on another segment is not reachable on this one, and the host does not
+    # route.
     host.sh("echo 0 >/proc/sys/net/ipv4/ip_forward")
     assert not succeeds("a", "ping -c1 -W1 10.0.1.254")
     assert not succeeds("a", f"ping -c1 -W1 {OTHER}")
@@ -312,7 +313,8 @@ def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
 
 
 def test_a_device_of_the_hosts_in_the_segment(roots: Host) -> None:
-    """Who is on its network is on the segment: the address that the host had there is none now."""
+    """Everybody on its network is on the segment; the host's previous address there no longer
+    counts."""
     lab = roots.lab
     roots.sh(
         "ip link add port0 type veth peer port1;"
@@ -352,7 +354,7 @@ def test_a_firewall_that_is_loaded_anew(roots: Host) -> None:
         lab(f"dumm-{command}")
         assert call("nft", "list", "ruleset") == before
         assert roots.send(port, *everything(mac)) == []
-    # Who destroys a lab whose rules have gone is not told of them.
+    # Destroying a lab whose rules are gone does not complain about them.
     call("nft", "flush", "ruleset")
     assert lab("dumm-bridge delete lan0").err == ""
 
@@ -361,7 +363,7 @@ def test_a_firewall_that_is_loaded_anew(roots: Host) -> None:
 
 
 def call(*argv: str) -> str:
-    """Run a program of the host's."""
+    """Run a program on the host."""
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
 
 
@@ -436,7 +438,7 @@ def test_the_host_after_50_labs(new_lab: Callable[..., Lab]) -> None:
 
 
 def test_a_rule_for_a_bridge_is_for_no_other_device(lab: Lab) -> None:
-    """What gets the name of a bridge that somebody removed is the host's own."""
+    """A device that gets the name of a removed bridge belongs to the host."""
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     call("ip", "link", "del", "lan0")
     call("ip", "link", "add", "lan0", "type", "bridge")

@@ -1,5 +1,5 @@
-"""What a guest's kernel that somebody has taken over may say to the host's commands: on a line, on
-the mconsole, by netlink. The worst that comes of it is an error, in time."""
+"""A compromised guest kernel may send anything to the host's commands: on a line, on the mconsole,
+over netlink. The worst consequence is an error, in time."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from dumm_tools.running import contact
 
 @pytest.fixture(autouse=True)
 def _no_hang() -> Iterator[None]:
-    """What never ends fails."""
+    """A test that never ends fails."""
 
     def expired(*_: object) -> None:
         raise AssertionError("it went on without end")
@@ -151,7 +151,7 @@ class _Liar:
         while at + 16 <= len(said):
             length = int.from_bytes(said[at : at + 4], sys.byteorder)
             struct.pack_into("=I", said, at + 8, self._number)
-            for place, byte in self._changes:  # behind the header: that is another test
+            for place, byte in self._changes:  # after the header: that is another test
                 if place + 16 < length:
                     said[at + 16 + place] = byte
             at += max(16, (length + 3) & ~3)
@@ -160,7 +160,7 @@ class _Liar:
 
 @pytest.fixture(scope="module")
 def true_answers() -> dict[str, list[bytes]]:
-    """What the host's kernel says of a device with addresses, routes and a shape."""
+    """The host's kernel's messages about a device with addresses, routes and shaping."""
     heard: list[bytes] = []
     with netlink.host() as channel:
 
@@ -285,7 +285,7 @@ def test_a_message_is_not_for_the_terminal_to_obey(capfd: pytest.CaptureFixture[
     assert capfd.readouterr().err == (
         "dumm-guest: guest 'a': \\x1b]0;owned\\x07\\x1b[2J\\x9bA \u00e4\n"
     )
-    assert messages.printable("/tmp/\udcff\udc9b") == "/tmp/\\xff\\x9b"  # a name that is no text
+    assert messages.printable("/tmp/\udcff\udc9b") == "/tmp/\\xff\\x9b"  # a name that is not text
 
 
 # ---- guests whose kernel is somebody else's program ----
@@ -376,7 +376,7 @@ def test_guests_that_lie_at_their_start_are_alone_with_it(lab: Lab) -> None:
         assert any(line == f"dumm-guest: {message}" for line in said), (message, err)
     assert "internal error" not in err
     assert "\x1b" not in err
-    # Whoever says strange things, and is ready, is a guest that runs.
+    # A guest that says strange things but is ready counts as running.
     for name in (*good, "errno", "escape"):
         assert state_of(lab, name) == "running"
     for name in AT_START:

@@ -365,7 +365,8 @@ def test_no_tun_device(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.netns
 def test_boot_records_do_their_work_in_a_kernel(labdir: str) -> None:
-    """What the agent sends to its kernel, sent to this one about a tap named as the device is."""
+    """The agent's messages to its kernel, sent to this one, about a tap with the name of the
+    device."""
     bridge.create(labdir, "lan0")
     iface.create(labdir, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24", "fd00::1/64"])
     records = nic.boot_records(statefile.load(labdir), "alice")

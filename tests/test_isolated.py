@@ -35,8 +35,8 @@ UML = "/usr/bin/linux.uml"
 
 pytestmark = pytest.mark.uml
 
-#: Who has the lab: root, a user with a range of ids, one with their own id alone; and the first
-#: of these users where fuse-overlayfs makes the trees.
+#: The owner of the lab: root, a user with a range of ids, one with their own id alone; and the
+#: first of these users where fuse-overlayfs makes the trees.
 KINDS = ("root", "range", "single", "fuse") if ROOT else ("range", "single", "fuse")
 #: The same without the slow one.
 USERS = KINDS[:-1]
@@ -148,7 +148,7 @@ def holder_file(lab: Lab) -> Path:
 
 
 def namespaces(pid: int | str) -> dict[str, str]:
-    """The namespaces of a process; none when it is gone, be it that nobody has reaped it."""
+    """The namespaces of a process; none if it is gone, even if it has not been reaped."""
     found: dict[str, str] = {}
     if process.start_time(int(pid) if pid != "self" else os.getpid(), ending=True) is None:
         return found
@@ -162,7 +162,7 @@ def namespaces(pid: int | str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Traces:
-    """What of a lab there is on the host."""
+    """Traces of a lab on the host."""
 
     place: Path
     spaces: frozenset[str]
@@ -173,7 +173,7 @@ class Traces:
         spaces = namespaces(holder_of(lab))
         assert len(spaces) == 6
         assert not set(spaces.values()) & set(namespaces("self").values())
-        # A link or a mount is in a namespace, which is there as long as a process is in it.
+        # A link or a mount is in a namespace, which exists as long as a process is in it.
         return cls(lab.directory, frozenset(spaces.values()), World.now())
 
     def left(self) -> list[str]:
@@ -409,7 +409,7 @@ def test_a_user_cannot_enter_the_lab_of_another(people: People) -> None:
     stranger.env["DUMM_DIR"] = str(mine.directory)
     assert stranger("dumm-bridge list -q", status=None).out == ""
     enter = ["nsenter", f"--target={holder_of(mine)}", "--user", "--net", "true"]
-    # What refuses depends on how nsenter goes about it: opening the namespace, or entering it.
+    # Either opening or entering the namespace is refused, depending on how nsenter does it.
     refusal = stranger(enter, status=1).err
     assert "Permission denied" in refusal or "Operation not permitted" in refusal
 
@@ -431,7 +431,7 @@ def test_exec_on_the_host(people: People, kind: str) -> None:
         one_line_error(lab.host(name, status=status).err)
     assert lab.host("pwd").out.strip() == str(lab.directory)
     assert lab.host("id -u").out == "0\n"
-    # What is left behind by a command is in the lab's pid namespace, and ends with it.
+    # Processes left behind by a command are in the lab's pid namespace, and end with it.
     inside = lab.host(["sh", "-c", "readlink /proc/self/ns/net"]).out.strip()
     assert inside == namespaces(holder_of(lab))["net"]
 
@@ -654,7 +654,7 @@ def test_a_guests_process_is_apart_from_its_lab(people: People, kind: str) -> No
 
 
 def checked(lab: Lab, status: int, before: Sequence[str] = ()) -> dict[str, dict[str, str]]:
-    """What `check` says, by name; both as text and as JSON."""
+    """The results of `check` by name, both as text and as JSON."""
     done = lab([*before, "dumm-fs", "check", "--format", "json"], status=status)
     found = {record["name"]: record for record in json.loads(done.out)}
     text = lab([*before, "dumm-fs", "check"], status=status)

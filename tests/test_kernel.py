@@ -89,7 +89,7 @@ def test_no_such_kernel(spec: str) -> None:
     assert error.value.hint == "dumm-fs kernel fetch"
 
 
-def test_what_is_no_kernel(tmp_path: Path) -> None:
+def test_files_that_are_not_a_kernel(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("no kernel")
     script = tmp_path / "script"
@@ -149,7 +149,7 @@ def test_import_a_binary_and_then_the_pack(home: Path, tmp_path: Path) -> None:
     check_runs(home / name, release)
     assert kernel_pack.import_(str(home / name), "again") == "again"
     check_runs(home / "again", release)
-    # An archive's layout: nothing merged, and the loader behind an absolute link.
+    # An archive's layout: nothing merged, and the loader reached through an absolute link.
     old = tmp_path / "old"
     (old / "lib64").mkdir(parents=True)
     shutil.copytree(home / name / "usr/lib/x86_64-linux-gnu", old / "lib/x86_64-linux-gnu")
@@ -260,7 +260,7 @@ def test_fetch_from_nowhere(home: Path) -> None:
 
 @pytest.mark.net
 def test_an_expired_suite(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # What is older than a second counts as expired, on any mirror on any day.
+    # Everything older than a second counts as expired, on any mirror on any day.
     monkeypatch.setattr(apt, "host_settings", lambda: [("Acquire::Max-ValidTime", "1")])
     with pytest.raises(apt.Expired) as error:
         kernel_pack.fetch("trixie")

@@ -58,13 +58,13 @@ def _path(parts: Sequence[bytes]) -> bytes:
     return b"/".join((b"pool", *parts))
 
 
-#: What the master has (`make_pool`), where the layers meet, and anything.
+#: Names in the master (`make_pool`), names where the layers meet, and any others.
 OLD = ((b"a",), (b"a", b"b"), (b"a", b"b", b"d"), (b"d",), (b"d", b"d"), (b"b",), (b"a", b"a"))
 PATHS = st.one_of(
     st.sampled_from(OLD).map(_path),
     st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(_path),
 )
-#: What links say: names that are there or not, up and down, and away from all of it.
+#: Targets of links: existing and missing names, up and down, and outside.
 TARGETS = st.one_of(st.sampled_from(NAMES), PATHS.map(lambda p: b"/" + p), st.just(b"../d"))
 SIZES = st.sampled_from((0, 1, 5, 4095, 4097, 70000))
 BYTES = st.integers(0, 255)
@@ -95,7 +95,7 @@ OPERATIONS = st.one_of(
     _operation("link", PATHS, PATHS),
     _operation("symlink", PATHS, TARGETS),
 )
-#: Another thing in the place of what was there: a directory then hides what is below it.
+#: Replace one thing with another: a directory then hides the layers below it.
 REPLACEMENTS = PATHS.flatmap(
     lambda path: st.sampled_from(
         (
@@ -122,7 +122,7 @@ def sequences(size: int, *more: st.SearchStrategy[Operation]) -> st.SearchStrate
 
 
 def make_pool(root: Path) -> None:
-    """What the master has: some of all the names that operations use."""
+    """The contents of the master: some of the names that operations use."""
     pool = root / "pool"
     (pool / "a" / "b" / "d").mkdir(parents=True)
     (pool / "a" / "a").write_bytes(b"a" * 5000)
@@ -188,7 +188,7 @@ def without_owners_of_links(found: Look) -> Look:
 
 
 def reference(before: Look, after: Look) -> list[diff.Change]:
-    """What diff should say, from a look at the two whole trees."""
+    """The expected output of diff, computed from the two whole trees."""
     found = []
     for path in {*before, *after} - {b"links"}:
         if path not in before:
@@ -221,7 +221,7 @@ class Doer:
 
     def end(self) -> None:
         self._to.close()
-        self._process.stdin = None  # whoever ends it once more must not flush it
+        self._process.stdin = None  # ending it once more must not flush it
         assert self._process.wait(PATIENCE) == 0
 
 

@@ -87,7 +87,7 @@ def test_an_unknown_field_lists_the_fields() -> None:
     assert caught.value.hint == "the fields are: name,count,on,words,map"
 
 
-def test_bytes_that_are_no_text(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_bytes_that_are_not_text(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     path = os.fsdecode(b"/a\xff\xc3\xa9")
     row: Row = {"name": path, "count": 1, "on": True, "words": [], "map": {}}
     output.emit([row], FIELDS, Shape(names=True))

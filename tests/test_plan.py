@@ -1,4 +1,4 @@
-"""What a start will do, computed from records alone."""
+"""The plan of a start, computed from records alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Links that somebody changed behind the lab's back while their guests run; MTUs of all sizes."""
+"""Links changed by somebody else while their guests run; MTUs of all sizes."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Moments:
     #: Brings about what `command` starts from, each time anew.
     before: str
     command: str
-    #: What is done when the command was hit, whether it had ended or not.
+    #: Steps after the command was hit, whether or not it had ended.
     again: str
     check: str
 
@@ -336,7 +336,7 @@ def test_hard_limits_below_what_a_guest_may_have(lab: Lab) -> None:
     line = "ulimit -u 500; ulimit -s 512; dumm-guest start alice && dumm-guest exec alice -- true"
     done = subprocess.run(["bash", "-c", line], env=lab.env, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
-    # What a kernel takes for a pid namespace's own limit (PID_MAX_LIMIT, linux/threads.h).
+    # The largest pid limit that a kernel accepts for a namespace (PID_MAX_LIMIT, linux/threads.h).
     assert limits.processes(1 << 40) + 300 <= 1 << 22
 
 

@@ -1,8 +1,8 @@
-"""The jail: a program in the place of the guest's kernel tries to get at the host.
+"""The jail: a program that replaces the guest's kernel tries to get at the host.
 
 tests/rogue.c makes the attempts, man/jail-attempts.inc is the list of them; here each must have
-been made, and each must have failed, in every kind of lab. The same program outside of a jail
-shows that they would succeed.
+been made, and each must have failed, in every kind of lab. The same program outside a jail shows
+that they would succeed.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Prey:
         ]
 
     def reached(self) -> list[str]:
-        """What something came of."""
+        """Attempts that succeeded."""
         found = []
         for name in ("tcp", "stream"):
             with contextlib.suppress(BlockingIOError):
@@ -189,7 +189,7 @@ def prey() -> Iterator[Prey]:
 
 
 def verdicts(text: str) -> dict[str, str]:
-    """What became of each attempt."""
+    """The result of each attempt."""
     return dict(re.findall(r"^([a-z0-9-]+): ((?:failed|SUCCEEDED|not tried).*)$", text, re.M))
 
 
@@ -197,7 +197,7 @@ def verdicts(text: str) -> dict[str, str]:
 
 
 def not_stopped(kind: str) -> set[str]:
-    """What the manual says that nothing stops there."""
+    """The attempts that nothing stops there, according to the manual."""
     found = set()
     if kind == "user-single":
         found.add("tap-idle")  # one group only: nothing tells guests of a lab from each other
@@ -274,7 +274,7 @@ def test_a_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
     finally:
         owner("dumm-guest", "stop", "--all", "--kill", status=None)
         owner("dumm-fs", "destroy")
-    # What the rogue left in its tree is the user's.
+    # Files that the rogue left in its tree belong to the user.
     if owner.run_as:
         subprocess.run(["rm", "-rf", str(lab)], check=True, timeout=PATIENCE)
 
@@ -330,7 +330,7 @@ assert len(socket.recv_fds(two, 1, 1)[1]) == 1
 
 
 def _look_at_the_logs(lab: Path, text: str) -> None:
-    """What is printed without end takes no more room than a log has, and is whole at its end."""
+    """Endless output takes no more room than a log may have, and is complete at its end."""
     head, *lines = text.splitlines()
     gone = re.fullmatch(r"\[(\d+) bytes before this are gone\]", head)
     assert gone
@@ -365,8 +365,8 @@ def _look_at_the_process(lab: Path, owner: Owner) -> None:
         assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(own / "ns" / kind)
 
 
-#: What may fail for root outside of a jail too: there is no such module, device or terminal, or
-#: the host's kernel lacks it, or the tests run in a container.
+#: Attempts that may fail for root even outside a jail: there is no such module, device or terminal,
+#: or the host's kernel lacks it, or the tests run in a container.
 NO_CONTROL = {
     *("umount", "setns", "ambient", "tiocsti", "modules", "kexec", "iopl", "swapon", "settime"),
     *("device-open", "net-other", "net-tcp6", "perf", "bpf", "userfaultfd", "io-uring", "keyrings"),

@@ -68,7 +68,7 @@ REFUSED: list[tuple[type[DummError], str, str, str | None]] = [
     (Conflict, "alice-eth0", "10.7.0.0/16", "10.0.0.2"),
     (Conflict, "alice-eth1", "10.7.0.0/16", "10.1.0.2"),
     (Conflict, "alice-eth1", "10.0.0.0/24", None),
-    # The kernel would put it in the place of the route to the gateway itself.
+    # The kernel would replace the route to the gateway itself with it.
     (Conflict, "alice-eth0", "10.0.0.0/24", "10.0.0.2"),
     (Conflict, "alice-eth0", "fd00::/64", "fd00::2"),
     (Usage, "alice-eth0", "10.8.0.0/16", "10.0.0.0"),
@@ -244,7 +244,7 @@ def test_a_gateway_that_a_route_leads_to(lab: Lab) -> None:
     assert live(lab, "a") == set()
     lab("dumm-iface route add a-eth0 10.9.0.254")
     assert live(lab, "a") == both
-    # It is recorded behind the one that needs it.
+    # It is recorded after the one that needs it.
     assert lab("dumm-guest restart a").err == ""
     assert live(lab, "a") == both
 

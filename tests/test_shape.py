@@ -69,7 +69,7 @@ def test_bad_rates(text: str) -> None:
         {"rate": 101e9},
         {"jitter": 5},
         {"reorder": 5},
-        {"delay": 0},  # the jitter that is there needs it
+        {"delay": 0},  # the present jitter needs it
         {"jitter": 21},
         {"duplicate": 5, "corrupt": 200},
     ],
@@ -113,11 +113,11 @@ def pair(lab: Lab, suite: str = "sid") -> Lab:
 
 @dataclass(frozen=True)
 class Answers:
-    """What became of packets that a sent to b, numbered in the order of their going."""
+    """The fate of packets from a to b, numbered in the order of sending."""
 
     text: str
     received: int
-    #: Of the answers, in the order of their coming.
+    #: The answers, in the order of arrival.
     numbers: list[int]
     times: list[float]
 
@@ -158,7 +158,7 @@ def test_delay_and_loss(lab: Lab, suite: str) -> None:
     assert near(found.received, 1000, 0.8), found.text[-200:]
     assert min(found.times) >= 100
     assert shown(lab) == ("delay=100,loss=20",) * 2
-    # What b sends is not touched.
+    # Traffic sent by b is not affected.
     assert shown(lab, "b-eth0") == ("-", "-")
     lab("dumm-iface shape a-eth0 --clear")
     assert near(ping(lab, 50, 0.01).received, 50, 0.99)
@@ -179,7 +179,7 @@ def test_jitter_duplicates_and_reordering(lab: Lab) -> None:
     lab("dumm-iface shape a-eth0 --jitter 0 --delay 60 --duplicate 30")
     found = ping(lab, 500, 0.005)
     assert near(found.text.count("DUP!"), found.received, 0.3)
-    # What is not delayed comes before what is, unless a stood still for a second in between.
+    # Undelayed packets arrive before delayed ones, unless a was suspended for a second in between.
     lab("dumm-iface shape a-eth0 --delay 1000 --duplicate 0 --reorder 25")
     found = ping(lab, 400, 0.005)
     assert near(found.early, 400, 0.25)
@@ -199,7 +199,7 @@ def test_corruption(lab: Lab) -> None:
     ("suite", "rate"), [*((suite, 500_000) for suite in SUITES), ("sid", 5_000_000)]
 )
 def test_rate(lab: Lab, suite: str, rate: int) -> None:
-    """So many octets take the time that they are to take, or more where the machine is busy."""
+    """This many bytes take the expected time, or more if the machine is busy."""
     pair(lab, suite)
     lab(f"dumm-iface shape a-eth0 --rate {rate}")
     assert shown(lab)[1] == f"rate={rate}"

@@ -243,7 +243,7 @@ def test_what_cannot_be_a_layer(lab: Lab, packs: Path) -> None:
     assert (lab.directory / "templates/T/a/root/x").exists()
 
 
-def test_a_template_that_is_no_directory(lab: Lab) -> None:
+def test_a_template_that_is_not_a_directory(lab: Lab) -> None:
     lab("dumm-guest create a b --start")
     write(lab.directory / "templates/T/b", "no directory")
     assert f"{lab.directory}/templates/T/b' is no" in lab("dumm-fs template load T", status=1).err

@@ -183,7 +183,7 @@ def test_a_state_that_is_damaged_anywhere(changes: list[tuple[tuple[Any, ...], A
             list(map(nat.networks, state.bridges.values()))
 
 
-def test_bytes_that_are_no_text(labdir: str) -> None:
+def test_bytes_that_are_not_text(labdir: str) -> None:
     Path(labdir, store.FILE).write_bytes(b"\xff\xfe")
     with pytest.raises(DummError, match="not UTF-8"):
         store.load(labdir)
@@ -287,7 +287,7 @@ def test_a_moved_working_set(new_lab: Callable[..., Lab]) -> None:
 @pytest.mark.uml
 @pytest.mark.parametrize("running", [False, True])
 def test_a_copied_working_set(new_lab: Callable[..., Lab], running: bool) -> None:
-    """What is done with the copy does not touch the original's guests, links and mounts."""
+    """Commands on the copy do not affect the original's guests, links and mounts."""
     lab = new_lab()
     lab("dumm-guest create alice bob")
     lab("dumm-bridge create lan0")

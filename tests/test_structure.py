@@ -69,8 +69,8 @@ def test_a_heavy_package_has_one_user(package: str) -> None:
 
 
 def test_programs_are_run_in_two_places() -> None:
-    """By `sh` in `foreground`, and by subprocess in `proc`. What outlives a command is spawned; the
-    compiler is run when the package is built."""
+    """By `sh` in `foreground`, and by subprocess in `proc`. Processes that outlive a command are
+    spawned; the compiler is run when the package is built."""
     users = {
         ours(module)
         for module, path in MODULES.items()
@@ -100,8 +100,8 @@ def test_only_output_and_commands_write_to_stdout() -> None:
 
 
 def test_only_one_place_writes_to_stderr() -> None:
-    """It spells out what a terminal would obey. What makes the package has its own words; what a
-    guest's program says on its stderr goes to ours unchanged (agent/session.py)."""
+    """It spells out what a terminal would obey. The package's build prints its own messages; the
+    stderr of a guest's program goes to ours unchanged (agent/session.py)."""
     others = {"dumm_tools.messages", "dumm_tools._docs", "dumm_tools.agent.build"}
     #: Put in place where there is none, and flushed at the end.
     known = {"_fill_standard_streams", "run", "_child"}
@@ -264,7 +264,7 @@ def test_exit_codes_of_a_working_set_without_guests(
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda p: p.stem)
 def test_tests_use_what_is_public(path: Path) -> None:
-    """No name of a module's own, neither as an attribute nor to be replaced."""
+    """No private name of a module, neither as an attribute nor for replacement."""
     tree = ast.parse(path.read_text())
     modules: set[str] = set()
     wrong = []

@@ -208,7 +208,7 @@ except ModuleNotFoundError as e:
 
 @pytest.fixture
 def own(packs: Path, tmp_path: Path) -> Lab:
-    """A directory of root's, with nothing in it yet."""
+    """An empty directory that belongs to root."""
     directory = tmp_path / "own"
     directory.mkdir(mode=0o700)
     return Lab(directory, packs)
@@ -452,7 +452,7 @@ def test_an_isolated_lab_is_one_however_it_is_written(own: Lab, compact: bool) -
 
 @pytest.mark.attack("from-outside")
 def test_nothing_of_an_isolated_lab_is_changed_from_outside(own: Lab) -> None:
-    """By the domain itself: whoever calls it has to enter first."""
+    """By the domain itself: callers have to enter first."""
     own("dumm-fs init --isolated --kernel sid")
     own("dumm-bridge create lan0")
     code = (

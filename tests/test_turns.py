@@ -159,7 +159,7 @@ def test_those_that_answer_come_first(labdir: str, monkeypatch: pytest.MonkeyPat
         told.append(f"{name} again")
 
     monkeypatch.setattr(turn, "PATIENCE", 0.5)
-    with turn.taken(labdir, "dave"):  # and so it is not to be had
+    with turn.taken(labdir, "dave"):  # and so it is not available
         failures = turn.each(labdir, ("dave", "carol", "bob", "alice"), talk, then, again)
     assert told == ["carol", ["carol"], "alice again"]
     assert failures.keys() == {"bob", "dave"}
@@ -167,7 +167,7 @@ def test_those_that_answer_come_first(labdir: str, monkeypatch: pytest.MonkeyPat
 
 # ---- the commands ----
 
-#: What is wanted of a guest that does not answer, each from where the one before has led.
+#: Commands on a guest that does not answer, each starting from the result of the previous one.
 VERBS = (
     "dumm-iface create a-eth1 --bridge lan1 --address 10.1.0.1/24",
     "dumm-iface down a-eth1",
@@ -188,7 +188,7 @@ VERBS = (
     "dumm-guest pause a",
     "dumm-guest resume a",
 )
-#: What others do meanwhile.
+#: Other commands meanwhile.
 OTHERS = (
     "dumm-iface down b-eth0",
     "dumm-iface address add --may-exist b-eth0 10.0.0.3/24",
@@ -320,7 +320,8 @@ def test_interrupted_while_it_waits(lab: Lab, stuck: Stuck) -> None:
 
 @pytest.mark.uml
 def test_a_start_that_waits_for_the_last_end(lab: Lab) -> None:
-    """Whoever has the alive lock of a guest that does not run, others are not kept waiting."""
+    """Whatever process has the alive lock of a guest that is not running, others are not
+    delayed."""
     lab("dumm-guest create a b")
     with (lab.directory / "run/a/lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_SH)

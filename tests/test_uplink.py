@@ -1,5 +1,5 @@
-"""The way out of a lab: NAT and host devices, made, remembered, and undone to the byte. "The
-Internet" is a network namespace behind a veth of the session's own."""
+"""Uplinks: NAT and host devices, made, remembered, and undone to the byte. "The Internet" is a
+network namespace reached through the session's own veth."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from dumm_tools.linux import sysfs
 
 pytestmark = [pytest.mark.uml, pytest.mark.root]
 
-#: An address of the Internet's, and where it answers HTTP requests.
+#: An address on the Internet, and where it answers HTTP requests.
 THERE = "198.51.100.1"
-#: What a cloud has for its machines' neighbours; the host's own address, and what it serves there.
+#: A cloud's metadata address; the host's own address, and its services there.
 METADATA = "169.254.169.254:80"
 OWN = "203.0.113.2"
 SERVICE = f"{OWN}:8000"
 
 
 def call(*argv: str) -> str:
-    """Run a program of the host's."""
+    """Run a program on the host."""
     done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=PATIENCE)
     return done.stdout
 
@@ -112,7 +112,7 @@ def reached(lab: Lab, *places: str) -> set[str]:
 
 
 def state_id(lab: Lab) -> str:
-    """What the names of the lab's tables end in."""
+    """The suffix of the names of the lab's tables."""
     return str(json.loads((lab.directory / "state.json").read_text())["id"])
 
 
@@ -135,7 +135,7 @@ def test_nat_and_nothing_left(internet: list[str], lab: Lab) -> None:
     ping = [*internet, "busybox", "ping", "-c", "1", "-W", "1"]
     assert subprocess.run([*ping, "203.0.113.2"], capture_output=True, check=False).returncode == 0
     assert subprocess.run([*ping, "10.0.0.1"], capture_output=True, check=False).returncode == 1
-    lab("dumm-bridge uplink lan0 --nat")  # a second time is no error
+    lab("dumm-bridge uplink lan0 --nat")  # a second time is not an error
     lab("dumm-bridge uplink lan0 --none")
     assert world() == made
     assert not reaches(lab)
@@ -168,7 +168,7 @@ def test_the_host_itself_is_closed_unless_it_is_opened(internet: list[str], lab:
     assert pings(lab, "10.0.0.254")
     assert pings(lab, "fd00::fe")
     assert not pings(lab, OWN)
-    # What the host itself asks of a guest is answered.
+    # Requests of the host itself to a guest are answered.
     lab("dumm-guest exec a -- sh -c 'mkdir /www; echo mine >/www/index.html; httpd -h /www'")
     with urllib.request.urlopen("http://10.0.0.1/", timeout=PATIENCE) as page:
         assert page.read() == b"mine\n"
@@ -341,8 +341,8 @@ def user(packs: Path) -> Iterator[User]:
 def test_isolated(
     internet: list[str], kind: str, user: User, new_lab: Callable[..., Lab], packs: Path
 ) -> None:
-    """A lab in namespaces of its own, of root's and of others'; the host's loopback is not for
-    its guests."""
+    """A lab in its own namespaces, of root and of others; the host's loopback is off limits for its
+    guests."""
     before = world()
     if kind == "root":
         lab = new_lab("host")

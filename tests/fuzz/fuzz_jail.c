@@ -21,7 +21,7 @@ static void check(int argc, char **argv, const struct order *o)
 	for (int i = 0; i < o->n; i++) {
 		const char *place = o->steps[i].b ? o->steps[i].b : o->steps[i].a;
 
-		/* A file system's options are no place. */
+		/* A file system's options are not a path. */
 		if (!strcmp(o->steps[i].what, "tmpfs"))
 			place = o->steps[i].a;
 		if (place[0] != '/' || !place[1])

@@ -1,4 +1,4 @@
-"""What the tests share: kernels and masters, labs, guests, users, and the session's world."""
+"""Shared by the tests: kernels and masters, labs, guests, users, and the session's world."""
 
 from __future__ import annotations
 

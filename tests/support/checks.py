@@ -1,4 +1,4 @@
-"""What tests wait for and compare."""
+"""Waiting and comparing."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def unread(fd: int) -> int:
 
 
 def one_line_error(text: str, tool: str = "dumm-guest") -> str:
-    """Check the form of an error: one line, and hints behind it; return the message."""
+    """Check the form of an error: one line, followed by hints; return the message."""
     first, _, rest = text.rstrip("\n").partition("\n")
     assert first.startswith(f"{tool}: "), text
     assert all(line.startswith(f"{tool}: hint: ") for line in rest.splitlines()), text

@@ -1,4 +1,4 @@
-"""What is known of guests from outside."""
+"""Facts about guests seen from outside."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from support.labs import Lab
 
 
 def state_of(lab: Lab, name: str) -> str:
-    """What `list` says of a guest."""
+    """The fields of a guest in `list`."""
     return lab(f"dumm-guest show -o state {name}").out.strip()
 
 
 def inside(path: Path) -> str:
-    """What a path of `Lab.mounted` is called in the lab's own mount namespace."""
+    """The name of a path of `Lab.mounted` in the lab's own mount namespace."""
     return re.sub(r"^/proc/\d+/root", "", str(path))
 
 
@@ -24,7 +24,7 @@ def pid_of(lab: Lab, name: str) -> int:
 
 
 def processes(lab: Lab, name: str) -> list[str]:
-    """The names of the user processes of a guest, but for its first and the one that looks."""
+    """The names of a guest's user processes, except for the first and the one that looks."""
     found = lab(["dumm-guest", "exec", name, "--", "ps", "-o", "pid,args"]).lines[1:]
     rows = [line.split(maxsplit=1) for line in found]
     # Kernel threads stand in brackets.

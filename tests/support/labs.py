@@ -21,13 +21,13 @@ from dumm_tools.model import Guest, State
 from support import BIN, PATIENCE, SUITES
 from support.world import World
 
-#: Of a test: has it failed?
+#: Whether a test has failed.
 FAILED = pytest.StashKey[bool]()
 
 
 @dataclass(frozen=True)
 class Done:
-    """What a command answered."""
+    """The result of a command."""
 
     argv: tuple[str, ...]
     code: int
@@ -59,7 +59,7 @@ class Lab:
 
     def __init__(self, directory: Path, cache: Path) -> None:
         self.directory = directory
-        #: What makes a command one of another user's (users.py).
+        #: The prefix that runs a command as another user (users.py).
         self.prefix: list[str] = []
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith("DUMM_")},

@@ -23,7 +23,7 @@ PACKS = [
     *(f"dumm-fs kernel fetch --suite {s} --name {s} --may-exist" for s in SUITES),
     "dumm-fs master build busybox --may-exist",
 ]
-#: What examples/*.sh have themselves built where it is missing, word for word.
+#: The masters that examples/*.sh build if they are missing, verbatim.
 EXAMPLE_MASTERS = [
     "dumm-fs master build debian --name strongswan --may-exist"
     " --include strongswan-swanctl,strongswan-charon",

@@ -65,7 +65,7 @@ def _chrooted() -> bool:
 
 
 def _leave_chroot() -> None:
-    """Make our root directory, which is no mount but was given to chroot(2), that of the namespace.
+    """Make our root directory, set by chroot(2) and not a mount point, that of the namespace.
 
     In a chroot the kernel makes no user namespaces, which jails and ordinary users' labs are.
     """

@@ -94,8 +94,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _turn(item: pytest.Item) -> int:
     if item.get_closest_marker("net"):
         return 0
-    # An ordinary user's labs have namespaces of their own, and these are to be tested: not some
-    # within those where the session is root.
+    # An ordinary user's labs have namespaces of their own, and it is these that are tested: not
+    # some within those where the session is root.
     return 1 if ROOT or not item.get_closest_marker("netns") else 2
 
 
@@ -147,7 +147,7 @@ def _nothing_left(
     pids = World.now().pids
     yield
     now = World.now()
-    # Of the host's own network, before there is a namespace, others may make use too.
+    # Before there is a namespace, others may use the host's own network, too.
     before = pytestconfig.stash.get(_before, now)
     left = now.beyond(World(before.links, before.mounts, pids), tmp_path_factory.getbasetemp())
     assert not left, "the session left things behind: " + "; ".join(left)

@@ -14,14 +14,14 @@ from pathlib import Path
 from support import BIN, TOP
 from support.labs import Lab
 
-#: What the first user's subordinate ids begin with.
+#: The first of the first user's subordinate ids.
 FIRST_ID, IDS = 0x4000_0000, 65536
 #: Numbers of users that each of pytest-xdist's workers has to itself.
 PER_WORKER = 128
 
 
 class User:
-    """User number `number`, with a home and an empty cache but for the session's kernel packs.
+    """User number `number`, with a home, and a cache that contains only the session's kernel packs.
 
     `ids`: /etc/subuid and /etc/subgid grant 65536 of them; `tun`: the mode of /dev/net/tun, None
     for a host without; `fuse`: that of /dev/fuse; `without`: programs that this host is to lack;
@@ -92,7 +92,7 @@ class User:
         shutil.rmtree(self.place)
 
     def prefix(self, directory: Path) -> list[str]:
-        """What makes a command of root's one of this user's, in their namespace."""
+        """The prefix that makes a command of root run as this user, in their namespace."""
         ids = [f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups", "--inh-caps=-all"]
         return [
             *("nsenter", f"--mount=/proc/{self._namespace.pid}/ns/mnt"),

@@ -1,4 +1,4 @@
-"""What is there, and what is left: links, mounts, processes."""
+"""Existing and leftover links, mounts and processes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class World:
         )
 
     def beyond(self, before: World, place: Path) -> list[str]:
-        """What is there now and was not before; of processes, those that use `place`."""
+        """New links, mounts and processes; only processes that use `place`."""
         found = [f"link {name}" for name in sorted(self.links - before.links)]
         found += [f"mount {name}" for name in sorted(self.mounts - before.mounts)]
         for pid in sorted(self.pids - before.pids - {os.getpid()}):
