@@ -10,7 +10,6 @@ import select
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
