@@ -15,7 +15,7 @@ from support import PATIENCE
 
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.images import cache
-from dumm_tools.trees import tree
+from dumm_tools.trees import copying, tree
 
 
 @pytest.fixture(autouse=True)
@@ -203,7 +203,7 @@ def test_remove_refuses_mounts(tmp_path: Path) -> None:
     script = (
         f"mount -t tmpfs none {top}/mnt && touch {top}/mnt/keep && "
         f"{sys.executable} -c"
-        " 'import sys; from dumm_tools.trees import tree; tree.remove(sys.argv[1])'"
+        " 'import sys; from dumm_tools.trees import copying, tree; tree.remove(sys.argv[1])'"
         f" {top}; ls {top}/mnt {top}/first"
     )
     done = subprocess.run(
@@ -230,7 +230,7 @@ def test_copy_keeps_what_a_tree_is(tmp_path: Path) -> None:
     (src / "set").chmod(0o4711)
     os.utime(src / "one", ns=(5, 7))
     (src / "sub").chmod(0o555)
-    assert tree.copy(str(src), str(dst)) == 0
+    assert copying.copy_tree(str(src), str(dst)) == 0
     assert (dst / "one").stat().st_ino == (dst / "sub" / "two").stat().st_ino
     assert (dst / "one").stat().st_mtime_ns == 7
     assert os.readlink(dst / "link") == "/etc/passwd"

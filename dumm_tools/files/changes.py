@@ -8,17 +8,16 @@ import os
 from collections.abc import Callable, Iterator
 
 from dumm_tools import names
-from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.errors import Conflict, NotFound, Usage
 from dumm_tools.files import choice, mounts
 from dumm_tools.images import cache
 from dumm_tools.model import Guest, State
 from dumm_tools.running import guest_views, liveness, turn
 from dumm_tools.statefile import Transaction, transaction
-from dumm_tools.trees import diff, exposure, layer, tree
+from dumm_tools.trees import copying, diff, exposure, layer, staging, tree
 
 Report = Callable[[str], None]
 
-_TEMP = ".tmp-"
 _OPEN = (
     "'{}' is closed to other users (0700), who could run a guest's setuid programs in it; to let "
     "ordinary users of guests in, move it into a directory that is closed, and chmod 755 it"
@@ -86,11 +85,11 @@ def commit(
             if f"{parent}/".startswith(f"{os.path.realpath(own)}/"):
                 raise Usage(f"'{to}' is inside the layer itself")
             target = stack.enter_context(staged(to))
-            is_open = exposure.is_open(os.path.dirname(target))
-            left = tree.copy(own, target, marks=marks(labdir, state, name), private=is_open)
+            is_open = exposure.is_open(parent)
+            left = copying.copy_tree(own, target, marks=marks(labdir, state, name), private=is_open)
         else:
             target = stack.enter_context(cache.build("masters", to, progress=progress)) or ""
-            left = tree.copy(mount, target)
+            left = copying.copy_tree(mount, target)
     if left:
         warn(f"skipped {left} device nodes and sockets")
     if is_open:
@@ -129,7 +128,7 @@ def _mounted(labdir: str, change: Transaction, guest: Guest, stack: contextlib.E
 def staged(to: str) -> Iterator[str]:
     """An empty directory that gets the name `to` when the block ends well, and goes away else.
 
-    It grows beside its final place, locked: what killed commands left there is swept up.
+    It grows beside its final place: what killed commands left there is swept up.
     """
     # Links on the way are followed once: what is known of that place holds to the end.
     parent, own = os.path.split(os.path.abspath(to))
@@ -139,40 +138,8 @@ def staged(to: str) -> Iterator[str]:
         raise Conflict(f"'{to}' already exists")
     if not os.path.isdir(parent):
         raise NotFound(f"no directory '{parent}'")
-    sweep(final)
-    place = temporary(final)
-    os.mkdir(place, 0o700)
-    with _locked(place):
-        try:
-            yield place
-            if os.path.lexists(final):
-                raise Conflict(f"'{to}' already exists")
-            os.rename(place, final)
-        except BaseException:
-            tree.remove(place)
-            raise
-
-
-def temporary(final: str) -> str:
-    """A name beside `final` for what is not there yet, or no more."""
-    parent, name = os.path.split(final)
-    return os.path.join(parent, f".{name}{_TEMP}{os.urandom(4).hex()}")
-
-
-def sweep(final: str) -> None:
-    """Remove what lies at names that `temporary` gave for `final`, and nobody works on."""
-    parent, name = os.path.split(final)
-    for old in os.listdir(parent):
-        if old.startswith(f".{name}{_TEMP}"):
-            with contextlib.suppress(OSError, DummError), _locked(os.path.join(parent, old)):
-                tree.remove(os.path.join(parent, old))
-
-
-@contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(fd)
+    staging.sweep(parent, own)
+    with staging.staged(final, 0o700) as place:
+        yield place
+        if os.path.lexists(final):
+            raise Conflict(f"'{to}' already exists")

@@ -94,8 +94,12 @@ def copy(
         def report(error: OSError) -> None:
             on_error(DummError(f"cannot copy '{error.filename}': {_text(error)}"))
 
+        def skipped(what: str) -> None:
+            warn(f"{what}: skipped")
+
         jobs = {
-            trusted: copying.Job(top, warn, report, progress, trusted) for trusted in (True, False)
+            trusted: copying.Job(top, skipped, report, progress, replace=True, trusted=trusted)
+            for trusted in (True, False)
         }
         for each in froms:
             job = jobs[keep_mode or to.guest is not None or each.guest is None]
@@ -131,7 +135,7 @@ def _copy_into(place: _Place, source: Operand, to: Operand) -> None:
     try:
         target = os.open(to.path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
         try:
-            copying.copy_into(fd, name, target)
+            copying.pour(fd, name, target)
         finally:
             os.close(target)
     except BrokenPipeError:
@@ -236,9 +240,9 @@ def _one(
             except FileNotFoundError:
                 raise NotFound(f"no such file '{source.said}'") from None
             if contents:
-                copying.copy_tree(job, fd, name, source.said)
+                copying.copy_directory(job, fd, name, source.said)
             elif source.path.endswith("/"):
-                copying.copy_tree(job, fd, name or own, source.said)
+                copying.copy_directory(job, fd, name or own, source.said)
             else:
                 copying.copy(job, fd, own, name or own, source.said)
     except OSError as e:

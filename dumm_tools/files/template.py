@@ -16,7 +16,7 @@ from dumm_tools.files import changes, exchange, mounts, stack
 from dumm_tools.model import Guest, State
 from dumm_tools.running import liveness, turn
 from dumm_tools.statefile import load, transaction
-from dumm_tools.trees import tree
+from dumm_tools.trees import copying, staging, tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def save(labdir: str, name: str) -> None:
             os.mkdir(os.path.join(scratch, guest))
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                 marks = changes.marks(labdir, state, guest)
-                tree.copy(source, os.path.join(scratch, guest), marks=marks, live=True)
+                copying.copy_tree(source, os.path.join(scratch, guest), marks=marks, live=True)
 
 
 def list_(labdir: str) -> list[TemplateView]:
@@ -120,6 +120,5 @@ def delete(labdir: str, name: str) -> None:
                 raise Conflict(f"guest '{guest}' may still use template '{name}'")
         tree.refuse_mounts(place)
         # It disappears at once and as a whole, even if the rest takes long or we are killed.
-        gone = changes.temporary(place)
-        os.rename(place, gone)
-    changes.sweep(place)
+        staging.put_aside(place)
+    staging.sweep(*os.path.split(place))

@@ -2,8 +2,7 @@
 
 Next to each NAME there is `.NAME.lock`, which is never renamed or removed. A running guest holds it
 shared through an inherited descriptor; building and deleting hold it exclusively. New objects are
-built in a `.NAME.tmp-...` directory, itself locked, which is renamed once it is complete: a killed
-command never leaves a partial pack under its name, and the next one cleans up.
+staged next to them (`trees.staging`): a killed command never leaves a partial pack under its name.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ from dumm_tools.errors import Conflict, DummError, NotFound
 Kind = Literal["kernels", "masters"]
 #: The noun for an object of each kind, for messages.
 NOUN: dict[Kind, str] = {"kernels": "kernel", "masters": "master"}
-
-_TEMP = ".tmp-"
 
 
 def directory(kind: Kind) -> str:
@@ -92,17 +89,12 @@ def hold(lock: str, path: str) -> int:
 @contextlib.contextmanager
 def scratch(kind: Kind, name: str) -> Iterator[str]:
     """A temporary directory next to the objects; anything left in it at the end is removed."""
-    place = _made(kind)
-    _sweep(place)
-    path, fd = _locked_temp(place, name)
-    try:
-        yield path
-    finally:
-        from dumm_tools.trees import tree
+    from dumm_tools.trees import staging
 
-        if os.path.lexists(path):
-            tree.remove(path)
-        os.close(fd)
+    place = _made(kind)
+    staging.sweep(place)
+    with staging.scratch(place, name) as path:
+        yield path
 
 
 @contextlib.contextmanager
@@ -118,6 +110,8 @@ def build(
     If `name` already exists, this is a Conflict, or with `may_exist` None is yielded and there is
     nothing to do. Two builds of the same name wait for each other.
     """
+    from dumm_tools.trees import staging
+
     place = _made(kind)
     final = os.path.join(place, name)
     if _present(kind, final, name, may_exist):
@@ -127,14 +121,10 @@ def build(
         if _present(kind, final, name, may_exist):
             yield None
             return
-        with scratch(kind, name) as path:
-            work = os.path.join(path, "new")
-            os.mkdir(work, 0o755)
-            # Regardless of the umask: a root directory that only its owner may enter
-            # would shut out the ordinary users of a guest.
-            os.chmod(work, 0o755)
+        staging.sweep(place)
+        # A root directory that only its owner may enter would shut out a guest's ordinary users.
+        with staging.staged(final, 0o755) as work:
             yield work
-            _move(work, final)
 
 
 def delete(kind: Kind, name: str) -> None:
@@ -147,27 +137,15 @@ def delete(kind: Kind, name: str) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if find(kind, name) is None:
             raise NotFound(f"no {NOUN[kind]} '{name}'")
-        from dumm_tools.trees import tree
+        from dumm_tools.trees import staging, tree
 
         tree.refuse_mounts(os.path.join(place, name))
-        with scratch(kind, name) as path:
-            # This frees the name immediately, even if the rest takes long or we are killed.
-            _move(os.path.join(place, name), os.path.join(path, "old"))
+        staging.sweep(place)
+        staging.discard(os.path.join(place, name))
     except BlockingIOError:
         raise Conflict(f"{NOUN[kind]} '{name}' is in use") from None
     finally:
         os.close(fd)
-
-
-def _move(old: str, new: str) -> None:
-    """Rename a directory, even one that its owner may not write to (rename(2), EACCES)."""
-    mode = os.stat(old).st_mode & 0o7777
-    if mode & 0o200:
-        os.rename(old, new)
-        return
-    os.chmod(old, mode | 0o200)
-    os.rename(old, new)
-    os.chmod(new, mode)
 
 
 def _present(kind: Kind, final: str, name: str, may_exist: bool) -> bool:
@@ -209,43 +187,3 @@ def _exclusive(place: str, name: str, progress: Callable[[str], None] | None) ->
         yield
     finally:
         os.close(fd)
-
-
-def _locked_temp(place: str, name: str) -> tuple[str, int]:
-    """A new directory with a lock on it; if a concurrent clean-up was faster than our lock, another
-    one."""
-    while True:
-        path = os.path.join(place, f".{name}{_TEMP}{os.getpid()}-{os.urandom(4).hex()}")
-        os.mkdir(path, 0o700)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.isdir(path):
-                return path, fd
-        except BlockingIOError:
-            pass
-        os.close(fd)
-
-
-def _sweep(place: str) -> None:
-    """Remove temporary directories whose creator is dead."""
-    from dumm_tools.trees import tree
-
-    for entry in os.listdir(place):
-        if not entry.startswith(".") or _TEMP not in entry:
-            continue
-        path = os.path.join(place, entry)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            tree.remove(path)
-        except (OSError, DummError):
-            pass  # its creator is alive, or it cannot be removed: no reason to fail here
-        finally:
-            os.close(fd)

@@ -13,7 +13,7 @@ from dumm_tools import names
 from dumm_tools.errors import DummError, NotFound
 from dumm_tools.images import apt, cache, inspection, kernel
 from dumm_tools.images.inspection import Source
-from dumm_tools.trees import tree
+from dumm_tools.trees import copying, data
 
 Report = Callable[[str], None]
 
@@ -158,7 +158,7 @@ def _assemble(source: Source, target: str, facts: dict[str, str], *, move: bool 
     else:
         os.mkdir(modules)
         if source.modules is not None:
-            tree.copy(f"/proc/self/fd/{source.modules}", modules)
+            copying.copy_tree(f"/proc/self/fd/{source.modules}", modules)
     os.makedirs(os.path.join(target, "usr/lib64"), exist_ok=True)
     for link in ("bin", "lib", "lib64"):
         os.symlink(f"usr/{link}", os.path.join(target, link))
@@ -174,7 +174,7 @@ def _assemble(source: Source, target: str, facts: dict[str, str], *, move: bool 
 def _copy_file(source: int, target: str, mode: int) -> None:
     new = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        tree.copy_data(source, new, os.fstat(source))
+        data.copy(source, new, os.fstat(source))
         os.fchmod(new, mode)
     finally:
         os.close(new)

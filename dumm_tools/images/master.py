@@ -113,11 +113,11 @@ def import_(
         if target is None:
             return name
         if source != "-" and os.path.isdir(source):
-            from dumm_tools.trees import tree
+            from dumm_tools.trees import copying
 
             resolve(os.path.abspath(source))  # refuses an empty one early
             ours = os.path.dirname(cache.directory("masters"))
-            left = tree.copy(source, target, skip=(ours,), live=True)
+            left = copying.copy_tree(source, target, skip=(ours,), live=True)
         else:
             left = _unpack(source, target, progress)
         # A tree collected in a private directory is not meant to lock out everyone.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dumm_tools import foreground, names
 from dumm_tools.errors import DummError, NotFound, Usage
 from dumm_tools.images import applets, apt, cache, elf
-from dumm_tools.trees import tree
+from dumm_tools.trees import attributes
 
 Report = Callable[[str], None]
 
@@ -313,7 +313,7 @@ def _fill(target: str, binary: str) -> None:
     for path, text in _FILES.items():
         mode = 0o755 if path in _EXECUTABLE else 0o600 if path == "etc/shadow" else 0o644
         _file(target, path, text, mode)
-    tree.chown(os.path.join(target, "home/user"), 1000, 1000)
+    attributes.chown(os.path.join(target, "home/user"), 1000, 1000)
 
 
 def _linuxrc(target: str) -> None:

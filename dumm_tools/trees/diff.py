@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dumm_tools.errors import DummError
-from dumm_tools.trees import layer, tree
+from dumm_tools.trees import attributes, layer
 
 Kind = Literal["A", "M", "D"]
 _DEEPEST = 300
@@ -188,9 +188,11 @@ def _xattrs(name: bytes, at: int) -> dict[str, bytes]:
     try:
         found = os.listxattr(path, follow_symlinks=False)
         return {
-            n: os.getxattr(path, n, follow_symlinks=False) for n in found if not tree.is_private(n)
+            n: os.getxattr(path, n, follow_symlinks=False)
+            for n in found
+            if not attributes.is_private(n)
         }
     except OSError as e:
-        if e.errno in tree.NOT_POSSIBLE:
+        if e.errno in attributes.NOT_POSSIBLE:
             return {}
         raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import os
 import stat
 import struct
@@ -17,15 +16,10 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from dumm_tools.errors import DummError
-from dumm_tools.trees import tarball, tree
-
-if TYPE_CHECKING:
-    import lzma
-
-    from _typeshed import WriteableBuffer as Buffer
+from dumm_tools.trees import attributes, decompress, tarball
 
 Report = Callable[[str], None]
 Parts = tuple[bytes, ...]
@@ -39,8 +33,6 @@ _NONE = "is not a tar archive"
 _RECORD = struct.Struct("=IHIIQ")
 _DIRECTORIES_MAX = 16 << 20
 _DEEPEST = 300
-#: `xz -9` needs 65 MiB.
-_XZ_MEMORY = 100 << 20
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError, UnicodeError)
 
 
@@ -67,7 +59,7 @@ def extract(source: BinaryIO, label: str, target: str, progress: Report | None =
     top = os.open(target, _DIRECTORY)
     job = _Job(top, os.geteuid() == 0)
     try:
-        with _plain(source, label) as stream:
+        with decompress.plain(source, label) as stream:
             archive = tarball.Archive(stream)
             while (member := archive.next()) is not None:
                 _entry(job, archive, member)
@@ -106,109 +98,14 @@ def _drain(stream: BinaryIO) -> bool:
     return zeros
 
 
-class _Headed(io.RawIOBase):
-    """A stream whose first bytes have already been read, since a pipe cannot seek back."""
-
-    def __init__(self, head: bytes, rest: BinaryIO) -> None:
-        self._head = head
-        self._rest = rest
-
-    def readable(self) -> bool:
-        """Always true."""
-        return True
-
-    def readinto(self, buffer: Buffer) -> int:
-        """Fill the buffer with the head first."""
-        view = memoryview(buffer)
-        data = self._head[: len(view)] or self._rest.read(len(view))
-        self._head = self._head[len(data) :]
-        view[: len(data)] = data
-        return len(data)
-
-
-class _Xz(io.RawIOBase):
-    """A decompressed xz stream; lzma's own class would use as much memory as the stream says."""
-
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
-        self._decompressor = self._fresh()
-
-    def _fresh(self) -> lzma.LZMADecompressor:
-        import lzma
-
-        return lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
-
-    def readable(self) -> bool:
-        """Always true."""
-        return True
-
-    def readinto(self, buffer: Buffer) -> int:
-        """Fill the buffer; an archive may be several concatenated streams."""
-        view = memoryview(buffer)
-        while True:
-            old = self._decompressor
-            data = b""
-            if old.eof:
-                data = old.unused_data.lstrip(b"\0")
-                while not data:
-                    more = self._source.read(_CHUNK)
-                    if not more:
-                        return 0
-                    data = more.lstrip(b"\0")
-                self._decompressor = old = self._fresh()
-            elif old.needs_input:
-                data = self._source.read(_CHUNK)
-                if not data:
-                    raise EOFError("unexpected end of data")
-            out = old.decompress(data, len(view))
-            if out:
-                view[: len(out)] = out
-                return len(out)
-
-
-@contextlib.contextmanager
-def _plain(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
-    """The decompressed stream; its first bytes tell the format."""
-    magic = b""
-    while len(magic) < 6 and (more := source.read(6 - len(magic))):
-        magic += more
-    buffered = io.BufferedReader(_Headed(magic, source), 1 << 20)
-    if magic.startswith(b"\x1f\x8b"):
-        import gzip
-
-        with gzip.GzipFile(fileobj=buffered) as stream:
-            yield stream  # type: ignore[misc]
-    elif magic.startswith(b"BZh"):
-        import bz2
-
-        with bz2.BZ2File(buffered) as stream:
-            yield stream  # type: ignore[misc]
-    elif magic.startswith((b"\xfd7zXZ", b"\x5d\x00\x00")):
-        import lzma
-
-        try:
-            yield io.BufferedReader(_Xz(buffered), 1 << 20)
-        except lzma.LZMAError as e:
-            raise DummError(f"'{label}' is damaged: {e}") from None
-    elif magic.startswith(b"\x28\xb5\x2f\xfd"):
-        from dumm_tools import foreground
-
-        chunks = iter(lambda: buffered.read(_CHUNK), b"")
-        with (
-            foreground.decompressed(["zstd", "-dc"], chunks) as fd,
-            open(fd, "rb", closefd=False) as stream,
-        ):
-            yield stream
-    else:
-        yield buffered
-
-
 def _entry(job: _Job, archive: tarball.Archive, member: tarfile.TarInfo) -> None:
     parts = _parts(member.name)
     job.entries += 1
     try:
         if member.isdir():
-            _xattrs(_directory(job, parts), member)
+            fd = _directory(job, parts)
+            for name, value in _xattrs(member):
+                attributes.put(fd, name, value)
             _remember(job, parts, member)
             return
         if not parts:
@@ -227,12 +124,10 @@ def _entry(job: _Job, archive: tarball.Archive, member: tarfile.TarInfo) -> None
         if member.issym():
             os.symlink(_bytes(member.linkname), parts[-1], dir_fd=at)
         else:
-            os.mkfifo(parts[-1], member.mode & 0o7777, dir_fd=at)
-        if job.own:
-            tree.chown(parts[-1], member.uid, member.gid, at)
-        if not member.issym():
-            os.chmod(parts[-1], member.mode & 0o7777, dir_fd=at)
-        os.utime(parts[-1], ns=_times(member), dir_fd=at, follow_symlinks=False)
+            os.mkfifo(parts[-1], 0o600, dir_fd=at)
+        owner = _owner(job, member.uid, member.gid)
+        mode = None if member.issym() else member.mode & 0o7777
+        attributes.finish_special(at, parts[-1], owner, mode, _times(member))
     except OSError as e:
         if e.errno is not None:
             e.filename = member.name
@@ -336,7 +231,8 @@ def _file(
             _data(archive, size, fd)
             job.bytes += size
         os.ftruncate(fd, member.size)
-        _attributes(job, fd, member)
+        owner = _owner(job, member.uid, member.gid)
+        attributes.finish(fd, owner, _xattrs(member), member.mode & 0o7777, _times(member))
     finally:
         os.close(fd)
 
@@ -354,20 +250,15 @@ def _data(archive: tarball.Archive, size: int, fd: int) -> None:
             chunk = chunk[os.write(fd, chunk) :]
 
 
-def _attributes(job: _Job, fd: int, member: tarfile.TarInfo) -> None:
-    """Set the owner first (chown clears setuid and capabilities), times last."""
-    if job.own:
-        tree.chown(fd, member.uid, member.gid)
-    _xattrs(fd, member)
-    os.fchmod(fd, member.mode & 0o7777)
-    os.utime(fd, ns=_times(member))
+def _owner(job: _Job, uid: int, gid: int) -> tuple[int, int] | None:
+    return (uid, gid) if job.own else None
 
 
-def _xattrs(fd: int, member: tarfile.TarInfo) -> None:
+def _xattrs(member: tarfile.TarInfo) -> Iterator[tuple[str, bytes]]:
     for key, value in member.pax_headers.items():
         name = key.removeprefix(_XATTR)
-        if not tree.is_private(name):
-            tree.set_xattr(fd, name, _bytes(value))
+        if not attributes.is_private(name):
+            yield name, _bytes(value)
 
 
 def _times(member: tarfile.TarInfo) -> tuple[int, int]:
@@ -401,7 +292,4 @@ def _finish_directories(job: _Job) -> None:
         _, mode, uid, gid, time = _RECORD.unpack_from(job.directories, start - _RECORD.size)
         path = bytes(job.directories[start : start + size])
         fd = _directory(job, tuple(filter(None, path.split(b"/"))))
-        if job.own:
-            tree.chown(fd, uid, gid)
-        os.fchmod(fd, mode)
-        os.utime(fd, ns=(time, time))
+        attributes.finish(fd, _owner(job, uid, gid), (), mode, (time, time))

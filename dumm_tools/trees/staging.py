@@ -1,0 +1,109 @@
+"""Directories that get their name only when they are complete, or lose it before they are removed.
+
+Until then they are in `.NAME.tmp-...` next to that name, a directory that only we can enter, locked
+as long as its maker lives. The next command cleans up what a killed one leaves there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+
+from dumm_tools.errors import DummError
+
+_TEMP = ".tmp-"
+
+
+@contextlib.contextmanager
+def scratch(parent: str, name: str) -> Iterator[str]:
+    """A temporary directory in `parent`, removed with its contents at the end."""
+    from dumm_tools.trees import tree
+
+    path, fd = _made(parent, name)
+    try:
+        yield path
+    finally:
+        if os.path.lexists(path):
+            tree.remove(path)
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def staged(final: str, mode: int) -> Iterator[str]:
+    """An empty directory that becomes `final`, which must not exist, if the block succeeds."""
+    with scratch(*os.path.split(final)) as path:
+        new = os.path.join(path, "new")
+        os.mkdir(new)
+        os.chmod(new, mode)  # regardless of the umask
+        yield new
+        _move(new, final)
+
+
+def discard(path: str) -> None:
+    """Remove a directory; its name becomes free at once."""
+    with scratch(*os.path.split(path)) as place:
+        _move(path, os.path.join(place, "old"))
+
+
+def put_aside(path: str) -> None:
+    """Free the name of a directory, and leave its removal to the next `sweep`."""
+    place, fd = _made(*os.path.split(path))
+    try:
+        _move(path, os.path.join(place, "old"))
+    except BaseException:
+        os.rmdir(place)
+        raise
+    finally:
+        os.close(fd)
+
+
+def sweep(parent: str, name: str = "") -> None:
+    """Remove abandoned temporary directories in `parent`: those for `name`, or all."""
+    from dumm_tools.trees import tree
+
+    for entry in os.listdir(parent):
+        if not entry.startswith(f".{name}{_TEMP}" if name else ".") or _TEMP not in entry:
+            continue
+        path = os.path.join(parent, entry)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            tree.remove(path)
+        except (OSError, DummError):
+            pass  # in use, or it cannot be removed: not a reason to fail here
+        finally:
+            os.close(fd)
+
+
+def _made(parent: str, name: str) -> tuple[str, int]:
+    """A new locked directory; if a sweep removes it before it is locked, another one."""
+    while True:
+        path = os.path.join(parent, f".{name}{_TEMP}{os.getpid()}-{os.urandom(4).hex()}")
+        os.mkdir(path, 0o700)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.isdir(path):
+                return path, fd
+        except BlockingIOError:
+            pass
+        os.close(fd)
+
+
+def _move(old: str, new: str) -> None:
+    """Rename a directory, even if its owner may not write to it (rename(2), EACCES)."""
+    mode = os.stat(old).st_mode & 0o7777
+    if mode & 0o200:
+        os.rename(old, new)
+        return
+    os.chmod(old, mode | 0o200)
+    os.rename(old, new)
+    os.chmod(new, mode)
