@@ -19,8 +19,11 @@ GuestState = Literal["stopped", "starting", "running", "paused", "stopping", "cr
 
 @dataclass_transform(eq_default=False)
 class Record:
-    """Named values: the features of a dataclass that we use. Each command creates these classes
-    anew, and dataclasses would take 3 of the 20 ms of a reading verb."""
+    """Named values that are kept and change: the parts of the state, and the progress of a job.
+
+    Values that are only passed on are NamedTuples. Each command creates its classes anew, which
+    takes 0.01 ms for one of these, 0.1 ms for a NamedTuple and 0.5 ms for a frozen dataclass.
+    """
 
     def __init__(self, *values: object, **named: object) -> None:
         fields, own = self.fields(), vars(self)
@@ -113,14 +116,6 @@ class Bridge(Record):
     uplink: str | None = None
     host_access: bool = False
     extra: dict[str, object] = {}
-
-
-class Outline(Record):
-    """The information in state.json that is needed first: whether the lab is isolated, and whether
-    a bridge has the uplink "nat"."""
-
-    isolated: bool = False
-    has_nat: bool = False
 
 
 class State(Record):

@@ -7,11 +7,11 @@ import os
 import re
 from collections.abc import Callable
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from dumm_tools import names
 from dumm_tools.errors import DummError, Usage
-from dumm_tools.model import Boot, Bridge, Guest, Iface, Outline, State
+from dumm_tools.model import Boot, Bridge, Guest, Iface, State
 
 VERSION = 1
 #: The keys of the tables of objects.
@@ -27,6 +27,15 @@ _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 _SHAPE_MAX = 1e12
 #: The kernel supports vec0 to vec999.
 _SLOTS = 1000
+
+
+class Outline(NamedTuple):
+    """The part of the state that is needed before anything else: whether the lab is isolated, and
+    whether a bridge has the uplink "nat"."""
+
+    isolated: bool = False
+    has_nat: bool = False
+
 
 R = TypeVar("R", Boot, Guest, Iface, Bridge)
 

@@ -17,7 +17,8 @@ from contextvars import ContextVar
 
 from dumm_tools import holder, records
 from dumm_tools.errors import DummError, NotFound, TimedOut
-from dumm_tools.model import Outline, State
+from dumm_tools.model import State
+from dumm_tools.records import Outline
 
 FILE = "state.json"
 LOCK = ".lock"

@@ -131,6 +131,17 @@ def test_only_one_place_writes_to_stderr() -> None:
     assert wrong == []
 
 
+def test_records_have_two_forms() -> None:
+    """model.Record for those that are kept, NamedTuple for values: the others cost more to load."""
+    wrong = [
+        f"{module}: {name}"
+        for module, path in MODULES.items()
+        for name in ("dataclasses", "TypedDict")
+        if re.search(rf"import.* {name}\b|from {name} ", path.read_text())
+    ]
+    assert wrong == []
+
+
 def test_no_shell() -> None:
     """ruff sees to `shell=True`; os.system has no other meaning."""
     for path in MODULES.values():

@@ -16,7 +16,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dumm_tools import names
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
@@ -33,8 +33,7 @@ _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR})
 _STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/self/fd/\d+")
 
 
-@dataclass(frozen=True, slots=True)
-class Operand:
+class Operand(NamedTuple):
     """A path on the host (`guest` is None) or in a guest."""
 
     said: str
@@ -152,8 +151,7 @@ def _text(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """Where paths are resolved: in a guest's root directory, or on the host."""
 
     root: int | None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dumm_tools import errors
 from dumm_tools.errors import Conflict, DummError, NotFound
@@ -26,8 +26,7 @@ from dumm_tools.statefile import load
 _GO_TIMEOUT = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Fresh:
+class Fresh(NamedTuple):
     """A new stack, ready to replace another: mounted, with a work directory; None if there is
     nothing to replace, or (`lacking`) if a layer is missing."""
 

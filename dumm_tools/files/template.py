@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dumm_tools import names
 from dumm_tools.errors import Conflict, DummError, NotFound
@@ -19,8 +19,7 @@ from dumm_tools.statefile import load, transaction
 from dumm_tools.trees import copying, staging, tree
 
 
-@dataclass(frozen=True, slots=True)
-class TemplateView:
+class TemplateView(NamedTuple):
     """A template, whether it is loaded, and the guests that it has files for."""
 
     name: str

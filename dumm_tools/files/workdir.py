@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import stat
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.running import liveness
@@ -21,8 +21,7 @@ _AWAY = ".dumm-work"
 _NAME = re.compile(r"[0-9a-f]{12}")
 
 
-@dataclass(frozen=True, slots=True)
-class WorkDir:
+class WorkDir(NamedTuple):
     """A work directory, and its entry in run/NAME/work: itself, or a link to it."""
 
     path: str

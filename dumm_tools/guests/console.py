@@ -14,8 +14,7 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut
 from dumm_tools.guests import readiness, run_dir
@@ -42,8 +41,7 @@ LOOK_BACK = 64 << 20
 Write = Callable[[bytes], object]
 
 
-@dataclass(frozen=True, slots=True)
-class ConsoleView:
+class ConsoleView(NamedTuple):
     """A raw terminal of a running guest."""
 
     guest: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dumm_tools.guests import arguments
 from dumm_tools.images.kernel import Kernel
@@ -13,8 +13,7 @@ from dumm_tools.model import Guest, State
 from dumm_tools.net import nic
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """The kernel and master of a guest; their locks prevent deletion from the cache."""
 
     kernel: Kernel
@@ -23,8 +22,7 @@ class Parts:
     locks: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """One boot of a guest. `group` and `user` are ids that no other guest has, or 0 if there are
     none to spare. `late` NICs do not fit on the kernel's command line and are plugged in later."""
 

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from dumm_tools.agent import protocol
 from dumm_tools.agent.protocol import Ready
@@ -24,8 +24,7 @@ TURN = 1.0
 LAST_WORDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Booting:
+class Booting(NamedTuple):
     """A guest that was started and has not answered yet. `jail` is the launcher of its jail; None
     once that has ended, or if another command started the guest. `late` NICs are still to be
     plugged in."""
@@ -49,7 +48,7 @@ def settle(
         if text := booting.jail.wait():
             reason = text.rpartition("\n")[2]
             raise DummError(f"cannot start guest '{name}': {reason}")
-        booting = replace(booting, jail=None)
+        booting = booting._replace(jail=None)
         end = max(end, begin + grace)
     if not wait and not booting.late:
         return None
@@ -57,7 +56,7 @@ def settle(
         ready = _ready(labdir, booting, end)
         if booting.late:
             iface.plug_late(labdir, name, booting.late)
-            booting = replace(booting, late=0)
+            booting = booting._replace(late=0)
             ready = _ready(labdir, booting, end)
     except TimedOut:
         if time.monotonic() < booting.deadline:

@@ -11,7 +11,7 @@ import glob
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dumm_tools.errors import DummError, NotFound, Usage
 from dumm_tools.foreground import ProgramFailed, run
@@ -38,8 +38,7 @@ class Expired(DummError):
     """The archive's Release file is too old to be trusted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tree:
+class Tree(NamedTuple):
     """An apt tree with the package lists of one suite. `date` is that of its Release file."""
 
     directory: str

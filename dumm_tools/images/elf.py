@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dumm_tools.errors import DummError
 
@@ -26,8 +26,7 @@ _NAME_MAX = 4096  # PATH_MAX
 SIZE_MAX = 2 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """The needs of a program or library: its loader, None for a static one, and its libraries."""
 
     interpreter: str | None
@@ -68,8 +67,7 @@ def image(fd: int, path: str) -> Image:
         raise DummError(f"'{path}' is not an x86-64 Linux program") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
+class _Segment(NamedTuple):
     kind: int
     offset: int
     address: int

@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dumm_tools.errors import DummError
 from dumm_tools.images import elf, kernel, kernel_banner, libraries
@@ -30,8 +30,7 @@ _LIBRARY_DIRS = (
 _MODULE_DIRS = ("usr/lib/uml/modules", "lib/uml/modules", "usr/lib/modules", "lib/modules")
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """Descriptors of all parts of a pack. `loader` comes with the path by which the binary refers
     to it; `libraries` and `licences` are by name; `facts` are those of an existing pack."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dumm_tools import trust
 from dumm_tools.errors import DummError, NotFound
@@ -26,8 +26,7 @@ _FACTS_MAX = 64 << 10
 _FACT_MAX = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(NamedTuple):
     """The kernel that a guest is started with.
 
     `path` is the pack's directory or the plain binary, absolute; `binary` the UML binary inside the
@@ -42,8 +41,7 @@ class Kernel:
     lock: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pack:
+class Pack(NamedTuple):
     """A kernel pack of the cache; unknown values are None. `date` is that of the archive."""
 
     name: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dumm_tools import names
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
@@ -20,16 +20,14 @@ BUSYBOX = "busybox"
 _TAR_NAME = re.compile(r"(.+?)\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)")
 
 
-@dataclass(frozen=True, slots=True)
-class Master:
+class Master(NamedTuple):
     """A root tree: its absolute path, and its lock if it is in the cache (`cache.hold`)."""
 
     path: str
     lock: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """A master of the cache."""
 
     name: str

@@ -6,8 +6,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dumm_tools.agent import INITRD, JAIL
 from dumm_tools.errors import DummError
@@ -15,8 +14,7 @@ from dumm_tools.images import kernel, master
 from dumm_tools.labs import probe
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """`missing` prevents guests from starting; `absent` only costs a feature."""
 
     name: str

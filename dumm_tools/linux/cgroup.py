@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 TOP = "/sys/fs/cgroup"
 
 
-@dataclass(frozen=True, slots=True)
-class _Tree:
+class _Tree(NamedTuple):
     directory: str
     limit: str  # name of the file for the limit in bytes
 

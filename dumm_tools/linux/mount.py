@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MS_NOSUID = 2  # linux/mount.h
 MS_NODEV = 4
@@ -88,8 +88,7 @@ def attach(tree: int, target: str) -> None:
     _check(result, target)
 
 
-@dataclass(frozen=True, slots=True)
-class Mounted:
+class Mounted(NamedTuple):
     """A line of /proc/self/mountinfo (proc_pid_mountinfo(5))."""
 
     target: str

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from dumm_tools.linux import message_classes as messages
 from dumm_tools.linux import netlink
@@ -18,8 +17,7 @@ _HANDLE = 0x10000
 _WHOLE = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class Netem:
+class Netem(NamedTuple):
     """The settings of netem: times are in nanoseconds, `rate` is in bytes per second (0: no limit),
     the others are fractions of 1. At most `limit` packets are in the queue."""
 

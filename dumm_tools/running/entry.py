@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dumm_tools import statefile
 from dumm_tools.errors import DummError
-from dumm_tools.model import Outline
+from dumm_tools.records import Outline
 
 
 def enter(labdir: str) -> bool:

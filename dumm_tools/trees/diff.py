@@ -7,8 +7,7 @@ import os
 import resource
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from dumm_tools.errors import DummError
 from dumm_tools.trees import attributes, layer
@@ -21,8 +20,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A path that was added, modified or deleted; absolute, as in the guest."""
 
     kind: Kind
@@ -55,8 +53,7 @@ def changes(top: str, lower: Sequence[str], marks: layer.Marks) -> list[Change]:
     return sorted(found, key=lambda c: c.path)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """A directory of the top layer, the directories below it in the stack, and its path. If it
     hides those, so does each directory in it."""
 

@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NONE = frozenset({errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.EACCES})
@@ -21,8 +21,7 @@ PREFIX = b".wh."
 _OPAQUE_FILE = b".wh..wh..opq"
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
+class Marks(NamedTuple):
     """How a driver marks opaque directories, and whether files named `.wh.NAME` are marks."""
 
     opaque: tuple[str, ...]

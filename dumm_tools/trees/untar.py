@@ -15,10 +15,10 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from dumm_tools.errors import DummError
+from dumm_tools.model import Record
 from dumm_tools.trees import attributes, decompress, tarball
 
 Report = Callable[[str], None]
@@ -36,13 +36,12 @@ _DEEPEST = 300
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError, UnicodeError)
 
 
-@dataclass(slots=True)
-class _Job:
+class _Job(Record):
     """The unpacking of one archive. `parent` caches the last directory used."""
 
     top: int
     own: bool
-    directories: bytearray = field(default_factory=bytearray)
+    directories: bytearray
     parent: tuple[Parts, int] | None = None
     left_aside: int = 0
     entries: int = 0
@@ -57,7 +56,7 @@ def extract(source: BinaryIO, label: str, target: str, progress: Report | None =
     archive is damaged, ends too early, or would write outside the directory.
     """
     top = os.open(target, _DIRECTORY)
-    job = _Job(top, os.geteuid() == 0)
+    job = _Job(top, os.geteuid() == 0, bytearray())
     try:
         with decompress.plain(source, label) as stream:
             archive = tarball.Archive(stream)
