@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
+from dumm_tools import output
+from dumm_tools.cli.commands import Group
 from dumm_tools.cli.ending import each
+from dumm_tools.cli.shapes import output_options
 from dumm_tools.cli.words import Words
 from dumm_tools.errors import DummError, NotFound
 from dumm_tools.images import cache
+from dumm_tools.output import Field
 
 F = TypeVar("F", bound=Callable[..., Any])
+V = TypeVar("V")
 
 
 class Cached(Words):
@@ -69,21 +74,54 @@ def may_exist_option(function: F) -> F:
     )
 
 
-def if_exists_option(function: F) -> F:
-    """--if-exists."""
-    return click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")(
-        function
-    )
+def place_fields(noun: str) -> list[Field[Any]]:
+    """The fields of everything in the cache; `noun` is for their descriptions."""
+    return [
+        Field("size", "Size on disk, in bytes.", _size, people=lambda o: output.size(_size(o))),
+        Field("path", f"Directory of the {noun}.", lambda o: o.path),
+    ]
 
 
-def delete_each(delete: Callable[[str], None], names: tuple[str, ...], if_exists: bool) -> int:
-    """Delete all named objects; return the exit code."""
+def _size(stored: Any) -> int:
+    from dumm_tools.trees import tree
 
-    def one(name: str) -> None:
-        try:
-            delete(name)
-        except NotFound:
-            if not if_exists:
-                raise
+    return tree.size(stored.path)
 
-    return each(names, one)
+
+def list_verb(
+    group: Group, fields: Sequence[Field[V]], all_: Callable[[], list[V]], help_text: str
+) -> None:
+    """Give a group `list`, of the objects that `all_` returns."""
+
+    @group.command("list", help=help_text)
+    @output_options(fields)
+    def list_(shape: output.Shape) -> None:
+        output.emit(all_(), fields, shape)
+
+
+def delete_verb(
+    group: Group, kind: cache.Kind, deleter: Callable[[], Callable[[str], None]], help_text: str
+) -> None:
+    """Give a group `delete NAME... [--if-exists]`; `deleter` prepares for it and returns the
+    function that deletes one object."""
+
+    @group.command(help=help_text)
+    @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=Cached(kind))
+    @click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
+    def delete(names: tuple[str, ...], if_exists: bool) -> int:
+        delete_one = deleter()
+
+        def one(name: str) -> None:
+            try:
+                delete_one(name)
+            except NotFound:
+                if not if_exists:
+                    raise
+
+        return each(names, one)
+
+
+def print_chosen(asked: str | None, name: str) -> None:
+    """Print the name of a new object, unless the user has chosen it."""
+    if asked is None:
+        click.echo(name)

@@ -6,29 +6,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dumm_tools import output
 from dumm_tools.cli.cached import (
-    Cached,
-    delete_each,
-    if_exists_option,
+    delete_verb,
+    list_verb,
     may_exist_option,
     name_option,
+    place_fields,
+    print_chosen,
     source_options,
 )
 from dumm_tools.cli.commands import Group
 from dumm_tools.cli.ending import warn
 from dumm_tools.cli.progress import Progress
-from dumm_tools.cli.shapes import output_options
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dumm_tools.images import kernel
-
-
-def _size(pack: kernel.Pack) -> int:
-    from dumm_tools.trees import tree
-
-    return tree.size(pack.path)
 
 
 FIELDS: list[Field[kernel.Pack]] = [
@@ -37,8 +32,7 @@ FIELDS: list[Field[kernel.Pack]] = [
     Field("version", "Version of the package that it was made from.", lambda p: p.version),
     Field("suite", "Debian suite that it came from.", lambda p: p.suite),
     Field("date", "Date of that suite's Release file, UTC.", lambda p: p.date, in_table=False),
-    Field("size", "Size on disk, in bytes.", _size, people=lambda p: output.size(_size(p))),
-    Field("path", "Directory of the pack.", lambda p: p.path),
+    *place_fields("pack"),
 ]
 
 group = Group(
@@ -71,8 +65,7 @@ def fetch(
             progress=progress,
             warn=warn,
         )
-    if name is None:
-        click.echo(made)
+    print_chosen(name, made)
 
 
 @group.command("import")
@@ -89,24 +82,20 @@ def import_(path: str, name: str | None, may_exist: bool) -> None:
     from dumm_tools.images import kernel_pack
 
     made = kernel_pack.import_(path, name, may_exist=may_exist)
-    if name is None:
-        click.echo(made)
+    print_chosen(name, made)
 
 
-@group.command("list")
-@output_options(FIELDS)
-def list_(shape: output.Shape) -> None:
-    """List the kernel packs."""
+def _all() -> list[kernel.Pack]:
     from dumm_tools.images import kernel
 
-    output.emit(kernel.list_(), FIELDS, shape)
+    return kernel.list_()
 
 
-@group.command()
-@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=Cached("kernels"))
-@if_exists_option
-def delete(names: tuple[str, ...], if_exists: bool) -> int:
-    """Delete kernel packs that are not in use by a guest."""
+def _deleter() -> Callable[[str], None]:
     from dumm_tools.images import kernel
 
-    return delete_each(kernel.delete, names, if_exists)
+    return kernel.delete
+
+
+list_verb(group, FIELDS, _all, "List the kernel packs.")
+delete_verb(group, "kernels", _deleter, "Delete kernel packs that are not in use by a guest.")

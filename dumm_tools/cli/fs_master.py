@@ -6,35 +6,29 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dumm_tools import output
 from dumm_tools.cli.cached import (
-    Cached,
-    delete_each,
-    if_exists_option,
+    delete_verb,
+    list_verb,
     may_exist_option,
     name_option,
+    place_fields,
+    print_chosen,
     source_options,
 )
 from dumm_tools.cli.commands import Group
 from dumm_tools.cli.ending import warn
 from dumm_tools.cli.progress import Progress
-from dumm_tools.cli.shapes import output_options
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dumm_tools.images import master
-
-
-def _size(stored: master.Stored) -> int:
-    from dumm_tools.trees import tree
-
-    return tree.size(stored.path)
 
 
 FIELDS: list[Field[master.Stored]] = [
     Field("name", "Name of the master.", lambda m: m.name),
-    Field("size", "Size on disk, in bytes.", _size, people=lambda m: output.size(_size(m))),
-    Field("path", "Directory of the master.", lambda m: m.path),
+    *place_fields("master"),
 ]
 
 group = Group(name="master", help="Manage masters: read-only root trees, shared by all labs.")
@@ -91,8 +85,7 @@ def build(
                 may_exist=may_exist,
                 progress=progress,
             )
-    if name is None:
-        click.echo(made)
+    print_chosen(name, made)
 
 
 @group.command("import")
@@ -112,27 +105,23 @@ def import_(source: str, name: str | None, may_exist: bool) -> None:
     isolation.become_root()
     with Progress() as progress:
         made = master.import_(source, name, may_exist=may_exist, progress=progress, warn=warn)
-    if name is None:
-        click.echo(made)
+    print_chosen(name, made)
 
 
-@group.command("list")
-@output_options(FIELDS)
-def list_(shape: output.Shape) -> None:
-    """List the masters."""
+def _all() -> list[master.Stored]:
     from dumm_tools.images import master
 
-    output.emit(master.list_(), FIELDS, shape)
+    return master.list_()
 
 
-@group.command()
-@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=Cached("masters"))
-@if_exists_option
-def delete(names: tuple[str, ...], if_exists: bool) -> int:
-    """Delete masters that are not in use by a guest."""
+def _deleter() -> Callable[[str], None]:
     from dumm_tools.images import master
     from dumm_tools.running import isolation
 
     over = master.mounted_over()
     isolation.become_root()
-    return delete_each(lambda name: master.delete(name, over), names, if_exists)
+    return lambda name: master.delete(name, over)
+
+
+list_verb(group, FIELDS, _all, "List the masters.")
+delete_verb(group, "masters", _deleter, "Delete masters that are not in use by a guest.")
