@@ -40,7 +40,7 @@ help:
 demo: setup-run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
-# Marks say what a test needs. Tests without any of these need only Python and a C compiler.
+# Marks say what a test needs. Tests without any of these need nothing but programs.
 check: setup-check
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
