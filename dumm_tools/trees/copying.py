@@ -135,7 +135,10 @@ def pour(src: int, name: str, target: int) -> None:
     """Copy the contents of a file into an open device or FIFO. OSError."""
     old = os.open(name, _FILE, dir_fd=src)
     try:
-        if not stat.S_ISREG(os.fstat(old).st_mode):
+        mode = os.fstat(old).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "is not a regular file")
         data.pour(old, target)
     finally:
