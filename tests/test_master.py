@@ -13,7 +13,7 @@ import pytest
 from support import PATIENCE, ROOT
 
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
-from dumm_tools.images import cache, master, master_build
+from dumm_tools.images import busybox, cache, master
 from dumm_tools.trees import tree
 
 RUN = "from dumm_tools.cli.ending import run; from dumm_tools.cli.fs_master import group; "
@@ -113,7 +113,7 @@ def test_resolve(home: Path, tmp_path: Path) -> None:
     with pytest.raises(DummError, match="is not a directory"):
         master.resolve(str(tmp_path / "file"))
     assert master.resolve("/") == master.Master("/", None)
-    master_build.build_busybox("b")
+    busybox.build("b")
     assert master.resolve("b") == master.Master(str(home / "b"), str(home / ".b.lock"))
 
 
@@ -148,14 +148,14 @@ def check_busybox(root: Path) -> None:
 def test_build_busybox(home: Path) -> None:
     old = os.umask(0o077)
     try:
-        assert master_build.build_busybox() == "busybox"
+        assert busybox.build() == "busybox"
     finally:
         os.umask(old)
     check_busybox(home / "busybox")
     assert (home / "busybox/etc").stat().st_mode & 0o777 == 0o755
     with pytest.raises(Conflict):
-        master_build.build_busybox()
-    assert master_build.build_busybox(may_exist=True) == "busybox"
+        busybox.build()
+    assert busybox.build(may_exist=True) == "busybox"
     assert visible(home) == ["busybox"]
 
 

@@ -60,14 +60,14 @@ def build(
     is given; its root user has no password. The name of the master is printed unless --name is
     given.
     """
-    from dumm_tools.images import master, master_build
+    from dumm_tools.images import busybox, debian, master
 
     packages = [p for each in include for p in each.split(",") if p]
     if packages and what != "debian":
         raise click.UsageError("--include is for debian only")
     with Progress() as progress:
         if what == "busybox":
-            made = master_build.build_busybox(
+            made = busybox.build(
                 name or master.BUSYBOX,
                 suite=suite,
                 mirror=mirror,
@@ -76,7 +76,7 @@ def build(
                 progress=progress,
             )
         else:
-            made = master_build.build_debian(
+            made = debian.build(
                 name,
                 suite=suite,
                 include=packages,

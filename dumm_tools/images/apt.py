@@ -18,6 +18,8 @@ from dumm_tools.foreground import ProgramFailed, run
 
 Progress = Callable[[str], None]
 
+#: The suite of masters.
+DEFAULT_SUITE = "stable"
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 EXPIRED_HINT = "use --allow-expired to accept it"
 

@@ -1,0 +1,109 @@
+"""A master with a minimal Debian system, made by mmdebstrap."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+
+from dumm_tools import foreground, names
+from dumm_tools.errors import NotFound, Usage
+from dumm_tools.images import apt, cache
+
+Report = Callable[[str], None]
+
+#: Packages for a lab that mmdebstrap's smallest variant lacks.
+DEBIAN_PACKAGES = (
+    "iproute2",
+    "iputils-ping",
+    "procps",
+    "kmod",
+    "netcat-openbsd",
+    "traceroute",
+    "tcpdump",
+)
+
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_UNKNOWN = re.compile(r"^E: Unable to locate package (\S+)", re.MULTILINE)
+
+
+def build(
+    name: str | None = None,
+    *,
+    suite: str | None = None,
+    include: Sequence[str] = (),
+    mirror: str | None = None,
+    allow_expired: bool = False,
+    may_exist: bool = False,
+    progress: Report | None = None,
+) -> str:
+    """Build a master from a minimal Debian with the network tools of a lab; needs mmdebstrap.
+
+    This works without root if /etc/subuid gives the user ids, which then own the files as in a lab
+    of that user. Return the master's name, by default that of the suite.
+    """
+    from dumm_tools.running import isolation
+    from dumm_tools.trees import untar
+
+    suite = suite or apt.DEFAULT_SUITE
+    name = names.pack(name or f"debian-{suite}", "master name")
+    with cache.build("masters", name, may_exist=may_exist, progress=progress) as target:
+        if target is None:
+            return name
+        for package in include:
+            if not _PACKAGE.fullmatch(package):
+                raise Usage(f"bad package name {package!r}")
+        source = apt.check_source(suite, mirror)
+        line = f"deb [signed-by={apt.keyring()}] {source} {suite} main"
+        packages = ",".join((*DEBIAN_PACKAGES, *include))
+        options = [f'--aptopt={key} "{value}";' for key, value in apt.settings(allow_expired)]
+        with cache.scratch("masters", "debian") as work:
+            # Through a tar archive, so that we can skip device nodes and foreign owners.
+            tar = os.path.join(work, "root.tar")
+            try:
+                foreground.run(
+                    [
+                        "mmdebstrap",
+                        "--variant=minbase",
+                        "--format=tar",
+                        "--architectures=amd64",
+                        f"--include={packages}",
+                        *options,
+                        suite,
+                        tar,
+                        line,
+                    ],
+                    env={"TMPDIR": _temporary(work)},
+                    error_line=_mmdebstrap_progress(progress),
+                )
+            except foreground.ProgramFailed as e:
+                if "is expired" in e.stderr:
+                    raise apt.Expired(
+                        f"the release file of '{suite}' has expired", hint=apt.EXPIRED_HINT
+                    ) from None
+                if "does not have a Release file" in e.stderr:
+                    raise NotFound(f"no suite '{suite}' at {source}") from None
+                if missing := _UNKNOWN.search(e.stderr):
+                    raise NotFound(f"suite '{suite}' has no package '{missing[1]}'") from None
+                raise
+            foreground.end_threads()
+            isolation.become_root()  # not earlier: mmdebstrap creates its own user namespace
+            with open(tar, "rb", buffering=0) as stream:
+                untar.extract(stream, "mmdebstrap's archive", target, progress)
+            os.chmod(target, 0o755)
+            # Mount point for the kernel's modules, which each start would have to create otherwise.
+            os.makedirs(os.path.join(target, "usr/lib/modules"), exist_ok=True)
+    return name
+
+
+def _temporary(work: str) -> str:
+    """A directory for mmdebstrap's tree, which its other user ids must be able to reach."""
+    return work if os.geteuid() == 0 else os.environ.get("TMPDIR", "/tmp")
+
+
+def _mmdebstrap_progress(progress: Report | None) -> Callable[[str], None]:
+    def line(text: str) -> None:
+        if progress and text.startswith("I: "):
+            progress(f"mmdebstrap: {text[3:]}")
+
+    return line
