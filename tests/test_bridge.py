@@ -14,7 +14,7 @@ from support.labs import recorded
 from dumm_tools import statefile
 from dumm_tools.cli.bridge import cli
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
-from dumm_tools.linux import netlink, rtnl, sysfs
+from dumm_tools.linux import netlink, rtnl, sysctl, sysfs
 from dumm_tools.model import Bridge
 from dumm_tools.net import bridge, host_links, iface, link_views
 
@@ -227,7 +227,7 @@ def test_the_way_out_of_a_small_mtu_that_somebody_set(labdir: str) -> None:
     iface.set_(labdir, "alice-eth0", mtu=1400)
     assert sysfs.number("alice-eth0", "mtu") == 1400
     assert sysfs.is_up("alice-eth0")
-    assert sysfs.ipv6_is_off("alice-eth0")
+    assert sysctl.ipv6_is_off("alice-eth0")
     assert host_addresses("alice-eth0") == set()
 
 

@@ -17,7 +17,7 @@ from support.checks import one_line_error, until
 from support.labs import Lab
 from support.users import User
 
-from dumm_tools.linux import sysfs
+from dumm_tools.linux import sysctl, sysfs
 
 pytestmark = [pytest.mark.uml, pytest.mark.root]
 
@@ -209,9 +209,9 @@ def test_two_labs_and_the_last_puts_it_back(
     guest(one)
     one("dumm-bridge uplink lan2 --none")
     assert reaches(one)
-    assert not sysfs.forwards("lan2")
+    assert not sysctl.forwards("lan2")
     one("dumm-bridge delete lan0")
-    assert sysfs.forwards("wan0")
+    assert sysctl.forwards("wan0")
     other("dumm-guest create a")
     other("dumm-iface create a-eth9 --bridge lan1 --address 10.0.1.1/24")
     other("dumm-iface route add a-eth9 default --via 10.0.1.254")
@@ -219,7 +219,7 @@ def test_two_labs_and_the_last_puts_it_back(
     other("dumm-guest start a")
     assert reaches(other)
     other("dumm-fs destroy")
-    assert not sysfs.forwards("wan0")
+    assert not sysctl.forwards("wan0")
     one("dumm-fs destroy")
     assert world() == before
 
@@ -232,7 +232,7 @@ def test_made_again_with_the_bridge(internet: list[str], lab: Lab) -> None:
     # As a reboot of the host would.
     call("ip", "link", "del", "lan0")
     call("nft", "flush", "ruleset")
-    sysfs.set_forwarding("wan0", False)
+    sysctl.set_forwarding("wan0", False)
     lab("dumm-guest start a")
     assert reaches(lab)
 
@@ -249,8 +249,8 @@ def test_a_firewall_that_is_loaded_anew_makes_nothing_stay(internet: list[str], 
     assert '"wan0"' in call("nft", "list", "ruleset")
     call("nft", "flush", "ruleset")
     lab("dumm-bridge uplink lan0 --none")
-    assert not sysfs.forwards("wan0")
-    assert not sysfs.forwards("lan0")
+    assert not sysctl.forwards("wan0")
+    assert not sysctl.forwards("lan0")
     lab("dumm-bridge uplink lan0")
     call("nft", "flush", "ruleset")
     lab("dumm-fs destroy")

@@ -1,7 +1,7 @@
 """Settings of network devices in /proc/sys/net (Documentation/networking/ip-sysctl.rst).
 
-/proc/sys/net shows the caller's own network namespace. Settings disappear with their device. Device
-names must have been validated by the caller.
+/proc/sys/net, unlike /sys, shows the caller's own network namespace. Settings disappear with their
+device. Device names must have been validated by the caller.
 """
 
 from __future__ import annotations
@@ -13,18 +13,55 @@ from collections.abc import Mapping
 def set_all(family: str, device: str, values: Mapping[str, int]) -> None:
     """Set values in conf/DEVICE of `ipv4` or `ipv6`. All are tried; settings that this kernel does
     not have are skipped. OSError for the first that could not be set."""
-    place = f"/proc/sys/net/{family}/conf/{device}"
     failure: OSError | None = None
     for name, value in values.items():
         try:
-            fd = os.open(f"{place}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, b"%d\n" % value)
-            finally:
-                os.close(fd)
+            _write(family, device, name, value)
         except FileNotFoundError:
             continue
         except OSError as e:
             failure = failure or e
     if failure:
         raise failure
+
+
+def set_ipv6(device: str, on: bool) -> None:
+    """Enable or disable IPv6 on a device. FileNotFoundError if the kernel has no IPv6 or there is
+    no such device."""
+    _write("ipv6", device, "disable_ipv6", not on)
+
+
+def ipv6_is_off(device: str) -> bool:
+    """Whether IPv6 is disabled on the device or not available at all."""
+    return _read("ipv6", device, "disable_ipv6") != "0"
+
+
+def set_forwarding(device: str, on: bool) -> None:
+    """Enable or disable forwarding of the IPv4 packets that the device receives. OSError."""
+    _write("ipv4", device, "forwarding", on)
+
+
+def forwards(device: str) -> bool:
+    """Whether the kernel forwards IPv4 packets that the device receives. False if there is no such
+    device."""
+    return _read("ipv4", device, "forwarding") not in (None, "0")
+
+
+def _path(family: str, device: str, name: str) -> str:
+    return f"/proc/sys/net/{family}/conf/{device}/{name}"
+
+
+def _read(family: str, device: str, name: str) -> str | None:
+    try:
+        with open(_path(family, device, name), encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _write(family: str, device: str, name: str, value: int) -> None:
+    fd = os.open(_path(family, device, name), os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"%d\n" % value)
+    finally:
+        os.close(fd)

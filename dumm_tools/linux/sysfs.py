@@ -70,43 +70,6 @@ def ports(bridge: str) -> list[str]:
     return []
 
 
-def set_ipv6(device: str, on: bool) -> None:
-    """Enable or disable IPv6 on a device (disable_ipv6 in Documentation/networking/ip-sysctl.rst).
-    /proc/sys/net, unlike /sys, is the caller's own namespace. FileNotFoundError if the kernel has
-    no IPv6 or there is no such device."""
-    with open(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6", "w", encoding="ascii") as file:
-        file.write("0" if on else "1")
-
-
-def forwards(device: str) -> bool:
-    """Whether the kernel forwards IPv4 packets that the device receives (conf/DEVICE/forwarding in
-    Documentation/networking/ip-sysctl.rst). False if there is no such device."""
-    try:
-        with open(_forwarding(device), encoding="ascii") as file:
-            return file.read().strip() != "0"
-    except OSError:
-        return False
-
-
-def set_forwarding(device: str, on: bool) -> None:
-    """Enable or disable forwarding of the IPv4 packets that the device receives. OSError."""
-    with open(_forwarding(device), "w", encoding="ascii") as file:
-        file.write("1" if on else "0")
-
-
-def _forwarding(device: str) -> str:
-    return f"/proc/sys/net/ipv4/conf/{device}/forwarding"
-
-
-def ipv6_is_off(device: str) -> bool:
-    """Whether IPv6 is disabled on the device or not available at all."""
-    try:
-        with open(f"/proc/sys/net/ipv6/conf/{device}/disable_ipv6", encoding="ascii") as file:
-            return file.read().strip() != "0"
-    except OSError:
-        return True
-
-
 def routed() -> dict[str, bool]:
     """The devices that IPv4 routes in the main table use, and for each whether a default route does
     (/proc/net/route, proc_pid_net(5))."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from dumm_tools import address, proc
 from dumm_tools.errors import Conflict, DummError
-from dumm_tools.linux import netlink, rtnl, sysfs, tun
+from dumm_tools.linux import netlink, rtnl, sysctl, sysfs, tun
 from dumm_tools.linux.netlink import Channel, Request
 from dumm_tools.model import Bridge, Iface, State
 from dumm_tools.net import guard, host_uplink
@@ -56,7 +56,7 @@ def _quiet(device: str) -> None:
     """Keep the host's IPv6 off a link. If /proc/sys is read-only, the lack of a link-local source
     address must suffice."""
     with contextlib.suppress(OSError):
-        sysfs.set_ipv6(device, False)
+        sysctl.set_ipv6(device, False)
 
 
 def _dress(state: State, device: str, **attributes: object) -> Request:
@@ -128,7 +128,7 @@ def add_addresses(channel: Channel, device: str, addresses: list[str]) -> None:
     if not addresses:
         return
     if any(address.is_v6(a) for a in addresses):
-        sysfs.set_ipv6(device, True)
+        sysctl.set_ipv6(device, True)
     index = _index(device)
     flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
     netlink.transact(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dumm_tools import names
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
-from dumm_tools.linux import netlink, rtnl, sysfs
+from dumm_tools.linux import netlink, rtnl, sysctl, sysfs
 from dumm_tools.linux.netlink import Channel
 from dumm_tools.model import Bridge, State
 from dumm_tools.net import nat
@@ -70,7 +70,7 @@ def as_it_is(device: str) -> dict[str, bool]:
     rtnl.load()
     up = sysfs.is_up(device)
     with netlink.host() as channel:
-        speaks = not sysfs.ipv6_is_off(device) and not addresses_of(channel, device)
+        speaks = not sysctl.ipv6_is_off(device) and not addresses_of(channel, device)
     return {"up": up, "ipv6": not up and speaks}
 
 
@@ -79,7 +79,7 @@ def _plug(channel: Channel, bridge: Bridge, device: str) -> None:
         return
     try:
         if _before(bridge).get("ipv6"):
-            sysfs.set_ipv6(device, False)
+            sysctl.set_ipv6(device, False)
         index = sysfs.number(bridge.name, "ifindex")
         netlink.transact(channel, [_set(device, up=True, IFLA_MASTER=index)])
     except OSError as e:
@@ -105,7 +105,7 @@ def _put_back(channel: Channel, bridge: Bridge, device: str) -> None:
             requests.insert(0, _set(device, up=False))
         netlink.transact(channel, requests)
         if before.get("ipv6"):
-            sysfs.set_ipv6(device, True)
+            sysctl.set_ipv6(device, True)
     except OSError as e:
         raise DummError(f"cannot remove '{device}' from '{bridge.name}': {e.strerror}") from None
 

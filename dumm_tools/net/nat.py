@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 
 from dumm_tools import address, nft
 from dumm_tools.errors import DummError
-from dumm_tools.linux import sysfs
+from dumm_tools.linux import sysctl, sysfs
 from dumm_tools.model import TABLE_PREFIX, Bridge, State
 from dumm_tools.running import liveness
 
@@ -48,7 +48,7 @@ def make(state: State) -> None:
         outside = [d for d in sysfs.routed() if d != "lo" and not _of_a_lab(d)]
         mine = before.get(state.table, set()) | _remembered(state)
         kept = {d for d in mine if sysfs.exists(d) and (d in inside or not _of_a_lab(d))}
-        new = [d for d in (*inside, *outside) if sysfs.exists(d) and not sysfs.forwards(d)]
+        new = [d for d in (*inside, *outside) if sysfs.exists(d) and not sysctl.forwards(d)]
         nft.run(_replaced(state, _rules(bridges, kept | set(new))))
         try:
             _forward(new, True)
@@ -119,7 +119,7 @@ def _forward(devices: Iterable[str], on: bool) -> None:
     for device in devices:
         try:
             if sysfs.exists(device):
-                sysfs.set_forwarding(device, on)
+                sysctl.set_forwarding(device, on)
         except OSError as e:
             raise DummError(f"cannot set forwarding of '{device}': {e.strerror}") from None
 

@@ -19,7 +19,7 @@ import time
 
 from dumm_tools import errors, holder, nft, proc
 from dumm_tools.errors import Conflict, DummError
-from dumm_tools.linux import child, namespaces, process, sysfs
+from dumm_tools.linux import child, namespaces, process, sysctl, sysfs
 from dumm_tools.linux import mount as mnt
 from dumm_tools.model import State
 from dumm_tools.statefile import lock
@@ -198,7 +198,7 @@ def _start(labdir: str, argv: list[str], held: int) -> None:
     try:
         namespaces.enter(held, namespaces.CLONE_NEWNET)
         _await_device(pidfd)
-        sysfs.set_forwarding(DEVICE, True)
+        sysctl.set_forwarding(DEVICE, True)
     except BaseException:
         ended = process.wait_exit(pidfd, 0)
         process.send_signal(pidfd, signal.SIGKILL)
