@@ -179,8 +179,8 @@ def look(root: Path, *, times: bool) -> Look:
 
 
 def without_owners_of_links(found: Look) -> Look:
-    """Changes that a guest can make: hostfs cannot change the owner of a symbolic link, but reports
-    success."""
+    """The tree as far as a guest can change it: on hostfs, changing the owner of a symbolic link
+    reports success and does nothing."""
     return {
         name: (about[0], *about[3:]) if name[:1] == b"/" and stat.S_ISLNK(about[0]) else about
         for name, about in found.items()

@@ -179,7 +179,7 @@ def new_lab(
 
 @contextlib.contextmanager
 def shared(directory: Path, packs: Path) -> Iterator[Lab]:
-    """A working set that all tests of a file use, by the file's own fixture `lab`."""
+    """A working set for all tests of a file, which defines a fixture `lab` with it."""
     lab = Lab(directory, packs)
     lab(["dumm-fs", "init", "--kernel", SUITES[0], "--master", "busybox"])
     try:

@@ -17,11 +17,18 @@ import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from support import ROOT, STRICT, masters, namespaces
 from support.labs import FAILED
 from support.world import World
+
+# Hypothesis generates the same cases in every run, so that no failure comes and goes by itself;
+# `--hypothesis-profile=chance` tries new ones.
+hypothesis.settings.register_profile("chance", derandomize=False)
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile("same")
 
 _before = pytest.StashKey[World]()
 _no_namespace = pytest.StashKey[str]()

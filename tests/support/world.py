@@ -18,7 +18,7 @@ class Mount(NamedTuple):
 
 
 def mounts() -> list[Mount]:
-    """The mounts in this process's namespace."""
+    """The mount points in this process's namespace."""
     found = []
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
