@@ -147,7 +147,8 @@ def decompressed(argv: Sequence[str], chunks: Iterator[bytes]) -> Iterator[int]:
     finally:
         os.close(reader)
         if running is not None and running.is_alive():
-            running.kill()
+            with contextlib.suppress(ProcessLookupError):  # it ended just now
+                running.kill()
 
 
 def _reason(stderr: str) -> str:
