@@ -123,34 +123,65 @@ def create(labdir: str, state: State) -> None:
         _replace(labdir, records.encode(state))
 
 
-@contextlib.contextmanager
-def unbroken() -> Iterator[None]:
-    """Ctrl-C inside the block waits for its end; a second one does not."""
-    caught = 0
+class _Deferral:
+    """A Ctrl-C that is put off: how many came, and whether anything has been begun that must be
+    completed or undone."""
 
-    def later(*_: object) -> None:
-        nonlocal caught
-        caught += 1
-        if caught > 1:
+    def __init__(self) -> None:
+        self.caught, self.begun, self.waiting = 0, False, False
+
+    def take(self, *_: object) -> None:
+        self.caught += 1
+        if self.caught > 1 or self.waiting:
             raise KeyboardInterrupt
 
+
+_deferral: ContextVar[_Deferral | None] = ContextVar("deferral", default=None)
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Ctrl-C inside the block waits for its end; a second one does not, nor does one that arrives
+    while the lab's lock is awaited for the first time."""
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, for example
         yield
         return
-    signal.signal(signal.SIGINT, later)
+    deferral = _Deferral()
+    reset = _deferral.set(deferral)
+    signal.signal(signal.SIGINT, deferral.take)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if caught == 1:
+        _deferral.reset(reset)
+        if deferral.caught == 1:
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Within `unbroken`, obey Ctrl-C immediately as long as nothing has been begun."""
+    deferral = _deferral.get()
+    if deferral is None or deferral.begun:
+        yield
+        return
+    deferral.waiting = True
+    try:
+        if deferral.caught:
+            raise KeyboardInterrupt
+        yield
+    finally:
+        deferral.waiting = False
 
 
 @contextlib.contextmanager
 def _locked(labdir: str) -> Iterator[None]:
     fd = os.open(os.path.join(labdir, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        lock(fd, LOCK_TIMEOUT, f"the working set '{labdir}'")
+        with _interruptible():
+            lock(fd, LOCK_TIMEOUT, f"the working set '{labdir}'")
+        if (deferral := _deferral.get()) is not None:
+            deferral.begun = True
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         yield

@@ -7,16 +7,18 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 from support import PATIENCE, ROOT
-from support.checks import one_line_error, until
+from support.checks import has_open, is_waiting, one_line_error, until
 from support.guests import state_of
 from support.labs import Lab, recorded
 
@@ -352,8 +354,14 @@ def test_the_launcher_of_a_jail_keeps_the_turn_until_the_pid_is_written(tmp_path
         os.close(60)
         os.close(own)  # as if the command that starts the guest were killed
         assert not is_free(path)
-        with pid_file.open() as written:  # the launcher opens it at the same time
-            pid, started = map(int, written.read().split())
+        written = os.open(pid_file, os.O_RDONLY | os.O_NONBLOCK)
+        # The launcher can open it for writing now; one that fails never does.
+        until(
+            lambda: select.select([written], [], [], 0)[0] or launcher.poll() is not None,
+            "the launcher has written the pid",
+        )
+        pid, started = map(int, os.read(written, 100).split())
+        os.close(written)
     assert launcher.returncode == 0
     pidfd = process.open_pidfd(pid, started)
     assert pidfd is not None
@@ -363,3 +371,24 @@ def test_the_launcher_of_a_jail_keeps_the_turn_until_the_pid_is_written(tmp_path
     finally:
         process.send_signal(pidfd, signal.SIGKILL)
         os.close(pidfd)
+
+
+def test_ctrl_c_while_a_turn_waits_for_the_lab(lab: Lab) -> None:
+    """Nothing has been begun, so the command ends, however long it would go on waiting."""
+    lab("dumm-guest create alice")
+    code = (
+        "import os\nfrom dumm_tools import statefile\nfrom dumm_tools.running import turn\n"
+        "statefile.LOCK_TIMEOUT = 1e6\n"
+        "with turn.taken('.', 'alice'), statefile.transaction('.', apart=True):\n"
+        "    print('changed')\n"
+    )
+    with (lab.directory / ".lock").open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = lab.start([sys.executable, "-c", code])
+        until(lambda: has_open(waiting.pid, lab.directory / ".lock"), "it waits")
+        until(lambda: is_waiting(waiting.pid), "it waits for the lock")
+        waiting.send_signal(signal.SIGINT)
+        out, err = waiting.communicate(timeout=PATIENCE)
+    assert waiting.returncode == -signal.SIGINT
+    assert out == b""
+    assert b"KeyboardInterrupt" in err
