@@ -371,6 +371,17 @@ def test_the_launcher_of_a_jail_keeps_the_turn_until_the_pid_is_written(tmp_path
     finally:
         process.send_signal(pidfd, signal.SIGKILL)
         os.close(pidfd)
+        until(lambda: not run_with(str(pid_file)), "the keeper of the jail has ended, too")
+
+
+def run_with(argument: str) -> list[Path]:
+    """Return the processes that have an argument."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            if argument.encode() in path.read_bytes().split(b"\0"):
+                found.append(path)
+    return found
 
 
 def test_ctrl_c_while_a_turn_waits_for_the_lab(lab: Lab) -> None:
