@@ -66,8 +66,8 @@ def reset(labdir: str, name: str) -> None:
 def commit(
     labdir: str, name: str, to: str, *, warn: Report, progress: Report | None = None
 ) -> None:
-    """Make a stopped guest's changes a new layer, where `to` is a path, or else a new master
-    called `to`, of all that the guest sees. Conflict while it runs, and where `to` exists."""
+    """Save a stopped guest's changes as a new layer if `to` is a path, or else all that the
+    guest sees as a new master `to`. Conflict while it runs, and if `to` exists."""
     as_layer, is_open = "/" in to, False
     if not as_layer:
         names.pack(to, "master name")
@@ -98,7 +98,7 @@ def commit(
 
 @contextlib.contextmanager
 def kept_stopped(labdir: str, state: State, guest: Guest, how: int) -> Iterator[None]:
-    """See to it that the guest is stopped and not started: `start` needs this lock for itself."""
+    """Keep the guest stopped: `start` needs this lock exclusively."""
     now = liveness.guest_state(labdir, state, guest)
     if now not in ("stopped", "crashed"):
         raise Conflict(f"guest '{guest.name}' is {now}", hint=f"dumm-guest stop {guest.name}")
@@ -113,7 +113,7 @@ def kept_stopped(labdir: str, state: State, guest: Guest, how: int) -> Iterator[
 
 
 def _mounted(labdir: str, change: Transaction, guest: Guest, stack: contextlib.ExitStack) -> None:
-    """Have the guest's tree mounted; taken off again at the end when it was not."""
+    """Mount the guest's tree until the end of `stack`, unless it is mounted already."""
     if not choice.mount(labdir, change.state, guest):
         return
 
@@ -126,9 +126,10 @@ def _mounted(labdir: str, change: Transaction, guest: Guest, stack: contextlib.E
 
 @contextlib.contextmanager
 def staged(to: str) -> Iterator[str]:
-    """An empty directory that gets the name `to` when the block ends well, and goes away else.
+    """Yield an empty directory that is renamed to `to` if the block succeeds, and is removed
+    otherwise.
 
-    It grows beside its final place: what killed commands left there is swept up.
+    It is built next to its final place, where leftovers of killed commands are removed, too.
     """
     # Links on the way are followed once: what is known of that place holds to the end.
     parent, own = os.path.split(os.path.abspath(to))

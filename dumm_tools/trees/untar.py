@@ -68,7 +68,9 @@ def extract(source: BinaryIO, label: str, target: str, progress: Report | None =
                 why = "ends too early" if job.entries else _NONE
                 raise DummError(f"'{label}' {why}")
             if not _drain(archive.rest()):
-                raise DummError(f"'{label}' continues after its end: is it several archives?")
+                raise DummError(
+                    f"'{label}' continues after its end: is it several archives in one?"
+                )
         _finish_directories(job)
     except _DAMAGE as e:
         text = str(e) or type(e).__name__
