@@ -30,11 +30,19 @@ def lives(labdir: str) -> tuple[int, int] | None:
 def is_inside(labdir: str) -> bool:
     """Whether this process is in the lab's own user and network namespaces."""
     known = lives(labdir)
-    if known is None:
-        return False
+    return known is not None and _shares(known[0])
+
+
+def is_among_processes(labdir: str) -> bool:
+    """Whether this process is in the lab's pid namespace, too, as those of `dumm-guest exec --host`
+    are: recorded pids, which are those of /proc, name other processes to system calls there."""
+    return is_inside(labdir) and os.readlink("/proc/self") != str(os.getpid())
+
+
+def _shares(pid: int) -> bool:
     try:
         return all(
-            os.stat(f"/proc/{known[0]}/ns/{kind}").st_ino
+            os.stat(f"/proc/{pid}/ns/{kind}").st_ino
             == os.stat(f"/proc/thread-self/ns/{kind}").st_ino
             for kind in ("user", "net")
         )

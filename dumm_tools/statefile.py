@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
-import signal
 from collections.abc import Iterator
-from contextvars import ContextVar
 
-from dumm_tools import holder, records
-from dumm_tools.errors import DummError, NotFound, TimedOut
+from dumm_tools import holder, records, waiting
+from dumm_tools.errors import DummError, NotFound
 from dumm_tools.model import State
 from dumm_tools.records import Outline
 
@@ -26,7 +23,6 @@ LOCK = ".lock"
 LOCK_TIMEOUT = 10.0
 
 #: Whether we are inside a transaction.
-_locked_here: ContextVar[bool] = ContextVar("locked_here", default=False)
 
 
 def load(labdir: str) -> State:
@@ -87,13 +83,13 @@ def transaction(labdir: str, *, apart: bool = False) -> Iterator[Transaction]:
     immediately.
     """
     _need_working_set(labdir)
-    with _locked(labdir), unbroken():
+    with _locked(labdir), waiting.unbroken():
         change = Transaction(labdir)
         if not (apart or change.state.here) and holder.lives(labdir):
             raise DummError(
                 f"the lab in '{labdir}' can only be changed from inside its own namespaces"
             )
-        here = _locked_here.set(True)
+        locked = waiting.locked.set(True)
         try:
             yield change
             change.save()
@@ -101,14 +97,7 @@ def transaction(labdir: str, *, apart: bool = False) -> Iterator[Transaction]:
             change.revert()
             raise
         finally:
-            _locked_here.reset(here)
-
-
-def must_not_wait(whom: str) -> None:
-    """Raise RuntimeError inside a transaction: nothing that may delay us is waited for under the
-    lab's lock, least of all a guest's answer."""
-    if _locked_here.get():
-        raise RuntimeError(f"{whom} would be waited for under the lab's lock")
+            waiting.locked.reset(locked)
 
 
 def need_here(state: State) -> None:
@@ -123,94 +112,18 @@ def create(labdir: str, state: State) -> None:
         _replace(labdir, records.encode(state))
 
 
-class _Deferral:
-    """A Ctrl-C that is put off: how many came, and whether anything has been begun that must be
-    completed or undone."""
-
-    def __init__(self) -> None:
-        self.caught, self.begun, self.waiting = 0, False, False
-
-    def take(self, *_: object) -> None:
-        self.caught += 1
-        if self.caught > 1 or self.waiting:
-            raise KeyboardInterrupt
-
-
-_deferral: ContextVar[_Deferral | None] = ContextVar("deferral", default=None)
-
-
-@contextlib.contextmanager
-def unbroken() -> Iterator[None]:
-    """Ctrl-C inside the block waits for its end; a second one does not, nor does one that arrives
-    while the lab's lock is awaited for the first time."""
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # ignored, for example
-        yield
-        return
-    deferral = _Deferral()
-    reset = _deferral.set(deferral)
-    signal.signal(signal.SIGINT, deferral.take)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        _deferral.reset(reset)
-        if deferral.caught == 1:
-            raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Within `unbroken`, obey Ctrl-C immediately as long as nothing has been begun."""
-    deferral = _deferral.get()
-    if deferral is None or deferral.begun:
-        yield
-        return
-    deferral.waiting = True
-    try:
-        if deferral.caught:
-            raise KeyboardInterrupt
-        yield
-    finally:
-        deferral.waiting = False
-
-
 @contextlib.contextmanager
 def _locked(labdir: str) -> Iterator[None]:
     fd = os.open(os.path.join(labdir, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        with _interruptible():
-            lock(fd, LOCK_TIMEOUT, f"the working set '{labdir}'")
-        if (deferral := _deferral.get()) is not None:
-            deferral.begun = True
+        with waiting.first():
+            waiting.lock(fd, LOCK_TIMEOUT, f"the working set '{labdir}'")
+        waiting.begin()
         os.ftruncate(fd, 0)
         os.pwrite(fd, b"%d\n" % os.getpid(), 0)
         yield
     finally:
         os.close(fd)
-
-
-def lock(fd: int, timeout: float, what: str) -> None:
-    """Take an exclusive flock within `timeout` seconds; TimedOut names the holder's pid."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    except BlockingIOError:
-        pass
-
-    def expired(*_: object) -> None:
-        raise TimeoutError
-
-    previous = signal.signal(signal.SIGALRM, expired)
-    signal.setitimer(signal.ITIMER_REAL, timeout)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    except TimeoutError:
-        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-        by = f" by process {holder}" if holder.isdigit() else ""
-        raise TimedOut(f"{what} is locked{by}") from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def _replace(labdir: str, text: str) -> None:

@@ -436,6 +436,24 @@ def test_exec_on_the_host(people: People, kind: str) -> None:
     assert inside == namespaces(holder_of(lab))["net"]
 
 
+def test_only_looking_is_possible_from_inside(people: People) -> None:
+    """Recorded pids name other processes there: the holder seemed to have ended."""
+    lab = people.lab(KINDS[0], "inside")
+    lab("dumm-bridge create lan0 --address 10.0.0.254/24")
+    assert lab.host("dumm-bridge list -q").lines == ["lan0"]
+    for command in (
+        "dumm-bridge create lan1",
+        "dumm-bridge uplink lan0 --nat",
+        "dumm-guest create a",
+    ):
+        assert "namespaces" in one_line_error(
+            lab.host(command, status=4).err, tool=command.split()[0]
+        )
+    assert lab("dumm-bridge list -o name,state,uplink").lines == ["lan0\tup\t-"]
+    assert lab("dumm-guest list -q").out == ""
+    lab("dumm-guest create a")
+
+
 def test_interrupting_exec_on_the_host(people: People) -> None:
     lab = people.lab(KINDS[0], "interrupted")
     script = "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.05; done"

@@ -28,6 +28,7 @@ from dumm_tools.errors import TimedOut
 from dumm_tools.linux import process
 from dumm_tools.model import Guest
 from dumm_tools.running import contact, liveness, turn
+from dumm_tools.waiting import must_not_wait, unbroken
 
 KINDS = ("host", "isolated") if ROOT else ("isolated",)
 
@@ -395,11 +396,50 @@ def test_ctrl_c_while_a_turn_waits_for_the_lab(lab: Lab) -> None:
     )
     with (lab.directory / ".lock").open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        waiting = lab.start([sys.executable, "-c", code])
-        until(lambda: has_open(waiting.pid, lab.directory / ".lock"), "it waits")
-        until(lambda: is_waiting(waiting.pid), "it waits for the lock")
-        waiting.send_signal(signal.SIGINT)
-        out, err = waiting.communicate(timeout=PATIENCE)
-    assert waiting.returncode == -signal.SIGINT
+        command = lab.start([sys.executable, "-c", code])
+        until(lambda: has_open(command.pid, lab.directory / ".lock"), "it waits")
+        until(lambda: is_waiting(command.pid), "it waits for the lock")
+        command.send_signal(signal.SIGINT)
+        out, err = command.communicate(timeout=PATIENCE)
+    assert command.returncode == -signal.SIGINT
     assert out == b""
     assert b"KeyboardInterrupt" in err
+
+
+def test_ctrl_c_does_not_break_what_was_begun(tmp_path: Path) -> None:
+    """After the host's end of a cable was cut, for example: the record follows."""
+    labdir = recorded(tmp_path, "alice")
+
+    def note(key: str) -> None:
+        with store.transaction(labdir, apart=True) as change:
+            change.state.extra[key] = 1
+
+    def in_a_block_of_its_own() -> None:
+        with unbroken():
+            signal.raise_signal(signal.SIGINT)
+            note("1")
+
+    def after_a_first_change() -> None:
+        with turn.taken(labdir, "alice"):
+            note("2")
+            signal.raise_signal(signal.SIGINT)
+            note("3")
+
+    def after_talking_to_the_guest() -> None:
+        with turn.taken(labdir, "alice"):
+            must_not_wait("a guest")  # called by all that talks to one
+            signal.raise_signal(signal.SIGINT)
+            note("4")
+
+    def before_anything() -> None:
+        with turn.taken(labdir, "alice"):
+            signal.raise_signal(signal.SIGINT)
+            note("never")
+
+    for work in (
+        *(in_a_block_of_its_own, after_a_first_change, after_talking_to_the_guest),
+        before_anything,
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    assert sorted(store.load(labdir).extra) == ["1", "2", "3", "4"]

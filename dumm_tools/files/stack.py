@@ -15,7 +15,8 @@ from dumm_tools.files import choice, exchange, mounts
 from dumm_tools.images import cache
 from dumm_tools.model import Guest, State
 from dumm_tools.running import guest_views, liveness, turn
-from dumm_tools.statefile import load, transaction, unbroken
+from dumm_tools.statefile import load, transaction
+from dumm_tools.waiting import unbroken
 
 Layers = list[str]
 OnError = Callable[[str, Exception], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from dumm_tools import holder, names
+from dumm_tools import holder, names, waiting
 from dumm_tools import statefile as store
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.files import choice, exchange, mounts, workdir
@@ -27,7 +27,7 @@ def init(labdir: str, *, kernel_spec: str | None, master_spec: str | None, isola
     behind."""
     core = kernel.resolve(kernel_spec).path if kernel_spec else None
     tree_ = master.resolve(master_spec).path if master_spec else None
-    with store.unbroken(), contextlib.ExitStack() as undo:
+    with waiting.unbroken(), contextlib.ExitStack() as undo:
         if not os.path.isdir(labdir):
             os.mkdir(labdir, 0o700)
             undo.callback(_remove, os.rmdir, labdir)

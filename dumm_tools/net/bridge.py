@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
-from dumm_tools import address, names, statefile
+from dumm_tools import address, names, statefile, waiting
 from dumm_tools.agent.client import ANSWER_TIMEOUT
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import netlink, rtnl
@@ -49,7 +49,7 @@ def delete(
     reported to `warn`. Usage, NotFound, Conflict."""
     names.bridge(name)
     rtnl.load()
-    with statefile.unbroken():
+    with waiting.unbroken():
         with statefile.transaction(labdir) as change:
             state = change.state
             if if_exists and name not in state.bridges:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from dumm_tools import statefile
+from dumm_tools import statefile, waiting
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.linux.netlink import Channel
@@ -115,7 +115,7 @@ def plug_host(channel: Channel, undo: contextlib.ExitStack, state: State, iface:
 def cut_off(labdir: str, iface: Iface, *, down: bool) -> Iterator[None]:
     """Tell the guest, inside this block, about an interface that was unplugged on the host: if that
     fails, it is recorded nevertheless. Ctrl-C waits for the end."""
-    with statefile.unbroken():
+    with waiting.unbroken():
         try:
             yield
         except (DummError, OSError):

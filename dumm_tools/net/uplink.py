@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from typing import NamedTuple
 
-from dumm_tools import statefile
+from dumm_tools import holder, statefile
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.linux.netlink import Channel
@@ -31,6 +31,10 @@ def set_(labdir: str, name: str, uplink: str, *, host_access: bool = False) -> l
     """Give a bridge its uplink, "nat" or "to:DEVICE", in the lab's namespaces, which are entered;
     with `host_access`, guests can reach the host's own services through "nat", too. Return
     warnings. On failure the record is restored. Usage, NotFound, Conflict, DummError."""
+    if uplink == "nat" and holder.is_inside(labdir):
+        raise Conflict(
+            "this lab has its own namespaces, and its way out can only be opened from outside them"
+        )
     change = _record(labdir, name, uplink, host_access)
     try:
         entry.bring_up(labdir)

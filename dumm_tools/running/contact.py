@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import Iterator
 
-from dumm_tools import statefile
+from dumm_tools import waiting
 from dumm_tools.agent import protocol
 from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line
 from dumm_tools.agent.protocol import BadFrame, LineLost, Ready
@@ -23,7 +23,7 @@ from dumm_tools.running import liveness
 
 @contextlib.contextmanager
 def _taken(labdir: str, name: str, numbers: range, deadline: float) -> Iterator[Line]:
-    statefile.must_not_wait(f"guest '{name}'")
+    waiting.must_not_wait(f"guest '{name}'")
     pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is None:
         raise Conflict(f"guest '{name}' is not running")
@@ -145,7 +145,7 @@ def _reply(labdir: str, name: str) -> tuple[str, str]:
 def mconsole(labdir: str, name: str, command: str, timeout: float = ANSWER_TIMEOUT) -> str:
     """Send an mconsole command to the guest's kernel and return its answer; DummError with the
     kernel's text if it refuses, Conflict if nobody is there, TimedOut."""
-    statefile.must_not_wait(f"guest '{name}'")
+    waiting.must_not_wait(f"guest '{name}'")
     path = os.path.join(liveness.umid_dir(labdir, name), "mconsole")
     try:
         failed, text = mc.request(path, command, timeout, reply=_reply(labdir, name))

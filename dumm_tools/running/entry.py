@@ -3,8 +3,8 @@ and to check: a lab on the host's network has none."""
 
 from __future__ import annotations
 
-from dumm_tools import statefile
-from dumm_tools.errors import DummError
+from dumm_tools import holder, statefile
+from dumm_tools.errors import Conflict, DummError
 from dumm_tools.records import Outline
 
 
@@ -14,7 +14,7 @@ def enter(labdir: str) -> bool:
         return False
     from dumm_tools.running import isolation
 
-    return isolation.enter(labdir)
+    return holder.is_inside(labdir) or isolation.enter(labdir)
 
 
 def bring_up(labdir: str) -> bool:
@@ -26,6 +26,13 @@ def bring_up(labdir: str) -> bool:
         return False
     from dumm_tools.running import isolation
 
+    if holder.is_among_processes(labdir):
+        raise Conflict(
+            "this is inside the lab's own namespaces, where only looking is possible",
+            hint="run the command outside 'dumm-guest exec --host' and 'dumm-console shell --host'",
+        )
+    if holder.is_inside(labdir):
+        return True
     if outline.has_nat:
         _bring_up_with_way_out(labdir)
         return True

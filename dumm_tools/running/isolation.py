@@ -17,7 +17,8 @@ from dumm_tools import agent, errors, holder, messages, proc
 from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.linux import namespaces, pinned, process
 from dumm_tools.running import liveness
-from dumm_tools.statefile import load, lock, transaction
+from dumm_tools.statefile import load, transaction
+from dumm_tools.waiting import lock
 
 #: Seconds to wait for another command that is creating the namespaces.
 MAKE_TIMEOUT = 10.0

@@ -14,7 +14,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from dumm_tools import holder, statefile
+from dumm_tools import holder, waiting
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import process
 
@@ -86,7 +86,7 @@ def await_alive_lock(
     """As `take_alive_lock`, but wait until the lock is free; TimedOut."""
     fd = _open_alive_lock(labdir, name, flags)
     try:
-        statefile.lock(fd, timeout, f"guest '{name}'")
+        waiting.lock(fd, timeout, f"guest '{name}'")
     except BaseException:
         os.close(fd)
         raise
@@ -100,7 +100,7 @@ def _open_alive_lock(labdir: str, name: str, flags: int) -> int:
 
 def await_end(labdir: str, name: str, timeout: float) -> None:
     """Wait for a guest's process and its jail to be gone; TimedOut."""
-    statefile.must_not_wait(f"the end of guest '{name}'")
+    waiting.must_not_wait(f"the end of guest '{name}'")
     with contextlib.suppress(FileNotFoundError):
         os.close(await_alive_lock(labdir, name, timeout, os.O_RDWR))
 

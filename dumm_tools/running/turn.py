@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from dumm_tools import names, statefile
+from dumm_tools import names, statefile, waiting
 from dumm_tools.errors import DummError, NotFound, TimedOut, Usage
 from dumm_tools.running import liveness
 
@@ -35,7 +35,7 @@ def taken(labdir: str, name: str, timeout: float = TIMEOUT) -> Iterator[int | No
     """
     fd = _take(labdir, name, time.monotonic() + timeout)
     try:
-        with statefile.unbroken():
+        with waiting.unbroken(begun=False):
             yield fd
     finally:
         if fd is not None:
@@ -53,20 +53,20 @@ def await_launch(labdir: str, name: str, deadline: float) -> None:
 @contextlib.contextmanager
 def of_templates(labdir: str) -> Iterator[None]:
     """The turn for changing the loaded template, which affects all guests. TimedOut."""
-    statefile.must_not_wait("the turn of the templates")
+    waiting.must_not_wait("the turn of the templates")
     with contextlib.suppress(FileExistsError):
         os.mkdir(os.path.join(labdir, "run"), 0o700)
     fd = _opened(os.path.join(labdir, "run", "templates.turn"))
     try:
-        statefile.lock(fd, PATIENCE + TIMEOUT, "the template")
-        with statefile.unbroken():
+        waiting.lock(fd, PATIENCE + TIMEOUT, "the template")
+        with waiting.unbroken():
             yield
     finally:
         os.close(fd)
 
 
 def _take(labdir: str, name: str, deadline: float) -> int | None:
-    statefile.must_not_wait(f"the turn of guest '{name}'")
+    waiting.must_not_wait(f"the turn of guest '{name}'")
     try:
         directory = liveness.run_dir(labdir, names.guest(name))
     except Usage:
@@ -84,7 +84,7 @@ def _take(labdir: str, name: str, deadline: float) -> int | None:
             continue
         try:
             left = max(0.001, deadline - time.monotonic())
-            statefile.lock(fd, left, f"guest '{name}'")
+            waiting.lock(fd, left, f"guest '{name}'")
             if _is_at(fd, os.path.join(directory, "turn")):
                 with contextlib.suppress(OSError):  # a full disk: only its name is missing
                     os.ftruncate(fd, 0)

@@ -22,7 +22,7 @@ from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import child, namespaces, process, sysctl, sysfs
 from dumm_tools.linux import mount as mnt
 from dumm_tools.model import State
-from dumm_tools.statefile import lock
+from dumm_tools.waiting import lock
 
 #: The device in the lab.
 DEVICE = "uplink"
@@ -134,7 +134,8 @@ def _in_child(labdir: str) -> None:
         namespaces.enter(pidfd, namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWPID)
         inner = os.fork()
         if inner:
-            os.waitpid(inner, 0)
+            if os.waitpid(inner, 0)[1]:
+                os._exit(1)  # it has written why, unless it was killed
         else:
             _start(labdir, argv, pidfd)
 
