@@ -8,8 +8,7 @@ import json
 import os
 
 from dumm_tools import proc
-from dumm_tools.linux import message_classes as messages
-from dumm_tools.linux import netlink
+from dumm_tools.linux import message_classes, netlink
 from dumm_tools.linux.netlink import Request
 
 _NFT_MSG_GETTABLE = 10 << 8 | 1  # linux/netfilter/nfnetlink.h, nf_tables.h
@@ -46,7 +45,9 @@ def has_table(family: int, name: str) -> bool:
     """Whether a table with this name exists. OSError if the kernel cannot tell."""
     fields = {"nfgen_family": family}
     attributes = [("NFTA_TABLE_NAME", name)]
-    data = messages.encode(messages.nft_table(), _NFT_MSG_GETTABLE, 0, fields, attributes)
+    data = message_classes.encode(
+        message_classes.nft_table(), _NFT_MSG_GETTABLE, 0, fields, attributes
+    )
     with netlink.host(netlink.NETLINK_NETFILTER) as channel:
         try:
             netlink.query(channel, Request(data, name))

@@ -33,7 +33,7 @@ _deferral: ContextVar[_Deferral | None] = ContextVar("deferral", default=None)
 
 def must_not_wait(whom: str) -> None:
     """Raise RuntimeError inside a transaction: nothing that may delay us is waited for under the
-    lab's lock, least of all a guest's answer. What is awaited may change something: see `begin`."""
+    lab's lock, least of all a guest's answer. Callers are about to act on a guest: `begin`."""
     if locked.get():
         raise RuntimeError(f"{whom} would be waited for under the lab's lock")
     begin()

@@ -31,13 +31,14 @@ def floor(module: str) -> str:
     return "."
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The full names of all that a module imports, anywhere in it, except for type checking."""
+def imports(path: Path, *, types: bool = False) -> Iterator[str]:
+    """The full names of everything that a module imports, anywhere in it; those for type checking
+    only with `types`."""
     tree = ast.parse(path.read_text())
     unseen = [
         inner
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not types
         for statement in node.body
         for inner in ast.walk(statement)
     ]
@@ -63,8 +64,8 @@ def ours(module: str) -> str:
 
 
 def ours_among(path: Path) -> set[str]:
-    """The modules of the package that a module imports."""
-    return {ours(name) for name in imports(path) if name.split(".")[0] == "dumm_tools"}
+    """The modules of the package that a module imports, also those for type checking only."""
+    return {ours(name) for name in imports(path, types=True) if name.split(".")[0] == "dumm_tools"}
 
 
 def dot(modules: bool) -> str:

@@ -84,6 +84,12 @@ def test_programs_are_run_in_two_places() -> None:
         if re.search(r"\bos\.(posix_spawn|exec[lv])", path.read_text())
     }
     assert spawners <= {"linux", "running", "guests"}
+    # Except for `linux/child`, where a child has other duties than to report an error.
+    forkers = {ours(m) for m, path in MODULES.items() if "os.fork(" in path.read_text()}
+    assert forkers == {
+        *("dumm_tools.linux.child", "dumm_tools.running.isolation", "dumm_tools.running.usernet"),
+        *("dumm_tools.net.capture", "dumm_tools.cli.batch"),
+    }
 
 
 def test_only_output_and_commands_write_to_stdout() -> None:

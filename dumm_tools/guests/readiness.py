@@ -19,7 +19,7 @@ from dumm_tools.running import contact, guest_views, liveness, turn
 from dumm_tools.statefile import load
 
 #: Seconds to wait for one guest while others may be ready.
-TURN = 1.0
+ROUND = 1.0
 #: Seconds that the log of a kernel that has ended may take to be complete.
 LAST_WORDS = 1.0
 
@@ -40,10 +40,10 @@ def settle(
     labdir: str, booting: Booting, *, wait: bool, grace: float, warn: Callable[[str], None]
 ) -> Booting | None:
     """Wait until the jail has started the kernel and, with `wait`, until the agent has answered.
-    Return None then. If it takes longer than TURN and there is time left, return what remains to be
+    Return None then. If it takes longer than ROUND and there is time left, return what remains to be
     waited for. The first turn lasts at least `grace` seconds, even past the deadline."""
     name, begin = booting.name, time.monotonic()
-    end = min(begin + TURN, booting.deadline)
+    end = min(begin + ROUND, booting.deadline)
     if booting.jail is not None:
         if text := booting.jail.wait():
             reason = text.rpartition("\n")[2]

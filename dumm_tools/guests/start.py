@@ -52,7 +52,7 @@ def start(
         nonlocal done
         while True:
             booting = pending.popleft()
-            grace = min(readiness.TURN, timeout)
+            grace = min(readiness.ROUND, timeout)
             try:
                 left = readiness.settle(labdir, booting, wait=wait, grace=grace, warn=warn)
             except Exception as e:  # a failure does not stop the others

@@ -10,8 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 
-from dumm_tools.linux import message_classes as messages
-from dumm_tools.linux import netlink
+from dumm_tools.linux import message_classes, netlink
 from dumm_tools.linux.netlink import Request
 
 _RTM_NEWQDISC = 36
@@ -90,10 +89,10 @@ def _request(
     kind: int,
     flags: int,
     fields: dict[str, int],
-    attributes: messages.Attributes,
+    attributes: message_classes.Attributes,
     subject: str,
 ) -> Request:
-    data = messages.encode(messages.bpf_filter(), kind, flags, fields, attributes)
+    data = message_classes.encode(message_classes.bpf_filter(), kind, flags, fields, attributes)
     return Request(data, subject)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from dumm_tools.linux import message_classes as messages
-from dumm_tools.linux import netlink
+from dumm_tools.linux import message_classes, netlink
 from dumm_tools.linux.netlink import Channel, Request
 
 _RTM_NEWQDISC = 36
@@ -69,30 +68,34 @@ def remove(index: int, subject: str) -> Request:
 
 
 def _request(
-    kind: int, index: int, subject: str, flags: int = 0, attributes: messages.Attributes = ()
+    kind: int, index: int, subject: str, flags: int = 0, attributes: message_classes.Attributes = ()
 ) -> Request:
     fields = {"index": index, "handle": _HANDLE, "parent": _TC_H_ROOT}
-    return Request(messages.encode(messages.qdisc(), kind, flags, fields, attributes), subject)
+    return Request(
+        message_classes.encode(message_classes.qdisc(), kind, flags, fields, attributes), subject
+    )
 
 
 def read(channel: Channel, index: int) -> Netem | None:
     """The current netem of a device."""
-    data = messages.encode(messages.qdisc(), _RTM_GETQDISC, netlink.NLM_F_DUMP, {"index": index})
+    data = message_classes.encode(
+        message_classes.qdisc(), _RTM_GETQDISC, netlink.NLM_F_DUMP, {"index": index}
+    )
     for answer in netlink.query(channel, Request(data, "qdiscs")):
-        message = messages.decode(messages.qdisc(), answer, "qdisc")
+        message = message_classes.decode(message_classes.qdisc(), answer, "qdisc")
         # Some kernels do not filter a dump by index.
-        if message["index"] == index and messages.text(message, "TCA_KIND") == "netem":
+        if message["index"] == index and message_classes.text(message, "TCA_KIND") == "netem":
             with netlink.decoding("qdisc"):
-                return _netem(messages.value(message, "TCA_OPTIONS", dict))
+                return _netem(message_classes.value(message, "TCA_OPTIONS", dict))
     return None
 
 
 def _netem(options: Any) -> Netem:
     def number(attribute: str) -> int:
-        return messages.value(options, attribute, int) or 0
+        return message_classes.value(options, attribute, int) or 0
 
     def field(attribute: str, name: str) -> int:
-        found = messages.value(options, attribute, dict)
+        found = message_classes.value(options, attribute, dict)
         return int(found[name]) if found else 0
 
     return Netem(

@@ -7,8 +7,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from dumm_tools.linux import message_classes as messages
-from dumm_tools.linux import netlink
+from dumm_tools.linux import message_classes, netlink
 from dumm_tools.linux.netlink import Channel, Request
 
 RTM_NEWROUTE = 24
@@ -59,16 +58,20 @@ def route(kind: int, index: int, dest: str, via: str | None, *, flags: int = 0) 
     if via is not None:
         attributes.append(("RTA_GATEWAY", via))
     subject = f"{dest} via {via}" if via else dest
-    return Request(messages.encode(messages.route(), kind, flags, fields, attributes), subject)
+    return Request(
+        message_classes.encode(message_classes.route(), kind, flags, fields, attributes), subject
+    )
 
 
 def routes(channel: Channel) -> list[Route]:
     """The unicast routes of the main table; a route with several next hops is listed once for each.
     OSError(EMSGSIZE) if there are too many."""
-    data = messages.encode(messages.route(), _RTM_GETROUTE, netlink.NLM_F_DUMP, {"family": 0})
+    data = message_classes.encode(
+        message_classes.route(), _RTM_GETROUTE, netlink.NLM_F_DUMP, {"family": 0}
+    )
     found: list[Route] = []
     for message in netlink.query(channel, Request(data, "routes")):
-        found += _routes(messages.decode(messages.route(), message, "route"))
+        found += _routes(message_classes.decode(message_classes.route(), message, "route"))
         if len(found) > ROUTES_MAX:
             raise OSError(errno.EMSGSIZE, f"there are more than {ROUTES_MAX}", "routes")
     return found
@@ -76,7 +79,7 @@ def routes(channel: Channel) -> list[Route]:
 
 def _routes(message: Any) -> list[Route]:
     with netlink.decoding("route"):
-        table = messages.value(message, "RTA_TABLE", int) or message["table"]
+        table = message_classes.value(message, "RTA_TABLE", int) or message["table"]
         if table != _RT_TABLE_MAIN or message["type"] != _RTN_UNICAST:
             return []
         if message["flags"] & _RTM_F_CLONED:
@@ -84,23 +87,23 @@ def _routes(message: Any) -> list[Route]:
         if message["family"] not in (socket.AF_INET, socket.AF_INET6):
             return []
         anywhere = "::" if message["family"] == socket.AF_INET6 else "0.0.0.0"
-        network = messages.value(message, "RTA_DST", str) or anywhere
+        network = message_classes.value(message, "RTA_DST", str) or anywhere
         dest = f"{network}/{message['dst_len']}"
         return [Route(dest, via, index) for via, index in _ways(message)]
 
 
 def _ways(message: Any) -> Iterator[tuple[str | None, int]]:
     """The gateway and the device of each next hop of a route."""
-    index = messages.value(message, "RTA_OIF", int)
+    index = message_classes.value(message, "RTA_OIF", int)
     if index is not None:
         yield _gateway(message), index
-    for hop in messages.value(message, "RTA_MULTIPATH", list) or ():
+    for hop in message_classes.value(message, "RTA_MULTIPATH", list) or ():
         yield _gateway(hop), hop["oif"]
 
 
 def _gateway(message: Any) -> str | None:
-    gateway = messages.value(message, "RTA_GATEWAY", str)
+    gateway = message_classes.value(message, "RTA_GATEWAY", str)
     if gateway is None:  # IPv4 by an IPv6 gateway: struct rtvia, family and address
-        via = messages.value(message, "RTA_VIA", dict)
+        via = message_classes.value(message, "RTA_VIA", dict)
         gateway = str(via["addr"]) if via else None
     return gateway

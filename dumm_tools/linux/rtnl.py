@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from dumm_tools.linux import message_classes as messages
+from dumm_tools.linux import message_classes
 from dumm_tools.linux.message_classes import Attributes
 from dumm_tools.linux.netlink import (
     NLM_F_CREATE,
@@ -55,9 +55,9 @@ class Address(NamedTuple):
 def load() -> None:
     """Import the classes of messages about links, their addresses and filters. This takes 25 ms, so
     callers do it before they take a lock."""
-    messages.link()
-    messages.address()
-    messages.bpf_filter()
+    message_classes.link()
+    message_classes.address()
+    message_classes.bpf_filter()
 
 
 def link(
@@ -75,7 +75,9 @@ def link(
     fields = {"family": 0, "index": index}
     if up is not None:
         fields |= {"flags": IFF_UP if up else 0, "change": IFF_UP}
-    return Request(messages.encode(messages.link(), kind, flags, fields, attributes), subject)
+    return Request(
+        message_classes.encode(message_classes.link(), kind, flags, fields, attributes), subject
+    )
 
 
 def new_bridge(name: str, mac: str) -> Request:
@@ -140,7 +142,9 @@ def address(kind: int, index: int, text: str, *, flags: int = 0) -> Request:
             everyone = number | (1 << 32 - int(prefix)) - 1
             broadcast = socket.inet_ntoa(everyone.to_bytes(4, "big"))
             attributes.append(("IFA_BROADCAST", broadcast))
-    return Request(messages.encode(messages.address(), kind, flags, fields, attributes), text)
+    return Request(
+        message_classes.encode(message_classes.address(), kind, flags, fields, attributes), text
+    )
 
 
 def find_link(channel: Channel, name: str) -> Link:
@@ -156,32 +160,32 @@ def links(channel: Channel) -> list[Link]:
 
 def addresses(channel: Channel, index: int) -> list[Address]:
     """The addresses of the device `index`, IPv4 first."""
-    data = messages.encode(messages.address(), RTM_GETADDR, NLM_F_DUMP, {"family": 0})
+    data = message_classes.encode(message_classes.address(), RTM_GETADDR, NLM_F_DUMP, {"family": 0})
     found = [_address(m) for m in query(channel, Request(data, "addresses"))]
     # A kernel filters a dump by index only if the socket has NETLINK_GET_STRICT_CHK.
     return [a for a in found if a.ifindex == index]
 
 
 def _link(data: bytes) -> Link:
-    message = messages.decode(messages.link(), data, "link")
+    message = message_classes.decode(message_classes.link(), data, "link")
     with decoding("link"):
-        properties = messages.value(message, "IFLA_PROP_LIST", dict)
+        properties = message_classes.value(message, "IFLA_PROP_LIST", dict)
         return Link(
             ifindex=message["index"],
-            name=messages.text(message, "IFLA_IFNAME") or "",
+            name=message_classes.text(message, "IFLA_IFNAME") or "",
             up=bool(message["flags"] & IFF_UP),
-            mtu=messages.value(message, "IFLA_MTU", int) or 0,
-            parent=messages.text(message, "IFLA_PARENT_DEV_NAME"),
-            altnames=messages.texts(properties, "IFLA_ALT_IFNAME") if properties else (),
+            mtu=message_classes.value(message, "IFLA_MTU", int) or 0,
+            parent=message_classes.text(message, "IFLA_PARENT_DEV_NAME"),
+            altnames=message_classes.texts(properties, "IFLA_ALT_IFNAME") if properties else (),
         )
 
 
 def _address(data: bytes) -> Address:
-    message = messages.decode(messages.address(), data, "address")
+    message = message_classes.decode(message_classes.address(), data, "address")
     with decoding("address"):
         # On a point-to-point device IFA_ADDRESS is the peer's (linux/if_addr.h); IPv6 has no LOCAL.
-        local = messages.value(message, "IFA_LOCAL", str)
-        host = local or messages.value(message, "IFA_ADDRESS", str)
+        local = message_classes.value(message, "IFA_LOCAL", str)
+        host = local or message_classes.value(message, "IFA_ADDRESS", str)
         if host is None:
             raise ValueError("no address")
         return Address(message["index"], f"{host}/{message['prefixlen']}")
