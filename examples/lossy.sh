@@ -21,7 +21,7 @@ END
 goodput() {
 	dumm-guest exec near -- truncate -s "$1" /srv/file
 	# shellcheck disable=SC2016 # expanded by the guest's shell
-	dumm-guest exec -e BYTES="$1" far -- sh -c '
+	dumm-guest exec -e BYTES="$1" far -- sh -ec '
 		read -r start _ </proc/uptime
 		wget -q -O /dev/null http://10.0.0.1/file
 		read -r end _ </proc/uptime
@@ -50,4 +50,5 @@ average=$(sed -n 's,.*= [0-9.]*/\([0-9]*\)\..*,\1,p' ping.txt)
 say "Add loss: 2 % of the packets that near sends"
 dumm-iface shape near-eth0 --loss 2
 dumm-iface show near-eth0 -o shape
-say "goodput $(goodput 1000000) bit/s"
+found=$(goodput 1000000)
+say "goodput $found bit/s"

@@ -75,7 +75,7 @@ END
 	dumm-fs cp "$1.conf" "$1:/etc/swanctl/conf.d/net-net.conf"
 	dumm-guest exec "$1" -- sysctl -q -w net.ipv4.ip_forward=1
 	dumm-guest exec "$1" -- sh -c 'setsid /usr/lib/ipsec/charon </dev/null >/var/log/charon 2>&1 &'
-	until_true 20 swan "$1" --load-all
+	until_true 60 swan "$1" --load-all
 }
 
 say "Configure two gateways"
@@ -83,7 +83,7 @@ gateway moon 192.168.0.1 10.1.0.0/16 sun 192.168.0.2 10.2.0.0/16
 gateway sun 192.168.0.2 10.2.0.0/16 moon 192.168.0.1 10.1.0.0/16
 
 say "Ping in the clear, before the tunnel is up"
-dumm-guest exec alice -- ping -c 1 -W 2 -q 10.2.0.10
+dumm-guest exec alice -- ping -c 1 -W 30 -q 10.2.0.10
 
 say "Set up the tunnel"
 swan moon --initiate --child net-net | tail -n 1
@@ -91,14 +91,17 @@ swan moon --initiate --child net-net | tail -n 1
 say "Capture on the wire while alice pings bob"
 dumm-bridge capture wire -w wire.pcap 2>tcpdump.txt &
 capture=$!
-until_true 10 grep -q listening tcpdump.txt
-dumm-guest exec alice -- ping -c 5 -i 0.2 -W 2 10.2.0.10
-dumm-guest exec venus -- ping -c 1 -W 2 -q 10.2.0.10
-sleep 0.2
+until_true 60 grep -q listening tcpdump.txt
+dumm-guest exec alice -- ping -c 5 -i 0.2 -W 30 10.2.0.10
+dumm-guest exec venus -- ping -c 1 -W 30 -q 10.2.0.10
+encrypted() {
+	tcpdump -n -r wire.pcap esp 2>/dev/null >esp.txt
+	[ "$(wc -l <esp.txt)" -ge 12 ]
+}
+until_true 60 encrypted
 kill -INT "$capture"
 wait "$capture" || [ $? = 130 ]
-tcpdump -n -r wire.pcap esp 2>/dev/null | tee esp
-[ "$(wc -l <esp)" -ge 12 ] || fail "too few ESP packets on the wire"
+cat esp.txt
 tcpdump -n -r wire.pcap 'icmp or net 10.0.0.0/8' 2>/dev/null >clear
 [ ! -s clear ] || fail "cleartext on the wire: $(cat clear)"
 
@@ -106,7 +109,7 @@ say "Move the gateway's cable to another segment, and back again"
 dumm-bridge connect elsewhere moon-eth0
 if dumm-guest exec alice -- ping -c 1 -W 1 -q 10.2.0.10; then fail "bob is still reachable"; fi
 dumm-bridge connect wire moon-eth0
-dumm-guest exec alice -- ping -c 3 -i 0.2 -W 2 10.2.0.10
+dumm-guest exec alice -- ping -c 3 -i 0.2 -W 30 10.2.0.10
 swan moon --list-sas | tee sas
 [ "$(grep -c ESTABLISHED sas)" = 1 ] || fail "not the same tunnel any more"
 grep -q '#1, ESTABLISHED' sas || fail "not the same tunnel any more"

@@ -31,5 +31,5 @@ echo "$page"
 [ "$page" = www ] || fail "wrong page: $page"
 
 say "Traffic goes through the router"
-dumm-guest exec client -- traceroute -n -q 1 10.0.2.2 | tee route
+dumm-guest exec client -- traceroute -n -q 1 -w 30 10.0.2.2 | tee route
 grep -q ' 1  10\.0\.1\.1 ' route || fail "not through the router"
