@@ -18,6 +18,8 @@ import struct
 import sys
 from collections.abc import Callable
 
+from support import PATIENCE
+
 PORT = 5000
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
 #: The guest.
@@ -183,7 +185,7 @@ def main(device: str, fence_device: str, fence: str) -> None:
     for count in (1, 2):  # an answer to a frame may come after the first of them
         send_fence(bytes.fromhex(fence))
         while taken.count("fence") < count:
-            if not select.select(ports, [], [], 10)[0]:
+            if not select.select(ports, [], [], PATIENCE)[0]:
                 sys.exit("the last frame has not come")
             for port in ports:
                 with contextlib.suppress(BlockingIOError):

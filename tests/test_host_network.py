@@ -290,16 +290,16 @@ def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
     serve = f"busybox httpd -f -p 8000 -h {tmp_path}"
     web = lab.start(f"dumm-guest exec --host -- {serve}")
     try:
-        fetch = "timeout 2 wget -q -O - http://{}:8000/page"
-        until(lambda: succeeds("a", fetch.format("10.0.0.254")), "a service of the host's")
-        assert not succeeds("a", fetch.format("10.0.1.254"))
+        fetch = "timeout {1} wget -q -O - http://{0}:8000/page"
+        until(lambda: succeeds("a", fetch.format("10.0.0.254", 30)), "a service of the host's")
+        assert not succeeds("a", fetch.format("10.0.1.254", 2))
         # A NIC that is not on a bridge: the host is next to it, and says nothing.
         lab("dumm-bridge disconnect a-eth0")
         lab("dumm-iface up a-eth0")
         mac = host.mac("a-eth0")
         tries = "".join(
             f"(ping -c1 -W1 {a} >/dev/null && echo ping {a}) &"
-            f"({fetch.format(a)} >/dev/null && echo page {a}) &"
+            f"({fetch.format(a, 2)} >/dev/null && echo page {a}) &"
             for a in ("10.0.0.254", "10.0.1.254", OTHER)
         )
         script = (

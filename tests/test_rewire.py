@@ -26,7 +26,7 @@ def pair(lab: Lab) -> Lab:
 
 def reach(lab: Lab, size: int = 56, status: int = 0) -> None:
     for address in ("10.0.0.2", "fd00::2"):
-        lab(f"dumm-guest exec a -- ping -q -c 2 -i 0.2 -W 2 -s {size} {address}", status=status)
+        lab(f"dumm-guest exec a -- ping -q -c 2 -i 0.2 -W 30 -s {size} {address}", status=status)
 
 
 def state_of(lab: Lab, name: str) -> str:

@@ -134,8 +134,8 @@ def live(lab: Lab, guest: str) -> set[str]:
     return {" via ".join(row.split("\t")) for row in done.lines if not row.endswith("\t-")}
 
 
-def pings(lab: Lab, guest: str, host: str) -> bool:
-    return lab(f"dumm-guest exec {guest} -- ping -c1 -W1 {host}", status=None).code == 0
+def pings(lab: Lab, guest: str, host: str, wait: int = 30) -> bool:
+    return lab(f"dumm-guest exec {guest} -- ping -c1 -W{wait} {host}", status=None).code == 0
 
 
 ROUTES = {"default via 10.0.0.254", "fd01::/64 via fd00::fe"}
@@ -175,13 +175,14 @@ def test_through_a_router(routed: Callable[[str], Lab], suite: str) -> None:
     lab = routed(suite)
     assert pings(lab, "a", "10.1.0.1")
     # A router's own link-local address takes a second or two to be sure of.
-    until(lambda: pings(lab, "a", "fd01::1"), "IPv6 through the router")
+    until(lambda: pings(lab, "a", "fd01::1", 1), "IPv6 through the router")
     assert live(lab, "a") == ROUTES
     assert live(lab, "b") == {"default via 10.1.0.254", "default via fd01::fe"}
     lab("dumm-guest restart b")
-    until(lambda: pings(lab, "a", "10.1.0.1") and pings(lab, "a", "fd01::1"), "both after restart")
+    both = ("10.1.0.1", "fd01::1")
+    until(lambda: all(pings(lab, "a", host, 1) for host in both), "both after restart")
     lab("dumm-iface route del b-eth0 default --via 10.1.0.254")
-    assert not pings(lab, "a", "10.1.0.1")
+    assert not pings(lab, "a", "10.1.0.1", 1)
     assert live(lab, "b") == {"default via fd01::fe"}
     assert "errno" not in lab.logs()
 
