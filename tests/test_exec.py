@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support import PATIENCE, SUITES
 from support.checks import NOISE, is_waiting, one_line_error, unread, until
-from support.guests import pid_of, processes
+from support.guests import pid_of, processes, timed_out
 from support.labs import Lab, shared
 from support.terminal import on_terminal
 
@@ -263,7 +263,6 @@ def test_what_cannot_be_run(lab: Lab, command: list[str], status: int, message: 
         ("-u 99999999999 sid -- true", 125, "no user '99999999999' in the guest"),
         ("-u 0:4294967296 sid -- true", 125, "no group '4294967296' in the guest"),
         ("--timeout nan sid -- true", 2, "invalid value for '--timeout': 'nan' is not a number"),
-        ("--timeout 3 sid -- sleep 600", 5, "'sleep' ran longer than 3 s"),
         ("sid", 2, "no command to run"),
         ("-e nonsense sid -- true", 2, ""),
     ],
@@ -273,10 +272,26 @@ def test_failures_of_ours(lab: Lab, words: str, status: int, message: str) -> No
     assert error.startswith(message)
 
 
+def out_of_time(lab: Lab, command: str) -> str:
+    """The message of an exec with a time limit, with {} for the limit. Nobody reads its output."""
+
+    def run(limit: str) -> str:
+        process = lab.start(f"dumm-guest exec --timeout {limit} sid -- {command}")
+        assert process.wait(PATIENCE) == 5
+        assert process.stderr
+        return one_line_error(process.stderr.read().decode())
+
+    return timed_out(run)
+
+
+def test_timeout(lab: Lab) -> None:
+    assert out_of_time(lab, "sleep 600") == "'sleep' ran longer than {} s"
+    idle(lab)
+
+
 def test_timeout_ends_what_does_not_listen(lab: Lab) -> None:
-    command = "dumm-guest exec --timeout 3 sid -- sh -c 'trap \"\" TERM; while :; do sleep 1; done'"
-    done = lab(command, status=5)
-    assert "ran longer than" in done.err
+    command = "sh -c 'trap \"\" TERM; while :; do sleep 1; done'"
+    assert out_of_time(lab, command) == "'sh' ran longer than {} s"
     until(lambda: not any(p.startswith("sh -c trap") for p in processes(lab, "sid")), "it runs on")
 
 
@@ -284,10 +299,7 @@ def test_timeout_ends_what_does_not_listen(lab: Lab) -> None:
 @pytest.mark.parametrize("command", ["cat /dev/zero", "head -c 900000 /dev/zero"])
 def test_timeout_holds_to_the_last_byte(lab: Lab, command: str) -> None:
     """Our own reader reads nothing: neither the command's end nor the rest of its output comes."""
-    process = lab.start(f"dumm-guest exec --timeout 3 sid -- {command}")
-    assert process.wait(PATIENCE) == 5
-    assert process.stderr
-    assert "ran longer than 3 s" in one_line_error(process.stderr.read().decode())
+    assert "ran longer than {} s" in out_of_time(lab, command)
     idle(lab)
 
 
@@ -481,11 +493,10 @@ def test_a_terminal_with_size_and_keys(lab: Lab) -> None:
         screen.expect(b"/dev/pts/")
         screen.expect(b"xterm-test\r\n31 97\r\n")
         screen.resize(40, 132)
-        time.sleep(0.2)
-        screen.type(b"stty size\n")
+        screen.type(b"until stty size | grep '40 132'; do :; done\n")
         screen.expect(b"40 132\r\n")
         screen.type(b"sleep 1000\n")
-        time.sleep(0.3)
+        until(lambda: "sleep 1000" in processes(lab, "sid"), "it runs")
         screen.type(b"\x03")
         screen.type(b"echo status $?\n")
         screen.expect(b"status 130")
@@ -556,7 +567,7 @@ def test_the_guests_memory_does_not_shrink(lab: Lab) -> None:
     line = "seq {} | xargs -P 4 -n 1 dumm-guest exec sid -- true"
     assert shell(lab, line.format(10)).returncode == 0
     before = free_memory(lab)
-    assert shell(lab, line.format(40), 60).returncode == 0
+    assert shell(lab, line.format(40)).returncode == 0
     assert before - free_memory(lab) < 1024
 
 

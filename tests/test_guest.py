@@ -201,7 +201,7 @@ def test_mconsole(lab: Lab) -> None:
 def test_the_guest_ends_itself(lab: Lab, how: str) -> None:
     lab("dumm-guest create alice --start")
     lab(f"dumm-guest exec alice -- {how}", status=None)
-    lab("dumm-guest wait alice --for stopped --timeout 10")
+    lab(f"dumm-guest wait alice --for stopped --timeout {PATIENCE}")
     assert state_of(lab, "alice") == "stopped"
     lab("dumm-guest start alice")
     lab("dumm-guest exec alice -- true")
@@ -225,7 +225,7 @@ def test_the_guest_reboots_itself(new_lab: Callable[..., Lab], suite: str) -> No
         ),
         "it comes back",
     )
-    lab("dumm-guest wait alice --timeout 10")
+    lab(f"dumm-guest wait alice --timeout {PATIENCE}")
     assert state_of(lab, "alice") == "running"
 
 

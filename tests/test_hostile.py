@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import click
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from siege import frame
 from support import PATIENCE
 from support.checks import has_open, one_line_error, until
-from support.guests import state_of
+from support.guests import pid_of, state_of, timed_out
 from support.labs import Lab, shared
 
 from dumm_tools import messages
@@ -293,14 +294,12 @@ def test_a_message_is_not_for_the_terminal_to_obey(capfd: pytest.CaptureFixture[
 #: Lies about the start, with what is said of them.
 AT_START = {
     "words": "cannot start guest 'words': guest 'words' gave an invalid answer",
-    "silent": "guest 'silent' was not ready in time",
-    "long": "guest 'long' was not ready in time",
-    "up": "guest 'up' was not ready in time",
-    "noise": "guest 'noise' was not ready in time",
     "boot": "cannot start guest 'boot': guest 'boot' answered for another boot",
 }
+#: Lies that have a start wait until its time is over.
+NEVER_READY = ("silent", "long", "up", "noise")
 NO_ANSWER = "gave an invalid answer"
-#: Lies of guests that run: a command, its exit status, what it says.
+#: Lies of guests that run: a command ({} for a time limit), its exit status, what it says.
 WHILE_IT_RUNS = {
     "code": ("dumm-iface address list --live code-eth0", 1, "Bad message"),
     "kind": ("dumm-iface route list --live kind", 1, "Bad message"),
@@ -317,8 +316,8 @@ WHILE_IT_RUNS = {
     "line": ("dumm-guest exec line -- cat", 125, NO_ANSWER),
     "unknown": ("dumm-guest exec unknown -- cat", 125, NO_ANSWER),
     "large": ("dumm-guest exec large -- cat", 125, NO_ANSWER),
-    "output": ("dumm-guest exec --timeout 3 output -- cat", 5, "ran longer than 3 s"),
-    "mute": ("dumm-guest exec --timeout 3 mute -- cat", 5, "ran longer than 3 s"),
+    "output": ("dumm-guest exec --timeout {} output -- cat", 5, "ran longer than {} s"),
+    "mute": ("dumm-guest exec --timeout {} mute -- cat", 5, "ran longer than {} s"),
     "more": ("dumm-guest mconsole more -- version", 1, "gave an invalid answer on its mconsole"),
     "length": ("dumm-guest mconsole length -- version", 1, NO_ANSWER),
 }
@@ -366,24 +365,39 @@ def bounded(lab: Lab, command: str, status: int, stdin: bytes = b"") -> str:
 @pytest.mark.uml
 @pytest.mark.xdist_group("hostile")
 def test_guests_that_lie_at_their_start_are_alone_with_it(lab: Lab) -> None:
-    bad = [*AT_START, "errno", "escape"]
+    bad = [*AT_START, *NEVER_READY, "errno", "escape"]
     good = ["good1", "good2", "good3"]
     liars(lab, *bad)
     lab(["dumm-guest", "create", *good])
-    err = bounded(lab, f"dumm-guest start --timeout 15 {' '.join([*bad, *good])}", 1)
-    said = err.splitlines()
+    command = f"dumm-guest start --timeout {PATIENCE} {' '.join([*bad, *good])}"
+    starting = lab.start(["sh", "-c", f"ulimit -v {MEMORY}; exec {command}"])
+    for name in good:
+        until(partial(_is_running, lab, name), f"{name} runs")
+    lab(["dumm-guest", "exec", "good3", "--", "true"])
+    assert starting.poll() is None
+    for name in NEVER_READY:
+        os.kill(pid_of(lab, name), signal.SIGKILL)
+    text = starting.communicate(timeout=PATIENCE)[1].decode()
+    assert starting.returncode == 1, text
+    said = text.splitlines()
     for message in AT_START.values():
-        assert any(line == f"dumm-guest: {message}" for line in said), (message, err)
-    assert "internal error" not in err
-    assert "\x1b" not in err
+        assert f"dumm-guest: {message}" in said, text
+    text += bounded(lab, f"dumm-guest start --timeout 10 {' '.join(NEVER_READY)}", 5)
+    for name in NEVER_READY:
+        assert f"dumm-guest: guest '{name}' was not ready in time\n" in text
+    assert "internal error" not in text
+    assert "\x1b" not in text
     # A guest that says strange things but is ready counts as running.
     for name in (*good, "errno", "escape"):
         assert state_of(lab, name) == "running"
-    for name in AT_START:
+    for name in (*AT_START, *NEVER_READY):
         assert state_of(lab, name) in ("stopped", "crashed")
-    lab(["dumm-guest", "exec", "good3", "--", "true"])
     lab(["dumm-guest", "stop", *good])
     lab(["dumm-guest", "delete", *good])
+
+
+def _is_running(lab: Lab, name: str) -> bool:
+    return state_of(lab, name) == "running"
 
 
 @pytest.mark.attack("lies")
@@ -392,8 +406,12 @@ def test_guests_that_lie_at_their_start_are_alone_with_it(lab: Lab) -> None:
 @pytest.mark.parametrize("name", WHILE_IT_RUNS)
 def test_a_guest_that_lies_makes_an_error_of_one_line(lab: Lab, name: str) -> None:
     command, status, message = WHILE_IT_RUNS[name]
-    err = bounded(lab, command, status, stdin=bytes(300_000))
-    first = one_line_error(err, command.split()[0])
+
+    def run(limit: str) -> str:
+        err = bounded(lab, command.format(limit), status, stdin=bytes(300_000))
+        return one_line_error(err, command.split()[0])
+
+    first = timed_out(run)
     assert message in first
     assert "internal error" not in first
 

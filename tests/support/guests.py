@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from support.labs import Lab
@@ -21,6 +22,19 @@ def inside(path: Path) -> str:
 def pid_of(lab: Lab, name: str) -> int:
     """The process of a guest's kernel."""
     return int(lab(f"dumm-guest show -o pid {name}").out)
+
+
+def timed_out(run: Callable[[str], str]) -> str:
+    """The message of a command that runs into its time limit, with {} for the limit. `run` runs it
+    with a limit of so many seconds.
+
+    On a busy machine a guest may need all of a short limit to answer at all: then it gets more.
+    """
+    for limit in ("3", "15", "75"):
+        message = run(limit)
+        if "does not answer" not in message:
+            break
+    return message.replace(f" {limit} s", " {} s")
 
 
 def processes(lab: Lab, name: str) -> list[str]:
