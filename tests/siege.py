@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from support import SUITES
+from support import PATIENCE, SUITES
 from support.labs import Lab
 from support.masters import cache_home
 from support.namespaces import isolate
@@ -387,14 +387,14 @@ class Siege:
         for number, name in enumerate([*self._names, FOE], 1):
             lab(f"dumm-guest create {name}")
             nics.append(f"iface create {name}-eth0 --bridge lan0 --address 10.0.0.{number}/24\n")
-        lab("dumm-console", stdin="".join(nics).encode(), timeout=120)
-        lab("dumm-guest start --all --timeout 120", timeout=150)
+        lab("dumm-console", stdin="".join(nics).encode())
+        lab(f"dumm-guest start --all --timeout {PATIENCE}")
 
     def endure(self, way: str, commands: int, rng: random.Random) -> None:
         """One of the ways, and meanwhile so many commands on others, by all the workers."""
         if self.lab(f"dumm-guest is-running {FOE}", status=None).code:
             self.lab(f"dumm-guest stop --kill {FOE}", status=None)
-            self.lab(f"dumm-guest start {FOE} --timeout 60", timeout=90)
+            self.lab(f"dumm-guest start {FOE} --timeout {PATIENCE}")
         with WAYS[way](self.lab):
             seeds = [rng.randrange(1 << 30) for _ in range(self._workers)]
             threads = [

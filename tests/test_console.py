@@ -261,7 +261,7 @@ def test_a_log_that_fits_on_no_disk(tmp_path: Path) -> None:
         os.close(60)
         os.close(61)
     with open(alive, "rb") as pipe:
-        assert select.select([pipe], [], [], 20)[0]
+        assert select.select([pipe], [], [], PATIENCE)[0]
         assert pipe.read() == b""
 
 

@@ -499,9 +499,12 @@ def test_a_shell_on_the_host(people: People, kind: str) -> None:
         terminal.expect(b"33 99")
         terminal.expect(b"lan0")
         terminal.expect(b"42x")
-        time.sleep(0.2)
-        terminal.type(b"\x03")
-        terminal.expect(b"> ")
+
+        def prompted() -> bool:
+            terminal.type(b"\x03")
+            return terminal.read(0.2) and b"> " in terminal.seen
+
+        until(prompted, "Ctrl-C ends sleep")
         terminal.type(b"echo again; exit 3\n")
         terminal.expect(b"again")
         assert terminal.wait() == 3

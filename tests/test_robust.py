@@ -211,7 +211,7 @@ def test_all_lines_in_use_and_a_nic_is_plugged_in(new_lab: Callable[..., Lab], s
     """Lines and NICs share the interrupts of a UML kernel, of which there are 64."""
     lab = new_lab(kernel=suite)
     lab("dumm-guest create alice --start")
-    running = [lab.start("dumm-guest exec alice -- sleep 100") for _ in range(17)]
+    running = [lab.start("dumm-guest exec alice -- sleep 1000") for _ in range(17)]
     for number in range(1, 4):
         lab(f"dumm-console send alice 'sleep 100 </dev/tty{number} &'")
     until(lambda: len(lab("dumm-console log alice").out) > 0, "the console has been opened")

@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 
 from dumm_tools.linux import mount
-from support import ROOT
+from support import PATIENCE, ROOT
 
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000  # linux/sched.h
 _MS_BIND, _MS_REC, _MS_PRIVATE = 1 << 12, 1 << 14, 1 << 18  # linux/mount.h
@@ -106,7 +106,7 @@ def _become_root(flags: int) -> None:
     script = f"read -r _ && {maps[0]} && {maps[1]}"
     with subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, text=True) as outside:
         _call("unshare", _CLONE_NEWUSER | flags)
-        outside.communicate("go\n", timeout=10)
+        outside.communicate("go\n", timeout=PATIENCE)
     if outside.returncode:
         Path("/proc/self/setgroups").write_text("deny")
         for kind in own:

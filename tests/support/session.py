@@ -20,7 +20,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from support import ROOT, STRICT, masters, namespaces
+from support import PATIENCE, ROOT, STRICT, masters, namespaces
 from support.labs import FAILED
 from support.world import World
 
@@ -45,7 +45,9 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
     def first_line(*argv: str) -> str:
         try:
-            done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=10)
+            done = subprocess.run(
+                argv, capture_output=True, text=True, check=False, timeout=PATIENCE
+            )
         except OSError:
             return f"no {argv[0]}"
         return (done.stdout or done.stderr).partition("\n")[0]
