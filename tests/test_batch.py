@@ -45,8 +45,8 @@ def test_batch_ends_at_the_first_failure(lab: Lab) -> None:
     assert lab("dumm-guest list -q").lines == ["a", "c"]
 
 
-def test_a_batch_is_read_as_bytes(lab: Lab) -> None:
-    """Whatever the locale takes for text."""
+def test_batch_lines_pass_bytes_unchanged_in_any_locale(lab: Lab) -> None:
+    """Whatever encoding the locale implies."""
     lab("dumm-guest create alice --start")
     script = b"guest exec alice -- printf %s '\xff\xc3\xa9'\r\n"
     for locale in ("C", "C.UTF-8"):
@@ -54,13 +54,13 @@ def test_a_batch_is_read_as_bytes(lab: Lab) -> None:
         assert lab("dumm-console", stdin=script, env=env).stdout == b"\xff\xc3\xa9"
 
 
-def test_words_of_the_console_in_a_batch(lab: Lab) -> None:
+def test_help_and_exit_work_in_a_batch(lab: Lab) -> None:
     done = lab("dumm-console", stdin=b"help\nexit\nguest create alice\n")
     assert any(line.startswith("guest ") and " mconsole " in line for line in done.lines)
     assert lab("dumm-guest list -q").out == ""
 
 
-def test_a_reader_that_leaves_ends_a_batch_quietly(lab: Lab) -> None:
+def test_batch_ends_quietly_when_its_reader_leaves(lab: Lab) -> None:
     lab("dumm-guest create alice --start")
     running = lab.start("dumm-console -k")
     assert running.stdin
@@ -77,7 +77,7 @@ def test_a_reader_that_leaves_ends_a_batch_quietly(lab: Lab) -> None:
     assert lab("dumm-guest list -q").out == "alice\n"
 
 
-def test_ctrl_c_ends_all_of_a_batch(lab: Lab) -> None:
+def test_ctrl_c_ends_the_whole_batch(lab: Lab) -> None:
     lab("dumm-guest create alice --start")
     running = subprocess.Popen(
         ["dumm-console", "-k"],
@@ -100,7 +100,7 @@ def test_ctrl_c_ends_all_of_a_batch(lab: Lab) -> None:
     assert lab("dumm-guest list -q").out == "alice\n"
 
 
-def test_words_that_are_not_a_tool(lab: Lab) -> None:
+def test_unknown_tool_is_a_usage_error(lab: Lab) -> None:
     done = lab("dumm-console", stdin=b"reboot now\n", status=2)
     assert done.err.splitlines()[:2] == [
         "dumm-console: no tool 'reboot'",
@@ -108,7 +108,9 @@ def test_words_that_are_not_a_tool(lab: Lab) -> None:
     ]
 
 
-def test_completion_knows_tools_verbs_and_guests(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completion_offers_tools_verbs_and_guests(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab("dumm-guest create alice bob")
     monkeypatch.setenv("DUMM_DIR", str(lab.directory))
     assert batch.candidates("", "g") == ["guest "]
@@ -117,7 +119,9 @@ def test_completion_knows_tools_verbs_and_guests(lab: Lab, monkeypatch: pytest.M
     assert batch.candidates("nothing ", "") == []
 
 
-def test_on_a_terminal(lab: Lab, tmp_path: Path) -> None:
+def test_interactive_console_completes_reports_errors_and_keeps_history(
+    lab: Lab, tmp_path: Path
+) -> None:
     lab("dumm-guest create alice")
     with Terminal(lab, ["dumm-console"], (24, 80)) as terminal:
         terminal.expect(b"dumm> ")
@@ -131,7 +135,7 @@ def test_on_a_terminal(lab: Lab, tmp_path: Path) -> None:
     assert "guest list -q" in (lab.directory / "run/history").read_text()
 
 
-def test_a_terminal_is_restored_after_a_killed_command(lab: Lab) -> None:
+def test_terminal_is_restored_after_a_killed_command(lab: Lab) -> None:
     lab("dumm-guest create alice --start")
     with Terminal(lab, ["dumm-console"], (24, 80)) as terminal:
         terminal.expect(b"dumm> ")
@@ -145,7 +149,7 @@ def test_a_terminal_is_restored_after_a_killed_command(lab: Lab) -> None:
         children = Path(f"/proc/{me}/task/{me}/children")
         until(lambda: children.read_text(), "the command runs")
         until(lambda: is_waiting(int(children.read_text())), "it waits")
-        terminal.type(b"\x03")  # a signal only where the terminal is no longer raw
+        terminal.type(b"\x03")  # raises a signal only if the terminal has left raw mode
         terminal.expect(b"dumm> ")
         terminal.type(b"\x04")
         assert terminal.wait() == 130

@@ -1,5 +1,5 @@
-"""Archives that are small and would take much: memory, time, a stack. Each is refused in one line,
-or unpacked, with no more memory than any other archive takes."""
+"""Small archives that would consume much memory, time or stack. Each is rejected with a one-line
+error, or unpacked with no more memory than any other archive takes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.users import User
 
 from dumm_tools.trees import tarball
 
-#: Kilobytes that a command may take, whatever it is given (getrusage(2) counts so).
+#: Kilobytes of memory that a command may use, whatever its input (the unit of getrusage(2)).
 MEMORY_MAX = 200 << 10
 GIGABYTE = 1 << 30
 LONGNAME, LONGLINK, PAX, GLOBAL = b"L", b"K", b"x", b"g"
@@ -36,7 +36,7 @@ END = bytes(1024)
 
 
 def header(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0) -> bytes:
-    """A header of GNU's kind, whatever size it says."""
+    """A GNU tar header, claiming any size."""
     info = tarfile.TarInfo(name)
     info.type, info.size, info.mode = kind, size, 0o755
     return info.tobuf(tarfile.GNU_FORMAT)
@@ -47,7 +47,7 @@ def padded(data: bytes) -> bytes:
 
 
 def record(key: bytes, value: bytes) -> bytes:
-    """A record of a pax header, which counts itself."""
+    """A pax header record, whose length field counts itself."""
     length = len(key) + len(value) + 3
     while len(f"{length}") + len(key) + len(value) + 3 != length:
         length = len(f"{length}") + len(key) + len(value) + 3
@@ -59,7 +59,7 @@ def extended(data: bytes, kind: bytes = PAX) -> bytes:
 
 
 def packed(head: bytes, repeated: bytes = b"", times: int = 0, tail: bytes = b"") -> bytes:
-    """A gzip archive: several concatenated members count as one (gzip(1))."""
+    """A gzip archive; concatenated members count as one (gzip(1))."""
     middle = gzip.compress(repeated, 6) * times if times else b""
     return gzip.compress(head, 6) + middle + gzip.compress(tail, 6)
 
@@ -68,7 +68,7 @@ ZEROS = bytes(32 << 20)
 
 
 def sparse_without_end() -> bytes:
-    """GNU's header of a file with holes: each block says that another one follows."""
+    """A GNU header of a sparse file: each block announces another one."""
     info = tarfile.TarInfo("sparse")
     info.type, info.size = tarfile.GNUTYPE_SPARSE, 0
     block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
@@ -128,7 +128,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 
 def greedy_xz(data: bytes) -> bytes:
-    """An xz stream that says it needs a dictionary of 1.5 GiB (xz-file-format.txt, 5.3.1)."""
+    """An xz stream that claims to need a 1.5 GiB dictionary (xz-file-format.txt, 5.3.1)."""
     packed = bytearray(lzma.compress(data, check=lzma.CHECK_NONE))
     size = (packed[12] + 1) * 4
     place = packed.index(b"\x21\x01", 12) + 2
@@ -138,7 +138,8 @@ def greedy_xz(data: bytes) -> bytes:
     return bytes(packed)
 
 
-#: Between us and a command: a process counts what it had before its exec, when it was as we are.
+#: Runs between us and a command: a process's peak memory includes what it had before its exec,
+#: which would be ours.
 MEASURE = """
 import os, sys
 pid = os.fork()
@@ -151,14 +152,14 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def peak(lab: Lab, command: list[str | Path], status: int = 1) -> tuple[str, int]:
-    """Run a command; what it said, and the memory it took at the most."""
+    """Run a command; return its result and its peak memory."""
     done = lab([sys.executable, "-c", MEASURE, *command], status=status)
     return done.err, int(done.lines[-1])
 
 
 @pytest.mark.attack("huge-headers")
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused(tmp_path: Path, name: str) -> None:
+def test_bomb_is_rejected_in_little_memory(tmp_path: Path, name: str) -> None:
     bomb = tmp_path / "bomb.tar"
     bomb.write_bytes(BOMBS[name]())
     assert bomb.stat().st_size < 13 << 20
@@ -173,9 +174,9 @@ def test_a_bomb_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.attack("huge-headers")
-def test_a_bomb_of_another_users(packs: Path, tmp_path: Path) -> None:
+def test_bomb_is_rejected_for_an_ordinary_user(packs: Path, tmp_path: Path) -> None:
     if not ROOT:
-        return  # then the others are of such a one
+        return  # the other tests already run as an ordinary user
     user = User(83, packs, packs=False)
     try:
         lab = user.lab("lab")
@@ -190,8 +191,8 @@ def test_a_bomb_of_another_users(packs: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_kept_of_directories_is_little(tmp_path: Path) -> None:
-    """Comments of half a gigabyte are of no use later."""
+def test_importing_many_directories_takes_little_memory(tmp_path: Path) -> None:
+    """Half a gigabyte of comments is not kept."""
     comment = extended(record(b"comment", b"a" * 1_000_000))
     one = b"".join(comment + header(f"d{n}", tarfile.DIRTYPE) for n in range(50))
     tar = tmp_path / "dirs.tar"
@@ -205,11 +206,11 @@ def test_what_is_kept_of_directories_is_little(tmp_path: Path) -> None:
     assert (root / "d0").stat().st_mode & 0o7777 == 0o755
 
 
-# ---- the reader agrees with tarfile, and believes nothing ----
+# ---- the reader agrees with tarfile, and trusts nothing ----
 
 
 def sample(form: int) -> bytes:
-    """An archive with long names, owners, times and a bit of data."""
+    """An archive with long names, owners, times and a little data."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=form) as tar:
         for number, name in enumerate(("short", "d" * 120, "e/" * 90 + "f", "\u20ac" * 60)):
@@ -227,7 +228,7 @@ SAMPLES = [sample(tarfile.GNU_FORMAT), sample(tarfile.PAX_FORMAT)]
 
 
 @pytest.mark.parametrize("data", SAMPLES)
-def test_it_reads_what_tarfile_reads(data: bytes) -> None:
+def test_reader_agrees_with_tarfile(data: bytes) -> None:
     archive = tarball.Archive(io.BytesIO(data))
     with tarfile.open(fileobj=io.BytesIO(data)) as other:
         for theirs in other:
@@ -242,9 +243,9 @@ def test_it_reads_what_tarfile_reads(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("form", ["0.0", "0.1", "1.0", "gnu"])
-def test_each_kind_of_holes(tmp_path: Path, form: str) -> None:
+def test_every_sparse_format_is_imported(tmp_path: Path, form: str) -> None:
     with open(tmp_path / "hole", "wb") as file:
-        for at in range(0, 60 << 16, 1 << 16):  # more pieces than one header has room for
+        for at in range(0, 60 << 16, 1 << 16):  # more pieces than fit in one header
             file.seek(at)
             file.write(b"piece at %d" % at)
         file.truncate(61 << 16)
@@ -269,14 +270,15 @@ def test_each_kind_of_holes(tmp_path: Path, form: str) -> None:
     st.integers(0, 20000),
     st.booleans(),
 )
-def test_no_number_of_an_archive_is_believed(
+def test_damaged_archives_end_in_an_error(
     data: bytes, changes: list[tuple[int, bytes]], length: int, mend: bool
 ) -> None:
     damaged = bytearray(data[: max(length, 512)])
     for at, piece in changes:
         at %= len(damaged)
         damaged[at : at + len(piece)] = piece
-    for at in range(0, len(damaged) - 511, 512) if mend else ():  # else most is a wrong checksum
+    # Mended checksums, since otherwise most changes only cause a checksum error.
+    for at in range(0, len(damaged) - 511, 512) if mend else ():
         if bytes(damaged[at + 257 : at + 262]) == b"ustar":
             damaged[at + 148 : at + 156] = b" " * 8
             damaged[at + 148 : at + 156] = b"%06o\0 " % sum(damaged[at : at + 512])
@@ -289,8 +291,8 @@ def test_no_number_of_an_archive_is_believed(
                 pass
 
 
-def test_a_pack_that_says_too_much_of_itself(tmp_path: Path) -> None:
-    """A pack.json of a terabyte is none."""
+def test_oversized_pack_json_is_ignored(tmp_path: Path) -> None:
+    """A pack.json of one terabyte is ignored."""
     with tempfile.TemporaryDirectory() as place:
         top = Path(place, "top")
         (top / "usr/bin").mkdir(parents=True)

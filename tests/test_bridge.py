@@ -1,4 +1,4 @@
-"""Bridges: made at once, quiet, ours or left alone; cables."""
+"""Bridges: created at once, silent on their own, left alone unless they are ours; cables."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def labdir(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def foreign() -> Iterator[str]:
-    """A bridge that is not ours."""
+    """A bridge that does not belong to the lab."""
     subprocess.run(["ip", "link", "add", "lan9", "type", "bridge"], check=True)
     yield "lan9"
     subprocess.run(["ip", "link", "del", "lan9"], check=True)
@@ -49,7 +49,7 @@ def raw(labdir: str) -> str:
     return Path(labdir, statefile.FILE).read_text()
 
 
-def test_made_at_once_and_quiet(labdir: str) -> None:
+def test_create_makes_a_bridge_that_is_up_and_has_no_addresses(labdir: str) -> None:
     bridge.create(labdir, "lan0")
     state = statefile.load(labdir)
     assert sysfs.read("lan0", "ifalias") == state.tag
@@ -67,7 +67,7 @@ def test_made_at_once_and_quiet(labdir: str) -> None:
     assert not sysfs.exists("lan0")
 
 
-def test_the_hosts_addresses(labdir: str) -> None:
+def test_addresses_of_the_host_are_added_and_deleted(labdir: str) -> None:
     bridge.create(labdir, "lan0", addresses=["10.0.0.254/24"])
     bridge.add_addresses(labdir, "lan0", ["fd00::fe/64", "10.0.1.254/24"])
     assert host_addresses("lan0") == {"10.0.0.254/24", "10.0.1.254/24", "fd00::fe/64"}
@@ -76,7 +76,7 @@ def test_the_hosts_addresses(labdir: str) -> None:
     bridge.del_addresses(labdir, "lan0", ["10.0.0.254/24"])
     bridge.del_addresses(labdir, "lan0", ["10.0.0.254/24"], if_exists=True)
     assert host_addresses("lan0") == {"10.0.1.254/24", "fd00::fe/64"}
-    # The first of a network goes, the others stay.
+    # Deleting the first address of a network keeps the others.
     bridge.add_addresses(labdir, "lan0", ["10.0.1.253/24", "10.0.1.252/24"])
     bridge.del_addresses(labdir, "lan0", ["10.0.1.254/24"])
     assert host_addresses("lan0") == {"10.0.1.253/24", "10.0.1.252/24", "fd00::fe/64"}
@@ -110,7 +110,7 @@ REFUSED: list[tuple[type[DummError], Callable[[str], object]]] = [
 
 @pytest.mark.usefixtures("foreign")
 @pytest.mark.parametrize(("error", "action"), REFUSED)
-def test_refused_with_nothing_changed(
+def test_rejected_changes_leave_state_and_kernel_alone(
     labdir: str, error: type[DummError], action: Callable[[str], object]
 ) -> None:
     bridge.create(labdir, "lan0", addresses=["10.0.0.254/24"])
@@ -125,17 +125,17 @@ def test_refused_with_nothing_changed(
     assert sysfs.read("lan9", "ifalias") == ""
 
 
-def test_idempotent_forms(labdir: str) -> None:
+def test_may_exist_and_if_exists(labdir: str) -> None:
     bridge.delete(labdir, "lan0", if_exists=True)
     bridge.create(labdir, "lan0", may_exist=True)
     bridge.create(labdir, "lan0", may_exist=True)
     bridge.remove_all(statefile.load(labdir))
     assert link_views.bridge_view(statefile.load(labdir), "lan0").state == "down"
-    bridge.create(labdir, "lan0", may_exist=True)  # there again
+    bridge.create(labdir, "lan0", may_exist=True)  # recreated
     assert sysfs.is_up("lan0")
 
 
-def test_killed_before_it_could_tag(labdir: str) -> None:
+def test_create_adopts_a_bridge_that_a_killed_command_left_untagged(labdir: str) -> None:
     with statefile.transaction(labdir) as change:
         change.state.bridges["lan0"] = Bridge("lan0")
     state = statefile.load(labdir)
@@ -148,7 +148,7 @@ def test_killed_before_it_could_tag(labdir: str) -> None:
     assert sysfs.is_up("lan0")
 
 
-def test_a_copied_working_set_owns_nothing(labdir: str, tmp_path: Path) -> None:
+def test_copied_working_set_owns_no_bridges(labdir: str, tmp_path: Path) -> None:
     bridge.create(labdir, "lan0")
     copy = tmp_path / "copy"
     copy.mkdir()
@@ -162,7 +162,7 @@ def test_a_copied_working_set_owns_nothing(labdir: str, tmp_path: Path) -> None:
     assert sysfs.exists("lan0")
 
 
-def test_the_cable_is_recorded(labdir: str) -> None:
+def test_connecting_and_disconnecting_is_recorded(labdir: str) -> None:
     for name in ("lan0", "lan1"):
         bridge.create(labdir, name)
     iface.create(labdir, "alice-eth0")
@@ -191,7 +191,7 @@ def test_the_cable_is_recorded(labdir: str) -> None:
     assert sorted(statefile.load(labdir).ifaces) == ["alice-eth0", "bob-eth0"]
 
 
-def test_mtu_follows_the_members(labdir: str) -> None:
+def test_bridge_mtu_follows_its_members(labdir: str) -> None:
     bridge.create(labdir, "lan0")
     iface.create(labdir, "alice-eth0", bridge="lan0", mtu=9000)
     iface.create(labdir, "bob-eth0", mtu=9000)
@@ -204,9 +204,9 @@ def test_mtu_follows_the_members(labdir: str) -> None:
     assert sysfs.number("lan0", "mtu") == 1400
 
 
-def test_a_small_mtu_takes_nothing_from_the_bridge(labdir: str) -> None:
-    """Below 1280 bytes the kernel disables IPv6 on a link: on the tap, and on the bridge that
-    follows it; and above that it would start again, with an address of its own choice."""
+def test_small_mtu_of_a_tap_leaves_the_bridge_alone(labdir: str) -> None:
+    """Below 1280 bytes the kernel disables IPv6 on a link: on the tap, and on the bridge, whose MTU
+    follows it. Above that it would enable IPv6 again, with an address of its own choice."""
     bridge.create(labdir, "lan0", addresses=["fd00::fe/64"])
     bridge.create(labdir, "lan1")
     for name in ("lan0", "lan1"):
@@ -220,7 +220,7 @@ def test_a_small_mtu_takes_nothing_from_the_bridge(labdir: str) -> None:
     assert host_addresses("lan1") == set()
 
 
-def test_the_way_out_of_a_small_mtu_that_somebody_set(labdir: str) -> None:
+def test_setting_the_mtu_repairs_a_tap_with_a_small_one(labdir: str) -> None:
     iface.create(labdir, "alice-eth0")
     iface.prepare(statefile.load(labdir), "alice")
     subprocess.run(["ip", "link", "set", "alice-eth0", "mtu", "500"], check=True)
@@ -231,7 +231,7 @@ def test_the_way_out_of_a_small_mtu_that_somebody_set(labdir: str) -> None:
     assert host_addresses("alice-eth0") == set()
 
 
-def test_made_anew_with_its_members(labdir: str) -> None:
+def test_removed_bridge_is_recreated_with_its_members(labdir: str) -> None:
     for name in ("lan0", "lan1"):
         bridge.create(labdir, name)
     iface.create(labdir, "alice-eth0", bridge="lan0")
@@ -245,7 +245,7 @@ def test_made_anew_with_its_members(labdir: str) -> None:
     assert sysfs.ports("lan1") == ["alice-eth1"]
 
 
-def test_a_failure_makes_nothing(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_create_leaves_nothing(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device", "lan0")
 

@@ -1,4 +1,4 @@
-"""The C parts: what is built, when, and what is said where it cannot be."""
+"""The C programs: what is built and when, and the errors when it cannot be."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def members(data: bytes) -> dict[str, tuple[int, tuple[int, int], bytes]]:
         at = start + head[6] + -head[6] % 4
 
 
-def test_the_archive() -> None:
+def test_archive_holds_init_and_console() -> None:
     data = build.archive(b"\x7fELF!")
     assert data == build.archive(b"\x7fELF!")
     assert len(data) % 4 == 0
@@ -44,7 +44,7 @@ def test_the_archive() -> None:
 
 
 def is_static(program: bytes) -> bool:
-    """Has it no PT_INTERP (elf(5))?"""
+    """Whether a file has no PT_INTERP segment (elf(5))."""
     assert program[:6] == b"\x7fELF\x02\x01"
     offset = struct.unpack_from("<Q", program, 32)[0]
     size, count = struct.unpack_from("<HH", program, 54)
@@ -52,15 +52,15 @@ def is_static(program: bytes) -> bool:
     return 3 not in kinds
 
 
-def test_what_is_built_is_static() -> None:
+def test_built_programs_are_static() -> None:
     build.build()
     assert is_static(Path(JAIL).read_bytes())
     agent = members(Path(INITRD).read_bytes())["init"][2]
     assert is_static(agent)
-    assert len(agent) < 64 << 10  # each guest has it in memory
+    assert len(agent) < 64 << 10  # each guest keeps it in memory
 
 
-def test_it_is_built_once_and_anew_when_a_source_is_newer(
+def test_build_runs_once_and_again_when_a_source_is_newer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build.build(str(tmp_path))
@@ -75,11 +75,11 @@ def test_it_is_built_once_and_anew_when_a_source_is_newer(
     content = jail.read_bytes(), (tmp_path / "initrd.cpio").read_bytes()
     build.build(str(tmp_path))
     assert jail.stat().st_mtime > 0
-    # The same sources make the same bytes.
+    # The build is reproducible.
     assert content == (jail.read_bytes(), (tmp_path / "initrd.cpio").read_bytes())
 
 
-def test_no_compiler(tmp_path: Path) -> None:
+def test_missing_compiler_is_a_one_line_error(tmp_path: Path) -> None:
     code = f"import sys; from dumm_tools.agent import build; build.build({str(tmp_path)!r})"
     for env in ({"CC": "/nonexistent/cc"}, {"CC": "", "PATH": "/nonexistent"}):
         done = subprocess.run(
@@ -96,7 +96,9 @@ def test_no_compiler(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_compilation_leaves_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CC", "false --option")
     with pytest.raises(build.BuildError, match="cannot compile agent/src: false failed"):
         build.build(str(tmp_path))
@@ -109,8 +111,8 @@ SOURCES = Path(build.__file__).parent
 
 
 @pytest.mark.parametrize("program", ["src", "jail"])
-def test_no_call_leads_back(program: str, tmp_path: Path) -> None:
-    """The files of a program in C form a tower, too: what the linker knows of who uses whom."""
+def test_c_files_have_no_cyclic_calls(program: str, tmp_path: Path) -> None:
+    """The C files of a program must be layered, too: the linker's symbols show who uses whom."""
     files = sorted((SOURCES / program).glob("*.c"))
     subprocess.run(["gcc", "-O0", "-ffreestanding", "-c", *files], cwd=tmp_path, check=True)
     home: dict[str, str] = {}
@@ -130,12 +132,12 @@ def test_no_call_leads_back(program: str, tmp_path: Path) -> None:
     order = graphlib.TopologicalSorter(
         {file: {home[name] for name in names if name in home} for file, names in uses.items()}
     )
-    order.prepare()  # CycleError names the circle
+    order.prepare()  # CycleError names the cycle
 
 
 def _words_in_c() -> dict[str, bytes | int | str]:
-    """The names that src/protocol.h defines: characters and byte values as bytes, numbers,
-    texts."""
+    """The names that src/protocol.h defines: characters and byte values as bytes, numbers, and
+    strings."""
     text = re.sub(r"/\*.*?\*/", "", (SOURCES / "src/protocol.h").read_text(), flags=re.DOTALL)
     found: dict[str, bytes | int | str] = {
         name: letter.encode() for name, letter in re.findall(r"(\w+) = '(.)'", text)
@@ -146,7 +148,7 @@ def _words_in_c() -> dict[str, bytes | int | str]:
     return found
 
 
-def test_the_protocol_is_the_same_in_c_and_in_python() -> None:
+def test_protocol_constants_agree_in_c_and_python() -> None:
     in_c = _words_in_c()
     for name in ("END", "ESC", "ESC_END", "ESC_ESC"):
         octet = in_c[name]
@@ -160,5 +162,5 @@ def test_the_protocol_is_the_same_in_c_and_in_python() -> None:
         for name, value in vars(protocol).items()
         if name.isupper() and not name.startswith("_")
     }
-    own = {"FRAME_MAX"}  # Python only: IN_MAX with a margin
+    own = {"FRAME_MAX"}  # only in Python: IN_MAX with a margin
     assert in_c == {name: value for name, value in in_python.items() if name not in own}

@@ -1,4 +1,4 @@
-"""The cache: objects are complete or missing, despite kills and races; deletion does not harm
+"""The cache: objects are complete or absent, despite kills and races; deleting one does not affect
 others."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def make(name: str, text: str = "x") -> None:
 
 
 def visible(home: Path) -> list[str]:
-    """All that is left but locks."""
+    """All entries that are not lock files."""
     return sorted(p.name for p in home.iterdir() if not p.name.endswith(".lock"))
 
 
@@ -63,12 +63,12 @@ def test_build_find_delete(home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".a.lock", "../masters/a", "a/", "a\0b"])
-def test_odd_names_find_nothing(name: str) -> None:
+def test_odd_names_are_not_found(name: str) -> None:
     make("a")
     assert cache.find("masters", name) is None
 
 
-def test_a_failed_build_leaves_nothing(home: Path) -> None:
+def test_failed_build_leaves_nothing(home: Path) -> None:
     def fail() -> None:
         with cache.build("masters", "a") as target:
             assert target is not None
@@ -80,7 +80,7 @@ def test_a_failed_build_leaves_nothing(home: Path) -> None:
     assert visible(home) == []
 
 
-def test_deletion_waits_for_nobody_but_refuses_while_held(home: Path) -> None:
+def test_deleting_a_held_object_fails_at_once(home: Path) -> None:
     make("a")
     lock = cache.lock_of("masters", str(home / "a"))
     assert lock == str(home / ".a.lock")
@@ -95,7 +95,7 @@ def test_deletion_waits_for_nobody_but_refuses_while_held(home: Path) -> None:
         cache.hold(lock, str(home / "a"))
 
 
-def test_the_lock_lives_in_a_child(home: Path) -> None:
+def test_lock_is_held_by_a_child_that_inherits_it(home: Path) -> None:
     make("a")
     fd = cache.hold(str(home / ".a.lock"), str(home / "a"))
     child = subprocess.Popen(["sleep", "1000"], pass_fds=[fd])
@@ -107,7 +107,7 @@ def test_the_lock_lives_in_a_child(home: Path) -> None:
     cache.delete("masters", "a")
 
 
-def test_lock_through_a_symlink(home: Path, tmp_path: Path) -> None:
+def test_lock_of_a_symlink_is_that_of_its_target(home: Path, tmp_path: Path) -> None:
     make("a")
     (tmp_path / "master").symlink_to(home / "a")
     assert cache.lock_of("masters", str(tmp_path / "master")) == str(home / ".a.lock")
@@ -123,7 +123,7 @@ def test_killed_build_is_swept(home: Path) -> None:
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     assert cache.names("masters") == []
-    make("other")  # sweeps, but not what is alive
+    make("other")  # sweeps, but spares what is in use
     assert [n for n in visible(home) if n.startswith(".a.tmp-")]
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -157,7 +157,7 @@ def test_builds_of_many_names_at_once(home: Path) -> None:
     assert all((home / n / "f").exists() for n in visible(home))
 
 
-def test_a_read_only_top_directory_can_be_named_and_deleted(home: Path) -> None:
+def test_read_only_top_directory_can_be_renamed_and_deleted(home: Path) -> None:
     with cache.build("masters", "a") as target:
         assert target is not None
         os.chmod(target, 0o555)
@@ -166,7 +166,7 @@ def test_a_read_only_top_directory_can_be_named_and_deleted(home: Path) -> None:
     assert visible(home) == []
 
 
-def test_remove_follows_no_link_and_heeds_no_mode(tmp_path: Path) -> None:
+def test_remove_follows_no_links_and_ignores_modes(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "keep").write_text("x")
@@ -179,10 +179,10 @@ def test_remove_follows_no_link_and_heeds_no_mode(tmp_path: Path) -> None:
     tree.remove(str(top))
     assert not top.exists()
     assert (outside / "keep").exists()
-    tree.remove(str(top))  # gone already
+    tree.remove(str(top))  # already gone
 
 
-def test_remove_is_not_stopped_by_depth(tmp_path: Path) -> None:
+def test_remove_handles_deep_trees(tmp_path: Path) -> None:
     top = tmp_path / "top"
     top.mkdir()
     at = os.open(top, os.O_RDONLY)
@@ -196,7 +196,7 @@ def test_remove_is_not_stopped_by_depth(tmp_path: Path) -> None:
 
 
 @pytest.mark.netns
-def test_remove_refuses_mounts(tmp_path: Path) -> None:
+def test_remove_rejects_mount_points(tmp_path: Path) -> None:
     top = tmp_path / "top"
     (top / "mnt").mkdir(parents=True)
     (top / "first").write_text("x")
@@ -214,7 +214,7 @@ def test_remove_refuses_mounts(tmp_path: Path) -> None:
     assert (top / "first").exists()
 
 
-def test_copy_keeps_what_a_tree_is(tmp_path: Path) -> None:
+def test_copy_preserves_links_holes_modes_and_special_files(tmp_path: Path) -> None:
     src, dst = tmp_path / "src", tmp_path / "dst"
     (src / "sub").mkdir(parents=True)
     dst.mkdir()
@@ -241,7 +241,7 @@ def test_copy_keeps_what_a_tree_is(tmp_path: Path) -> None:
     assert (dst / "sub").stat().st_mode & 0o7777 == 0o555
 
 
-def test_looking_things_up_imports_little() -> None:
+def test_lookups_import_few_modules() -> None:
     code = (
         "import sys; from dumm_tools.images import kernel; from dumm_tools.images import master\n"
         "kernel.list_(); master.list_(); kernel.default(); master.default()\n"
@@ -252,11 +252,11 @@ def test_looking_things_up_imports_little() -> None:
     assert child.communicate(timeout=PATIENCE)[0] == "[]\n"
 
 
-def test_a_lock_is_not_inherited(home: Path) -> None:
+def test_build_lock_is_not_inherited(home: Path) -> None:
     with cache.build("masters", "a"):
         child = subprocess.Popen(["sleep", "1000"], close_fds=False)
     fd = os.open(home / ".a.lock", os.O_RDWR)
-    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises when the child has it
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises if the child has it
     os.close(fd)
     child.kill()
     child.wait()

@@ -1,4 +1,4 @@
-"""Captures: packets as text and as pcap, and the ways in which they end."""
+"""Captures: packets as text and as pcap, and how captures end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAGIC = {bytes.fromhex("d4c3b2a1"), bytes.fromhex("4d3cb2a1")}
 
 
 def packets(pcap: bytes) -> list[bytes]:
-    """The packets of a pcap file, which must be whole."""
+    """The packets of a pcap file, which must be complete."""
     assert pcap[:4] in MAGIC
     at, found = 24, []
     while at < len(pcap):
@@ -41,7 +41,7 @@ def packets(pcap: bytes) -> list[bytes]:
 
 @pytest.fixture(params=["--host-net", "--isolated"] if ROOT else ["--isolated"])
 def pair(lab: Lab, request: pytest.FixtureRequest) -> Lab:
-    """Two guests on one segment, a pinging b."""
+    """Two guests on one segment, with a pinging b."""
     lab("dumm-fs destroy")
     (lab.directory / "state.json").unlink(missing_ok=True)
     lab(f"dumm-fs init --kernel sid --master busybox {request.param}")
@@ -59,7 +59,7 @@ def line(process: subprocess.Popen[bytes]) -> bytes:
     return process.stdout.readline()
 
 
-def test_text_and_filters(pair: Lab) -> None:
+def test_capture_prints_text_and_takes_filters(pair: Lab) -> None:
     for words in ("dumm-iface capture a-eth0", "dumm-bridge capture lan0"):
         done = pair(f"{words} -- -c 2 icmp and host 10.0.0.2")
         assert [" ICMP echo " in text for text in done.lines] == [True, True]
@@ -67,7 +67,7 @@ def test_text_and_filters(pair: Lab) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it(pair: Lab, number: int) -> None:
+def test_signal_ends_a_capture(pair: Lab, number: int) -> None:
     process = pair.start("dumm-iface capture a-eth0 icmp")
     assert b"ICMP" in line(process)
     process.send_signal(number)
@@ -76,7 +76,7 @@ def test_a_signal_ends_it(pair: Lab, number: int) -> None:
     assert b" captured" in err
 
 
-def test_ctrl_c_ends_it(pair: Lab) -> None:
+def test_ctrl_c_ends_a_capture(pair: Lab) -> None:
     with on_terminal(pair, ["dumm-bridge", "capture", "lan0", "icmp"]) as terminal:
         terminal.expect(b"ICMP echo")
         terminal.type(b"\x03")
@@ -85,14 +85,14 @@ def test_ctrl_c_ends_it(pair: Lab) -> None:
         assert terminal.is_restored()
 
 
-def test_pcap_on_stdout(pair: Lab) -> None:
+def test_pcap_to_stdout(pair: Lab) -> None:
     done = pair("dumm-bridge capture lan0 -w - -- -c 3 icmp")
     found = packets(done.stdout)
     assert len(found) == 3
     assert all(p[12:14] == b"\x08\0" and len(p) == 98 for p in found)
 
 
-def test_pcap_in_a_file(pair: Lab) -> None:
+def test_pcap_to_a_file(pair: Lab) -> None:
     here = pair.directory / "here"
     here.mkdir()
     file = here / "x.pcap"
@@ -103,7 +103,7 @@ def test_pcap_in_a_file(pair: Lab) -> None:
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
-    # Each packet is there at once.
+    # Each packet is written at once.
     until(lambda: file.exists() and file.stat().st_size > 500, "packets in the file")
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=PATIENCE)
@@ -112,7 +112,7 @@ def test_pcap_in_a_file(pair: Lab) -> None:
     assert file.stat().st_uid == here.stat().st_uid
 
 
-def test_a_closed_pipe_ends_it_quietly(pair: Lab) -> None:
+def test_closed_pipe_ends_a_capture_quietly(pair: Lab) -> None:
     process = pair.start("dumm-iface capture a-eth0 icmp")
     assert process.stdout is not None
     assert process.stderr is not None
@@ -124,7 +124,7 @@ def test_a_closed_pipe_ends_it_quietly(pair: Lab) -> None:
     assert b"Broken" not in text
 
 
-def test_a_closed_pipe_ends_it_though_nothing_comes(pair: Lab) -> None:
+def test_closed_pipe_ends_a_capture_without_traffic(pair: Lab) -> None:
     process = pair.start("dumm-bridge capture lan0 -w - udp port 9")
     assert process.stdout is not None
     assert len(process.stdout.read(24)) == 24
@@ -132,20 +132,20 @@ def test_a_closed_pipe_ends_it_though_nothing_comes(pair: Lab) -> None:
     assert process.wait(PATIENCE) == -signal.SIGPIPE
 
 
-def test_killed_leaves_no_tcpdump(pair: Lab) -> None:
-    """Though it has nothing to write, and so would not notice."""
+def test_killing_a_capture_kills_its_tcpdump(pair: Lab) -> None:
+    """tcpdump has nothing to write here, so it would not notice by itself."""
     process = pair.start("dumm-iface capture a-eth0 port 9")
     assert process.stderr is not None
     while b"listening" not in process.stderr.readline():
         pass
     process.kill()
-    # The pipe ends with the last who could write to it.
+    # The pipe reaches its end when the last writer is gone.
     assert process.communicate(timeout=PATIENCE)[0] == b""
 
 
 @pytest.mark.attack("frames-for-root")
-def test_what_guests_send_is_not_taken_apart_by_root(pair: Lab) -> None:
-    """Not even where it is but the lab's own root."""
+def test_tcpdump_does_not_parse_frames_as_root(pair: Lab) -> None:
+    """Not even by the root user of an isolated lab."""
     capturing = pair.start("dumm-iface capture a-eth0 icmp")
     assert b"ICMP" in line(capturing)
     found = subprocess.run(
@@ -162,7 +162,7 @@ def test_what_guests_send_is_not_taken_apart_by_root(pair: Lab) -> None:
 
 
 @pytest.mark.root
-def test_whom_tcpdump_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tcpdump_switches_to_an_unprivileged_user(monkeypatch: pytest.MonkeyPatch) -> None:
     assert capture.tcpdump_user() == ["-Z", "tcpdump"]
     monkeypatch.setattr(capture, "USERS", ("no-such-user", "nobody"))
     assert capture.tcpdump_user() == ["-Z", "nobody"]
@@ -171,7 +171,7 @@ def test_whom_tcpdump_becomes(monkeypatch: pytest.MonkeyPatch) -> None:
         capture.tcpdump_user()
 
 
-def test_failures_leave_no_file(pair: Lab) -> None:
+def test_failed_capture_leaves_no_file(pair: Lab) -> None:
     done = pair("dumm-iface capture a-eth0 -w x.pcap no such filter", status=1)
     assert "filter" in done.err
     done = pair("dumm-iface capture a-eth0 -w nowhere/x.pcap", status=1)
@@ -181,7 +181,7 @@ def test_failures_leave_no_file(pair: Lab) -> None:
     assert "dumm-iface: cannot write '/dev/full': No space left on device" in done.err
 
 
-def test_what_is_not_there(pair: Lab) -> None:
+def test_capturing_unplugged_or_unknown_devices_fails(pair: Lab) -> None:
     pair("dumm-guest stop b")
     done = pair("dumm-iface capture b-eth0", status=4)
     assert one_line_error(done.err, "dumm-iface") == "'b-eth0' is not plugged in"
@@ -189,7 +189,9 @@ def test_what_is_not_there(pair: Lab) -> None:
     pair("dumm-bridge capture lan9", status=3)
 
 
-def test_no_tcpdump(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_tcpdump_is_an_error_with_a_hint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(capture, "ALSO", "")
     with pytest.raises(DummError, match="cannot find 'tcpdump'") as caught:

@@ -22,7 +22,7 @@ from dumm_tools.linux import cgroup
 
 
 def can_make() -> bool:
-    """Can a group be made here? As the product finds out: by trying."""
+    """Whether a group can be made here, found out as dumm-guest does: by trying."""
     try:
         cgroup.remove(cgroup.make(f"dumm-try-{os.getpid()}", 1 << 30))
     except OSError:
@@ -30,8 +30,8 @@ def can_make() -> bool:
     return True
 
 
-def test_a_group_bounds_what_is_in_it() -> None:
-    """Where none can be made that is an OSError, and nothing is left."""
+def test_group_limits_the_memory_of_its_processes() -> None:
+    """Where no group can be made, that is an OSError, and nothing is left."""
     name = f"dumm-test-{os.getpid()}"
     if not can_make():
         with pytest.raises(OSError, match=r"\w"):
@@ -53,7 +53,7 @@ def test_a_group_bounds_what_is_in_it() -> None:
 
 
 def tops() -> list[str]:
-    """Where a group can be made: in the tree of version 2, and in one of version 1."""
+    """Places for a group: in the version 2 hierarchy, and in one of version 1."""
     kinds = {m.kind: m.target for m in mounts() if "rw" in m.options}
     return [kinds[kind] for kind in ("cgroup2", "cgroup") if kind in kinds]
 
@@ -63,7 +63,7 @@ def _is_not_the_jail(words: Path) -> bool:
 
 
 @pytest.mark.root
-def test_a_jail_is_in_its_group(tmp_path: Path) -> None:
+def test_jail_runs_in_its_group(tmp_path: Path) -> None:
     for top in tops():
         group = Path(top) / f"dumm-test-{os.getpid()}"
         group.mkdir()
@@ -77,7 +77,7 @@ def test_a_jail_is_in_its_group(tmp_path: Path) -> None:
         ]
         # fmt: on
         try:
-            # Not by a pipe: the jail has it, too, and goes on.
+            # Not through a pipe: the jail would inherit it and hold it open.
             with (tmp_path / "errors").open("w+b") as errors:
                 done = subprocess.run(
                     jail, stdout=errors, stderr=errors, check=False, timeout=PATIENCE
@@ -93,7 +93,7 @@ def test_a_jail_is_in_its_group(tmp_path: Path) -> None:
 
 
 @pytest.mark.uml
-def test_a_guest_has_a_ceiling(lab: Lab) -> None:
+def test_guest_has_a_memory_ceiling(lab: Lab) -> None:
     lab("dumm-guest create a --memory 64M --start")
     state = json.loads((lab.directory / "state.json").read_text())
     path = state["guests"]["a"]["boot"]["cgroup"]
@@ -106,7 +106,7 @@ def test_a_guest_has_a_ceiling(lab: Lab) -> None:
         )
         assert int(limit.read_text()) == (64 << 20) + limits.CEILING_OVERHEAD
         assert not cgroup.is_empty(path)
-        # All of its own memory is the guest's to use.
+        # The guest can use all of its memory.
         fill = "head -c 30000000 /dev/urandom >/dev/shm/x && sleep 0.1 && echo filled"
         assert lab(["dumm-guest", "exec", "a", "--", "sh", "-c", fill], status=None).code in (0, 1)
         assert lab("dumm-guest list -o state").out == "running\n"

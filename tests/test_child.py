@@ -1,4 +1,4 @@
-"""Children that report what went wrong."""
+"""Child processes that report their errors."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ def fail_with(error: Exception) -> Callable[[], None]:
         (ValueError("odd"), "internal error: ValueError: odd"),
     ],
 )
-def test_a_function_that_fails_says_why(error: Exception, text: str) -> None:
+def test_failing_function_reports_its_error(error: Exception, text: str) -> None:
     assert child.run(fail_with(error), errors.explain) == text
 
 
-def test_a_function_that_succeeds_says_nothing(tmp_path: Path) -> None:
+def test_succeeding_function_reports_nothing(tmp_path: Path) -> None:
     assert child.run((tmp_path / "made").mkdir, errors.explain) == ""
     assert (tmp_path / "made").is_dir()
 
 
-def test_a_child_that_is_killed_has_failed() -> None:
+def test_killed_child_counts_as_failed() -> None:
     def end() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     assert child.run(end, errors.explain) == "ended by signal 9"
 
 
-def test_nothing_is_left_of_a_child() -> None:
+def test_child_leaves_no_descriptor_or_zombie() -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     found = child.fork(fail_with(DummError("no")), errors.explain)
     assert found.wait() == "no"
@@ -56,7 +56,7 @@ def test_nothing_is_left_of_a_child() -> None:
 
 
 def run_program(script: str, *descriptors: int) -> str:
-    """Run a Python script, in which `first` is the number of the first descriptor, and `last` that
+    """Run a Python script in which `first` is the number of the first descriptor, and `last` that
     of its error pipe."""
 
     def command(first: int) -> list[str]:
@@ -66,7 +66,7 @@ def run_program(script: str, *descriptors: int) -> str:
     return child.spawn(sys.executable, descriptors, command, {}).wait()
 
 
-def test_a_program_has_its_descriptors_in_a_row_and_an_error_pipe(tmp_path: Path) -> None:
+def test_program_gets_consecutive_descriptors_and_an_error_pipe(tmp_path: Path) -> None:
     files = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT) for name in "ab"]
     script = "os.write(first, b'one'); os.write(first + 1, b'two'); os.write(last, b'no\\n')"
     said = run_program(script, *files[::-1])
@@ -76,7 +76,7 @@ def test_a_program_has_its_descriptors_in_a_row_and_an_error_pipe(tmp_path: Path
     assert [(tmp_path / name).read_text() for name in "ab"] == ["two", "one"]
 
 
-def test_a_program_has_nothing_else_of_ours() -> None:
+def test_program_inherits_no_other_descriptors() -> None:
     fd = os.open("/dev/full", os.O_RDONLY)
     script = "os.write(last, ' '.join(os.listdir('/proc/self/fd')).encode())"
     opened = set(map(int, run_program(script, fd).split()))
@@ -85,11 +85,11 @@ def test_a_program_has_nothing_else_of_ours() -> None:
     assert {0, 1, 2} < opened
 
 
-def test_a_program_that_ends_badly_without_a_word_has_failed() -> None:
+def test_program_that_fails_silently_counts_as_failed() -> None:
     assert run_program("sys.exit(3)") == "exit status 3"
 
 
-def test_a_program_that_is_not_there_leaves_nothing_open(tmp_path: Path) -> None:
+def test_missing_program_leaves_no_open_descriptors(tmp_path: Path) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     with pytest.raises(FileNotFoundError):
         child.spawn(str(tmp_path / "none"), [], lambda _: ["none"], {})
