@@ -1,4 +1,4 @@
-"""dumm-console: a shell, raw consoles, logs; and that our terminal is as it was."""
+"""dumm-console: shells, raw consoles and logs; the terminal is always restored."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ pytestmark = [pytest.mark.uml, pytest.mark.xdist_group("console")]
 
 @pytest.fixture(scope="module")
 def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """One lab for this file, with alice running and bob stopped."""
+    """A lab for this file, with alice running and bob stopped."""
     with shared(tmp_path_factory.mktemp("console"), packs) as lab:
         lab("dumm-guest create alice bob")
         lab("dumm-guest start alice")
         yield lab
 
 
-def test_shell_is_a_login_shell_on_a_terminal(lab: Lab) -> None:
+def test_shell_on_a_terminal_is_a_login_shell(lab: Lab) -> None:
     with on_terminal(lab, ["dumm-console", "shell", "alice"], (33, 99)) as screen:
         screen.type(b"echo $0 $HOME $PWD $TERM; stty size\n")
         screen.expect(b"-sh /root /root xterm-test\r\n33 99\r\n")
@@ -47,7 +47,7 @@ def test_shell_is_a_login_shell_on_a_terminal(lab: Lab) -> None:
         assert screen.is_restored()
 
 
-def test_shell_of_another_user_and_from_a_pipe(lab: Lab) -> None:
+def test_shell_as_another_user_and_from_a_pipe(lab: Lab) -> None:
     assert lab("dumm-console shell alice", stdin=b"echo $USER; id -u; exit 4\n", status=4).out == (
         "root\n0\n"
     )
@@ -75,8 +75,8 @@ def test_attach_and_detach(lab: Lab) -> None:
     assert lab("dumm-console list -o attached").lines == ["no"] * len(rows)
 
 
-def test_much_that_is_pasted(lab: Lab) -> None:
-    """More than the guest's terminal holds."""
+def test_long_pastes_arrive_whole(lab: Lab) -> None:
+    """More than fits into the guest's terminal."""
     with on_terminal(lab, ["dumm-console", "attach", "alice"]) as screen:
         until(lambda: not screen.is_restored(), "raw mode")
         for n in range(60):
@@ -96,7 +96,7 @@ def test_much_that_is_pasted(lab: Lab) -> None:
 
 @pytest.mark.attack("prints-without-end")
 @pytest.mark.parametrize("line", [0, 1])
-def test_detach_from_a_guest_that_prints_without_end(lab: Lab, line: int) -> None:
+def test_detaching_works_while_the_guest_prints_endlessly(lab: Lab, line: int) -> None:
     lab(["dumm-guest", "exec", "alice", "--", "sh", "-c", f"yes 0123456789 >/dev/tty{line} &"])
     try:
         with on_terminal(lab, ["dumm-console", "attach", "alice", "--line", str(line)]) as screen:
@@ -104,7 +104,7 @@ def test_detach_from_a_guest_that_prints_without_end(lab: Lab, line: int) -> Non
             screen.type(b"\x1d")
             assert screen.wait() == 0
             assert screen.is_restored()
-        # Nor where our terminal takes nothing.
+        # Even if our terminal accepts no output.
         with on_terminal(lab, ["dumm-console", "attach", "alice", "--line", str(line)]) as screen:
             until(lambda: unread(screen.master) >= 4000, "the terminal is full")
             screen.type(b"\x1d")
@@ -115,7 +115,7 @@ def test_detach_from_a_guest_that_prints_without_end(lab: Lab, line: int) -> Non
         lab("dumm-guest exec alice -- killall yes", status=None)
 
 
-def test_attach_ends_with_the_guest_and_restores_the_terminal(lab: Lab) -> None:
+def test_attach_ends_with_its_guest_and_restores_the_terminal(lab: Lab) -> None:
     lab("dumm-guest start bob")
     with on_terminal(lab, ["dumm-console", "attach", "bob"]) as screen:
         until(lambda: not screen.is_restored(), "raw mode")
@@ -126,7 +126,7 @@ def test_attach_ends_with_the_guest_and_restores_the_terminal(lab: Lab) -> None:
     lab("dumm-guest stop bob")
 
 
-def test_attach_is_restored_when_it_is_ended(lab: Lab) -> None:
+def test_terminal_is_restored_when_attach_is_terminated(lab: Lab) -> None:
     with on_terminal(lab, ["dumm-console", "attach", "alice", "--line", "1"]) as screen:
         until(lambda: not screen.is_restored(), "raw mode")
         screen.process.send_signal(signal.SIGTERM)
@@ -150,8 +150,8 @@ def test_send_and_log(lab: Lab) -> None:
     assert lab("dumm-console log alice -n 100000").lines == log[-100000:]
 
 
-def test_a_log_as_long_as_the_guest_likes(lab: Lab) -> None:
-    """It need not fit into memory; holes cost a guest nothing."""
+def test_log_of_any_length_is_printed(lab: Lab) -> None:
+    """It need not fit into memory; sparse files cost a guest nothing."""
     lab("dumm-guest create long")
     log = lab.directory / "run/long/console.log"
     text = b"".join(b"%d\r\n" % number for number in range(30_000))
@@ -167,20 +167,20 @@ def test_a_log_as_long_as_the_guest_likes(lab: Lab) -> None:
     assert process.stdout
     assert process.stdout.read(100) == bytes(100)
     process.stdout.close()
-    assert process.wait(PATIENCE) != 0  # SIGPIPE: there is more
+    assert process.wait(PATIENCE) != 0  # SIGPIPE: there is more to read
     lab("dumm-guest delete long")
 
 
 def follows(pid: int) -> bool:
-    """Whether a `log -f` watches its file; it has then found where to begin."""
+    """Whether a `log -f` watches its file; by then it has found where to begin."""
     for entry in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # it was closed just now
+        with contextlib.suppress(FileNotFoundError):  # just closed
             if os.readlink(entry) == "anon_inode:inotify":
                 return True
     return False
 
 
-def test_log_follows_to_the_end_of_the_guest(lab: Lab) -> None:
+def test_log_f_follows_until_the_guest_stops(lab: Lab) -> None:
     lab("dumm-guest start bob")
     following = lab.start("dumm-console log -f -n 0 bob")
     assert following.stdout
@@ -195,8 +195,8 @@ def test_log_follows_to_the_end_of_the_guest(lab: Lab) -> None:
     lab("dumm-guest stop bob")
 
 
-def test_a_log_that_grows_without_end(lab: Lab) -> None:
-    """It keeps what came last; who follows it sees no line twice, and every line that is left."""
+def test_log_f_follows_a_log_that_loses_its_oldest_lines(lab: Lab) -> None:
+    """The newest part is kept; followers see no line twice, and every line that is kept."""
     lab("dumm-guest start bob")
     log = lab.directory / "run/bob/console.log"
     following = lab.start("dumm-console log -f -n 0 bob")
@@ -222,7 +222,7 @@ def test_a_log_that_grows_without_end(lab: Lab) -> None:
     assert following.wait(PATIENCE) == 0
 
 
-def test_a_reader_of_a_log_that_loses_its_beginning(tmp_path: Path) -> None:
+def test_reader_continues_in_a_log_that_loses_its_beginning(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_bytes(b"one\ntwo\nthree\n")
     fd = os.open(log, os.O_RDONLY)
@@ -231,18 +231,18 @@ def test_a_reader_of_a_log_that_loses_its_beginning(tmp_path: Path) -> None:
     log.write_bytes(b"[8 bytes before this are gone]\nthree\nfour\n")
     assert reader.read(3) == b"fou"
     assert Reader(fd, log.stat().st_size).read(100) == b""
-    # More has gone than was read.
+    # More is gone than was read.
     log.write_bytes(b"[30 bytes before this are gone]\nfive\n")
     assert reader.read(100) == b"five\n"
-    # The guest's own words, which nobody need believe.
+    # A line printed by the guest itself, which must not be trusted.
     log.write_bytes(b"[99999999999999999999 bytes before this are gone]\nsix\n")
     assert reader.read(100) == b"six\n"
     assert reader.read(100) == b""
     os.close(fd)
 
 
-def test_a_log_that_fits_on_no_disk(tmp_path: Path) -> None:
-    """The guest goes on, and its end is its end."""
+def test_full_disk_does_not_stop_a_guest_that_logs(tmp_path: Path) -> None:
+    """The guest keeps running, and its exit status is passed on."""
     alive, theirs = os.pipe()
     full = os.open("/dev/full", os.O_RDWR)
     for fd, number in ((theirs, 60), (full, 61)):
@@ -277,13 +277,15 @@ def test_a_log_that_fits_on_no_disk(tmp_path: Path) -> None:
         ("attach bob", 4, "guest 'bob' is stopped"),
     ],
 )
-def test_errors(lab: Lab, command: str, status: int, message: str) -> None:
+def test_errors_are_one_line_with_a_status(
+    lab: Lab, command: str, status: int, message: str
+) -> None:
     done = lab(f"dumm-console {command}", status=status)
     assert one_line_error(done.err, "dumm-console") == message
     assert done.out == ""
 
 
-def test_follow_ends_quietly_when_nobody_reads(lab: Lab) -> None:
+def test_log_f_ends_quietly_when_its_reader_leaves(lab: Lab) -> None:
     following = lab.start("dumm-console log -f alice")
     assert following.stdout
     following.stdout.read(1)

@@ -24,13 +24,13 @@ pytestmark = pytest.mark.uml
 
 
 def same(lab: Lab, one: Path, other: Path) -> None:
-    """Two trees are the same in all that rsync knows of."""
+    """Assert that rsync finds no difference between two trees."""
     words = ["rsync", "-naHAX", "--checksum", "--delete", "--itemize-changes"]
     assert lab.host([*words, f"{inside(one)}/", f"{inside(other)}/"]).out == ""
 
 
 def said(lab: Lab, command: str, status: int) -> str:
-    """The one line that a failure says."""
+    """The one-line message of a failure."""
     return one_line_error(lab(command, status=status).err, "dumm-fs")
 
 
@@ -57,7 +57,7 @@ def things(tmp_path: Path) -> Path:
         with open(os.fsencode(top) + b"/" + name, "xb") as odd:
             odd.write(name)
     os.setxattr(top / "file", "user.mark", b"\0binary")
-    with contextlib.suppress(OSError):  # a user with one id only
+    with contextlib.suppress(OSError):  # a user with only one id
         os.chown(top / "below/empty", 5, 6)
         os.chown(top / "dangling", 7, 8, follow_symlinks=False)
     (top / "below/empty").chmod(0o500)
@@ -68,7 +68,9 @@ def things(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("running", [False, True])
-def test_there_across_and_back(lab: Lab, things: Path, tmp_path: Path, running: bool) -> None:
+def test_trees_survive_copies_in_across_and_out(
+    lab: Lab, things: Path, tmp_path: Path, running: bool
+) -> None:
     lab("dumm-guest create alice bob")
     if running:
         lab("dumm-guest start --all")
@@ -87,7 +89,7 @@ def test_there_across_and_back(lab: Lab, things: Path, tmp_path: Path, running: 
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_a_running_guest_sees_it_at_once(
+def test_running_guest_sees_copies_at_once(
     new_lab: Callable[..., Lab], suite: str, tmp_path: Path
 ) -> None:
     lab = new_lab(kernel=suite)
@@ -104,14 +106,14 @@ def test_a_running_guest_sees_it_at_once(
     (tmp_path / "program").chmod(0o755)
     lab(["dumm-fs", "cp", tmp_path / "program", "alice:/usr/bin/"])
     assert lab("dumm-guest exec alice -- program").out == "it runs\n"
-    # Where mount/NAME was taken off, the guest's own tree is still the one.
+    # After mount/NAME is unmounted, copies still go to the running guest's tree.
     lab("dumm-fs umount alice")
     (tmp_path / "more").write_text("more\n")
     lab(["dumm-fs", "cp", tmp_path / "more", "alice:/root"])
     assert lab("dumm-guest exec alice -- cat /root/more").out == "more\n"
 
 
-def test_where_it_goes(lab: Lab, tmp_path: Path) -> None:
+def test_target_path_decides_the_name_of_a_copy(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create alice")
     tree = lab.mounted("alice")
     here = lab.directory
@@ -150,7 +152,7 @@ def test_where_it_goes(lab: Lab, tmp_path: Path) -> None:
     same(lab, tree / "srv/dir", here / "out")
 
 
-def test_errors_name_the_file(lab: Lab) -> None:
+def test_errors_name_the_file_and_the_rest_is_copied(lab: Lab) -> None:
     lab("dumm-guest create alice")
     tree, here = lab.mounted("alice"), lab.directory
     (here / "one").write_text("1")
@@ -187,8 +189,8 @@ def test_errors_name_the_file(lab: Lab) -> None:
     assert sorted(os.listdir(tree / "srv/dir")) == ["good", "sub"]
 
 
-def test_names_are_not_for_the_terminal_to_obey(lab: Lab) -> None:
-    """In warnings and in errors, with and without a terminal, and with what -v says."""
+def test_control_characters_in_names_are_escaped(lab: Lab) -> None:
+    """In warnings and errors, with and without a terminal, and in the output of -v."""
     lab("dumm-guest create alice --start")
     name, shown = "n\x1b]0;owned\x07\x1b[2Jn\nl\x9b31m", "n\\x1b]0;owned\\x07\\x1b[2Jn\\nl\\x9b31m"
     top = lab.mounted("alice") / "srv"
@@ -224,7 +226,7 @@ def test_names_are_not_for_the_terminal_to_obey(lab: Lab) -> None:
         assert err.replace("\n", "").isprintable()
 
 
-def test_links_in_a_guest_stay_in_the_guest(lab: Lab, tmp_path: Path) -> None:
+def test_links_in_a_guest_do_not_lead_out_of_it(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create alice")
     tree, here = lab.mounted("alice"), lab.directory
     (here / "one").write_text("1")
@@ -268,7 +270,7 @@ def test_links_in_a_guest_stay_in_the_guest(lab: Lab, tmp_path: Path) -> None:
     assert os.listdir(outside) == ["secret"]
 
 
-def test_a_directory_that_turns_into_a_link_meanwhile(lab: Lab, tmp_path: Path) -> None:
+def test_directory_replaced_by_a_link_is_not_followed(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create alice")
     tree, here = lab.mounted("alice"), lab.directory
     outside = tmp_path / "outside"
@@ -324,13 +326,13 @@ def test_hard_links_between_sources_and_over_existing_files(lab: Lab) -> None:
     (here / "a/one").write_text("1")
     os.link(here / "a/one", here / "b/two")
     os.link(here / "a/one", here / "three")
-    for _ in range(2):  # the second time over the first
+    for _ in range(2):  # the second copy overwrites the first
         lab("dumm-fs cp a b three alice:/srv")
         assert os.path.samefile(tree / "srv/a/one", tree / "srv/b/two")
         assert os.path.samefile(tree / "srv/a/one", tree / "srv/three")
         assert os.stat(tree / "srv/three").st_nlink == 3
     assert sorted(os.listdir(tree / "srv")) == ["a", "b", "three"]
-    # Those of the master, too; and a copy of one name leaves the other names alone.
+    # Links of the master count, too; copying over one name leaves its other names alone.
     lab("dumm-fs cp alice:/srv alice:/root")
     (here / "one").write_text("changed")
     lab("dumm-fs cp one alice:/srv/a")
@@ -338,7 +340,7 @@ def test_hard_links_between_sources_and_over_existing_files(lab: Lab) -> None:
     same(lab, tree / "root/srv/b", tree / "srv/b")
 
 
-def test_thousands_of_files(lab: Lab) -> None:
+def test_thousands_of_files_are_copied(lab: Lab) -> None:
     lab("dumm-guest create alice")
     for directory in range(20):
         (lab.directory / f"many/{directory}").mkdir(parents=True)
@@ -348,7 +350,7 @@ def test_thousands_of_files(lab: Lab) -> None:
     same(lab, lab.directory / "many", lab.mounted("alice") / "srv/many")
 
 
-def test_a_deep_tree(lab: Lab) -> None:
+def test_deep_tree_is_copied(lab: Lab) -> None:
     lab("dumm-guest create alice")
     fd = os.open(lab.directory, os.O_RDONLY)
     for _ in range(200):
@@ -364,7 +366,7 @@ def test_a_deep_tree(lab: Lab) -> None:
 
 
 @pytest.mark.netns
-def test_a_full_disk_leaves_no_half_of_a_file(lab: Lab, small: Path) -> None:
+def test_full_disk_leaves_no_partial_file(lab: Lab, small: Path) -> None:
     lab("dumm-guest create alice")
     (lab.mounted("alice") / "srv/big").write_bytes(os.urandom(3 << 20))
     (small / "big").write_text("what was there")
@@ -377,7 +379,7 @@ def test_a_full_disk_leaves_no_half_of_a_file(lab: Lab, small: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_killed_at_any_moment(lab: Lab, number: signal.Signals) -> None:
+def test_killed_copy_can_be_repeated(lab: Lab, number: signal.Signals) -> None:
     lab("dumm-guest create alice")
     tree = lab.mounted("alice")
     (lab.directory / "big").write_bytes(os.urandom(64 << 20))
@@ -391,10 +393,12 @@ def test_killed_at_any_moment(lab: Lab, number: signal.Signals) -> None:
         assert os.listdir(tree / "srv") == ["big"]
 
 
-def test_a_lab_of_an_ordinary_user(lab: Lab, packs: Path, tmp_path: Path) -> None:
-    """Ids are those of the guest, on the way in, across, and out and in again."""
+def test_owners_are_guest_ids_in_an_ordinary_users_lab(
+    lab: Lab, packs: Path, tmp_path: Path
+) -> None:
+    """Owners are the guest's ids when files are copied in, across, out and in again."""
     if not ROOT:
-        return  # then the other tests are of such labs
+        return  # the other tests already use such labs
     user = User(70, packs)
     try:
         own = user.lab("lab")
@@ -411,7 +415,7 @@ def test_a_lab_of_an_ordinary_user(lab: Lab, packs: Path, tmp_path: Path) -> Non
             own("dumm-fs cp alice:/srv/d bob:/srv")
             listed = own("dumm-guest exec bob -- stat -c %u:%g:%a /srv/f /srv/d/f").lines
             assert listed == ["5:6:4711"] * 2
-            # Files of others are left alone, whatever a guest's links say.
+            # Files of other users are left alone, wherever a guest's links lead.
             secret = tmp_path / "secret"
             secret.write_text("secret")
             secret.chmod(0o600)
@@ -436,8 +440,8 @@ def test_a_lab_of_an_ordinary_user(lab: Lab, packs: Path, tmp_path: Path) -> Non
 
 @pytest.mark.attack("replaced-devices")
 @pytest.mark.root
-def test_devices_of_the_host_are_written_to_and_not_replaced(lab: Lab, tmp_path: Path) -> None:
-    """It was /dev/null that a file of a guest once took the place of."""
+def test_devices_on_the_host_are_written_to_and_not_replaced(lab: Lab, tmp_path: Path) -> None:
+    """A guest's file once replaced /dev/null."""
     lab("dumm-guest create a")
     null = tmp_path / "null"
     os.mknod(null, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
@@ -461,8 +465,8 @@ def test_devices_of_the_host_are_written_to_and_not_replaced(lab: Lab, tmp_path:
 
 
 @pytest.mark.attack("planted-target")
-def test_a_link_that_a_guest_made_is_not_a_target(lab: Lab, tmp_path: Path) -> None:
-    """The first copy brings the link, the second would follow it."""
+def test_links_made_by_a_guest_are_not_followed(lab: Lab, tmp_path: Path) -> None:
+    """The first copy brings the link; the second must not follow it."""
     lab("dumm-guest create a")
     tree = lab.mounted("a")
     precious = tmp_path / "precious"
@@ -477,5 +481,5 @@ def test_a_link_that_a_guest_made_is_not_a_target(lab: Lab, tmp_path: Path) -> N
         assert "is a symbolic link" in said(lab, f"dumm-fs cp a:/{name} {tmp_path / name}", 4)
     assert precious.read_text() == "mine"
     assert list((tmp_path / "place").iterdir()) == []
-    lab(["dumm-fs", "cp", "a:/lot", f"{tmp_path}/lot/"])  # said to be a directory
+    lab(["dumm-fs", "cp", "a:/lot", f"{tmp_path}/lot/"])  # claimed to be a directory
     assert (tmp_path / "place/lot").read_text() == "evil"

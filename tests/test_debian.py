@@ -1,7 +1,7 @@
-"""A lab of three Debian guests from one master, built as a user would: by root, and without root.
+"""A lab of three Debian guests from one master, built as a user would, with and without root.
 
-Each kind of user has another init in it. The labs have namespaces of their own: the master has to
-be built in the host's network.
+The init differs for each kind of user. The labs are isolated, since the master has to be built in
+the host's network.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PACKAGE, PROGRAM = "dnsmasq", "dnsmasq --version"
 
 @dataclass
 class World:
-    """A lab that is not made yet, and who has it."""
+    """A lab that does not exist yet, and its owner."""
 
     kind: str
     lab: Lab
@@ -34,13 +34,13 @@ class World:
 
 @pytest.fixture(params=sorted(INIT))
 def world(request: pytest.FixtureRequest, packs: Path, tmp_path: Path) -> Iterator[World]:
-    """The user, with a cache of their own."""
+    """The owner, with a cache of their own."""
     if request.param == "user":
         user = User(50, packs)
         made = World("user", user.lab("lab"))
         yield made
         made.lab.end()
-        # Files in the master have ids that only the user's own namespace knows.
+        # The ids of files in the master are valid in the owner's user namespace only.
         made.lab("dumm-fs master delete deb", status=None)
         user.end()
         return
@@ -54,12 +54,12 @@ def world(request: pytest.FixtureRequest, packs: Path, tmp_path: Path) -> Iterat
 
 
 def used(place: Path) -> int:
-    """Bytes on disk, as du(1) has it."""
+    """Bytes on disk, as du(1) reports them."""
     done = subprocess.run(["du", "-sk", place], capture_output=True, text=True, check=True)
     return int(done.stdout.split()[0]) << 10
 
 
-def test_three_guests_of_one_debian(world: World) -> None:
+def test_three_guests_share_one_debian_master(world: World) -> None:
     lab, init = world.lab, INIT[world.kind]
     env = {"DUMM_ALLOW_EXPIRED": "1"}
     build = ["dumm-fs", "master", "build", "debian", "--name", "deb"]
@@ -76,7 +76,7 @@ def test_three_guests_of_one_debian(world: World) -> None:
     master = Path(lab("dumm-fs master list -o path").out.strip())
     assert used(master) > 100 << 20
     assert used(lab.directory / "host") < 1 << 20
-    # Owners are as on any Debian, and setuid programs belong to root.
+    # Owners are as on any Debian system, and setuid programs belong to root.
     for path, owner in (
         ("/var/mail", "root:mail"),
         ("/etc/shadow", "root:shadow"),
@@ -84,7 +84,7 @@ def test_three_guests_of_one_debian(world: World) -> None:
     ):
         assert lab(f"dumm-guest exec a -- stat -c %U:%G {path}").out.strip() == owner, path
     assert os.stat(master / "usr/bin/passwd").st_mode & stat.S_ISUID
-    # Own changes are only one's own, packages too.
+    # Changes stay in one guest, packages too.
     lab(f"dumm-guest exec a -- dpkg --purge {PACKAGE}")
     lab("dumm-guest exec b -- touch /etc/of-b")
     assert "D /usr/share/doc/dnsmasq" in lab("dumm-fs diff a").lines
@@ -92,7 +92,7 @@ def test_three_guests_of_one_debian(world: World) -> None:
     assert lab("dumm-fs diff c").out == ""
     assert f"rc  {PACKAGE} " not in lab("dumm-guest exec b -- dpkg -l").out
     assert lab(f"dumm-guest exec b -- {PROGRAM}").out
-    # And it boots as a machine of its own.
+    # It boots as a system of its own.
     lab("dumm-guest stop c")
     lab("dumm-guest set c --init /sbin/init")
     lab("dumm-guest start c --timeout 300", timeout=400)
@@ -106,7 +106,7 @@ def test_three_guests_of_one_debian(world: World) -> None:
     lab(["dumm-guest", "exec", "c", "--", "sh", "-c", up])
     lab("dumm-guest stop --all --timeout 60")
     assert set(lab("dumm-guest list -o state").lines) == {"stopped"}
-    # Their trees are still mounted over it.
+    # The guests' trees are still mounted on top of it.
     assert "mounted over it" in lab("dumm-fs master delete deb", status=4).err
     assert lab.mounted("a").joinpath("etc").is_dir()
     lab("dumm-fs umount a b c")

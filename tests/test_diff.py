@@ -1,4 +1,4 @@
-"""diff, reset and commit: what a guest changed, said, dropped and kept."""
+"""diff, reset and commit: a guest's changes are listed, dropped and kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ mkdir -p /srv/deep/deeper && mkfifo /srv/deep/fifo
 
 
 def said(lab: Lab, name: str) -> set[str]:
-    """The output of diff for people, except for the mount point of the kernel's modules."""
+    """The output of diff for people, without the mount point of the kernel's modules."""
     lines = lab(["dumm-fs", "diff", name]).lines
     assert lines == sorted(lines, key=lambda line: os.fsencode(line[2:]))
     return {line for line in lines if not line.startswith("A /usr/lib/modules")}
@@ -46,20 +46,20 @@ def said(lab: Lab, name: str) -> set[str]:
 
 def rsync(lab: Lab, *words: str | Path) -> list[str]:
     """The changes that rsync reports."""
-    # The layers' own marks are attributes, too.
+    # The layers' own markers are attributes, too.
     filters = ["--filter=-x user.overlay.*", "--filter=-x trusted.overlay.*"]
     options = ["-aHAX", *filters, "--itemize-changes"]
     return lab.host(["rsync", *options, *words]).out.splitlines()
 
 
 def same(lab: Lab, one: Path, other: Path) -> None:
-    """Two trees are the same in all that rsync knows of."""
+    """Assert that rsync finds no difference between two trees."""
     options = ("-n", "--checksum", "--delete", "--omit-dir-times")
     assert rsync(lab, *options, f"{inside(one)}/", f"{inside(other)}/") == []
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_each_kind_of_change(new_lab: Callable[..., Lab], suite: str) -> None:
+def test_every_kind_of_change_is_listed(new_lab: Callable[..., Lab], suite: str) -> None:
     lab = new_lab(kernel=suite)
     lab("dumm-guest create alice --start")
     assert said(lab, "alice") == set()
@@ -79,7 +79,7 @@ def test_each_kind_of_change(new_lab: Callable[..., Lab], suite: str) -> None:
         "A /etc/shells/below",
         "A /root/dangling",
         "A /root/hosts",
-        "M /etc/passwd",  # its content is the same, its time is not
+        "M /etc/passwd",  # same content, different time
         "A /srv/deep",
         "A /srv/deep/deeper",
         "A /srv/deep/fifo",
@@ -93,7 +93,7 @@ def test_each_kind_of_change(new_lab: Callable[..., Lab], suite: str) -> None:
     assert said(lab, "alice") == set()
 
 
-def test_a_file_that_was_only_copied_up_is_not_a_change(lab: Lab) -> None:
+def test_file_that_was_only_copied_up_is_not_a_change(lab: Lab) -> None:
     lab("dumm-guest create alice")
     tree = lab.mounted("alice")
     with open(tree / "etc/hosts", "r+b"):
@@ -103,7 +103,7 @@ def test_a_file_that_was_only_copied_up_is_not_a_change(lab: Lab) -> None:
     os.chmod(tree / "etc/passwd", before.st_mode & 0o7777)
     assert (lab.directory / "host/alice/etc/passwd").exists()
     assert said(lab, "alice") == set()
-    # The same size and the same time, but not the same.
+    # Same size and time, but different content.
     data = (tree / "etc/passwd").read_bytes()
     (tree / "etc/passwd").write_bytes(data[::-1])
     os.utime(tree / "etc/passwd", ns=(before.st_mtime_ns, before.st_mtime_ns))
@@ -111,7 +111,7 @@ def test_a_file_that_was_only_copied_up_is_not_a_change(lab: Lab) -> None:
     assert said(lab, "alice") == {"M /etc/passwd", "M /etc/group"}
 
 
-def test_four_shapes_and_names_of_any_bytes(lab: Lab) -> None:
+def test_every_output_format_handles_names_of_any_bytes(lab: Lab) -> None:
     lab("dumm-guest create alice")
     tree = os.fsencode(lab.mounted("alice"))
     for name in (b"new\nline", b"\xff\xfe", b"back\\slash", "ü".encode()):
@@ -129,7 +129,7 @@ def test_four_shapes_and_names_of_any_bytes(lab: Lab) -> None:
     assert [r["path"] for r in rows[:3]] == [p.decode() for p in raw[:3]]
 
 
-def test_diff_is_of_the_top_layer(lab: Lab, tmp_path: Path) -> None:
+def test_diff_compares_the_top_layer_only(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create alice")
     tree = lab.mounted("alice")
     (tree / "root/first").write_text("1")
@@ -160,9 +160,9 @@ def test_commit_agrees_with_rsync(lab: Lab, tmp_path: Path) -> None:
     rsync(lab, f"{master}/", copy)
     would = rsync(lab, "-n", "--delete", f"{inside(tree)}/", copy)
     gone = [w.split()[1].rstrip("/") for w in would if w.startswith("*deleting")]
-    replaced = {"/var/www/index.html"}  # rsync does not speak of what gives way to a file
+    replaced = {"/var/www/index.html"}  # rsync does not list what is replaced by a file
     assert {f"/{p}" for p in gone} | replaced == {p for p, k in kinds.items() if k == "D"}
-    # The layer has that and nothing else, and a guest on it has it all.
+    # The layer contains exactly these, and a guest on it has the complete tree.
     lab("dumm-fs commit alice ./layer")
     layer = lab.directory / "layer"
     found = {f"/{p.relative_to(layer)}" for p in layer.rglob("*")
@@ -190,7 +190,7 @@ def refused(done: Done) -> str:
     return one_line_error(done.err, "dumm-fs")
 
 
-def test_what_is_refused(lab: Lab, tmp_path: Path) -> None:
+def test_rejected_resets_and_commits(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create alice --start")
     assert refused(lab("dumm-fs reset alice", status=4)) == "guest 'alice' is running"
     assert refused(lab("dumm-fs commit alice new", status=4)) == "guest 'alice' is running"
@@ -210,13 +210,13 @@ def test_what_is_refused(lab: Lab, tmp_path: Path) -> None:
     assert os.listdir(lab.directory / "host") == ["alice"]
 
 
-def test_hard_links_and_sparse_files_in_a_layer(lab: Lab) -> None:
+def test_commit_preserves_hard_links_and_sparse_files(lab: Lab) -> None:
     lab("dumm-guest create alice")
     tree = lab.mounted("alice")
     (tree / "root/one").write_bytes(b"x")
     os.truncate(tree / "root/one", 1 << 30)
     os.link(tree / "root/one", tree / "srv/two")
-    os.link(tree / "etc/hosts", tree / "etc/hosts2")  # of the master
+    os.link(tree / "etc/hosts", tree / "etc/hosts2")  # a file of the master
     lab("dumm-fs commit alice ./layer")
     layer = lab.directory / "layer"
     for one, two in (("root/one", "srv/two"), ("etc/hosts", "etc/hosts2")):
@@ -226,7 +226,7 @@ def test_hard_links_and_sparse_files_in_a_layer(lab: Lab) -> None:
 
 
 @pytest.mark.netns
-def test_a_full_disk_loses_nothing(lab: Lab, small: Path, packs: Path) -> None:
+def test_full_disk_loses_nothing(lab: Lab, small: Path, packs: Path) -> None:
     lab("dumm-guest create alice")
     tree = lab.mounted("alice")
     (tree / "srv/big").write_bytes(os.urandom(3 << 20))
@@ -241,7 +241,7 @@ def test_a_full_disk_loses_nothing(lab: Lab, small: Path, packs: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_killed_at_any_moment(lab: Lab, number: signal.Signals) -> None:
+def test_killed_commit_can_be_repeated(lab: Lab, number: signal.Signals) -> None:
     lab("dumm-guest create alice")
     tree = lab.mounted("alice")
 
@@ -275,7 +275,7 @@ def test_killed_at_any_moment(lab: Lab, number: signal.Signals) -> None:
     assert not [n for n in os.listdir(lab.directory / "run/alice") if "dropped" in n]
 
 
-def test_a_guest_does_not_start_while_it_is_committed(lab: Lab) -> None:
+def test_guest_cannot_start_while_it_is_committed(lab: Lab) -> None:
     lab("dumm-guest create alice")
     for number in range(2000):
         (lab.mounted("alice") / f"srv/{number}").write_bytes(bytes(5000))
@@ -288,7 +288,7 @@ def test_a_guest_does_not_start_while_it_is_committed(lab: Lab) -> None:
     assert len(os.listdir(lab.directory / "layer/srv")) == 2000
 
 
-def test_a_guest_is_not_deleted_while_it_is_committed(lab: Lab) -> None:
+def test_guest_cannot_be_deleted_while_it_is_committed(lab: Lab) -> None:
     lab("dumm-guest create alice")
     for number in range(2000):
         (lab.mounted("alice") / f"srv/{number}").write_bytes(b"x")

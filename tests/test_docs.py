@@ -1,4 +1,4 @@
-"""The manual and the completions say what the commands do, and work."""
+"""The manual and the completions agree with the commands, and work."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from support.labs import Lab
 from dumm_tools import _docs
 
 PAGES = sorted(path for path in (TOP / "man").iterdir() if path.suffix[1:].isdigit())
-#: Where users are shown commands.
+#: Documents that show commands to users.
 TEXTS = [TOP / "README.md", *sorted((TOP / "man").glob("*.in")), *(TOP / "examples").glob("*.sh")]
 
 
-def test_nothing_is_out_of_date(capsys: pytest.CaptureFixture[str]) -> None:
+def test_generated_files_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     assert _docs.main(["--check"]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_a_page_is_clean(path: Path) -> None:
+def test_manual_page_has_no_warnings(path: Path) -> None:
     if not shutil.which("groff"):
         pytest.skip("no groff here")
     argv = ["groff", "-man", "-Tutf8", "-ww", "-z", str(path)]
@@ -40,7 +40,7 @@ def test_a_page_is_clean(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
-def test_the_commands_in_a_text_exist(path: Path) -> None:
+def test_commands_in_documents_exist(path: Path) -> None:
     tools = _docs.tools()
     text = re.sub(r"\\f[BIR]", "", path.read_text()).replace("\\-", "-").replace("\\(aq", "'")
     # Everything that looks like a command: after a prompt, `run` or a pipe.
@@ -62,7 +62,7 @@ def test_the_commands_in_a_text_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("tool", sorted(_docs.tools()))
-def test_bash_completes(tool: str, tmp_path: Path) -> None:
+def test_bash_completion(tool: str, tmp_path: Path) -> None:
     script = TOP / "completions" / "bash" / tool
     function = f"_{tool.replace('-', '_')}_completion"
     code = (
@@ -94,7 +94,8 @@ TYPED = {
     "dumm-fs overlay del alice ": ["{lab}/layer,one"],
     "dumm-fs overlay del bob ": [],
 }
-#: zsh's own functions, which work inside its line editor only, say what they are told to offer.
+#: zsh's own functions work only inside its line editor; here they print what they are told to
+#: offer.
 ZSH = """
 compdef() { }
 compadd() { print -rl -- "${(@P)@[-1]}" }
@@ -108,7 +109,7 @@ $3
 
 @pytest.fixture
 def layered(lab: Lab) -> Lab:
-    """Guests, one of them with a layer."""
+    """Guests, one of which has an overlay."""
     lab("dumm-guest create alice albert bob")
     (lab.directory / "layer,one").mkdir()
     lab("dumm-fs overlay add alice ./layer,one")
@@ -120,7 +121,7 @@ def _offered(lab: Lab, expected: list[str]) -> list[str]:
 
 
 @pytest.mark.uml
-def test_fish_completes(layered: Lab) -> None:
+def test_fish_completion(layered: Lab) -> None:
     def complete(typed: str) -> list[str]:
         path = shlex.quote(f"{TOP}/completions/fish")
         script = f"set -p fish_complete_path {path}; complete -C {shlex.quote(typed)}"
@@ -134,7 +135,7 @@ def test_fish_completes(layered: Lab) -> None:
 
 
 @pytest.mark.uml
-def test_zsh_completes(layered: Lab) -> None:
+def test_zsh_completion(layered: Lab) -> None:
     for typed, expected in TYPED.items():
         tool = typed.split()[0]
         function = f"_{tool.replace('-', '_')}_completion"
@@ -145,7 +146,7 @@ def test_zsh_completes(layered: Lab) -> None:
 
 
 def test_completion_offers_existing_objects(tmp_path: Path) -> None:
-    """Also where there is no working set: then nothing, and no complaint."""
+    """Without a working set nothing is offered, and there is no error."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "lab").mkdir()
     subprocess.run([BIN / "dumm-fs", "init"], cwd=tmp_path / "lab", check=True, timeout=PATIENCE)
@@ -173,7 +174,7 @@ def test_completion_offers_existing_objects(tmp_path: Path) -> None:
         assert (done.stdout, done.stderr) == (expected, "")
 
 
-def test_check_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_reports_outdated_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(TOP / "man", tmp_path / "man")
     shutil.copytree(TOP / "completions", tmp_path / "completions")
     monkeypatch.setattr(_docs, "TOP", tmp_path)
@@ -184,14 +185,14 @@ def test_check_notices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert _docs.main(["--check"]) == 0
 
 
-def test_it_runs_as_a_module() -> None:
+def test_docs_run_as_a_module() -> None:
     argv = [sys.executable, "-m", "dumm_tools._docs", "--nonsense"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 2
 
 
-def test_each_attack_that_the_manual_lists_is_made() -> None:
-    """And each that is made is listed."""
+def test_every_attack_in_the_manual_is_tested() -> None:
+    """And every attack that is made is listed."""
     text = (TOP / "man/attacks.inc").read_text().replace("\\-", "-")
     listed = re.findall(r"^\.TP\n\.B (\S+)$", text, re.MULTILINE)
     made = {
