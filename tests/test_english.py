@@ -76,7 +76,7 @@ GOOD = (
 
 
 def faults(text: str) -> list[str]:
-    """The banned phrases of a paragraph, and what to write instead."""
+    """The banned phrases in a paragraph, and what to write instead."""
     return [
         f"'{found[0][:40]}' in '{said[:120]}': {instead}"
         for said in re.split(r"(?<=[.;:!?]) +", " ".join(text.split()))
@@ -90,11 +90,11 @@ def all_faults(texts: Iterator[tuple[str, str]]) -> list[str]:
     return [f"{where}: {fault}" for where, text in texts for fault in faults(text)]
 
 
-# ---- where texts are ----
+# ---- where texts come from ----
 
 
 def of_page(path: Path) -> Iterator[tuple[str, str]]:
-    """The paragraphs of a page, without its headings and examples."""
+    """The paragraphs of a manual page, without its headings and examples."""
     said: list[str] = []
     shown = after_tag = False
     for number, line in enumerate([*path.read_text().splitlines(), ".PP"], 1):
@@ -200,7 +200,7 @@ def of_comments(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def of_python_comments(path: Path) -> Iterator[tuple[str, str]]:
-    """Comments; lines of one block together."""
+    """The comments, with the lines of one block joined."""
     block: list[str] = []
     last = 0
     for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
@@ -227,39 +227,39 @@ SOURCES = sorted(
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_the_patterns_find(text: str) -> None:
+def test_patterns_match_bad_phrases(text: str) -> None:
     assert faults(text)
 
 
 @pytest.mark.parametrize("text", GOOD)
-def test_the_patterns_leave_alone(text: str) -> None:
+def test_patterns_ignore_good_phrases(text: str) -> None:
     assert faults(text) == []
 
 
 @pytest.mark.parametrize("path", sorted((TOP / "man").glob("*.in*")), ids=lambda p: p.name)
-def test_the_manual(path: Path) -> None:
+def test_manual_is_idiomatic(path: Path) -> None:
     assert all_faults(of_page(path)) == []
 
 
 @pytest.mark.parametrize("path", sorted(TOP.glob("*.md")), ids=lambda p: p.name)
-def test_markdown(path: Path) -> None:
+def test_markdown_is_idiomatic(path: Path) -> None:
     assert all_faults(of_markdown(path)) == []
 
 
 @pytest.mark.parametrize("path", sorted((TOP / "examples").glob("*.sh")), ids=lambda p: p.name)
-def test_the_examples(path: Path) -> None:
+def test_examples_are_idiomatic(path: Path) -> None:
     assert all_faults(of_shell(path)) == []
 
 
-def test_help() -> None:
+def test_help_is_idiomatic() -> None:
     assert all_faults(of_help()) == []
 
 
-def test_messages() -> None:
+def test_messages_are_idiomatic() -> None:
     package = [path for path in SOURCES if path.is_relative_to(TOP / "dumm_tools")]
     texts = (of_strings(p) if p.suffix == ".py" else of_c_strings(p) for p in package)
     assert all_faults(text for each in texts for text in each) == []
 
 
-def test_comments_and_names() -> None:
+def test_comments_and_test_names_are_idiomatic() -> None:
     assert all_faults(text for path in SOURCES for text in of_comments(path)) == []

@@ -1,4 +1,4 @@
-"""The examples of examples/, as a user runs them: by root, and by somebody who is not."""
+"""The examples in examples/, run as a user would run them: as root and as an ordinary user."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from support.users import User
 
 pytestmark = pytest.mark.uml
 
-#: Each with the master that it has built, where it needs more than busybox.
+#: Each example, with the master that it builds if it needs more than busybox.
 EXAMPLES = {"web": None, "lossy": None, "strongswan": "strongswan", "ospf": "frr"}
 
 
 @pytest.fixture(scope="module")
 def somebody(example_masters: Path) -> Iterator[User]:
-    """An ordinary user, with root's masters: there is no network to build them from."""
+    """An ordinary user, with root's masters, since there is no network to build them from."""
     user = User(9, example_masters)
     try:
         lab = user.lab("making")
@@ -39,25 +39,25 @@ def somebody(example_masters: Path) -> Iterator[User]:
         user.end()
 
 
-def test_all_are_tried() -> None:
+def test_every_example_is_tested() -> None:
     found = {path.stem for path in (TOP / "examples").glob("*.sh")}
     assert found == {"demo", "lib", *EXAMPLES}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example(name: str, example_masters: Path, tmp_path: Path) -> None:
+def test_example_runs_as_root(name: str, example_masters: Path, tmp_path: Path) -> None:
     run(name, Lab(tmp_path, example_masters))
 
 
 @pytest.mark.root
 @pytest.mark.xdist_group("examples")
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_without_root(name: str, somebody: User) -> None:
+def test_example_runs_without_root(name: str, somebody: User) -> None:
     run(name, somebody.lab(name))
 
 
 def run(name: str, lab: Lab) -> None:
-    """In a directory of the lab, which is empty before and after."""
+    """Run an example in the lab's directory, which is empty before and after."""
     lab.env["TMPDIR"] = str(lab.directory)
     lab([TOP / "examples" / f"{name}.sh"])
     assert list(lab.directory.iterdir()) == []

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.uml, pytest.mark.xdist_group("exec")]
 
 @pytest.fixture(scope="module")
 def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """One lab for this file, with a running guest of each kernel."""
+    """A lab for this file, with a running guest of each kernel."""
     with shared(tmp_path_factory.mktemp("exec"), packs) as lab:
         for suite in SUITES:
             lab(["dumm-guest", "create", suite, "--kernel", suite])
@@ -33,7 +33,7 @@ def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def run(lab: Lab, *command: str, status: int = 0, stdin: bytes = b"") -> tuple[bytes, str]:
-    """exec in the newest guest: its stdout and stderr."""
+    """Run exec in the newest guest; return its stdout and stderr."""
     done = lab(["dumm-guest", "exec", "sid", "--", *command], status=status, stdin=stdin)
     return done.stdout, done.err
 
@@ -43,12 +43,12 @@ def sh(lab: Lab, script: str, status: int = 0, stdin: bytes = b"") -> tuple[byte
 
 
 def idle(lab: Lab, guest: str = "sid") -> None:
-    """Nothing runs in a guest but what looks; all its lines can be used."""
+    """Assert that a guest runs nothing except this check, and that all its lines can be used."""
     until(lambda: processes(lab, guest) == [], f"programs are left: {processes(lab, guest)}")
 
 
 def shell(lab: Lab, line: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[bytes]:
-    """A line for bash on the host."""
+    """Run a line in bash on the host."""
     return subprocess.run(
         ["bash", "-c", line],
         env=lab.env,
@@ -79,15 +79,16 @@ def test_fifty_megabytes_come_back_the_same(lab: Lab, suite: str) -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize("size", [0, 1, 4095, 4096, 8192, 8193, 16384, 16385, 100_000])
-def test_any_size_goes_in_and_out(lab: Lab, suite: str, size: int) -> None:
+def test_streams_of_any_size(lab: Lab, suite: str, size: int) -> None:
     for data in (NOISE[:size], b"\xc0\xdb" * (size // 2)):
         done = lab(["dumm-guest", "exec", suite, "--", "cat"], stdin=data)
         assert done.stdout == data
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_input_that_drips_in(lab: Lab, suite: str) -> None:
-    """More on its way to the agent than its terminal holds would jam the line for good."""
+def test_input_that_trickles_in(lab: Lab, suite: str) -> None:
+    """If more than fits into the agent's terminal were on its way, the line would be stuck for
+    good."""
     process = lab.start(["dumm-guest", "exec", suite, "--", "cat"])
     assert process.stdin
     assert process.stdout
@@ -102,15 +103,16 @@ def test_input_that_drips_in(lab: Lab, suite: str) -> None:
 
 
 def wait_written(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a command has read all that was written to it."""
+    """Wait until a command has read everything written to it."""
     stdin = process.stdin
     assert stdin
     until(lambda: unread(stdin.fileno()) == 0, "it is read")
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_input_while_the_program_is_not_done_with_earlier_one(lab: Lab, suite: str) -> None:
-    """Large pieces go in by files, small ones by the line: nothing is lost between the two."""
+def test_input_is_queued_while_the_program_does_not_read(lab: Lab, suite: str) -> None:
+    """Large pieces are passed as files, small ones over the line; nothing is lost between the
+    two."""
     script = "until [ -e /tmp/go ]; do sleep 0.02; done; rm /tmp/go; exec sha256sum"
     process = lab.start(["dumm-guest", "exec", suite, "--", "sh", "-c", script])
     assert process.stdin
@@ -119,16 +121,16 @@ def test_input_while_the_program_is_not_done_with_earlier_one(lab: Lab, suite: s
         process.stdin.write(NOISE[:size])
         process.stdin.flush()
         want.update(NOISE[:size])
-        if number < 3:  # the guest has what its pipe holds, and two pieces wait
+        if number < 3:  # the program's pipe is full, and two pieces are waiting
             wait_written(process)
     lab(["dumm-guest", "exec", suite, "--", "touch", "/tmp/go"])
     out, err = process.communicate(timeout=PATIENCE)
     assert (out.split()[0].decode(), err) == (want.hexdigest(), b"")
 
 
-def test_the_end_comes_through_a_line_that_was_full(lab: Lab) -> None:
-    """A client that stands still fills its line, and the agent's memory for it; when the line is
-    emptied at one stroke, nothing but that tells the agent of what it has to say yet."""
+def test_end_of_output_arrives_through_a_full_line(lab: Lab) -> None:
+    """A client that is stopped fills its line, and then the agent's buffer. When the line is
+    emptied in one go, nothing else tells the agent that it can write the rest."""
     root = lab.mounted("sid") / "root"
     wait = "echo ready; until [ -e /root/go ]; do sleep 0.02; done"
     for size in range(780_000, 1_120_000, 16_000):
@@ -136,12 +138,12 @@ def test_the_end_comes_through_a_line_that_was_full(lab: Lab) -> None:
         process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", script])
         assert process.stdin
         assert process.stdout
-        process.stdin.close()  # its end must not surprise the agent later on
+        process.stdin.close()  # the end of the input must not reach the agent later
         process.stdin = None
         assert process.stdout.read(6) == b"ready\n"
         process.send_signal(signal.SIGSTOP)
         (root / "go").touch()
-        with contextlib.suppress(AssertionError):  # it does not fit: then the program waits
+        with contextlib.suppress(AssertionError):  # the output does not fit: then the program waits
             until((root / "done").exists, "", 1)
         process.send_signal(signal.SIGCONT)
         out, err = process.communicate(timeout=PATIENCE)
@@ -150,7 +152,7 @@ def test_the_end_comes_through_a_line_that_was_full(lab: Lab) -> None:
         (root / "done").unlink()
 
 
-def test_stderr_is_apart(lab: Lab) -> None:
+def test_stderr_is_separate(lab: Lab) -> None:
     assert sh(lab, "echo one; echo two >&2; echo three") == (b"one\nthree\n", "two\n")
     done = shell(lab, "dumm-guest exec sid -- sh -c 'head -c 300000 /dev/zero >&2' 2>&1 >/dev/null")
     assert done.stdout == bytes(300_000)
@@ -171,12 +173,12 @@ def test_kinds_of_stdin(lab: Lab, redirection: str, wanted: bytes) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, wanted, b"")
 
 
-def test_a_pipe_left_open_does_not_keep_exec(lab: Lab) -> None:
+def test_exec_ends_although_its_stdin_stays_open(lab: Lab) -> None:
     process = lab.start("dumm-guest exec sid -- echo done")
     assert process.wait(PATIENCE) == 0  # our end of its stdin is still open
 
 
-def test_a_program_that_reads_no_input(lab: Lab) -> None:
+def test_programs_that_do_not_read_their_input(lab: Lab) -> None:
     for program in ("true", "sh -c 'exec <&-; sleep 0.2; echo late'", "head -c 10"):
         done = shell(lab, f"dumm-guest exec sid -- {program} < /dev/zero | wc -c")
         assert done.returncode == 0, done.stderr
@@ -194,7 +196,7 @@ def test_a_program_that_reads_no_input(lab: Lab) -> None:
         ("dumm-guest exec sid -- sh -c 'echo x >&2; exit 9' 2>/dev/full", 125, ""),
     ],
 )
-def test_output_that_nobody_can_take(lab: Lab, line: str, status: int, error: str) -> None:
+def test_output_that_cannot_be_written(lab: Lab, line: str, status: int, error: str) -> None:
     done = shell(lab, line)
     assert done.returncode == status
     assert error in done.stderr.decode()
@@ -202,7 +204,7 @@ def test_output_that_nobody_can_take(lab: Lab, line: str, status: int, error: st
     idle(lab)
 
 
-def test_a_reader_that_leaves_ends_the_program_quietly(lab: Lab) -> None:
+def test_program_ends_quietly_when_the_reader_leaves(lab: Lab) -> None:
     line = "dumm-guest exec sid -- {}| head -1; echo ${{PIPESTATUS[0]}}"
     first, status = shell(lab, line.format("dmesg ")).stdout.decode().splitlines()
     assert first.startswith("Linux version")
@@ -213,12 +215,12 @@ def test_a_reader_that_leaves_ends_the_program_quietly(lab: Lab) -> None:
     idle(lab)
 
 
-def test_a_slow_reader_gets_all(lab: Lab) -> None:
+def test_slow_reader_gets_all_output(lab: Lab) -> None:
     done = shell(lab, "dumm-guest exec sid -- seq 1500000 | { sleep 1; md5sum; }")
     assert done.stdout == shell(lab, "seq 1500000 | md5sum").stdout
 
 
-def test_a_background_program_is_not_waited_for(lab: Lab) -> None:
+def test_exec_does_not_wait_for_background_programs(lab: Lab) -> None:
     assert sh(lab, "sleep 1000 & echo started")[0] == b"started\n"
     assert processes(lab, "sid") == ["sleep 1000"]
     assert sh(lab, "yes & sleep 0.1; echo started")[0].endswith(b"\n")
@@ -233,7 +235,7 @@ def test_a_background_program_is_not_waited_for(lab: Lab) -> None:
     ("script", "status"),
     [("exit 0", 0), ("exit 42", 42), ("exit 255", 255), ("kill -9 $$", 137), ("kill -15 $$", 143)],
 )
-def test_the_status_is_the_programs(lab: Lab, script: str, status: int) -> None:
+def test_exit_status_is_that_of_the_program(lab: Lab, script: str, status: int) -> None:
     assert sh(lab, script, status=status) == (b"", "")
 
 
@@ -248,7 +250,9 @@ def test_the_status_is_the_programs(lab: Lab, script: str, status: int) -> None:
         (["/etc/passwd/x"], 127, "cannot run '/etc/passwd/x': Not a directory"),
     ],
 )
-def test_what_cannot_be_run(lab: Lab, command: list[str], status: int, message: str) -> None:
+def test_unrunnable_commands_exit_with_126_or_127(
+    lab: Lab, command: list[str], status: int, message: str
+) -> None:
     assert one_line_error(run(lab, *command, status=status)[1]) == message
 
 
@@ -267,7 +271,7 @@ def test_what_cannot_be_run(lab: Lab, command: list[str], status: int, message: 
         ("-e nonsense sid -- true", 2, ""),
     ],
 )
-def test_failures_of_ours(lab: Lab, words: str, status: int, message: str) -> None:
+def test_failures_of_exec_itself(lab: Lab, words: str, status: int, message: str) -> None:
     error = one_line_error(lab(f"dumm-guest exec {words}", status=status).err)
     assert error.startswith(message)
 
@@ -289,7 +293,7 @@ def test_timeout(lab: Lab) -> None:
     idle(lab)
 
 
-def test_timeout_ends_what_does_not_listen(lab: Lab) -> None:
+def test_timeout_ends_programs_that_ignore_sigterm(lab: Lab) -> None:
     command = "sh -c 'trap \"\" TERM; while :; do sleep 1; done'"
     assert out_of_time(lab, command) == "'sh' ran longer than {} s"
     until(lambda: not any(p.startswith("sh -c trap") for p in processes(lab, "sid")), "it runs on")
@@ -297,8 +301,8 @@ def test_timeout_ends_what_does_not_listen(lab: Lab) -> None:
 
 @pytest.mark.attack("output-nobody-reads")
 @pytest.mark.parametrize("command", ["cat /dev/zero", "head -c 900000 /dev/zero"])
-def test_timeout_holds_to_the_last_byte(lab: Lab, command: str) -> None:
-    """Our own reader reads nothing: neither the command's end nor the rest of its output comes."""
+def test_timeout_applies_while_output_is_not_read(lab: Lab, command: str) -> None:
+    """Nobody reads our output: neither the end of the command nor the rest of it arrives."""
     assert "ran longer than {} s" in out_of_time(lab, command)
     idle(lab)
 
@@ -306,7 +310,7 @@ def test_timeout_holds_to_the_last_byte(lab: Lab, command: str) -> None:
 @pytest.mark.attack("output-nobody-reads")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", ["cat /dev/zero", "head -c 900000 /dev/zero"])
-def test_a_signal_ends_it_while_nobody_reads(
+def test_signal_ends_exec_while_its_output_is_not_read(
     lab: Lab, command: str, number: signal.Signals
 ) -> None:
     process = lab.start(["dumm-guest", "exec", "sid", "--", *command.split()])
@@ -317,15 +321,15 @@ def test_a_signal_ends_it_while_nobody_reads(
 
 
 def wait_stuck(process: subprocess.Popen[bytes]) -> None:
-    """Wait until a command's output pipe is full and it waits."""
+    """Wait until a command's output pipe is full and the command blocks."""
     stdout = process.stdout
     assert stdout
     until(lambda: unread(stdout.fileno()) >= 60_000, "the pipe is full")
     until(lambda: is_waiting(process.pid), "it waits")
 
 
-def test_a_signal_ends_it_while_its_terminal_takes_nothing(lab: Lab) -> None:
-    """A write to a terminal that stands still would wait for good."""
+def test_signal_ends_exec_while_its_terminal_is_stopped(lab: Lab) -> None:
+    """A write to a stopped terminal would block for good."""
     with on_terminal(lab, ["dumm-guest", "exec", "sid", "--", "cat", "/dev/zero"]) as screen:
         until(lambda: is_waiting(screen.process.pid), "it waits")
         screen.process.send_signal(signal.SIGTERM)
@@ -336,7 +340,7 @@ def test_a_signal_ends_it_while_its_terminal_takes_nothing(lab: Lab) -> None:
 
 @pytest.fixture
 def frozen(lab: Lab) -> Iterator[Callable[[], None]]:
-    """A way to have the guest's kernel stand still; it goes on after the test."""
+    """A function that suspends the guest's kernel, which is resumed after the test."""
     pid = pid_of(lab, "sid")
     try:
         yield lambda: os.kill(pid, signal.SIGSTOP)
@@ -346,7 +350,7 @@ def frozen(lab: Lab) -> Iterator[Callable[[], None]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_while_the_guest_stands_still(
+def test_signal_ends_exec_while_the_guest_is_suspended(
     lab: Lab, frozen: Callable[[], None], number: signal.Signals
 ) -> None:
     process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 1000"])
@@ -357,7 +361,9 @@ def test_a_signal_ends_it_while_the_guest_stands_still(
     assert process.wait(PATIENCE) == 128 + number
 
 
-def test_control_c_leaves_a_guest_that_takes_no_keys(lab: Lab, frozen: Callable[[], None]) -> None:
+def test_ctrl_c_ends_exec_while_the_guest_is_suspended(
+    lab: Lab, frozen: Callable[[], None]
+) -> None:
     with on_terminal(lab, ["dumm-guest", "exec", "-t", "sid", "--", "sh"]) as screen:
         screen.expect(b"# ")
         frozen()
@@ -373,13 +379,13 @@ def test_control_c_leaves_a_guest_that_takes_no_keys(lab: Lab, frozen: Callable[
 
 
 @pytest.mark.attack("deaf-to-signals")
-def test_timeout_holds_while_the_guest_stands_still(lab: Lab, frozen: Callable[[], None]) -> None:
+def test_timeout_applies_while_the_guest_is_suspended(lab: Lab, frozen: Callable[[], None]) -> None:
     frozen()
     done = lab("dumm-guest exec --timeout 0.5 sid -- true", status=5)
     assert one_line_error(done.err) == "guest 'sid' does not answer"
 
 
-def test_timeout_holds_while_no_line_is_free(lab: Lab) -> None:
+def test_timeout_applies_while_no_line_is_free(lab: Lab) -> None:
     up = ["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 1000"]
     busy = [lab.start(up) for _ in range(17)]
     for process in busy:
@@ -393,7 +399,7 @@ def test_timeout_holds_while_no_line_is_free(lab: Lab) -> None:
     idle(lab)
 
 
-def test_a_script_without_a_first_line_is_the_shells(lab: Lab) -> None:
+def test_script_without_shebang_is_run_by_the_shell(lab: Lab) -> None:
     sh(lab, "printf 'echo I am $0 $1\\n' >/tmp/plain; chmod +x /tmp/plain")
     assert run(lab, "/tmp/plain", "here")[0] == b"I am /tmp/plain here\n"
 
@@ -401,7 +407,7 @@ def test_a_script_without_a_first_line_is_the_shells(lab: Lab) -> None:
 # ---- arguments, environment, user, directory ----
 
 
-def test_arguments_of_all_bytes(lab: Lab) -> None:
+def test_arguments_of_any_bytes(lab: Lab) -> None:
     every = bytes(range(1, 256))
     text = os.fsdecode(every)
     assert run(lab, "printf", "%s", text)[0] == every
@@ -420,7 +426,7 @@ def test_many_and_long_arguments(lab: Lab, suite: str) -> None:
     lab(["dumm-guest", "exec", suite, "--", "true"])
 
 
-def test_too_many_arguments_are_126(lab: Lab) -> None:
+def test_too_many_arguments_exit_with_126(lab: Lab) -> None:
     _, err = run(lab, "true", *["x" * 1000] * 400, status=126)
     assert one_line_error(err) == "cannot run 'true': Argument list too long"
 
@@ -464,7 +470,7 @@ def test_user(lab: Lab, user: str, wanted: str) -> None:
     ("number", "status"),
     [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGQUIT, 131)],
 )
-def test_signals_reach_the_program(lab: Lab, number: signal.Signals, status: int) -> None:
+def test_signals_are_passed_to_the_program(lab: Lab, number: signal.Signals, status: int) -> None:
     process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 1000"])
     assert process.stdout
     assert process.stdout.readline() == b"up\n"
@@ -473,7 +479,7 @@ def test_signals_reach_the_program(lab: Lab, number: signal.Signals, status: int
     idle(lab)
 
 
-def test_a_program_may_handle_ctrl_c(lab: Lab) -> None:
+def test_program_can_handle_ctrl_c(lab: Lab) -> None:
     script = "trap 'echo caught; exit 7' INT; echo up; while :; do sleep 0.05; done"
     process = lab.start(["dumm-guest", "exec", "sid", "--", "sh", "-c", script])
     assert process.stdout
@@ -483,10 +489,10 @@ def test_a_program_may_handle_ctrl_c(lab: Lab) -> None:
     assert process.wait(PATIENCE) == 7
 
 
-# ---- a terminal ----
+# ---- terminals ----
 
 
-def test_a_terminal_with_size_and_keys(lab: Lab) -> None:
+def test_terminal_has_size_and_keys(lab: Lab) -> None:
     command = ["dumm-guest", "exec", "-t", "sid", "--", "sh"]
     with on_terminal(lab, command, (31, 97)) as screen:
         screen.type(b"tty; echo $TERM; stty size\n")
@@ -505,7 +511,7 @@ def test_a_terminal_with_size_and_keys(lab: Lab) -> None:
         assert screen.is_restored()
 
 
-def test_control_d_ends_a_shell(lab: Lab) -> None:
+def test_ctrl_d_ends_a_shell(lab: Lab) -> None:
     with on_terminal(lab, ["dumm-guest", "exec", "-t", "sid", "--", "cat"]) as screen:
         screen.type(b"hello\n")
         screen.expect(b"hello\r\nhello\r\n")
@@ -514,7 +520,7 @@ def test_control_d_ends_a_shell(lab: Lab) -> None:
         assert screen.is_restored()
 
 
-def test_a_terminal_is_restored_when_the_client_is_ended(lab: Lab) -> None:
+def test_terminal_is_restored_when_the_client_is_terminated(lab: Lab) -> None:
     with on_terminal(lab, ["dumm-guest", "exec", "-t", "sid", "--", "sleep", "1000"]) as screen:
         until(lambda: not screen.is_restored(), "raw mode")
         screen.process.send_signal(signal.SIGTERM)
@@ -523,16 +529,16 @@ def test_a_terminal_is_restored_when_the_client_is_ended(lab: Lab) -> None:
     idle(lab)
 
 
-def test_a_terminal_without_one_of_ours(lab: Lab) -> None:
+def test_option_t_works_without_a_terminal_of_ours(lab: Lab) -> None:
     assert lab("dumm-guest exec -t sid -- tty").out.startswith("/dev/pts/")
     assert lab("dumm-guest exec -t sid -- cat", stdin=b"x\n").lines == ["x", "x"]
 
 
-# ---- many ----
+# ---- many at once ----
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_twenty_at_once(lab: Lab, suite: str) -> None:
+def test_twenty_execs_at_once(lab: Lab, suite: str) -> None:
     running = [
         lab.start(["dumm-guest", "exec", suite, "--", "sh", "-c", f"cat; echo {n}"])
         for n in range(20)
@@ -542,7 +548,7 @@ def test_twenty_at_once(lab: Lab, suite: str) -> None:
         assert (process.returncode, out, err) == (0, NOISE[:20_000] + b"%d\n" % n, b"")
 
 
-def test_more_at_once_than_there_are_lines(lab: Lab) -> None:
+def test_more_execs_at_once_than_lines(lab: Lab) -> None:
     """They wait for any line, not for a certain one."""
     long = lab.start("dumm-guest exec sid -- sleep 1000")
     script = "sleep 1; echo $0"
@@ -558,12 +564,12 @@ def test_more_at_once_than_there_are_lines(lab: Lab) -> None:
 
 
 def free_memory(lab: Lab) -> int:
-    """KiB that a guest could give to programs."""
+    """KiB that a guest has available for programs."""
     out, _ = sh(lab, "sync; echo 3 >/proc/sys/vm/drop_caches; grep MemAvailable /proc/meminfo")
     return int(out.split()[1])
 
 
-def test_the_guests_memory_does_not_shrink(lab: Lab) -> None:
+def test_exec_leaks_no_memory_in_the_guest(lab: Lab) -> None:
     line = "seq {} | xargs -P 4 -n 1 dumm-guest exec sid -- true"
     assert shell(lab, line.format(10)).returncode == 0
     before = free_memory(lab)
@@ -584,7 +590,7 @@ def test_the_guests_memory_does_not_shrink(lab: Lab) -> None:
         ["sleep", "1000"],
     ],
 )
-def test_clients_killed_at_any_moment(lab: Lab, suite: str, command: list[str]) -> None:
+def test_killed_clients_leave_nothing(lab: Lab, suite: str, command: list[str]) -> None:
     chance = random.Random(str(command))
     with open("/dev/zero", "rb") as endless:
         for _ in range(8):
@@ -601,18 +607,18 @@ def test_clients_killed_at_any_moment(lab: Lab, suite: str, command: list[str]) 
     idle(lab, suite)
 
 
-def test_what_a_dead_client_left_ends_with_the_next(lab: Lab) -> None:
-    """Also when that one is on another line."""
+def test_programs_of_a_dead_client_are_ended_by_the_next_exec(lab: Lab) -> None:
+    """Even if the next command uses another line."""
     first = lab.start("dumm-guest exec sid -- sleep 1001")
     until(lambda: "sleep 1001" in processes(lab, "sid"), "it runs")
     second = lab.start("dumm-guest exec sid -- sleep 1002")
     until(lambda: "sleep 1002" in processes(lab, "sid"), "it runs")
     second.kill()
     second.wait()
-    run(lab, "true")  # takes the second's line
+    run(lab, "true")  # takes the second client's line
     third = lab.start("dumm-guest exec sid -- sleep 1003")
     until(lambda: "sleep 1003" in processes(lab, "sid"), "it runs")
-    first.send_signal(signal.SIGTERM)  # now the third's line is not the lowest
+    first.send_signal(signal.SIGTERM)  # now the third client's line is not the lowest one
     assert first.wait(PATIENCE) == 143
     third.kill()
     third.wait()
@@ -622,7 +628,7 @@ def test_what_a_dead_client_left_ends_with_the_next(lab: Lab) -> None:
 # ---- guests that cannot answer ----
 
 
-def test_states_without_exec(lab: Lab) -> None:
+def test_exec_needs_a_running_guest(lab: Lab) -> None:
     lab("dumm-guest create idle")
     assert one_line_error(lab("dumm-guest exec idle -- true", status=125).err) == (
         "guest 'idle' is stopped"

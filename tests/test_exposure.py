@@ -1,4 +1,4 @@
-"""Setuid programs made by a guest's root user, and other users of this host who would run them."""
+"""Setuid programs made by a guest's root user, and other users of this host who could run them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PROGRAM = """
 int geteuid(void), printf(const char *, ...);
 int main(void) { printf("%d", geteuid()); }
 """
-#: A user whom none of the labs belongs to.
+#: A user who owns none of the labs.
 OTHER = ("setpriv", "--reuid=64999", "--regid=64999", "--clear-groups")
 
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A directory that everybody can enter."""
+    """A directory that every user can enter."""
     with tempfile.TemporaryDirectory(prefix="dumm-public-") as place:
         os.chmod(place, 0o755)
         yield Path(place)
@@ -40,7 +40,7 @@ def public() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A program that says as whom it runs."""
+    """A program that prints the user that it runs as."""
     place = tmp_path_factory.mktemp("program")
     (place / "p.c").write_text(PROGRAM)
     subprocess.run(
@@ -53,7 +53,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own(
     request: pytest.FixtureRequest, packs: Path, tmp_path: Path, public: Path, program: Path
 ) -> Iterator[Lab]:
-    """A lab in a directory that everybody can enter, with a setuid program in a guest."""
+    """A lab in a directory that every user can enter, with a setuid program in a guest."""
     user = User(82, packs) if request.param == "user" else None
     (public / "lab").mkdir()
     if user:
@@ -87,7 +87,7 @@ def own(
 
 
 def modes(top: Path) -> dict[str, int]:
-    """The modes of all in a directory."""
+    """The modes of all entries of a directory."""
     return {p.name: stat.S_IMODE(p.lstat().st_mode) for p in top.iterdir()}
 
 
@@ -96,12 +96,12 @@ DROPPED = {"whose": 0o755, "again": 0o755, "able": 0o755, "g": 0o1777, "f": 0o60
 
 
 def rights(path: Path) -> list[str]:
-    """The attributes of a file that somebody gave it."""
+    """The extended attributes that somebody set on a file."""
     return sorted(n for n in os.listxattr(path) if n.startswith(("security.cap", "user.")))
 
 
 @pytest.mark.attack("setuid-copy")
-def test_a_copy_on_the_host_gives_no_rights(own: Lab, public: Path) -> None:
+def test_copies_on_the_host_lose_setuid_and_capabilities(own: Lab, public: Path) -> None:
     here = own.directory
     own("dumm-fs cp alice:/srv/d out")
     assert modes(here / "out") == DROPPED
@@ -113,11 +113,11 @@ def test_a_copy_on_the_host_gives_no_rights(own: Lab, public: Path) -> None:
     if ROOT:
         ran = subprocess.run([*OTHER, here / "out/whose"], capture_output=True, check=True)
         assert ran.stdout == b"64999"
-    # Where it was there already, and was more.
+    # An existing file loses such bits.
     (here / "out/whose").chmod(0o6755)
     own("dumm-fs cp alice:/srv/d/whose out/whose")
     assert modes(here / "out")["whose"] == DROPPED["whose"]
-    # On request, and where both sides are guests, all stays.
+    # They are kept on request, and between guests.
     own("dumm-fs cp --preserve mode alice:/srv/d kept")
     assert modes(here / "kept") == KEPT
     assert rights(here / "kept/able") == ["security.capability", "user.mine"]
@@ -130,7 +130,7 @@ def test_a_copy_on_the_host_gives_no_rights(own: Lab, public: Path) -> None:
 
 
 @pytest.mark.attack("setuid-layer")
-def test_a_committed_layer_is_closed_where_others_could_enter(own: Lab, public: Path) -> None:
+def test_committed_layer_is_closed_where_others_could_enter(own: Lab, public: Path) -> None:
     here = own.directory
     own("dumm-guest stop alice")
     (here / "big").write_bytes(os.urandom(16 << 20))
@@ -156,14 +156,14 @@ def test_a_committed_layer_is_closed_where_others_could_enter(own: Lab, public: 
     if ROOT:
         ran = subprocess.run([*OTHER, "ls", here / "layer"], capture_output=True, check=False)
         assert ran.returncode != 0
-    # As it says: then ordinary users of guests can use it.
+    # As the warning says: then ordinary users of guests can use it.
     own(["mkdir", "-m", "700", here / "closed"])
     own(["mv", here / "layer", here / "closed/layer"])
     own(["chmod", "755", here / "closed/layer"])
     done = own("dumm-fs overlay add bob closed/layer")
     assert done.err == ""
     assert own("dumm-guest exec bob -- stat -c %a / /srv/d/whose").lines == ["755", "6755"]
-    # In such a directory a layer is as the guest has it from the first.
+    # In such a directory a layer is as in the guest from the start.
     assert own("dumm-fs commit alice closed/other").err == ""
     assert modes(here / "closed")["other"] == modes(here / "host")["alice"] == 0o755
     own(["ln", "-s", "closed", here / "link"])
@@ -173,7 +173,7 @@ def test_a_committed_layer_is_closed_where_others_could_enter(own: Lab, public: 
     assert modes(here)["fourth"] == 0o700
 
 
-def test_a_layer_that_others_can_enter_is_said_to_be_one(own: Lab) -> None:
+def test_layer_that_others_can_enter_is_warned_about(own: Lab) -> None:
     own(["mkdir", "-m", "755", own.directory / "own"])
     done = own("dumm-fs overlay add alice own")
     assert done.err.startswith(
@@ -185,7 +185,7 @@ def test_a_layer_that_others_can_enter_is_said_to_be_one(own: Lab) -> None:
 
 
 @pytest.mark.parametrize("option", ["--host-net", "--isolated"] if ROOT else ["--isolated"])
-def test_existing_directories_are_closed(packs: Path, tmp_path: Path, option: str) -> None:
+def test_init_closes_existing_directories(packs: Path, tmp_path: Path, option: str) -> None:
     lab = Lab(tmp_path / "lab", packs)
     for name in ("host", "templates", "mount", "run"):
         (lab.directory / name).mkdir(parents=True)
@@ -202,7 +202,7 @@ def test_existing_directories_are_closed(packs: Path, tmp_path: Path, option: st
         lab.end()
 
 
-def test_a_cache_that_others_could_enter_is_closed(public: Path) -> None:
+def test_cache_that_others_could_enter_is_closed(public: Path) -> None:
     place = public / "cache/dumm/masters"
     place.mkdir(parents=True)
     for path in (place, place.parent, place.parent.parent):
@@ -214,7 +214,7 @@ def test_a_cache_that_others_could_enter_is_closed(public: Path) -> None:
     assert stat.S_IMODE((place / "busybox").stat().st_mode) == 0o755
 
 
-def test_who_can_enter(tmp_path: Path) -> None:
+def test_is_open_considers_all_parent_directories(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="dumm-public-") as place:
         below = Path(place, "a/b")
         below.mkdir(parents=True)
@@ -226,6 +226,6 @@ def test_who_can_enter(tmp_path: Path) -> None:
         below.chmod(0o700)
         assert not exposure.is_open(str(below))
         assert exposure.is_open(str(below.parent))
-        if ROOT:  # what another has closed, he can open
+        if ROOT:  # root can open what another user has closed
             os.chown(below, 64999, 64999)
             assert exposure.is_open(str(below))
