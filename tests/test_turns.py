@@ -371,6 +371,7 @@ def test_the_launcher_of_a_jail_keeps_the_turn_until_the_pid_is_written(tmp_path
         assert not process.wait_exit(pidfd, 0)
     finally:
         process.send_signal(pidfd, signal.SIGKILL)
+        process.wait_exit(pidfd, PATIENCE)
         os.close(pidfd)
         until(lambda: not run_with(str(pid_file)), "the keeper of the jail has ended, too")
 
