@@ -1,30 +1,32 @@
 # make demo       build a lab of two guests, step by step, in a directory of its own
-# make check      the quick tests, in half a minute: no root, no network, no guests
+# make check      the quick tests, in half a minute; they need no root, network or guests
 # make test       the linters, then all tests (without the linters: make test LINT=setup-test)
 # make test-deb   as root: in a fresh Debian 13, build the package, install, use and remove it
 # make lint       the linters alone
 # make bench      as root: measure the suite against its targets (BENCH=start: only that)
 # make siege      as root: one hostile guest among many, in each of 48 ways (SIEGE: options, ways)
 # make fuzz       the harnesses of tests/fuzz with clang's sanitizers, FUZZ_TIME seconds each (60)
-# make docs       write the manual pages and the completions anew
+# make docs       regenerate the manual pages and the completions
 # make install    as root: put the commands, manual pages and completions into PREFIX (/usr/local)
 # make uninstall  as root: remove what `make install` put there
 # make deb        build a Debian package, into dist/
 # make dist       build a source archive and a wheel, into dist/ (or: make sdist, make wheel)
 # make clean      remove everything that these targets built
 #
-# Each first installs what it needs: Debian packages (as root), and a venv in .venv. For packagers,
-# `make install DESTDIR=DIR` puts everything below DIR instead, ready to move to PREFIX.
+# Each first installs what it needs: Debian packages (as root), and a venv in .venv; the first time,
+# this takes a network. For packagers, `make install DESTDIR=DIR` puts everything below DIR instead,
+# ready to move to PREFIX.
 
 PREFIX ?= /usr/local
 BIN = .venv/bin
 LINT = lint
-# How many processes share the tests, and how: tests/conftest.py says which belong together.
+# The number of processes that share the tests (none without root), and which tests stay together,
+# are determined by tests/support/session.py.
 WORKERS = -n auto --dist loadgroup --no-loadscope-reorder
 SHELL_FILES = $(wildcard .ci/*) tests/as-user tests/user-world.sh debian/tests/smoke \
 	$(wildcard examples/*.sh)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' dumm_tools/__init__.py)
-# Builds of the same commit yield the same wheel.
+# Builds of the same commit yield identical wheels.
 EPOCH = SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 
 FUZZ_TIME ?= 60
@@ -40,11 +42,11 @@ help:
 demo: setup-run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
 
-# Marks say what a test needs. Tests without any of these need nothing but programs.
+# Tests without any of these marks need only programs (`.ci/setup check`), and are quick.
 check: setup-check
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
-	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not (net or netns or uml or root or packs or slow)" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q $(WORKERS) -m "not (net or netns or uml or root or packs or slow)" $(PYTEST_ARGS)
 
 test: $(LINT)
 	@$(BIN)/python -m pytest $(WORKERS) $(PYTEST_ARGS)

@@ -65,6 +65,13 @@ def test_the_quick_tests_need_no_network_root_or_guests() -> None:
     assert set(chosen[1].split(" or ")) == {"net", "netns", "uml", "root", "packs", "slow"}
 
 
+def test_the_number_of_test_processes_depends_on_the_user() -> None:
+    """pytest_xdist_auto_num_workers decides: an ordinary user's workers cannot make namespaces."""
+    for target in ("check", "test"):
+        said = call("make", "-n", target, "LINT=")
+        assert re.findall(r" -n (\S+)", said) == ["auto"]
+
+
 @pytest.mark.parametrize(
     ("variables", "error"),
     [
