@@ -60,6 +60,7 @@ def test_built_programs_are_static() -> None:
     assert len(agent) < 64 << 10  # each guest keeps it in memory
 
 
+@pytest.mark.slow
 def test_build_runs_once_and_again_when_a_source_is_newer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_killed_build_is_swept(home: Path) -> None:
     assert visible(home) == ["a", "other"]
 
 
+@pytest.mark.slow
 def test_builds_of_one_name_take_turns(home: Path) -> None:
     code = (
         "from dumm_tools.images import cache\nimport time\n"
@@ -144,6 +145,7 @@ def test_builds_of_one_name_take_turns(home: Path) -> None:
     assert visible(home) == ["a"]
 
 
+@pytest.mark.slow
 def test_builds_of_many_names_at_once(home: Path) -> None:
     code = (
         "import sys; from dumm_tools.images import cache\n"
@@ -182,6 +184,7 @@ def test_remove_follows_no_links_and_ignores_modes(tmp_path: Path) -> None:
     tree.remove(str(top))  # already gone
 
 
+@pytest.mark.slow
 def test_remove_handles_deep_trees(tmp_path: Path) -> None:
     top = tmp_path / "top"
     top.mkdir()

@@ -81,6 +81,7 @@ def line(tmp_path: Path) -> Iterator[tuple[Line, int]]:
     os.close(pidfd)
 
 
+@pytest.mark.slow
 @pytest.mark.attack("endless-answer")
 @pytest.mark.parametrize(
     "said",
@@ -239,6 +240,7 @@ def answering(tmp_path: Path) -> Iterator[Callable[[Callable[[], bytes]], Path]]
         yield start
 
 
+@pytest.mark.slow
 @pytest.mark.attack("endless-answer")
 def test_a_mconsole_that_never_stops(answering: Callable[..., Path]) -> None:
     path = answering(lambda: struct.pack("<III", 0, 1, 4) + b"more")

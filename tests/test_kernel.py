@@ -141,6 +141,7 @@ def test_a_plain_binary() -> None:
     assert kernel.release(found) == kernel_banner.release_of(UML)
 
 
+@pytest.mark.slow
 @needs_uml
 def test_import_a_binary_and_then_the_pack(home: Path, tmp_path: Path) -> None:
     name = kernel_pack.import_(UML)

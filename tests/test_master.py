@@ -351,6 +351,7 @@ def test_concurrent_builds(home: Path) -> None:
     assert visible(home) == ["busybox"]
 
 
+@pytest.mark.slow
 def test_a_build_killed_at_any_moment(home: Path, source: Path) -> None:
     for index in range(12):
         child = subprocess.Popen(
