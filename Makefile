@@ -95,9 +95,9 @@ uninstall:
 dist: sdist wheel
 
 sdist wheel: setup-dist
-	@rm -rf build/lib build/bdist.*
+	@rm -rf build/lib* build/bdist.*
 	@$(EPOCH) $(BIN)/python -m build -q --$@
-	@rm -rf build/lib build/bdist.*
+	@rm -rf build/lib* build/bdist.*
 	@$(BIN)/twine check --strict dist/dumm_tools-$(VERSION)[.-]*
 
 deb: setup-deb

@@ -97,7 +97,11 @@ def test_uninstall_rejects_bad_paths(variables: list[str], error: str) -> None:
 @fetches
 def test_a_staged_installation_works_in_its_final_place_and_can_be_removed(tmp_path: Path) -> None:
     stage, prefix = tmp_path / "stage", tmp_path / "final/usr"
+    corpus = TOP / "build/fuzz/test"
+    corpus.mkdir(parents=True, exist_ok=True)
     call("make", "-s", "install", f"DESTDIR={stage}", f"PREFIX={prefix}")
+    corpus.rmdir()  # what the fuzzers found was not deleted
+    assert list((TOP / "build").glob("[!fd]*")) == []
     assert not prefix.exists()
     staged = Path(f"{stage}{prefix}")
     for path in stage.rglob("*"):
@@ -118,12 +122,131 @@ def test_a_staged_installation_works_in_its_final_place_and_can_be_removed(tmp_p
     call(prefix / "bin/dumm-fs", "init", "--host-net", cwd=tmp_path / "lab")
     assert call(prefix / "bin/dumm-guest", "list", "-q", cwd=tmp_path / "lab") == ""
 
+    call("make", "-s", "install", f"PREFIX={prefix}")  # a second time: an upgrade
+    assert call(prefix / "bin/dumm-guest", "--version") == f"dumm-guest {__version__}\n"
+
     mine = prefix / "bin/mine"
     mine.touch()
     call("make", "-s", "uninstall", f"PREFIX={prefix}")
     assert [path for path in prefix.rglob("*") if not path.is_dir()] == [mine]
     call("make", "-s", "uninstall", f"DESTDIR={stage}", f"PREFIX={prefix}")
     assert list(stage.iterdir()) == []
+
+
+# ---- make install, where something is in the way ----
+
+
+@pytest.fixture
+def prefix(tmp_path: Path) -> Path:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    return tmp_path / "usr"
+
+
+def refusal(prefix: Path, *argv: str, **env: str) -> str:
+    """Run .ci/install, which must refuse without changing anything; return what it says."""
+    before = contents(prefix)
+    done = subprocess.run(
+        [TOP / ".ci/install", *argv],
+        env={**os.environ, "PREFIX": str(prefix), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert contents(prefix) == before
+    return done.stderr
+
+
+def uninstall(prefix: Path) -> None:
+    assert call(TOP / ".ci/install", "--remove", PREFIX=str(prefix)) == ""
+
+
+def contents(place: Path) -> dict[str, str]:
+    """The paths below a directory; of links, their targets."""
+    return {
+        str(path.relative_to(place)): os.readlink(path) if path.is_symlink() else ""
+        for path in place.rglob("*")
+    }
+
+
+def installed(prefix: Path, record: str | None) -> Path:
+    """Make what an installation of the command dumm-guest leaves; return the venv."""
+    venv = prefix / "lib/dumm-tools"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "bin/dumm-guest").touch()
+    (venv / "pyvenv.cfg").touch()
+    (prefix / "bin").mkdir(exist_ok=True)
+    if record is not None:
+        (venv / "installed").write_text(record)
+    (prefix / "bin/dumm-guest").symlink_to(venv / "bin/dumm-guest")
+    return venv
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling link", "directory"])
+@pytest.mark.parametrize("path", ["bin/dumm-guest", "share/man/man1/dumm-fs.1"])
+def test_install_replaces_nothing_of_others(prefix: Path, path: str, kind: str) -> None:
+    target = prefix / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "file":
+        target.touch()
+    elif kind == "directory":
+        target.mkdir()
+    else:
+        target.symlink_to("/bin/sh" if kind == "link" else "/nonexistent")
+    said = refusal(prefix)
+    why = f"it is not a link to '{prefix}/lib/dumm-tools'"
+    assert said == f"dumm-tools: '{target}' is in the way: {why}\n"
+
+
+def test_install_needs_directories(prefix: Path) -> None:
+    (prefix / "share").touch()
+    assert refusal(prefix) == f"dumm-tools: '{prefix}/share' is not a directory\n"
+    fish = prefix / "bin"
+    (fish / "dumm-fs.fish").touch()
+    (prefix / "share").unlink()
+    assert refusal(prefix, FISHDIR=str(fish)).startswith(f"dumm-tools: '{fish}/dumm-fs.fish' is in")
+    bad = "FISHDIR must be an absolute path without blanks, not 'fish'"
+    assert refusal(prefix, FISHDIR="fish") == f"dumm-tools: {bad}\n"
+
+
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_a_venv_of_others_is_left_alone(prefix: Path, kind: str) -> None:
+    venv = prefix / "lib/dumm-tools"
+    venv.parent.mkdir()
+    if kind == "directory":
+        venv.mkdir()
+        (venv / "pyvenv.cfg").touch()
+    else:
+        installed(prefix.parent / "other", "")
+        venv.symlink_to(prefix.parent / "other/lib/dumm-tools")
+    fault = f"'{venv}' was not created by 'make install'"
+    assert refusal(prefix, "--remove") == f"dumm-tools: {fault}\n"
+    fault = f"'{venv}' is in the way: it was not created by 'make install'"
+    assert refusal(prefix) == f"dumm-tools: {fault}\n"
+
+
+def test_uninstall_removes_what_was_recorded(prefix: Path) -> None:
+    guest, page = prefix / "bin/dumm-guest", prefix / "share/man/man1/dumm-fs.1"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    installed(prefix, f"{guest}\n{page}\n{page.parent}\n{prefix}/lib/dumm-tools\n{prefix}/lib\n")
+    uninstall(prefix)
+    # The page was replaced by a file, so it and its directory are not ours.
+    left = {prefix / name for name in contents(prefix)}
+    assert left == {prefix / "bin", page, page.parent, page.parent.parent, prefix / "share"}
+
+
+def test_uninstall_knows_installations_without_a_record(prefix: Path) -> None:
+    """As made by the first versions of `make install`."""
+    venv = installed(prefix, None)
+    fish = prefix / "share/fish/vendor_completions.d/dumm-fs.fish"
+    fish.parent.mkdir(parents=True)
+    fish.symlink_to(venv / "share/fish/vendor_completions.d/dumm-fs.fish")
+    (prefix / "bin/dumm-fs").touch()
+    uninstall(prefix)
+    left = {prefix / name for name in contents(prefix)} - set(fish.parents)
+    assert left == {prefix / "bin", prefix / "bin/dumm-fs", prefix / "lib"}
 
 
 # ---- what PyPI gets ----
