@@ -1,4 +1,5 @@
-"""Guests' files, from inside and from the host: mount/NAME, host/NAME, and the master untouched."""
+"""Guests' files, seen from guests and from the host: mount/NAME, host/NAME, and the untouched
+master."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ FS_IOC_GETFLAGS, FS_TOPDIR_FL = 0x80086601, 0x00020000  # linux/fs.h
 
 
 def fingerprint(tree: Path) -> str:
-    """All names, kinds, modes, owners, times and contents of a tree in one number."""
+    """Names, types, modes, owners, times and contents of a tree in one number."""
     found = hashlib.sha256()
     for directory, directories, files in os.walk(tree):
         directories.sort()
@@ -40,7 +41,9 @@ def fingerprint(tree: Path) -> str:
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_both_directions_and_the_master_as_it_was(new_lab: Callable[..., Lab], suite: str) -> None:
+def test_changes_are_seen_in_both_directions_and_the_master_is_untouched(
+    new_lab: Callable[..., Lab], suite: str
+) -> None:
     lab = new_lab(kernel=suite)
     master = (lab.directory / "master").resolve()
     before = fingerprint(master)
@@ -72,8 +75,8 @@ def test_both_directions_and_the_master_as_it_was(new_lab: Callable[..., Lab], s
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_the_guest_sees_each_change_from_the_host(new_lab: Callable[..., Lab], suite: str) -> None:
-    """hostfs reads a file afresh when nobody in the guest holds it open."""
+def test_guest_sees_every_change_made_on_the_host(new_lab: Callable[..., Lab], suite: str) -> None:
+    """hostfs reads a file again if nobody in the guest holds it open."""
     lab = new_lab(kernel=suite)
     lab("dumm-guest create alice --start")
     file = lab.mounted("alice") / "root/changing"
@@ -99,7 +102,7 @@ def test_guests_do_not_see_each_others_files(lab: Lab) -> None:
     lab("dumm-guest exec bob -- test ! -e /root/mine -a ! -e /etc/mine")
 
 
-def test_root_in_a_guest_sees_nothing_of_the_hosts(lab: Lab) -> None:
+def test_root_in_a_guest_sees_no_files_of_the_host(lab: Lab) -> None:
     (lab.directory / "secret").write_text("secret")
     lab("dumm-guest create alice --start")
     lab("dumm-guest exec alice -- mount -t hostfs none /mnt -o /")
@@ -125,12 +128,12 @@ def test_mount_and_umount(lab: Lab) -> None:
     assert (lab.mounted("alice") / "etc/passwd").exists()
     lab("dumm-guest start alice")
     lab("dumm-fs umount alice")
-    lab("dumm-guest exec alice -- cat /etc/passwd")  # a running guest keeps its own
+    lab("dumm-guest exec alice -- cat /etc/passwd")  # a running guest keeps its tree
     lab("dumm-guest stop alice")
 
 
 @pytest.mark.parametrize("name", ["a b", "a,b", "a:b", "a\nb", "a\\b", "d" * 200, "e\u0301\u20ac"])
-def test_working_sets_of_any_name(new_lab: Callable[..., Lab], name: str) -> None:
+def test_working_sets_with_any_name(new_lab: Callable[..., Lab], name: str) -> None:
     lab = new_lab(name)
     lab("dumm-guest create alice --start")
     lab("dumm-guest exec alice -- sh -c 'cat >/root/x'", stdin=NOISE)
@@ -140,7 +143,7 @@ def test_working_sets_of_any_name(new_lab: Callable[..., Lab], name: str) -> Non
     lab("dumm-guest stop alice")
 
 
-def test_a_very_long_path(packs: Path, tmp_path: Path) -> None:
+def test_working_set_with_a_very_long_path(packs: Path, tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["d" * 200] * 6)
     deep.mkdir(parents=True)
     lab = Lab(deep, packs)
@@ -153,7 +156,7 @@ def test_a_very_long_path(packs: Path, tmp_path: Path) -> None:
         lab.end()
 
 
-def test_the_users_own_files_are_there_before_and_behind(packs: Path, tmp_path: Path) -> None:
+def test_init_and_destroy_keep_the_users_own_files(packs: Path, tmp_path: Path) -> None:
     directory = tmp_path / "lab"
     for path in ("run/mine", "mount/mine", "host/mine", "templates/mine", "mine"):
         (directory / path).parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +164,7 @@ def test_the_users_own_files_are_there_before_and_behind(packs: Path, tmp_path: 
     lab = Lab(directory, packs)
     init = "dumm-fs init --kernel sid --master busybox"
     before = fingerprint(directory)
-    # destroy removes run/: so it must not be taken over.
+    # destroy removes run/, so init must not take over an existing one.
     assert "run' already exists" in one_line_error(lab(init, status=4).err, "dumm-fs")
     assert fingerprint(directory) == before
     (directory / "run/mine").rename(directory / "other")
@@ -184,7 +187,7 @@ def test_the_users_own_files_are_there_before_and_behind(packs: Path, tmp_path: 
 
 @pytest.mark.root
 @pytest.mark.parametrize("option", ["--host-net", "--isolated"])
-def test_a_master_below_a_mounted_tree_is_kept(packs: Path, tmp_path: Path, option: str) -> None:
+def test_master_below_a_mounted_tree_is_kept(packs: Path, tmp_path: Path, option: str) -> None:
     (tmp_path / "lab").mkdir()
     (tmp_path / "cache/dumm/masters").mkdir(parents=True)
     lab = Lab(tmp_path / "lab", tmp_path / "cache")
@@ -207,7 +210,7 @@ def test_a_master_below_a_mounted_tree_is_kept(packs: Path, tmp_path: Path, opti
 
 @pytest.mark.netns
 @pytest.mark.parametrize("name", ["plain", "a b", "t\tx", "n\nl", "b\\s", "h#h", "\\040x", "é,:"])
-def test_what_is_mounted_at_a_place_of_any_name(tmp_path: Path, name: str) -> None:
+def test_mounted_at_finds_mounts_with_any_name(tmp_path: Path, name: str) -> None:
     place = tmp_path / name
     place.mkdir()
     assert mount.mounted_at(str(place)) is None
@@ -224,8 +227,8 @@ def test_what_is_mounted_at_a_place_of_any_name(tmp_path: Path, name: str) -> No
     assert mount.mounted_at(str(place)) is None
 
 
-def test_guests_directories_are_spread(lab: Lab) -> None:
-    """On ext4, where FIFOs that were freed a moment ago make new ones slow."""
+def test_run_directories_are_spread_over_the_disk(lab: Lab) -> None:
+    """Needed on ext4, where recently freed FIFOs make new ones slow."""
     device = os.stat(lab.directory).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     kinds = {m.kind for m in mounts() if m.device == number}
@@ -237,4 +240,4 @@ def test_guests_directories_are_spread(lab: Lab) -> None:
     finally:
         os.close(fd)
     spread = int.from_bytes(flags, sys.byteorder) & FS_TOPDIR_FL != 0
-    assert spread or kinds != {"ext4"}  # what lies over one may have it, too
+    assert spread or kinds != {"ext4"}  # an overlay on ext4 may show the flag, too

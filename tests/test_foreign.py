@@ -1,5 +1,6 @@
-"""Files from others: kernels that would run when they are inspected, archives and binaries whose
-numbers lie. None runs, none grows beyond its size, and each ends in one clear line."""
+"""Untrusted files: programs posing as kernels, which inspection must not run, and archives and
+binaries with false numbers. None is run, none grows beyond its size, and each ends in a one-line
+error."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ from dumm_tools.images import applets, elf, kernel_banner, libraries
 UML = "/usr/bin/linux.uml"
 LOADER = "/lib64/ld-linux-x86-64.so.2"
 
-#: A program that would leave a mark, and looks like a kernel.
+#: A program that leaves a mark when it runs, and looks like a kernel.
 EVIL = r"""
 #include <fcntl.h>
 #include <unistd.h>
@@ -44,7 +45,7 @@ int main(void) {
 
 @pytest.fixture
 def evil(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Compile a program that leaves a mark where anybody could; none may be there in the end."""
+    """Compile a program that leaves a mark wherever it can; in the end there must be none."""
     with tempfile.TemporaryDirectory(prefix="dumm-mark-") as place:
         os.chmod(place, 0o777)
         source = tmp_path / "evil.c"
@@ -64,8 +65,8 @@ def evil(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 @contextlib.contextmanager
 def everyone(packs: Path, tmp_path: Path, number: int) -> Iterator[list[Lab]]:
-    """Places for the commands of who runs the tests and, where that is root, of a user; each has
-    what is in `given`."""
+    """Places for commands of the user who runs the tests and, if that is root, of an ordinary user;
+    each contains the files in `given`."""
     cache = tmp_path / "cache"
     cache.mkdir()
     (tmp_path / "own").mkdir()
@@ -83,12 +84,12 @@ def everyone(packs: Path, tmp_path: Path, number: int) -> Iterator[list[Lab]]:
 
 
 def error(lab: Lab, command: str | list[str | Path], status: int = 1) -> str:
-    """The one line that a failure says."""
+    """The one-line message of a failure."""
     return one_line_error(lab(command, status=status).err, "dumm-fs")
 
 
 @pytest.mark.attack("running-packs")
-def test_a_directory_is_imported_without_running_any_of_it(
+def test_importing_a_directory_runs_none_of_its_files(
     packs: Path, tmp_path: Path, evil: Callable[..., Path]
 ) -> None:
     given = tmp_path / "given"
@@ -110,7 +111,7 @@ def test_a_directory_is_imported_without_running_any_of_it(
 
 
 @pytest.mark.attack("running-packs")
-def test_a_binary_is_imported_without_running_it(
+def test_importing_a_binary_does_not_run_it(
     packs: Path, tmp_path: Path, evil: Callable[..., Path]
 ) -> None:
     given = tmp_path / "given"
@@ -133,7 +134,7 @@ def test_a_binary_is_imported_without_running_it(
 @pytest.mark.attack("running-packs")
 @pytest.mark.uml
 @pytest.mark.parametrize("option", ["--host-net", "--isolated"] if ROOT else ["--isolated"])
-def test_a_named_file_runs_in_its_jail_only(
+def test_kernel_named_by_path_runs_only_in_a_jail(
     packs: Path, tmp_path: Path, evil: Callable[..., Path], option: str
 ) -> None:
     kernel = evil(tmp_path / "kernel", "-static")
@@ -156,7 +157,7 @@ def test_a_named_file_runs_in_its_jail_only(
 
 
 @pytest.mark.attack("links-in-packs")
-def test_what_a_directory_links_to_elsewhere_stays_there(packs: Path, tmp_path: Path) -> None:
+def test_links_out_of_an_imported_directory_are_not_followed(packs: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
     for name in ("libc.so.6", "modules.dep", "copyright"):
@@ -194,16 +195,14 @@ def test_what_a_directory_links_to_elsewhere_stays_there(packs: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("release", ["6.1/../../../../x", "6.1\\n", "six", "6." + "1" * 70])
-def test_texts_that_are_not_a_release(
-    tmp_path: Path, evil: Callable[..., Path], release: str
-) -> None:
+def test_bad_releases_are_rejected(tmp_path: Path, evil: Callable[..., Path], release: str) -> None:
     path = evil(tmp_path / "kernel", "-static", release=release)
     with pytest.raises(DummError, match="is not a UML kernel"):
         kernel_banner.release_of(str(path))
 
 
-def test_a_busybox_says_what_it_has_without_running(tmp_path: Path) -> None:
-    """As it says itself when it runs."""
+def test_applets_are_read_without_running_busybox(tmp_path: Path) -> None:
+    """The same list as the program prints when it runs."""
     place = shutil.which("busybox") or "/bin/busybox"
     said = subprocess.run([place, "--list-full"], capture_output=True, text=True, check=True)
     paths = [path.rpartition("/") for path in said.stdout.split()]
@@ -218,14 +217,14 @@ def test_a_busybox_says_what_it_has_without_running(tmp_path: Path) -> None:
         applets.of("/usr/bin/gcc")
 
 
-# ---- readers that believe no number ----
+# ---- readers that trust no number ----
 
 HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 SEGMENT = struct.Struct("<IIQQQQQQ")
 
 
 def image(needed: list[bytes], interpreter: bytes = LOADER.encode()) -> bytes:
-    """A small ELF file: a header, three segments, and what they name."""
+    """A small ELF file: a header, three segments, and the data that they point to."""
     strings = b"\0" + b"\0".join(needed) + b"\0"
     table, places = bytearray(), 1
     for name in needed:
@@ -255,7 +254,7 @@ def opened(data: bytes) -> Iterator[int]:
         os.close(fd)
 
 
-def test_the_image_that_is_then_damaged() -> None:
+def test_generated_image_is_valid() -> None:
     with opened(image([b"libc.so.6", b"libm.so.6"])) as fd:
         assert elf.image(fd, "it") == elf.Image(LOADER, ("libc.so.6", "libm.so.6"))
 
@@ -281,9 +280,7 @@ INTERESTING = (0, 1, 0x7F, 0xFF, 0xFFFF, 1 << 31, (1 << 63) - 1, (1 << 64) - 1)
 @example([(64 + 32, (1 << 64) - 1, 8)], 400)
 @example([(64 + 56 + 32, 1 << 40, 8)], 400)
 @example([(64 + 112 + 32, 1 << 40, 8)], 400)
-def test_no_number_of_an_image_is_believed(
-    changes: list[tuple[int, int, int]], length: int
-) -> None:
+def test_damaged_images_end_in_an_error(changes: list[tuple[int, int, int]], length: int) -> None:
     data = bytearray(image([b"libc.so.6", b"libm.so.6"]))
     for at, value, size in changes:
         data[at : at + size] = (value & ((1 << 8 * size) - 1)).to_bytes(size, "little")
@@ -295,7 +292,7 @@ def test_no_number_of_an_image_is_believed(
 
 @settings(max_examples=500, deadline=None)
 @given(st.binary(max_size=300), st.integers(0, 48), st.integers(0, (1 << 32) - 1))
-def test_a_broken_cache_of_libraries(tail: bytes, at: int, number: int) -> None:
+def test_damaged_library_cache_is_read_safely(tail: bytes, at: int, number: int) -> None:
     data = bytearray(struct.pack("=20sII20x", b"glibc-ld.so.cache1.1", 8, 64) + tail)
     data[20 + at % 28 : 24 + at % 28] = struct.pack("=I", number)
     for name, paths in libraries.cache_entries(bytes(data)).items():
@@ -303,8 +300,8 @@ def test_a_broken_cache_of_libraries(tail: bytes, at: int, number: int) -> None:
         assert all(path.startswith("/") for path in paths)
 
 
-def test_what_the_host_knows_of_its_libraries() -> None:
-    """As the loader itself says of a program of this host's."""
+def test_libraries_agree_with_the_loader() -> None:
+    """The same list as the loader prints for a program of this host."""
     program = "/usr/bin/gcc"
     with open(program, "rb") as file:
         found = libraries.of_host(elf.image(file.fileno(), program), program)

@@ -1,7 +1,7 @@
-"""Every reader of what a guest says, with what no guest should say: hypothesis makes it up.
+"""Everything that reads a guest's data, fed with invalid data that hypothesis generates.
 
-Whatever comes, the reader ends in time, takes little memory, and gives an answer or one of the
-errors that commands tell in a line.
+Whatever the data, the reader ends in time, takes little memory, and returns a result or raises one
+of the errors that commands print as one line.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ pytestmark = pytest.mark.slow
 
 #: The exceptions that a reader may raise.
 ERRORS = (DummError, OSError, LineLost, session.Ended)
-#: Bytes that a reader may take beyond what there is.
+#: Bytes that a reader may use beyond the size of its input.
 MEMORY = 200 << 20
 
-#: How many cases each reader gets, and how many of them are in one example: what takes most of the
-#: time is to make an example.
+#: How many cases each reader gets, and how many of them are in one example: most of the time is
+#: spent on generating examples.
 CASES = {
     "frames": (3000, 20),
     "ready": (1500, 10),
@@ -55,7 +55,7 @@ CASES = {
 }
 assert sum(number for number, _ in CASES.values()) >= 10_000
 
-#: Seconds in which a guest that lies waits for a frame, once it was said hello.
+#: How many seconds a lying guest waits for a frame after the host's HELLO.
 PATIENCE = 0.005
 
 Case = TypeVar("Case")
@@ -63,7 +63,7 @@ Test = Callable[..., None]
 
 
 def cases(name: str, case: st.SearchStrategy[Case]) -> Callable[[Test], Test]:
-    """Run a test of several cases, as `many`, until this reader has had all it gets."""
+    """Run a test on several cases at a time, as `many`, until its reader has had all of them."""
     number, group = CASES[name]
 
     def decorate(test: Test) -> Test:
@@ -72,7 +72,7 @@ def cases(name: str, case: st.SearchStrategy[Case]) -> Callable[[Test], Test]:
             deadline=None,
             derandomize=True,
             database=None,
-            phases=[Phase.generate],  # to make a hang smaller takes many hangs
+            phases=[Phase.generate],  # shrinking a hang would take many hangs
             suppress_health_check=list(HealthCheck),
         )
         return bound(given(many=st.lists(case, min_size=group, max_size=group))(test))
@@ -82,7 +82,7 @@ def cases(name: str, case: st.SearchStrategy[Case]) -> Callable[[Test], Test]:
 
 @contextlib.contextmanager
 def bounded() -> Iterator[None]:
-    """One case: an answer or one of the errors, in time, with little memory."""
+    """Check one case: a result or one of the errors, in time, with little memory."""
     with open("/proc/self/statm", encoding="ascii") as file:
         used = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -98,7 +98,7 @@ def bounded() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_hang() -> Iterator[None]:
-    """A hang is a failure; `bounded` has the limit."""
+    """Make a hang a failure; `bounded` sets the limit."""
 
     def expired(*_: object) -> None:
         raise AssertionError("it went on without end")
@@ -108,21 +108,21 @@ def _no_hang() -> Iterator[None]:
     signal.signal(signal.SIGALRM, previous)
 
 
-# ---- what may be said ----
+# ---- what may be sent ----
 
 KINDS = [
     *(protocol.READY, protocol.OUTPUT, protocol.ERRORS, protocol.TAKEN, protocol.BULK_TAKEN),
     *(protocol.DEAF, protocol.STATUS, protocol.FAILED, protocol.ANSWER, protocol.DONE),
     *(protocol.TAKEN_LINE, protocol.UP),
 ]
-#: Numbers at the edges of what somebody may have thought of.
+#: Numbers at limits that somebody may have had in mind.
 EDGES = [0, 1, 2, 9, 127, 128, 137, 255, 256, 4095, 4096, 16384, 0x60000000, 1 << 31, (1 << 32) - 1]
 numbers = st.one_of(st.sampled_from(EDGES), st.integers(0, (1 << 32) - 1))
 words = st.sampled_from([struct.pack("<I", n) for n in EDGES])
 payloads = st.one_of(
     words, st.binary(max_size=24), st.tuples(words, st.binary(max_size=9)).map(b"".join)
 )
-#: Stand for the nonce and the number that the host has given last.
+#: Placeholders for the nonce and the number that the host sent last.
 NONCE, NUMBER = b"\xffthe given nonce", b"\xffnum"
 assert len(NONCE) == protocol.NONCE
 READY_TEXTS = [
@@ -134,7 +134,7 @@ READY_TEXTS = [
 
 
 def frame(kind: bytes, payload: bytes, size: int | None = None) -> bytes:
-    """A frame to the host, which may claim another size than it has."""
+    """A frame for the host, which may claim a wrong size."""
     size = len(payload) if size is None else size
     return kind + size.to_bytes(3, "little") + payload
 
@@ -174,7 +174,7 @@ def message(kind: int, flags: int, number: bytes, body: bytes, size: int | None)
     )
 
 
-#: Types of attributes that a decoder looks for, and lengths of what they hold.
+#: Attribute types that the decoder looks for, and lengths of their values.
 attributes = st.builds(
     attribute,
     st.sampled_from([1, 2, 3, 4, 5, 8, 9, 10, 11, 15, 18, 52, 53, 56, 0x8009]),
@@ -213,7 +213,7 @@ datagrams = st.lists(messages, min_size=1, max_size=3).map(lambda parts: pack(*p
 
 
 class Kernel:
-    """Answers what it is told to; then nothing."""
+    """Answers as it is told, then stays silent."""
 
     def __init__(self, answers: Sequence[bytes]) -> None:
         self._answers = list(answers)
@@ -239,7 +239,7 @@ ASKED: list[Callable[[netlink.Channel], object]] = [
 
 @pytest.mark.attack("damaged-frames")
 @cases("answers", st.tuples(st.sampled_from(ASKED), st.lists(datagrams, max_size=3)))
-def test_answers_of_a_kernel(
+def test_netlink_answers(
     many: list[tuple[Callable[[netlink.Channel], object], list[bytes]]],
 ) -> None:
     for ask, answers in many:
@@ -248,7 +248,7 @@ def test_answers_of_a_kernel(
 
 
 @cases("transact", st.lists(datagrams, max_size=3))
-def test_how_a_kernel_ends_requests(many: list[list[bytes]]) -> None:
+def test_netlink_ends_of_requests(many: list[list[bytes]]) -> None:
     requests = [rtnl.link(rtnl.RTM_SETLINK, name, index=1, up=True) for name in "abc"]
     for answers in many:
         with bounded():
@@ -272,7 +272,7 @@ def test_frames(many: list[bytes]) -> None:
 
 
 @cases("ready", ready_texts)
-def test_what_an_agent_says_of_itself(many: list[bytes]) -> None:
+def test_agent_messages(many: list[bytes]) -> None:
     for text in many:
         with bounded():
             ready = protocol.ready(bytes(16) + text, LINES)
@@ -335,7 +335,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def emptied(directory: Path) -> None:
-    """Nothing is left of the case before."""
+    """Remove what the previous case left."""
     for way in ("in", "out"):
         fd = os.open(directory / f"line1.{way}", os.O_RDWR | os.O_NONBLOCK)
         with contextlib.suppress(BlockingIOError):
@@ -359,7 +359,7 @@ GOOD = frame(protocol.READY, NONCE + READY_TEXTS[0])
 
 
 @cases("hello", st.lists(said, min_size=1, max_size=5))
-def test_how_a_guest_answers_hello(place: Path, many: list[list[bytes]]) -> None:
+def test_answers_to_hello(place: Path, many: list[list[bytes]]) -> None:
     for answer in many:
         with bounded(), talking(place, [pack(*answer)]) as line:
             line.hello(5.0)
@@ -373,7 +373,7 @@ answered = st.one_of(
 
 
 @cases("control", st.lists(answered, min_size=1, max_size=6))
-def test_how_a_guest_answers_on_its_control_line(place: Path, many: list[list[bytes]]) -> None:
+def test_answers_on_the_control_line(place: Path, many: list[list[bytes]]) -> None:
     for answers in many:
         with bounded(), talking(place, [GOOD, *answers]) as line:
             line.hello(5.0)
@@ -387,7 +387,7 @@ def test_how_a_guest_answers_on_its_control_line(place: Path, many: list[list[by
 
 @pytest.fixture
 def streams(tmp_path: Path) -> Iterator[int]:
-    """Standard streams of our own: much to read, and somebody who takes all that is written."""
+    """Standard streams: endless input, and a reader of all output."""
     saved = [os.dup(fd) for fd in (0, 1, 2)]
     source = os.open(tmp_path / "stdin", os.O_RDWR | os.O_CREAT)
     os.write(source, bytes(100_000))
@@ -417,7 +417,7 @@ ran = st.one_of(
 
 
 @cases("session", st.lists(ran, min_size=1, max_size=6))
-def test_what_a_guest_says_of_a_program(place: Path, streams: int, many: list[list[bytes]]) -> None:
+def test_messages_about_a_program(place: Path, streams: int, many: list[list[bytes]]) -> None:
     program = session.Program(["cat"], timeout=5)
     for answers in many:
         os.lseek(streams, 0, os.SEEK_SET)
@@ -442,7 +442,7 @@ replies = st.builds(
 
 
 @cases("mconsole", st.one_of(replies, st.binary(max_size=20)))
-def test_replies_of_a_mconsole(many: list[bytes]) -> None:
+def test_mconsole_replies(many: list[bytes]) -> None:
     for data in many:
         with bounded():
             _, _, text = mconsole.unpack_reply(data)
@@ -450,7 +450,7 @@ def test_replies_of_a_mconsole(many: list[bytes]) -> None:
 
 
 @cases("mconsole_socket", st.lists(st.one_of(replies, st.binary(max_size=20)), max_size=4))
-def test_a_mconsole(tmp_path: Path, many: list[list[bytes]]) -> None:
+def test_mconsole_sockets(tmp_path: Path, many: list[list[bytes]]) -> None:
     path = tmp_path / "m"
     for answers in many:
         path.unlink(missing_ok=True)
@@ -473,7 +473,7 @@ def test_a_mconsole(tmp_path: Path, many: list[list[bytes]]) -> None:
 
 
 @cases("files", st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
-def test_files_of_a_guest(tmp_path: Path, many: list[bytes]) -> None:
+def test_files_written_by_a_guest(tmp_path: Path, many: list[bytes]) -> None:
     run = tmp_path / "run/a"
     (run / "uml").mkdir(parents=True, exist_ok=True)
     for data in many:
@@ -488,7 +488,7 @@ def test_files_of_a_guest(tmp_path: Path, many: list[bytes]) -> None:
 
 @pytest.mark.attack("lies")
 @pytest.mark.parametrize("kind", ["link", "directory", "fifo", "socket", "large"])
-def test_other_things_instead_of_a_guests_file(tmp_path: Path, kind: str) -> None:
+def test_other_file_types_in_place_of_a_guests_file(tmp_path: Path, kind: str) -> None:
     run = tmp_path / "run/a"
     (run / "uml").mkdir(parents=True)
     ready = run / "uml/ready"

@@ -1,4 +1,4 @@
-"""Pictures of a lab: what they say, and that names come through each format."""
+"""Drawings of a lab: their contents, and names in each format."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dumm_tools.cli.bridge import cli
 from dumm_tools.labs import graph
 from dumm_tools.model import Bridge, Iface, State
 
-#: As odd as a bridge's name may be; `end` and `graph` are words of the languages.
+#: As odd as a bridge's name may be; `end` and `graph` are keywords of the formats.
 ODD = "b.e_nd-x"
 
 
 def lab_of(place: Path) -> str:
-    """Two guests on an oddly named bridge, one of them impaired; one interface on none."""
+    """Two guests on an oddly named bridge, one of them with shaping; one interface on no bridge."""
 
     def fill(state: State) -> None:
         for slot, (name, bridge) in enumerate(
@@ -79,7 +79,7 @@ def test_json(printed: Callable[[str], str]) -> None:
     assert found["ifaces"][0]["bridge"] is None
 
 
-def test_svg_says_it_all(printed: Callable[[str], str]) -> None:
+def test_svg_shows_everything(printed: Callable[[str], str]) -> None:
     tree = ElementTree.fromstring(printed("svg"))
     said = {e.text for e in tree.iter("{http://www.w3.org/2000/svg}text")}
     assert said >= {
@@ -88,7 +88,7 @@ def test_svg_says_it_all(printed: Callable[[str], str]) -> None:
     }  # fmt: skip
 
 
-def test_dot_is_one_graph(printed: Callable[[str], str]) -> None:
+def test_dot_output_is_one_graph(printed: Callable[[str], str]) -> None:
     done = subprocess.run(
         ["dot", "-Tplain"], input=printed("dot"), capture_output=True, text=True, check=True
     )
@@ -97,7 +97,7 @@ def test_dot_is_one_graph(printed: Callable[[str], str]) -> None:
     assert done.stdout.count("\nedge ") == 2 * 2 + 1 + 2
 
 
-def test_mermaid_quotes(printed: Callable[[str], str]) -> None:
+def test_mermaid_output_is_quoted(printed: Callable[[str], str]) -> None:
     found = printed("mermaid").splitlines()
     assert found[0] == "flowchart LR"
     assert '    b0["b.e_nd-x<br/>host 10.0.0.254/24"]:::bridge' in found
@@ -108,8 +108,8 @@ def test_mermaid_quotes(printed: Callable[[str], str]) -> None:
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_a_ring_and_a_chain_do_not_become_strips(tmp_path: Path, closed: bool) -> None:
-    """Of 20 routers: drawn from left to right they would be 3500 points by 78."""
+def test_rings_and_chains_are_not_drawn_as_strips(tmp_path: Path, closed: bool) -> None:
+    """From left to right, 20 routers would be drawn 3500 points wide and 78 high."""
 
     def fill(state: State) -> None:
         for n in range(20):
@@ -130,7 +130,7 @@ def test_a_ring_and_a_chain_do_not_become_strips(tmp_path: Path, closed: bool) -
 
 
 @pytest.mark.uml
-def test_what_guests_are_doing_now(lab: Lab) -> None:
+def test_graph_shows_the_present_states_of_guests(lab: Lab) -> None:
     lab("dumm-guest create r s t u --start")
     lab("dumm-bridge create lan0")
     lab("dumm-iface create r-eth0 s-eth0 --bridge lan0")
@@ -154,12 +154,12 @@ def test_what_guests_are_doing_now(lab: Lab) -> None:
     found = json.loads(lab("dumm-bridge graph --format json").out)
     assert found["guests"] == [{"name": n, "state": s} for n, s in wanted]
     assert [i["state"] for i in found["ifaces"]] == ["up", "up"]
-    # A guest's link that was only just taken down is drawn so.
+    # A guest's link is drawn as down right after it was taken down.
     lab("dumm-iface down r-eth0")
     assert "g0 -.-|" in lab("dumm-bridge graph --format mermaid").out
 
 
-def test_without_graphviz(printed: Callable[[str], str], tmp_path: Path) -> None:
+def test_missing_graphviz_is_an_error(printed: Callable[[str], str], tmp_path: Path) -> None:
     done = CliRunner().invoke(
         cli, ["-C", str(tmp_path), "graph", "--format", "svg"], env={"PATH": "/nonexistent"}
     )
@@ -168,7 +168,7 @@ def test_without_graphviz(printed: Callable[[str], str], tmp_path: Path) -> None
     assert getattr(done.exception, "hint", "") == "apt-get install graphviz"
 
 
-def test_guests_stand_on_the_far_side_of_their_bridge(tmp_path: Path) -> None:
+def test_guests_are_placed_on_the_far_side_of_their_bridge(tmp_path: Path) -> None:
     labdir = lab_of(tmp_path)
     picture = graph.look(labdir, statefile.load(labdir))
     assert graph.behind_bridges(picture, graph.ranks(picture)) == {"end-eth0", "graph-eth0"}
