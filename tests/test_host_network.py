@@ -1,7 +1,7 @@
-"""The host's own network: what guests send to it, and what labs leave of it.
+"""The host's own network: frames that guests send to it, and settings that labs change in it.
 
-Frames are made by hand and sent as a guest would (frames.py): the host takes and answers what is
-for an address that the lab gave it, and nothing else.
+Frames are made by hand and sent as a guest would (frames.py). The host accepts and answers those
+for an address that the lab gave it, and no others.
 """
 
 from __future__ import annotations
@@ -25,28 +25,29 @@ from dumm_tools.net import bridge, iface, link_views
 
 pytestmark = [pytest.mark.netns, pytest.mark.root]
 
-#: Addresses of the host's that no lab gave it, on a device of its own.
+#: Addresses that the host has on a device of its own, not from a lab.
 OTHER, OTHER6 = "203.0.113.7", "2001:db8:7::7"
 FENCE = "10.99.0.254"
 
 
 class Host:
-    """The host of a lab's network: the session's namespace for labs of root, else the lab's own."""
+    """The host of a lab's network: the session's namespace for root's labs, otherwise the lab's
+    own."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
 
     def sh(self, script: str) -> str:
-        """Run a script there."""
+        """Run a script in the namespace."""
         return self.lab.host(["sh", "-ec", script]).out
 
     def mac(self, bridge: str) -> str:
-        """A bridge's."""
+        """The MAC address of a bridge."""
         return self.sh(f"cat /sys/class/net/{bridge}/address").strip()
 
     def plug(self, bridge: str) -> str:
-        """Make a cable whose one end is in a bridge; the name of the other, where frames of a
-        guest go in."""
+        """Make a cable with one end in a bridge; return the name of the other end, where a guest's
+        frames enter."""
         self.sh(
             f"ip link add {bridge}-0 type veth peer {bridge}-1;"
             f"for d in {bridge}-0 {bridge}-1; do"
@@ -56,7 +57,7 @@ class Host:
         return f"{bridge}-1"
 
     def send(self, device: str, *sent: bytes) -> list[str]:
-        """Send frames as a guest; what the host took of them, and what it said."""
+        """Send frames as a guest; return which of them the host accepted, and its answers."""
         fence = frames.udp(self.mac("fence"), "10.99.0.1", FENCE, "fence")
         script: list[str | Path] = [
             sys.executable,
@@ -72,8 +73,8 @@ class Host:
 
 @pytest.fixture(params=["--host-net", "--isolated"])
 def host(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
-    """The host of a lab on the host's network, and of one with its own; the bridge `fence` is to
-    show that what was sent before has been dealt with."""
+    """The host of a lab on the host's network, and of an isolated one. A frame on the bridge
+    `fence` shows that everything sent before has been handled."""
     if request.param == "--isolated":
         lab("dumm-fs destroy")
         lab("dumm-fs init --kernel sid --master busybox --isolated")
@@ -82,7 +83,7 @@ def host(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Host]:
 
 @pytest.fixture
 def roots(lab: Lab) -> Iterator[Host]:
-    """As `host`, on the host's network only: its taps are at hand."""
+    """As `host`, on the host's network only, where the taps can be reached."""
     yield from _with_another_network(lab)
 
 
@@ -102,8 +103,8 @@ def _with_another_network(lab: Lab) -> Iterator[Host]:
 
 
 def everything(to: str, *also: str) -> list[bytes]:
-    """Packets that a host with the weak model accepts or answers, to the MAC address of a bridge or
-    to a group: for addresses that are not on this segment, and for everybody."""
+    """Packets that a host following the weak model accepts or answers, sent to the MAC address of a
+    bridge or a group: for addresses that are not on this segment, and for everybody."""
     found = []
     for address in (OTHER, FENCE, *also):
         for mac in (to, frames.EVERYBODY):
@@ -130,23 +131,23 @@ MULTICAST6 = frames.udp("33:33:00:00:00:01", "fe80::1", "ff02::1", "multicast6")
 
 
 @pytest.mark.attack("host-without-address")
-def test_where_the_host_has_no_address(host: Host) -> None:
+def test_host_without_address_accepts_nothing(host: Host) -> None:
     host.lab("dumm-bridge create lan0")
     port, mac = host.plug("lan0"), host.mac("lan0")
     everybody = (BROADCAST, MULTICAST, MULTICAST6, frames.router_advertisement())
     assert host.send(port, *everything(mac), *everybody) == []
-    # One that is given and taken again leaves it as it was.
+    # Adding and deleting an address leaves the bridge as it was.
     host.lab("dumm-bridge address add lan0 10.0.0.254/24 fd00::fe/64")
     assert host.send(port, BROADCAST) == ["taken: broadcast"]
     host.lab("dumm-bridge address del lan0 10.0.0.254/24 fd00::fe/64")
     assert host.send(port, *everything(mac, "10.0.0.254"), *everybody) == []
-    # Of IPv4 there is nothing either where there is an IPv6 address.
+    # An IPv6 address does not enable IPv4.
     host.lab("dumm-bridge address add lan0 fd00::fe/64")
     assert host.send(port, *everything(mac), *everybody) == ["taken: multicast6"]
 
 
 @pytest.mark.attack("other-address")
-def test_where_the_host_has_an_address(host: Host) -> None:
+def test_host_accepts_only_frames_for_its_address(host: Host) -> None:
     host.lab("dumm-bridge create lan0 --address 10.0.0.254/24 --address fd00::fe/64")
     port, mac = host.plug("lan0"), host.mac("lan0")
     said = host.send(port, *everything(mac), frames.router_advertisement())
@@ -170,12 +171,12 @@ def test_where_the_host_has_an_address(host: Host) -> None:
         "taken: udp",
         "taken: udp6",
     ]
-    # A guest that claims to be somewhere else is not trusted.
+    # A guest that claims to be elsewhere is not trusted.
     assert host.send(port, frames.udp(mac, "203.0.113.1", "10.0.0.254", "spoofed")) == []
 
 
 @pytest.mark.attack("router")
-def test_no_guest_is_the_hosts_router(host: Host) -> None:
+def test_guests_cannot_become_the_hosts_router(host: Host) -> None:
     host.lab("dumm-bridge create lan0 --address 10.0.0.254/24 --address fd00::fe/64")
     port, mac = host.plug("lan0"), host.mac("lan0")
     host.sh("ip route add 10.5.0.0/16 via 10.0.0.1; ip neigh replace 10.0.0.2 lladdr"
@@ -199,8 +200,8 @@ def test_no_guest_is_the_hosts_router(host: Host) -> None:
 
 
 @pytest.mark.attack("no-nftables")
-def test_a_lab_without_nftables(host: Host, tmp_path: Path) -> None:
-    """The host forwards nothing then, and is as closed."""
+def test_host_is_closed_without_nftables(host: Host, tmp_path: Path) -> None:
+    """The host then forwards nothing, and is closed as well."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/nft").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "bin/nft").chmod(0o755)
@@ -225,14 +226,14 @@ def test_a_lab_without_nftables(host: Host, tmp_path: Path) -> None:
 
 
 @pytest.mark.attack("lone-tap")
-def test_taps(roots: Host) -> None:
-    """On a bridge, off it, and by the groups that a bridge does not take for its segment."""
+def test_taps_are_closed_on_and_off_a_bridge(roots: Host) -> None:
+    """On a bridge, off it, and through the groups that a bridge does not treat as its segment's."""
     lab = roots.lab
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     lab("dumm-guest create a")
     lab("dumm-iface create a-eth0")
     state = statefile.load(str(lab.directory))
-    iface.prepare(state, "a")  # as a crash of the guest leaves it
+    iface.prepare(state, "a")  # as a guest's crash leaves it
     mac = sysfs.read("a-eth0", "address") or ""
     groups = [f"01:80:c2:00:00:{n:02x}" for n in (0, 2, 3, 14, 15)]
     odd = [frame for group in groups for frame in everything(group)]
@@ -255,7 +256,7 @@ def test_taps(roots: Host) -> None:
     iface.release(state, "a")
 
 
-def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
+def test_expected_traffic_passes(host: Host, tmp_path: Path) -> None:
     """Expected uses work: pings in both directions, a service of the host at its address, and
     routing from one segment to another."""
     lab = host.lab
@@ -272,7 +273,7 @@ def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
 
     host.sh("busybox ping -c1 -W30 10.0.0.1; busybox ping -c1 -W30 10.0.1.1")
     assert succeeds("a", "ping -c1 -W30 10.0.0.254")
-    # The host's address on another segment is not reachable on this one, and the host does not
+    # The host's address on another segment cannot be reached on this one, and the host does not
     # route.
     host.sh("echo 0 >/proc/sys/net/ipv4/ip_forward")
     assert not succeeds("a", "ping -c1 -W1 10.0.1.254")
@@ -312,8 +313,8 @@ def test_guests_and_the_host(host: Host, tmp_path: Path) -> None:
         web.wait(PATIENCE)
 
 
-def test_a_device_of_the_hosts_in_the_segment(roots: Host) -> None:
-    """Everybody on its network is on the segment; the host's previous address there no longer
+def test_host_device_in_a_segment(roots: Host) -> None:
+    """Everybody on its network is on the segment; the address that the host had there no longer
     counts."""
     lab = roots.lab
     roots.sh(
@@ -338,8 +339,8 @@ def test_a_device_of_the_hosts_in_the_segment(roots: Host) -> None:
         roots.sh("ip link del port0")
 
 
-def test_a_firewall_that_is_loaded_anew(roots: Host) -> None:
-    """The next command that has to do with a segment puts the rules back."""
+def test_rules_are_restored_after_the_firewall_is_reloaded(roots: Host) -> None:
+    """The next command that concerns a segment restores the rules."""
     lab = roots.lab
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     lab("dumm-guest create a")
@@ -354,12 +355,12 @@ def test_a_firewall_that_is_loaded_anew(roots: Host) -> None:
         lab(f"dumm-{command}")
         assert call("nft", "list", "ruleset") == before
         assert roots.send(port, *everything(mac)) == []
-    # Destroying a lab whose rules are gone does not complain about them.
+    # Destroying a lab whose rules are gone does not report an error.
     call("nft", "flush", "ruleset")
     assert lab("dumm-bridge delete lan0").err == ""
 
 
-# ---- nothing left ----
+# ---- nothing is left ----
 
 
 def call(*argv: str) -> str:
@@ -368,7 +369,7 @@ def call(*argv: str) -> str:
 
 
 def world() -> dict[str, object]:
-    """All of the host's network."""
+    """All of the host's network configuration."""
     settings = call("sh", "-c", "sysctl -a -r '^net[.]' 2>/dev/null").splitlines()
     links = json.loads(call("ip", "-j", "-d", "address"))
     return {
@@ -390,8 +391,8 @@ def world() -> dict[str, object]:
 
 
 @pytest.mark.attack("left-behind")
-def test_the_host_after_50_labs(new_lab: Callable[..., Lab]) -> None:
-    """Guests, bridges, addresses, uplinks; ended in order, or by a crash of their guest."""
+def test_host_is_unchanged_after_50_labs(new_lab: Callable[..., Lab]) -> None:
+    """Guests, bridges, addresses and uplinks, ended in order or by a guest's crash."""
     call("ip", "link", "add", "wan0", "type", "veth", "peer", "wan1")
     for device in ("wan0", "wan1"):
         call("ip", "link", "set", device, "addrgenmode", "none")
@@ -400,7 +401,7 @@ def test_the_host_after_50_labs(new_lab: Callable[..., Lab]) -> None:
     call("ip", "address", "add", "203.0.113.2/24", "dev", "wan0")
     call("ip", "route", "add", "default", "via", "203.0.113.1")
     try:
-        with_table = new_lab("first")  # what the kernel loads with the first stays
+        with_table = new_lab("first")  # modules that the kernel loads for the first lab stay
         with_table("dumm-bridge create lan --address 10.200.0.254/24")
         with_table("dumm-bridge uplink lan")
         with_table("dumm-fs destroy")
@@ -437,8 +438,8 @@ def test_the_host_after_50_labs(new_lab: Callable[..., Lab]) -> None:
         call("ip", "link", "del", "wan0")
 
 
-def test_a_rule_for_a_bridge_is_for_no_other_device(lab: Lab) -> None:
-    """A device that gets the name of a removed bridge belongs to the host."""
+def test_rules_of_a_bridge_do_not_affect_other_devices(lab: Lab) -> None:
+    """A device that takes the name of a removed bridge belongs to the host."""
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     call("ip", "link", "del", "lan0")
     call("ip", "link", "add", "lan0", "type", "bridge")
@@ -455,8 +456,8 @@ def test_a_rule_for_a_bridge_is_for_no_other_device(lab: Lab) -> None:
     assert call("nft", "list", "ruleset") == ""
 
 
-def test_settings_of_other_devices_stay(tmp_path: Path) -> None:
-    """`all`, `default` and each device that there is are as they were while the lab is there."""
+def test_settings_of_other_devices_are_kept(tmp_path: Path) -> None:
+    """`all`, `default` and each existing device keep their settings while the lab exists."""
     labdir = recorded(tmp_path, "a")
 
     def settings() -> list[str]:
@@ -486,8 +487,8 @@ def test_settings_of_other_devices_stay(tmp_path: Path) -> None:
     assert settings() == before
 
 
-def test_what_is_made_for_bridges_goes_with_the_lab(lab: Lab) -> None:
-    """Also where a bridge was removed by hand, or an address could not be recorded."""
+def test_rules_and_settings_of_bridges_go_with_the_lab(lab: Lab) -> None:
+    """Even if a bridge was removed by hand, or an address could not be recorded."""
     script = "nft list ruleset; sysctl -a 2>/dev/null | grep forwarding"
     before = subprocess.run(["sh", "-c", script], capture_output=True, check=False).stdout
     lab("dumm-bridge create b0 --address 10.7.0.254/24")

@@ -1,5 +1,5 @@
 """A compromised guest kernel may send anything to the host's commands: on a line, on the mconsole,
-over netlink. The worst consequence is an error, in time."""
+over netlink. The worst consequence is a timely error."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from dumm_tools.running import contact
 
 @pytest.fixture(autouse=True)
 def _no_hang() -> Iterator[None]:
-    """A test that never ends fails."""
+    """Make a test that never ends fail."""
 
     def expired(*_: object) -> None:
         raise AssertionError("it went on without end")
@@ -49,7 +49,7 @@ def _no_hang() -> Iterator[None]:
 
 @contextlib.contextmanager
 def talker(say: Callable[[], object]) -> Iterator[None]:
-    """Do `say` again and again, in a process of its own: as fast as a guest could."""
+    """Call `say` again and again in another process, as fast as a guest could."""
     pid = os.fork()
     if pid == 0:
         while True:
@@ -68,7 +68,7 @@ def talker(say: Callable[[], object]) -> Iterator[None]:
 
 @pytest.fixture
 def line(tmp_path: Path) -> Iterator[tuple[Line, int]]:
-    """A client's end of a line, and a descriptor to speak for the guest."""
+    """A client's end of a line, and a descriptor to write to as the guest."""
     for way in ("in", "out"):
         os.mkfifo(tmp_path / f"line0.{way}")
     pidfd = os.pidfd_open(os.getpid())
@@ -93,13 +93,13 @@ def line(tmp_path: Path) -> Iterator[tuple[Line, int]]:
         b"r\xff\xff\xff" + b"y" * 65536,
     ],
 )
-def test_a_line_that_never_stops(line: tuple[Line, int], said: bytes) -> None:
+def test_endless_output_on_a_line(line: tuple[Line, int], said: bytes) -> None:
     ours, theirs = line
     with talker(lambda: os.write(theirs, said)), pytest.raises(TimeoutError):
         ours.hello(0.3)
 
 
-def test_frames_that_nobody_asked_for(line: tuple[Line, int]) -> None:
+def test_unexpected_frames(line: tuple[Line, int]) -> None:
     ours, theirs = line
     said = frame(b"o", b"z" * 1000) * 8
     with talker(lambda: os.write(theirs, said)), pytest.raises(TimeoutError):
@@ -108,8 +108,8 @@ def test_frames_that_nobody_asked_for(line: tuple[Line, int]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.attack("endless-answer")
-def test_a_kernel_whose_list_has_no_end(line: tuple[Line, int]) -> None:
-    """Each of the messages is part of the answer, and none the last one."""
+def test_endless_netlink_list(line: tuple[Line, int]) -> None:
+    """Every message is part of the answer, and none is the last one."""
     ours, theirs = line
     with contextlib.ExitStack() as stack:
 
@@ -125,8 +125,8 @@ def test_a_kernel_whose_list_has_no_end(line: tuple[Line, int]) -> None:
             netlink.query(Channel(ours), request, 30)
 
 
-def test_a_guest_that_fills_the_way_in(line: tuple[Line, int], tmp_path: Path) -> None:
-    """It has the same FIFO, and can write to it what we would have to throw away."""
+def test_guest_that_fills_the_input_fifo(line: tuple[Line, int], tmp_path: Path) -> None:
+    """It has the same FIFO, and can write to it what the host would have to discard."""
     ours, _ = line
     ours.close()
     way_in = os.open(tmp_path / "line0.in", os.O_RDWR | os.O_NONBLOCK)
@@ -153,7 +153,7 @@ class _Liar:
         while at + 16 <= len(said):
             length = int.from_bytes(said[at : at + 4], sys.byteorder)
             struct.pack_into("=I", said, at + 8, self._number)
-            for place, byte in self._changes:  # after the header: that is another test
+            for place, byte in self._changes:  # not the header: another test changes that
                 if place + 16 < length:
                     said[at + 16 + place] = byte
             at += max(16, (length + 3) & ~3)
@@ -162,7 +162,7 @@ class _Liar:
 
 @pytest.fixture(scope="module")
 def true_answers() -> dict[str, list[bytes]]:
-    """The host's kernel's messages about a device with addresses, routes and shaping."""
+    """The host kernel's messages about a device with addresses, routes and shaping."""
     heard: list[bytes] = []
     with netlink.host() as channel:
 
@@ -196,16 +196,16 @@ ASKED: dict[str, Callable[[netlink.Channel], object]] = {
     st.sampled_from([0, 0, 0, 1, 4, 20, 60]),
 )
 @settings(max_examples=60, deadline=None)
-def test_answers_that_are_damaged(
+def test_damaged_netlink_answers(
     true_answers: dict[str, list[bytes]], asked: str, changes: list[tuple[int, int]], cut: int
 ) -> None:
-    """An OSError, or an answer: nothing else."""
+    """The outcome is an OSError or an answer, nothing else."""
     with contextlib.suppress(OSError):
         ASKED[asked](_Liar(list(true_answers[asked]), changes, cut))
 
 
-def test_an_answer_with_nothing_in_it() -> None:
-    done = struct.pack("=IHHIIi", 20, 2, 0, 0, 0, 0)  # NLMSG_ERROR, without an error
+def test_empty_netlink_answer() -> None:
+    done = struct.pack("=IHHIIi", 20, 2, 0, 0, 0, 0)  # NLMSG_ERROR without an error
     with pytest.raises(OSError, match="Bad message"):
         rtnl.find_link(_Liar([done], [], 0), "eth0")
 
@@ -215,7 +215,7 @@ def test_an_answer_with_nothing_in_it() -> None:
 
 @pytest.fixture
 def answering(tmp_path: Path) -> Iterator[Callable[[Callable[[], bytes]], Path]]:
-    """A mconsole that answers each request with datagrams without end: `answers()`"""
+    """A mconsole that answers each request with an endless stream of datagrams from `answers()`"""
     with contextlib.ExitStack() as stack:
 
         def start(answers: Callable[[], bytes]) -> Path:
@@ -242,21 +242,21 @@ def answering(tmp_path: Path) -> Iterator[Callable[[Callable[[], bytes]], Path]]
 
 @pytest.mark.slow
 @pytest.mark.attack("endless-answer")
-def test_a_mconsole_that_never_stops(answering: Callable[..., Path]) -> None:
+def test_endless_mconsole_answers(answering: Callable[..., Path]) -> None:
     path = answering(lambda: struct.pack("<III", 0, 1, 4) + b"more")
     with pytest.raises(TimeoutError):
         mconsole.request(str(path), "version", 0.3)
 
 
-def test_a_mconsole_that_talks_nonsense(answering: Callable[..., Path], tmp_path: Path) -> None:
+def test_invalid_mconsole_answers(answering: Callable[..., Path], tmp_path: Path) -> None:
     answering(lambda: b"?")
     with pytest.raises(DummError, match="gave an invalid answer") as raised:
         contact.mconsole(str(tmp_path), "a", "version")
     assert not isinstance(raised.value, TimedOut)
 
 
-def test_each_of_several_has_its_turn(capfd: pytest.CaptureFixture[str]) -> None:
-    """Whatever one of them does: a fault of ours, too."""
+def test_operands_are_handled_despite_failures_of_others(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever one of them does, even if it hits an error of our own."""
     failures: dict[str, Exception] = {
         "a": OverflowError("a"),
         "b": DummError("b"),
@@ -283,7 +283,7 @@ def test_each_of_several_has_its_turn(capfd: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.attack("names-for-the-terminal")
-def test_a_message_is_not_for_the_terminal_to_obey(capfd: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_messages_are_escaped(capfd: pytest.CaptureFixture[str]) -> None:
     ending.report("dumm-guest", "guest 'a': \x1b]0;owned\x07\x1b[2J\x9bA \u00e4")
     assert capfd.readouterr().err == (
         "dumm-guest: guest 'a': \\x1b]0;owned\\x07\\x1b[2J\\x9bA \u00e4\n"
@@ -291,9 +291,9 @@ def test_a_message_is_not_for_the_terminal_to_obey(capfd: pytest.CaptureFixture[
     assert messages.printable("/tmp/\udcff\udc9b") == "/tmp/\\xff\\x9b"  # a name that is not text
 
 
-# ---- guests whose kernel is somebody else's program ----
+# ---- guests whose kernel is a hostile program ----
 
-#: Lies about the start, with what is said of them.
+#: Lies at the start, each with the expected message.
 AT_START = {
     "words": "cannot start guest 'words': guest 'words' gave an invalid answer",
     "boot": "cannot start guest 'boot': guest 'boot' answered for another boot",
@@ -324,13 +324,13 @@ WHILE_IT_RUNS = {
     "length": ("dumm-guest mconsole length -- version", 1, NO_ANSWER),
 }
 OTHERS = ("slow", "busy", "mute1", "output2", "output3")
-#: KiB of memory that a command may have, with all that it maps.
+#: KiB of memory that a command may use, including everything it maps.
 MEMORY = 250_000
 
 
 @pytest.fixture(scope="module")
 def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab with a pack whose kernel is a program that lies, as its arguments say."""
+    """A lab with a kernel pack whose kernel is a program that lies as its arguments say."""
     names = [*WHILE_IT_RUNS, *OTHERS]
     with shared(tmp_path_factory.mktemp("hostile"), packs) as lab:
         pack = lab.directory / "pack/usr/bin"
@@ -352,13 +352,13 @@ def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 
 def liars(lab: Lab, *names: str) -> None:
-    """Make guests that tell the lies of their names."""
+    """Create guests that tell the lies in their names."""
     lab(["dumm-guest", "create", *names, "--kernel", lab.directory / "pack"])
     lab(["dumm-iface", "create", *(f"{name}-eth0" for name in names)])
 
 
 def bounded(lab: Lab, command: str, status: int, stdin: bytes = b"") -> str:
-    """Run a command in little memory; its message."""
+    """Run a command in little memory; return its message."""
     argv = ["sh", "-c", f"ulimit -v {MEMORY}; exec {command}"]
     return lab(argv, status=status, stdin=stdin).err
 
@@ -366,7 +366,7 @@ def bounded(lab: Lab, command: str, status: int, stdin: bytes = b"") -> str:
 @pytest.mark.attack("lies-at-the-start")
 @pytest.mark.uml
 @pytest.mark.xdist_group("hostile")
-def test_guests_that_lie_at_their_start_are_alone_with_it(lab: Lab) -> None:
+def test_lies_at_the_start_affect_no_other_guest(lab: Lab) -> None:
     bad = [*AT_START, *NEVER_READY, "errno", "escape"]
     good = ["good1", "good2", "good3"]
     liars(lab, *bad)
@@ -406,7 +406,7 @@ def _is_running(lab: Lab, name: str) -> bool:
 @pytest.mark.uml
 @pytest.mark.xdist_group("hostile")
 @pytest.mark.parametrize("name", WHILE_IT_RUNS)
-def test_a_guest_that_lies_makes_an_error_of_one_line(lab: Lab, name: str) -> None:
+def test_lies_of_a_running_guest_end_in_a_one_line_error(lab: Lab, name: str) -> None:
     command, status, message = WHILE_IT_RUNS[name]
 
     def run(limit: str) -> str:
@@ -421,8 +421,8 @@ def test_a_guest_that_lies_makes_an_error_of_one_line(lab: Lab, name: str) -> No
 @pytest.mark.attack("slow-answers")
 @pytest.mark.uml
 @pytest.mark.xdist_group("hostile")
-def test_all_answers_of_a_guest_have_one_time(lab: Lab) -> None:
-    """Each of them is quick enough, all together are not."""
+def test_timeout_covers_all_answers_of_a_guest(lab: Lab) -> None:
+    """Each answer arrives in time, all together do not."""
     root = str(lab.directory)
 
     def converse() -> None:
@@ -436,7 +436,7 @@ def test_all_answers_of_a_guest_have_one_time(lab: Lab) -> None:
 
 @pytest.mark.uml
 @pytest.mark.xdist_group("hostile")
-def test_a_guest_that_says_all_its_lines_are_busy(lab: Lab) -> None:
+def test_guest_that_claims_all_its_lines_are_busy(lab: Lab) -> None:
     err = bounded(lab, "dumm-guest exec --timeout 1 busy -- true", 5)
     assert one_line_error(err) == "guest 'busy' does not answer"
 
@@ -447,7 +447,9 @@ def test_a_guest_that_says_all_its_lines_are_busy(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("name", "number"), [("mute1", signal.SIGINT), ("output2", signal.SIGINT), ("output3", 15)]
 )
-def test_a_signal_ends_what_a_guest_does_not(lab: Lab, name: str, number: int) -> None:
+def test_signal_ends_a_command_that_the_guest_keeps_waiting(
+    lab: Lab, name: str, number: int
+) -> None:
     process = lab.start(f"dumm-guest exec {name} -- true")
     path = lab.directory / f"run/{name}/line1.in"
     until(lambda: has_open(process.pid, path), "it has its line")

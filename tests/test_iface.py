@@ -1,4 +1,4 @@
-"""Interfaces: what is recorded, what the kernel gets, what is refused; without a guest."""
+"""Interfaces, without a guest: what is recorded, made in the kernel, and rejected."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def record(labdir: str, name: str) -> Iface:
 
 @contextlib.contextmanager
 def foreign_tap(name: str) -> Iterator[None]:
-    """A link that is not ours."""
+    """A link that does not belong to the lab."""
     with tun.created(name, 0):
         yield
 
@@ -65,7 +65,7 @@ def raw(labdir: str) -> str:
         ("fd00::/64", "fd00::/64"),
     ],
 )
-def test_address_in_its_usual_form(text: str, wanted: str) -> None:
+def test_addresses_are_normalized(text: str, wanted: str) -> None:
     assert address.interface(text) == wanted
 
 
@@ -76,11 +76,11 @@ def test_address_in_its_usual_form(text: str, wanted: str) -> None:
         *("10.0.0/24", "10.0.0.01/24", "10.0.0.1/24/8", "1.2.3.4/2 4", "fd00::1/129"),
         *("fd00::1", "fd00::1%eth0/64", "224.0.0.1/8", "ff02::1/64", "::/64", "0.0.0.0/8"),
         *("255.255.255.255/32", "a\0b/8", "10.0.0.1/²", "host/24"),
-        *("127.0.0.1/8", "127.1.2.3/32", "::1/128", "::1/64"),  # the loopback device's
+        *("127.0.0.1/8", "127.1.2.3/32", "::1/128", "::1/64"),  # an address of the loopback device
         *("10.0.0.0/24", "10.0.0.255/24", "10.1.255.255/16", "10.0.0.4/30", "10.0.0.7/30"),
     ],
 )
-def test_bad_address(text: str) -> None:
+def test_bad_addresses_are_rejected(text: str) -> None:
     with pytest.raises(Usage):
         address.interface(text)
 
@@ -93,12 +93,12 @@ def test_bad_address(text: str) -> None:
         *("02:00:00:00:00:+1", "02:00:00:00:00: 1", "02:00:00:00:00:\u0660\u0661"),
     ],
 )
-def test_bad_mac(text: str) -> None:
+def test_bad_macs_are_rejected(text: str) -> None:
     with pytest.raises(Usage):
         address.mac(text)
 
 
-def test_made_macs_are_stable_and_their_own() -> None:
+def test_generated_macs_are_stable_and_unique() -> None:
     one = address.made_mac("lab alice-eth0")
     assert one == address.made_mac("lab alice-eth0") == address.mac(one)
     assert one.startswith("02:")
@@ -109,7 +109,7 @@ def test_made_macs_are_stable_and_their_own() -> None:
 # ---- records ----
 
 
-def test_create_for_a_stopped_guest_only_records(labdir: str) -> None:
+def test_create_for_a_stopped_guest_makes_only_a_record(labdir: str) -> None:
     iface.create(labdir, "alice-eth0", addresses=["10.0.0.1/24", "10.0.0.1/24"], mtu=9000)
     found = record(labdir, "alice-eth0")
     assert (found.slot, found.tap, found.up, found.bridge) == (0, "alice-eth0", False, None)
@@ -119,7 +119,7 @@ def test_create_for_a_stopped_guest_only_records(labdir: str) -> None:
     assert (view.state, view.rx_bytes, view.tx_bytes) == ("down", None, None)
 
 
-def test_slots_are_the_lowest_free(labdir: str) -> None:
+def test_lowest_free_slot_is_used(labdir: str) -> None:
     for name in ("alice-eth0", "alice-wan", "alice-eth2", "bob-eth0"):
         iface.create(labdir, name)
     iface.delete(labdir, "alice-wan")
@@ -169,7 +169,7 @@ REFUSED: list[tuple[type[DummError], Callable[[str], object]]] = [
 
 
 @pytest.mark.parametrize(("error", "action"), REFUSED)
-def test_refused_with_nothing_changed(
+def test_rejected_changes_leave_state_and_kernel_alone(
     labdir: str, error: type[DummError], action: Callable[[str], object]
 ) -> None:
     iface.create(labdir, "alice-eth0", addresses=["fd00::1/64"])
@@ -179,7 +179,7 @@ def test_refused_with_nothing_changed(
     assert raw(labdir) == before
 
 
-def test_idempotent_forms(labdir: str) -> None:
+def test_may_exist_and_if_exists(labdir: str) -> None:
     iface.create(labdir, "alice-eth0", mtu=1400)
     iface.create(labdir, "alice-eth0", mtu=1300, may_exist=True)
     assert record(labdir, "alice-eth0").mtu == 1400
@@ -187,7 +187,7 @@ def test_idempotent_forms(labdir: str) -> None:
     iface.delete(labdir, "alice-eth0", if_exists=True)
 
 
-def test_addresses_are_kept(labdir: str) -> None:
+def test_addresses_are_recorded(labdir: str) -> None:
     iface.create(labdir, "alice-eth0")
     iface.add_addresses(labdir, "alice-eth0", ["10.0.0.2/24", "fd00:0::2/64"])
     iface.add_addresses(labdir, "alice-eth0", ["10.0.0.2/24", "10.0.0.2/16"], may_exist=True)
@@ -196,7 +196,7 @@ def test_addresses_are_kept(labdir: str) -> None:
     assert iface.addresses_of(labdir, "alice-eth0") == ["10.0.0.2/16", "fd00::2/64"]
 
 
-def test_up_follows_the_cable_or_the_word(labdir: str) -> None:
+def test_up_and_down_are_recorded(labdir: str) -> None:
     iface.create(labdir, "alice-eth0")
     iface.set_up(labdir, "alice-eth0", True)
     assert record(labdir, "alice-eth0").up
@@ -204,7 +204,7 @@ def test_up_follows_the_cable_or_the_word(labdir: str) -> None:
     assert not record(labdir, "alice-eth0").up
 
 
-def test_two_names_for_one_tap(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_interfaces_cannot_share_a_tap(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     iface.create(labdir, "alice-eth0")
     monkeypatch.setattr(names, "tap", lambda name: "alice-eth0")
     with pytest.raises(Conflict, match="same tap"):
@@ -215,7 +215,7 @@ def test_two_names_for_one_tap(labdir: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.netns
-def test_prepare_and_release(labdir: str) -> None:
+def test_prepare_makes_taps_and_release_removes_them(labdir: str) -> None:
     bridge.create(labdir, "lan0")
     iface.create(labdir, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24"])
     iface.create(labdir, "alice-eth1", mtu=9000)
@@ -251,7 +251,7 @@ def test_prepare_and_release(labdir: str) -> None:
 
 
 @pytest.mark.netns
-def test_prepare_takes_over_what_a_crash_left(labdir: str) -> None:
+def test_prepare_adopts_taps_left_by_a_crash(labdir: str) -> None:
     bridge.create(labdir, "lan0")
     iface.create(labdir, LONG, bridge="lan0")
     state = statefile.load(labdir)
@@ -271,7 +271,7 @@ def test_prepare_takes_over_what_a_crash_left(labdir: str) -> None:
 
 
 @pytest.mark.netns
-def test_prepare_undoes_itself(labdir: str) -> None:
+def test_failed_prepare_is_undone(labdir: str) -> None:
     bridge.create(labdir, "lan0")
     iface.create(labdir, "alice-eth0", bridge="lan0")
     iface.create(labdir, "alice-eth1")
@@ -283,7 +283,7 @@ def test_prepare_undoes_itself(labdir: str) -> None:
 
 
 @pytest.mark.netns
-def test_prepare_makes_bridges_again_with_their_addresses(labdir: str) -> None:
+def test_prepare_recreates_bridges_with_their_addresses(labdir: str) -> None:
     bridge.create(labdir, "lan0", addresses=["10.0.0.254/24", "fd00::ff/64"])
     bridge.create(labdir, "lan1", addresses=["10.1.0.254/24"])
     iface.create(labdir, "alice-eth0", bridge="lan0")
@@ -298,7 +298,7 @@ def test_prepare_makes_bridges_again_with_their_addresses(labdir: str) -> None:
 
 
 @pytest.mark.netns
-def test_a_foreign_link_is_left_alone(labdir: str) -> None:
+def test_foreign_link_is_left_alone(labdir: str) -> None:
     with foreign_tap("alice-eth0"):
         with pytest.raises(
             Conflict, match="'alice-eth0' already exists and does not belong to this lab"
@@ -315,7 +315,7 @@ def test_a_foreign_link_is_left_alone(labdir: str) -> None:
 
 
 @pytest.mark.netns
-def test_a_crashed_guests_tap_follows(labdir: str) -> None:
+def test_changes_apply_to_the_tap_of_a_crashed_guest(labdir: str) -> None:
     for name in ("lan0", "lan1"):
         bridge.create(labdir, name)
     iface.create(labdir, "alice-eth0", bridge="lan0")
@@ -331,7 +331,7 @@ def test_a_crashed_guests_tap_follows(labdir: str) -> None:
 
 
 @pytest.mark.netns
-def test_many_taps_go_in_one_step(labdir: str) -> None:
+def test_many_taps_are_removed_at_once(labdir: str) -> None:
     for n in range(20):
         iface.create(labdir, f"alice-eth{n}")
     state = statefile.load(labdir)
@@ -343,7 +343,7 @@ def test_many_taps_go_in_one_step(labdir: str) -> None:
 
 
 @pytest.mark.netns
-def test_delete_of_guest(labdir: str) -> None:
+def test_delete_of_guest_removes_its_interfaces_only(labdir: str) -> None:
     iface.create(labdir, "alice-eth0")
     iface.create(labdir, "bob-eth0")
     state = statefile.load(labdir)
@@ -354,7 +354,9 @@ def test_delete_of_guest(labdir: str) -> None:
 
 
 @pytest.mark.netns
-def test_no_tun_device(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tun_device_is_an_error_with_a_hint(
+    labdir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     iface.create(labdir, "alice-eth0")
     monkeypatch.setattr(tun, "PATH", "/dev/net/nothere")
     with pytest.raises(DummError, match="cannot create 'alice-eth0': /dev/net/nothere: No") as e:
@@ -364,9 +366,9 @@ def test_no_tun_device(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.netns
-def test_boot_records_do_their_work_in_a_kernel(labdir: str) -> None:
-    """The agent's messages to its kernel, sent to this one, about a tap with the name of the
-    device."""
+def test_boot_messages_configure_a_kernel(labdir: str) -> None:
+    """The agent's messages to its kernel are sent to this one, about a tap with the device's
+    name."""
     bridge.create(labdir, "lan0")
     iface.create(labdir, "alice-eth0", bridge="lan0", addresses=["10.0.0.1/24", "fd00::1/64"])
     records = nic.boot_records(statefile.load(labdir), "alice")
@@ -385,7 +387,7 @@ def test_boot_records_do_their_work_in_a_kernel(labdir: str) -> None:
         assert {"10.0.0.1/24", "fd00::1/64"} <= set(there)
 
 
-def test_boot_records_of_interfaces_that_stay_down(labdir: str) -> None:
+def test_boot_messages_of_interfaces_that_stay_down(labdir: str) -> None:
     iface.create(labdir, "alice-eth0", addresses=["10.0.0.1/24"], mtu=9000)
     records = nic.boot_records(statefile.load(labdir), "alice")
     assert [(kind, slot) for kind, slot, _ in records] == [(protocol.BOOT_NETLINK, 0)] * 2
@@ -433,7 +435,7 @@ def test_output_shapes(labdir: str) -> None:
     assert "alice-eth0" in run("list").splitlines()[1]
 
 
-def test_several_operands_are_all_tried(labdir: str) -> None:
+def test_all_operands_are_tried(labdir: str) -> None:
     args = ["-C", labdir, "create", "alice-eth0", "eve-eth0", "x", "bob-eth0"]
     done = CliRunner().invoke(cli, args, standalone_mode=False)
     assert done.return_value == 3

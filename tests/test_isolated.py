@@ -1,6 +1,6 @@
-"""Labs in namespaces of their own: the whole session for each kind of user, and all that only
-such labs have to keep. Run by root, it makes its ordinary users up; run by an ordinary user, that
-one is tried, and what needs a second user or a host of its own is left to root's run."""
+"""Isolated labs: the whole session for each kind of user, and requirements of isolated labs only.
+Run as root, it makes up its ordinary users; run as an ordinary user, it tests that user, and leaves
+tests with a second user or a host of their own to root's run."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ UML = "/usr/bin/linux.uml"
 pytestmark = pytest.mark.uml
 
 #: The owner of the lab: root, a user with a range of ids, one with their own id alone; and the
-#: first of these users where fuse-overlayfs makes the trees.
+#: first of these users with fuse-overlayfs for the trees.
 KINDS = ("root", "range", "single", "fuse") if ROOT else ("range", "single", "fuse")
 #: The same without the slow one.
 USERS = KINDS[:-1]
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-#: What is done by hand in both guests of the session's lab.
+#: Commands run in both guests of the session's lab.
 PING = "ping -c1 -W30"
 
 
 class People:
-    """Makes users when they are needed, and labs of theirs."""
+    """Makes users when needed, and labs of theirs."""
 
     def __init__(self, packs: Path, place: Path) -> None:
         self._packs = packs
@@ -56,7 +56,7 @@ class People:
         self._made = 0
 
     def user(self, who: str) -> User:
-        """The user of that kind, with a master."""
+        """The user of a kind, with a master."""
         if who not in self._users:
             alone = {"ids": False, "without": ("newuidmap", "newgidmap")} if who == "single" else {}
             user = User(len(self._users) + 1, self._packs, **alone)  # type: ignore[arg-type]
@@ -65,9 +65,9 @@ class People:
         return self._users[who]
 
     def bare(self, kind: str, name: str) -> Lab:
-        """A directory, and the commands as they run for that kind of user."""
+        """A directory, and the commands run as a user of a kind."""
         env = {"DUMM_OVERLAY": "fuse-overlayfs"} if kind == "fuse" else {}
-        # A test that is tried again has made its directory before.
+        # If a test is repeated, the directory already exists.
         self._made += 1
         name = f"{name}{self._made}"
         if ROOT and kind != "root":
@@ -84,7 +84,8 @@ class People:
         return made
 
     def _refuse_ids(self, lab: Lab) -> None:
-        """An ordinary user's own id alone: newuidmap says no. Their masters are others, too."""
+        """Leave an ordinary user only their own id: newuidmap fails. Such users have masters of
+        their own."""
         programs, cache = self._place / "bin", self._place / "cache"
         fresh = not programs.exists()
         if fresh:
@@ -106,7 +107,7 @@ class People:
         return lab
 
     def end_labs(self, failed: bool) -> None:
-        """Destroy the labs."""
+        """Destroy all labs."""
         for lab in self._labs:
             if failed:
                 print(lab.logs())
@@ -114,7 +115,7 @@ class People:
         self._labs.clear()
 
     def end(self) -> None:
-        """Forget the users."""
+        """Remove all users."""
         for user in self._users.values():
             user.end()
 
@@ -129,7 +130,7 @@ def everybody(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def people(everybody: People, request: pytest.FixtureRequest) -> Iterator[People]:
-    """The users of this file; the labs made in a test end with it."""
+    """The users of this file; labs made in a test end with it."""
     yield everybody
     everybody.end_labs(request.session.testsfailed > 0)
 
@@ -138,17 +139,17 @@ def people(everybody: People, request: pytest.FixtureRequest) -> Iterator[People
 
 
 def holder_of(lab: Lab) -> int:
-    """The process that holds the namespaces."""
+    """The process that holds a lab's namespaces."""
     return int(holder_file(lab).read_text().split()[0])
 
 
 def holder_file(lab: Lab) -> Path:
-    """Where it is written which one that is."""
+    """The file that records the holder."""
     return lab.directory / f"run/holder-{(lab.directory / '.lock').stat().st_ino}"
 
 
 def namespaces(pid: int | str) -> dict[str, str]:
-    """The namespaces of a process; none if it is gone, even if it has not been reaped."""
+    """The namespaces of a process; empty if it is gone, even if it has not been reaped."""
     found: dict[str, str] = {}
     if process.start_time(int(pid) if pid != "self" else os.getpid(), ending=True) is None:
         return found
@@ -173,7 +174,7 @@ class Traces:
         spaces = namespaces(holder_of(lab))
         assert len(spaces) == 6
         assert not set(spaces.values()) & set(namespaces("self").values())
-        # A link or a mount is in a namespace, which exists as long as a process is in it.
+        # Links and mounts are in a namespace, which exists as long as a process is in it.
         return cls(lab.directory, frozenset(spaces.values()), World.now())
 
     def left(self) -> list[str]:
@@ -195,7 +196,7 @@ def links(lab: Lab) -> set[str]:
 
 
 def pair(lab: Lab, *names: str) -> None:
-    """Guests on a segment: alice 10.0.0.1, bob 10.0.0.2..."""
+    """Create guests on a segment: alice with 10.0.0.1, bob with 10.0.0.2..."""
     lab(["dumm-guest", "create", *names, "--start"])
     lab("dumm-bridge create lan0")
     for number, name in enumerate(names, 1):
@@ -203,7 +204,7 @@ def pair(lab: Lab, *names: str) -> None:
 
 
 def sh(lab: Lab, guest: str, script: str, status: int = 0) -> str:
-    """A script in a guest; what it prints."""
+    """Run a script in a guest; return its output."""
     return lab(["dumm-guest", "exec", guest, "--", "sh", "-c", script], status=status).out
 
 
@@ -211,7 +212,7 @@ def sh(lab: Lab, guest: str, script: str, status: int = 0) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_whole_session(people: People, kind: str) -> None:
+def test_whole_session(people: People, kind: str) -> None:
     world = World.now()
     lab = people.lab(kind, "session")
     pair(lab, "alice", "bob")
@@ -265,7 +266,7 @@ def files_both_ways(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("kind", USERS)
-def test_killing_the_holder_takes_all_with_it(people: People, kind: str) -> None:
+def test_killing_the_holder_ends_the_lab(people: People, kind: str) -> None:
     lab = people.lab(kind, "killed")
     pair(lab, "alice", "bob")
     traces = Traces.of(lab)
@@ -306,7 +307,7 @@ def holders(lab: Lab) -> list[int]:
     return found
 
 
-def test_commands_that_race_make_one_holder(people: People) -> None:
+def test_racing_commands_make_one_holder(people: People) -> None:
     lab = people.lab(KINDS[0], "race")
     for turn in range(3):
         names = [f"br{turn}x{n}" for n in range(8)]
@@ -320,13 +321,13 @@ def test_commands_that_race_make_one_holder(people: People) -> None:
         until(lambda: not holders(lab), "the holder is there")
 
 
-def test_a_command_killed_while_it_makes_the_holder(people: People) -> None:
+def test_command_killed_while_it_makes_the_holder(people: People) -> None:
     lab = people.lab(KINDS[-2], "cut")
     lab("dumm-bridge create lan0")
     os.kill(holder_of(lab), signal.SIGKILL)
     for turn in range(25):
         command = lab.start("dumm-guest exec --host true")
-        # The first instants are Python's start.
+        # Python takes the first moments to start.
         time.sleep(0.04 + turn * 0.004)
         command.kill()
         command.communicate()
@@ -338,7 +339,7 @@ def test_a_command_killed_while_it_makes_the_holder(people: People) -> None:
 
 @pytest.fixture
 def careless() -> Iterator[None]:
-    """Orphans come to us, who do not reap them until the end: as to many a container's pid 1."""
+    """Make orphans ours, and do not reap them until the end, like pid 1 of many a container."""
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     yield
@@ -348,7 +349,7 @@ def careless() -> Iterator[None]:
             pass
 
 
-def test_a_killed_holder_whose_orphans_nobody_reaps(careless: None, people: People) -> None:
+def test_killed_holder_whose_orphans_are_not_reaped(careless: None, people: People) -> None:
     lab = people.lab(KINDS[-2], "unreaped")
     pair(lab, "alice")
     client = lab.start("dumm-guest exec --host -- sleep 1000")
@@ -358,7 +359,7 @@ def test_a_killed_holder_whose_orphans_nobody_reaps(careless: None, people: Peop
     old = holder_of(lab)
     os.kill(old, signal.SIGKILL)
     until(lambda: "mnt" not in namespaces(old), "the holder has its namespaces")
-    # Pid 1 of a pid namespace is there as long as any other process of that is.
+    # Pid 1 of a pid namespace exists as long as any other process in it.
     assert process.start_time(old, ending=True) is not None
     assert lab("dumm-guest list -o name,state").lines == ["alice\tstopped"]
     lab("dumm-guest start alice")
@@ -393,7 +394,7 @@ def both_at_once(one: Lab, two: Lab) -> None:
     assert not set(mine.values()) & set(yours.values())
     for lab in (one, two):
         sh(lab, "alice", f"hostname >/root/here; {PING} 10.0.0.2")
-    # The one's mounts and processes are not the other's.
+    # Neither lab has the other's mounts and processes.
     there = two.directory / "mount/alice/root/here"
     assert one.host(["cat", there], status=1).out == ""
     assert str(two.directory / "mount") not in one.host("cat /proc/self/mountinfo").out
@@ -402,19 +403,19 @@ def both_at_once(one: Lab, two: Lab) -> None:
 
 
 @pytest.mark.root
-def test_a_user_cannot_enter_the_lab_of_another(people: People) -> None:
+def test_user_cannot_enter_another_users_lab(people: People) -> None:
     mine = people.lab("range", "closed")
     mine("dumm-bridge create lan0")
     stranger = people.bare("single", "stranger")
     stranger.env["DUMM_DIR"] = str(mine.directory)
     assert stranger("dumm-bridge list -q", status=None).out == ""
     enter = ["nsenter", f"--target={holder_of(mine)}", "--user", "--net", "true"]
-    # Either opening or entering the namespace is refused, depending on how nsenter does it.
+    # Either opening or entering the namespace fails, depending on how nsenter does it.
     refusal = stranger(enter, status=1).err
     assert "Permission denied" in refusal or "Operation not permitted" in refusal
 
 
-# ---- the host's side ----
+# ---- the lab's host side ----
 
 
 @pytest.mark.parametrize("kind", USERS)
@@ -476,7 +477,7 @@ def _child_of(pid: int) -> bool:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text() != ""
 
 
-def test_a_command_on_the_host_ends_with_its_client(people: People) -> None:
+def test_command_on_the_host_ends_with_its_client(people: People) -> None:
     lab = people.lab(KINDS[0], "terminated")
     lab("dumm-bridge create lan0")
     client = lab.start("dumm-guest exec --host -- sleep 1000")
@@ -489,7 +490,7 @@ def test_a_command_on_the_host_ends_with_its_client(people: People) -> None:
 
 
 @pytest.mark.parametrize("kind", USERS[:1])
-def test_a_shell_on_the_host(people: People, kind: str) -> None:
+def test_shell_on_the_host(people: People, kind: str) -> None:
     lab = people.lab(kind, "shell")
     lab("dumm-bridge create lan0")
     lab.env |= {"SHELL": "/bin/sh", "PS1": "> "}
@@ -513,7 +514,7 @@ def test_a_shell_on_the_host(people: People, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", USERS)
 def test_tcpdump_on_the_host(people: People, kind: str) -> None:
-    """It drops root's groups, which a user with one id alone is not allowed to."""
+    """tcpdump drops root's groups, which a user with only one id may not do."""
     lab = people.lab(kind, "capture")
     pair(lab, "alice", "bob")
     lab.start("dumm-guest exec alice -- ping -i 0.05 10.0.0.2")
@@ -525,7 +526,7 @@ def test_tcpdump_on_the_host(people: People, kind: str) -> None:
         assert [" ICMP echo " in line for line in lab(command).lines] == [True]
 
 
-# ---- whose files ----
+# ---- owners of files ----
 
 
 def outside(lab: Lab, uid: int) -> int:
@@ -577,7 +578,7 @@ def test_setuid_programs_in_a_guest(people: People, kind: str) -> None:
 
 
 def archive(tree: Path) -> bytes:
-    """A tar of a tree, as root would make it, with owners and a setuid program in it."""
+    """A tar archive of a tree, as root would make it, with owners and a setuid program."""
     file = io.BytesIO()
 
     def owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -601,7 +602,7 @@ def archive(tree: Path) -> bytes:
 
 
 @pytest.mark.parametrize("kind", USERS)
-def test_a_master_from_a_tar_keeps_owners(people: People, kind: str) -> None:
+def test_master_from_a_tar_keeps_owners(people: People, kind: str) -> None:
     lab = people.lab(kind, "imported")
     busybox = Path(os.path.realpath(lab.directory / "master"))
     lab("dumm-fs master import - --name owned", stdin=archive(busybox))
@@ -625,8 +626,8 @@ def test_a_master_from_a_tar_keeps_owners(people: People, kind: str) -> None:
 
 @pytest.mark.skipif(not Path(UML).exists(), reason="no UML kernel on the host")
 @pytest.mark.parametrize("kind", USERS)
-def test_programs_for_a_lab_with_namespaces_of_its_own(people: People, kind: str) -> None:
-    """A command that has entered a lab can start no thread."""
+def test_helper_programs_run_for_an_isolated_lab(people: People, kind: str) -> None:
+    """A command that has entered a lab cannot start threads."""
     lab = people.lab(kind, "programs")
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     lab(f"dumm-guest create alice --kernel {UML} --start")
@@ -641,7 +642,7 @@ def test_programs_for_a_lab_with_namespaces_of_its_own(people: People, kind: str
 
 
 @pytest.mark.root
-def test_root_on_the_hosts_network_has_guests_in_user_namespaces(
+def test_guests_on_the_hosts_network_are_in_user_namespaces(
     new_lab: Callable[..., Lab],
 ) -> None:
     lab = new_lab()
@@ -659,7 +660,7 @@ def test_root_on_the_hosts_network_has_guests_in_user_namespaces(
 
 
 @pytest.mark.parametrize("kind", USERS)
-def test_a_guests_process_is_apart_from_its_lab(people: People, kind: str) -> None:
+def test_guest_process_has_namespaces_of_its_own(people: People, kind: str) -> None:
     lab = people.lab(kind, "apart")
     lab("dumm-guest create alice bob --start")
     held = namespaces(holder_of(lab))
@@ -675,7 +676,7 @@ def test_a_guests_process_is_apart_from_its_lab(people: People, kind: str) -> No
 
 
 def checked(lab: Lab, status: int, before: Sequence[str] = ()) -> dict[str, dict[str, str]]:
-    """The results of `check` by name, both as text and as JSON."""
+    """The results of `check` by name; text and JSON must agree."""
     done = lab([*before, "dumm-fs", "check", "--format", "json"], status=status)
     found = {record["name"]: record for record in json.loads(done.out)}
     text = lab([*before, "dumm-fs", "check"], status=status)
@@ -687,7 +688,7 @@ def checked(lab: Lab, status: int, before: Sequence[str] = ()) -> dict[str, dict
 
 
 @pytest.mark.parametrize("kind", USERS)
-def test_a_host_that_lacks_nothing(people: People, kind: str) -> None:
+def test_check_on_a_complete_host(people: People, kind: str) -> None:
     lab = people.bare(kind, "check")
     if kind == "root":
         lab("dumm-fs init --isolated")
@@ -706,7 +707,7 @@ def test_a_host_that_lacks_nothing(people: People, kind: str) -> None:
 
 @pytest.fixture
 def poor(packs: Path) -> Iterator[Callable[..., Lab]]:
-    """Make users whose host lacks something (users.User); each with a directory."""
+    """Make users whose host lacks something (users.User), each with a directory."""
     users: list[User] = []
 
     def make(**lacks: object) -> Lab:
@@ -732,7 +733,7 @@ def poor(packs: Path) -> Iterator[Callable[..., Lab]]:
         ({}, "master", "missing", "no master", "dumm-fs master build busybox"),
     ],
 )
-def test_a_host_that_lacks_something(
+def test_check_on_a_host_that_lacks_something(
     poor: Callable[..., Lab],
     lacks: dict[str, object],
     name: str,
@@ -753,7 +754,7 @@ def test_a_host_that_lacks_something(
 
 
 @pytest.mark.parametrize("kind", USERS)
-def test_no_user_namespaces(people: People, kind: str) -> None:
+def test_check_without_user_namespaces(people: People, kind: str) -> None:
     lab = people.lab(kind, "forbidden")
     script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
     who = "--map-root-user" if kind == "root" else "--map-current-user"
@@ -779,8 +780,10 @@ def test_no_user_namespaces(people: People, kind: str) -> None:
         ("apparmor_restrict_unprivileged_userns", 0, "sysctl user.max_user_namespaces=100000"),
     ],
 )
-def test_who_forbids_user_namespaces(people: People, file: str, value: int, remedy: str) -> None:
-    """Files that Debian's or Ubuntu's kernel has, and this one perhaps not, lie over /proc."""
+def test_check_names_what_forbids_user_namespaces(
+    people: People, file: str, value: int, remedy: str
+) -> None:
+    """Files of Debian's or Ubuntu's kernel, which this kernel may lack, are mounted over /proc."""
     lab = people.bare(USERS[-1], "forbidding")
     script = (
         "mount -t tmpfs none /proc/sys/kernel && "
@@ -799,10 +802,11 @@ def test_who_forbids_user_namespaces(people: People, file: str, value: int, reme
     [({}, True), ({"without": ["fuse-overlayfs"]}, False), ({"fuse": "600"}, False)],
     ids=["fuse", "no-program", "no-device"],
 )
-def test_a_file_system_without_overlays(
+def test_working_set_on_a_file_system_without_overlays(
     poor: Callable[..., Lab], tmp_path: Path, lacks: dict[str, object], fuse: bool
 ) -> None:
-    """The working set on an overlay, as in a container; there the kernel mounts no other on it."""
+    """The working set is on an overlay, as in a container; the kernel cannot mount another one
+    there."""
     lab = poor(**lacks)
     lab("dumm-fs master build busybox")
     for name in "luw":
@@ -826,4 +830,4 @@ def test_a_file_system_without_overlays(
         assert "Invalid argument" in one_line_error(done.err)
         assert "dumm-fs check" in done.err
         assert lab("dumm-guest list -q").out == ""
-    lab("dumm-fs destroy")  # where the fixtures do not see it
+    lab("dumm-fs destroy")  # hidden from the fixtures
