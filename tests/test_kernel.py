@@ -1,4 +1,4 @@
-"""Kernel packs: found, made of Debian's packages, of a directory, of a binary; run for real."""
+"""Kernel packs: looked up, made from Debian packages, a directory or a binary; and run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def command(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def pack(home: Path, name: str, release: str | None = None) -> Path:
-    """A pack as far as looking it up goes."""
+    """A pack that is complete enough to be found."""
     root = home / name
     (root / "usr/bin").mkdir(parents=True)
     (root / "usr/bin/linux.uml").write_text("")
@@ -55,7 +55,7 @@ def visible(home: Path) -> list[str]:
 
 
 def check_runs(root: Path, release: str) -> None:
-    """The pack serves as a root directory: links resolve, the kernel tells its release."""
+    """Check that a pack works as a root directory: links resolve, the kernel prints its release."""
     assert (root / "lib64/ld-linux-x86-64.so.2").is_file()
     assert (root / "bin/linux.uml").is_file()
     assert (root / "usr/lib/uml/modules" / release / "modules.dep").is_file()
@@ -76,20 +76,20 @@ def test_resolve_a_name_a_path_and_a_link(home: Path, tmp_path: Path) -> None:
     assert linked.lock == found.lock
     outside = pack(tmp_path, "elsewhere")
     assert kernel.resolve(str(outside)).lock is None
-    # The binary of a pack means the pack, which has the libraries for it.
+    # The binary of a pack stands for the pack, which has its libraries.
     (outside / "pack.json").write_text("{}")
     assert kernel.resolve(str(outside / "usr/bin/linux.uml")).root == str(outside)
 
 
 @pytest.mark.parametrize("spec", ["x", "", "/nowhere/at/all", "../x", "a\0b"])
-def test_no_such_kernel(spec: str) -> None:
+def test_unknown_kernel_is_not_found(spec: str) -> None:
     with pytest.raises(NotFound) as error:
         kernel.resolve(spec)
     assert error.value.exit_code == 3
     assert error.value.hint == "dumm-fs kernel fetch"
 
 
-def test_files_that_are_not_a_kernel(tmp_path: Path) -> None:
+def test_other_files_are_not_a_kernel(tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.write_text("no kernel")
     script = tmp_path / "script"
@@ -118,7 +118,7 @@ def test_default_is_the_highest_release(home: Path) -> None:
     assert [p.release for p in kernel.list_()] == ["7.2.10", "7.2.9", None, "6.12.9"]
 
 
-def test_a_pack_shows_a_guest_nothing_beside_it(home: Path, tmp_path: Path) -> None:
+def test_guest_sees_only_its_pack(home: Path, tmp_path: Path) -> None:
     root = pack(tmp_path, "elsewhere")
     (root / "linux").symlink_to("usr/bin/linux.uml")
     assert kernel.resolve(str(root)).root == str(root)
@@ -130,7 +130,7 @@ def test_a_pack_shows_a_guest_nothing_beside_it(home: Path, tmp_path: Path) -> N
 
 
 @needs_uml
-def test_a_plain_binary() -> None:
+def test_plain_binary_gets_its_libraries() -> None:
     found = kernel.resolve(UML)
     inside = {jail: host for host, jail in found.binds}
     assert found.root is None
@@ -150,7 +150,7 @@ def test_import_a_binary_and_then_the_pack(home: Path, tmp_path: Path) -> None:
     check_runs(home / name, release)
     assert kernel_pack.import_(str(home / name), "again") == "again"
     check_runs(home / "again", release)
-    # An archive's layout: nothing merged, and the loader reached through an absolute link.
+    # The layout of a package: no merged /usr, and the loader reached through an absolute link.
     old = tmp_path / "old"
     (old / "lib64").mkdir(parents=True)
     shutil.copytree(home / name / "usr/lib/x86_64-linux-gnu", old / "lib/x86_64-linux-gnu")
@@ -168,7 +168,7 @@ def test_import_a_binary_and_then_the_pack(home: Path, tmp_path: Path) -> None:
     assert visible(home) == sorted([name, "again", "old"])
 
 
-def test_import_of_other_things(home: Path, tmp_path: Path) -> None:
+def test_importing_other_files_fails(home: Path, tmp_path: Path) -> None:
     for path, kind in (
         ("/bin/ls", DummError),
         ("/etc/passwd", DummError),
@@ -182,7 +182,7 @@ def test_import_of_other_things(home: Path, tmp_path: Path) -> None:
     assert visible(home) == []
 
 
-def test_nothing_bad_reaches_apt() -> None:
+def test_bad_suites_and_mirrors_are_rejected() -> None:
     for suite in ("a b", "-o", "x\ny", "../x", ""):
         with pytest.raises(Usage):
             apt.check_source(suite, None)
@@ -191,7 +191,7 @@ def test_nothing_bad_reaches_apt() -> None:
             apt.check_source("sid", mirror)
 
 
-def test_host_settings_take_no_insecurity_and_no_hooks(
+def test_insecure_settings_and_hooks_of_the_host_are_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "apt.conf"
@@ -207,7 +207,7 @@ def test_host_settings_take_no_insecurity_and_no_hooks(
     assert "Acquire::AllowInsecureRepositories" not in found
 
 
-def test_the_commands(home: Path) -> None:
+def test_kernel_commands(home: Path) -> None:
     assert command("list", "-q").stdout == ""
     root = pack(home, "a", "7.2.7")
     fields = command("list", "-o", "name,release,version,path")
@@ -248,7 +248,7 @@ def test_fetch(home: Path) -> None:
 
 
 @pytest.mark.net
-def test_fetch_from_nowhere(home: Path) -> None:
+def test_fetch_from_unknown_suite_or_mirror_fails(home: Path) -> None:
     no_suite = command("fetch", "--suite", "nosuchsuite")
     assert no_suite.returncode == 3
     assert len(no_suite.stderr.splitlines()) == 1
@@ -260,7 +260,7 @@ def test_fetch_from_nowhere(home: Path) -> None:
 
 
 @pytest.mark.net
-def test_an_expired_suite(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_suite(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Everything older than a second counts as expired, on any mirror on any day.
     monkeypatch.setattr(apt, "host_settings", lambda: [("Acquire::Max-ValidTime", "1")])
     with pytest.raises(apt.Expired) as error:
@@ -277,7 +277,7 @@ def test_an_expired_suite(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.net
-def test_an_unknown_key_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_key_is_rejected(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = home.parent.parent.parent / "empty.gpg"
     empty.write_bytes(b"")
     monkeypatch.setattr(apt, "KEYRINGS", (str(empty),))
@@ -318,7 +318,7 @@ def test_fetch_as_an_ordinary_user(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.net
-def test_a_killed_fetch_leaves_no_pack(home: Path) -> None:
+def test_killed_fetch_leaves_no_pack(home: Path) -> None:
     for delay in (0.3, 1.0, 2.0, 2.5, 3.0):
         child = subprocess.Popen(
             [sys.executable, "-c", f"{RUN} run(group, 'dumm-fs')", "fetch", "--suite=trixie"],

@@ -1,4 +1,4 @@
-"""Modules that our verbs import are whole for others who import them in the same process."""
+"""Modules that our commands import stay complete for other code in the same process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CALLS = {
     "kernel list": "from dumm_tools.cli.fs import cli; verb(cli, 'kernel', 'list')",
     "busybox": "from dumm_tools.foreground import run; run(['busybox', 'true'])",
 }
-#: Each call is the first of one pair and the second of another.
+#: Each call comes first in one pair and second in another.
 PAIRS = [*zip(CALLS, [*CALLS][5:] + [*CALLS][:5], strict=True)]
 BEFORE = """
 import os
@@ -41,7 +41,7 @@ lab = os.environ["DUMM_DIR"]
 def verb(cli, *words):
     cli.main(words, standalone_mode=False)
 """
-#: Imports of others, each with a use.
+#: Imports by other code, each with a use.
 AFTER = """
 import html, importlib.metadata, logging, logging.handlers, multiprocessing
 import tabulate
@@ -84,7 +84,7 @@ def run(code: str, lab: Lab) -> str:
 
 @pytest.mark.uml
 @pytest.mark.root
-def test_imports_after_our_calls_are_whole(lab: Lab) -> None:
+def test_imports_after_our_calls_are_complete(lab: Lab) -> None:
     lab("dumm-guest create alice --start")
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     lab("dumm-iface create alice-eth0 --bridge lan0 --address 10.0.0.1/24")
@@ -155,14 +155,14 @@ def test_using_a_name_runs_the_init_once(log: Any, ask: Callable[[Any], object])
     assert (package.made, log.runs, type(package)) == (2, 1, types.ModuleType)
 
 
-def test_using_a_name_in_several_threads_runs_the_init_once(log: Any) -> None:
+def test_using_a_name_in_many_threads_runs_the_init_once(log: Any) -> None:
     package = importlib.import_module("on_demand_package")
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda _: package.made, range(8))) == [2] * 8
     assert log.runs == 1
 
 
-def test_a_failing_init_raises_and_runs_again(log: Any) -> None:
+def test_failing_init_raises_and_runs_again(log: Any) -> None:
     package = importlib.import_module("on_demand_package")
     log.fails = True
     with pytest.raises(ValueError, match="not today"):
@@ -171,6 +171,6 @@ def test_a_failing_init_raises_and_runs_again(log: Any) -> None:
     assert (package.made, log.runs) == (2, 2)
 
 
-def test_a_missing_package() -> None:
+def test_missing_package() -> None:
     with pytest.raises(ModuleNotFoundError, match="on_demand_nothing"):
         on_demand.package("on_demand_nothing")

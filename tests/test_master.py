@@ -1,4 +1,4 @@
-"""Masters: built, imported whole, and never written outside of, whatever an archive says."""
+"""Masters: built, imported completely, and never written outside, whatever an archive contains."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def visible(home: Path) -> list[str]:
 
 
 def archive(path: Path, *members: Member) -> str:
-    """Write a tar; a member is its name, its type, and its text or what it links to."""
+    """Write a tar archive; a member is its name, its type, and its text or link target."""
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for name, kind, text in members:
             info = tarfile.TarInfo(name)
@@ -60,7 +60,7 @@ def archive(path: Path, *members: Member) -> str:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """A small tree with a bit of everything."""
+    """A small tree with one of everything."""
     top = tmp_path / "source"
     (top / "etc").mkdir(parents=True)
     (top / "etc/passwd").write_text("root\n")
@@ -86,7 +86,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def check(root: Path) -> None:
-    """`root` is a faithful copy of `source`."""
+    """Check that `root` is a faithful copy of `source`."""
     assert (root / "second").read_text() == "root\n"
     assert (root / "second").stat().st_ino == (root / "etc/passwd").stat().st_ino
     assert os.readlink(root / "link") == "/etc/shadow"
@@ -102,7 +102,7 @@ def check(root: Path) -> None:
         assert ((root / "second").stat().st_uid, (root / "second").stat().st_gid) == (12, 34)
 
 
-def test_resolve(home: Path, tmp_path: Path) -> None:
+def test_resolve_names_and_paths(home: Path, tmp_path: Path) -> None:
     for spec in ("x", "", "/nowhere", "a\0b"):
         with pytest.raises(NotFound):
             master.resolve(spec)
@@ -117,7 +117,7 @@ def test_resolve(home: Path, tmp_path: Path) -> None:
     assert master.resolve("b") == master.Master(str(home / "b"), str(home / ".b.lock"))
 
 
-def test_default(home: Path) -> None:
+def test_default_master(home: Path) -> None:
     assert master.default() is None
     for name in ("one", "two", "busybox"):
         (home / name / "etc").mkdir(parents=True)
@@ -173,7 +173,7 @@ def test_import_a_directory(home: Path, source: Path) -> None:
     assert len(said) == ROOT
     with pytest.raises(Conflict):
         master.import_(str(source))
-    # A tree that the cache is part of is copied without the cache.
+    # A tree that contains the cache is copied without the cache.
     assert master.import_(str(source.parent), "all") == "all"
     assert (home / "all/xdg").is_dir()
     assert not (home / "all/xdg/dumm").exists()
@@ -191,7 +191,7 @@ def test_import_an_archive(home: Path, source: Path, tmp_path: Path, option: str
         done = command("import", "-", "--name", "in", input=file.read())
     assert done.returncode == 0, done.stderr
     check(home / "in")
-    whole = tar.read_bytes().rstrip(b"\0")  # what pads a plain tar would not be missed
+    whole = tar.read_bytes().rstrip(b"\0")  # nobody would miss the padding of a plain tar
     for cut in (len(whole) // 2, len(whole) // 3 // 512 * 512):
         tar.write_bytes(whole[:cut])
         with pytest.raises(DummError, match=r"is damaged|ends too early|is not a tar archive"):
@@ -223,7 +223,7 @@ BAD: list[list[Member]] = [
 
 
 @pytest.mark.parametrize("members", BAD)
-def test_bad_archives(home: Path, tmp_path: Path, members: list[Member]) -> None:
+def test_bad_archives_are_rejected(home: Path, tmp_path: Path, members: list[Member]) -> None:
     victim = tmp_path / "victim"
     victim.write_text("untouched")
     filled = [(n.format(tmp=tmp_path), k, t.format(tmp=tmp_path)) for n, k, t in members]
@@ -239,7 +239,9 @@ def test_bad_archives(home: Path, tmp_path: Path, members: list[Member]) -> None
     assert visible(home) == []
 
 
-def test_what_comes_again_replaces_and_is_not_written_through(home: Path, tmp_path: Path) -> None:
+def test_repeated_members_replace_earlier_ones_and_links_are_not_followed(
+    home: Path, tmp_path: Path
+) -> None:
     victim = tmp_path / "victim"
     victim.write_text("untouched")
     tar = archive(
@@ -263,7 +265,7 @@ def test_what_comes_again_replaces_and_is_not_written_through(home: Path, tmp_pa
     assert "1 device" in said[0]
 
 
-def test_import_of_nothing(tmp_path: Path) -> None:
+def test_importing_missing_or_empty_sources_fails(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         master.import_("/nowhere")
     with pytest.raises(Usage):
@@ -279,7 +281,7 @@ def test_import_of_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
-def test_as_an_ordinary_user(source: Path, tmp_path: Path) -> None:
+def test_ordinary_user_can_import_build_and_delete(source: Path, tmp_path: Path) -> None:
     place = Path("/tmp") / f"dumm-test-{os.getpid()}"
     place.mkdir()
     tar = place / "tree.tar"
@@ -309,7 +311,7 @@ def test_as_an_ordinary_user(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.netns
 @pytest.mark.parametrize("what", ["tar", "directory", "busybox"])
-def test_a_full_disk(source: Path, tmp_path: Path, what: str) -> None:
+def test_full_disk_leaves_no_master(source: Path, tmp_path: Path, what: str) -> None:
     place = tmp_path / "small"
     place.mkdir()
     (source / "large").write_bytes(os.urandom(2 << 20))
@@ -352,7 +354,7 @@ def test_concurrent_builds(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_build_killed_at_any_moment(home: Path, source: Path) -> None:
+def test_killed_build_can_be_repeated(home: Path, source: Path) -> None:
     for index in range(12):
         child = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, "import", source],
@@ -371,7 +373,7 @@ def test_a_build_killed_at_any_moment(home: Path, source: Path) -> None:
     assert visible(home) == ["source"]
 
 
-def test_the_commands(home: Path) -> None:
+def test_master_commands(home: Path) -> None:
     assert command("list", "-q").stdout == b""
     done = command("build", "busybox")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"busybox\n", b"")
@@ -392,7 +394,7 @@ def test_the_commands(home: Path) -> None:
 
 
 def member(name: str, **values: object) -> bytes:
-    """The header of a file without data, as pax(1) has it."""
+    """The header of an empty file, in the format of pax(1)."""
     info = tarfile.TarInfo(name)
     for key, value in values.items():
         setattr(info, key, value)
@@ -402,7 +404,7 @@ def member(name: str, **values: object) -> bytes:
 END = bytes(1024)
 
 
-def test_what_follows_the_end_of_an_archive(home: Path, tmp_path: Path) -> None:
+def test_data_after_the_end_of_an_archive_is_an_error(home: Path, tmp_path: Path) -> None:
     one, two = member("one") + END, member("two") + END
     tar = tmp_path / "x.tar"
     for data in (one + two, one + b"rubbish" * 512, one + bytes(20480) + two):
@@ -420,7 +422,7 @@ def test_what_follows_the_end_of_an_archive(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["gnu", "posix"])
-def test_a_hole_larger_than_the_disk(home: Path, tmp_path: Path, form: str) -> None:
+def test_hole_larger_than_the_disk(home: Path, tmp_path: Path, form: str) -> None:
     with open(tmp_path / "hole", "wb") as hole:
         hole.truncate(8 << 40)
         for at in (0, 1 << 40, (8 << 40) - 3):
@@ -433,7 +435,7 @@ def test_a_hole_larger_than_the_disk(home: Path, tmp_path: Path, form: str) -> N
         check=True,
         timeout=PATIENCE,
     )
-    # It would take hours to read the holes.
+    # Reading the holes would take hours.
     assert command("import", str(tar)).returncode == 0
     with open(home / "x/hole", "rb") as file:
         assert os.fstat(file.fileno()).st_size == 8 << 40
@@ -444,7 +446,7 @@ def test_a_hole_larger_than_the_disk(home: Path, tmp_path: Path, form: str) -> N
 
 
 @pytest.mark.root
-def test_an_archive_gives_no_orders_to_overlays(home: Path, tmp_path: Path) -> None:
+def test_overlay_attributes_in_an_archive_are_ignored(home: Path, tmp_path: Path) -> None:
     orders = ("trusted.overlay.redirect", "user.overlay.opaque", "user.fuseoverlayfs.opaque")
     headers = {f"SCHILY.xattr.{name}": "y" for name in (*orders, "user.mine")}
     tar = tmp_path / "x.tar"
@@ -454,7 +456,7 @@ def test_an_archive_gives_no_orders_to_overlays(home: Path, tmp_path: Path) -> N
     assert [os.listxattr(home / "x" / n) for n in "df"] == [["user.mine"]] * 2
 
 
-def test_a_closed_standard_input(home: Path) -> None:
+def test_closed_standard_input(home: Path) -> None:
     argv = [sys.executable, "-c", SCRIPT, "import", "-", "--name", "x"]
     done = subprocess.run(
         ["sh", "-c", 'exec "$@" <&-', "sh", *argv], capture_output=True, text=True, check=False
