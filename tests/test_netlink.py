@@ -24,7 +24,7 @@ def ack(number: int, code: int = 0, flags: int = 0, extra: bytes = b"") -> bytes
 
 
 class Script:
-    """A channel that answers what it is told; no kernel."""
+    """A channel with prepared answers instead of a kernel."""
 
     def __init__(self, *answers: bytes) -> None:
         self.answers = list(answers)
@@ -43,7 +43,7 @@ def request(subject: str = "x") -> netlink.Request:
     return rtnl.link(rtnl.RTM_GETLINK, subject)
 
 
-def test_transact_takes_answers_in_any_order_and_datagrams_of_several() -> None:
+def test_transact_accepts_answers_in_any_order_and_several_per_datagram() -> None:
     script = Script(ack(2) + ack(99), ack(3), ack(1))
     netlink.transact(script, [request(), request(), request()])
     assert script.answers == []
@@ -59,7 +59,7 @@ def test_transact_raises_the_first_failure_after_all_answers() -> None:
     assert script.answers == []
 
 
-def test_the_kernels_own_words_are_in_the_error() -> None:
+def test_error_contains_the_kernels_message() -> None:
     words = b"no such thing.\0"
     attribute = struct.pack("=HH", 4 + len(words), 1) + words
     for flags, echo in ((0x300, b""), (0x200, bytes(16))):
@@ -70,12 +70,12 @@ def test_the_kernels_own_words_are_in_the_error() -> None:
 
 
 @pytest.mark.parametrize("datagram", [b"\x04\0\0\0" + bytes(12), b"\xff\0\0\0" + bytes(12)])
-def test_a_damaged_datagram_is_an_error(datagram: bytes) -> None:
+def test_damaged_datagram_is_an_error(datagram: bytes) -> None:
     with pytest.raises(OSError, match="Bad message"):
         netlink.transact(Script(datagram), [request()])
 
 
-def test_no_answer_is_a_timeout() -> None:
+def test_missing_answer_is_a_timeout() -> None:
     with pytest.raises(TimeoutError):
         netlink.transact(Script(), [request()])
 
@@ -88,7 +88,7 @@ def test_address_message() -> None:
     assert data[16:24] == struct.pack("=BBBBI", 10, 64, 2, 253, 7)
 
 
-def test_only_the_message_classes_of_pyroute2_are_loaded() -> None:
+def test_only_message_classes_of_pyroute2_are_loaded() -> None:
     code = (
         "import sys; from dumm_tools.linux import rtnl; "
         "assert 'pyroute2' not in sys.modules; "
@@ -115,7 +115,7 @@ def bridge(channel: Channel) -> Iterator[str]:
 
 
 @pytest.mark.netns
-def test_bridge_adds_nothing_of_its_own(channel: Channel, bridge: str) -> None:
+def test_new_bridge_has_no_addresses_of_its_own(channel: Channel, bridge: str) -> None:
     link = rtnl.find_link(channel, bridge)
     assert (link.up, link.mtu, link.parent) == (False, 1500, None)
     assert sysfs.read(bridge, "address") == MAC
@@ -152,7 +152,7 @@ def test_hundreds_of_requests_at_once(channel: Channel, bridge: str) -> None:
 
 
 @pytest.mark.netns
-def test_errors_say_why_and_of_what(channel: Channel, bridge: str) -> None:
+def test_errors_name_the_reason_and_the_device(channel: Channel, bridge: str) -> None:
     with pytest.raises(OSError, match="No such device"):
         rtnl.find_link(channel, "nothere")
     wanted = [("IFLA_IFNAME", bridge), ("IFLA_MTU", 70000)]
@@ -162,14 +162,14 @@ def test_errors_say_why_and_of_what(channel: Channel, bridge: str) -> None:
 
 
 @pytest.mark.netns
-def test_altname(channel: Channel, bridge: str) -> None:
+def test_altname_is_set(channel: Channel, bridge: str) -> None:
     long = "quite-a-long-name-of-a-guest-eth0"
     netlink.transact(channel, [rtnl.new_altname(bridge, long)])
     assert rtnl.find_link(channel, bridge).altnames == (long,)
 
 
 @pytest.mark.netns
-def test_tap_goes_with_its_descriptor_unless_it_persists() -> None:
+def test_tap_vanishes_with_its_descriptor_unless_it_is_persistent() -> None:
     with tun.created("tap.t0", 0) as fd:
         assert sysfs.exists("tap.t0")
         assert sysfs.number("tap.t0", "owner") == 0
@@ -189,11 +189,11 @@ def test_tap_goes_with_its_descriptor_unless_it_persists() -> None:
 
 
 @pytest.mark.netns
-def test_sysfs_of_what_is_not_there(bridge: str) -> None:
+def test_sysfs_of_missing_devices(bridge: str) -> None:
     assert sysfs.read("nothere", "mtu") is None
     assert sysfs.number("nothere", "mtu") is None
-    assert sysfs.number(bridge, "address") is None  # no number
-    assert sysfs.read(bridge, "carrier") is None  # it is down
+    assert sysfs.number(bridge, "address") is None  # not a number
+    assert sysfs.read(bridge, "carrier") is None  # the bridge is down
     assert not sysfs.is_up("nothere")
     assert sysfs.master("nothere") is None
     assert sysfs.ports("nothere") == []

@@ -1,4 +1,4 @@
-"""The four shapes of an answer, byte by byte."""
+"""The four output formats, byte by byte."""
 
 from __future__ import annotations
 
@@ -54,11 +54,13 @@ def shown(shape: Shape, capfdbinary: pytest.CaptureFixture[bytes], **how: bool) 
         ),
     ],
 )
-def test_shapes(shape: Shape, wanted: bytes, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_output_in_every_shape(
+    shape: Shape, wanted: bytes, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     assert shown(shape, capfdbinary) == wanted
 
 
-def test_show_is_for_people_only(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_show_without_options_is_for_people(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert shown(Shape(), capfdbinary, one_by_one=True) == (
         b"name:  alice\ncount: <0>\non:    yes\nwords: a,b\nmap:   x=1,y=-\n"
         b"\nname:  bob\ncount: <None>\non:    no\nwords: -\nmap:   -\n"
@@ -75,19 +77,21 @@ def test_show_is_for_people_only(capfdbinary: pytest.CaptureFixture[bytes]) -> N
         (Shape(), b"NAME    COUNT    ON    MAP\n"),
     ],
 )
-def test_nothing(shape: Shape, wanted: bytes, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_output_of_no_records(
+    shape: Shape, wanted: bytes, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     output.emit([], FIELDS, shape)
     assert capfdbinary.readouterr().out == wanted
 
 
-def test_an_unknown_field_lists_the_fields() -> None:
+def test_unknown_field_error_lists_the_fields() -> None:
     with pytest.raises(Usage, match="no field 'nope'") as caught:
         output.emit(ROWS, FIELDS, Shape(fields=("name", "nope")))
     assert caught.value.exit_code == 2
     assert caught.value.hint == "the fields are: name,count,on,words,map"
 
 
-def test_bytes_that_are_not_text(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_non_text_bytes(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     path = os.fsdecode(b"/a\xff\xc3\xa9")
     row: Row = {"name": path, "count": 1, "on": True, "words": [], "map": {}}
     output.emit([row], FIELDS, Shape(names=True))
@@ -100,5 +104,5 @@ def test_bytes_that_are_not_text(capfdbinary: pytest.CaptureFixture[bytes]) -> N
     ("number", "text"),
     [(0, "0"), (1023, "1023"), (1024, "1K"), (64 << 20, "64M"), (3 << 29, "1.5G"), (1 << 30, "1G")],
 )
-def test_size(number: int, text: str) -> None:
+def test_sizes_for_people(number: int, text: str) -> None:
     assert output.size(number) == text

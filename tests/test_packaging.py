@@ -58,8 +58,8 @@ def test_make_alone_prints_help_and_does_nothing() -> None:
     assert all(len(line) <= 100 for line in said.splitlines())
 
 
-def test_the_quick_tests_need_no_network_root_or_guests() -> None:
-    """`make check` leaves out tests with these marks."""
+def test_quick_tests_need_no_network_root_or_guests() -> None:
+    """`make check` leaves out tests with the marks of these."""
     chosen = re.search(r'-m "not \((.*)\)"', (TOP / "Makefile").read_text())
     assert chosen
     assert set(chosen[1].split(" or ")) == {"net", "netns", "uml", "root", "packs", "slow"}
@@ -95,7 +95,7 @@ def test_uninstall_rejects_bad_paths(variables: list[str], error: str) -> None:
 
 
 @fetches
-def test_a_staged_installation_works_in_its_final_place_and_can_be_removed(tmp_path: Path) -> None:
+def test_staged_installation_works_in_its_final_place_and_can_be_removed(tmp_path: Path) -> None:
     stage, prefix = tmp_path / "stage", tmp_path / "final/usr"
     corpus = TOP / "build/fuzz/test"
     corpus.mkdir(parents=True, exist_ok=True)
@@ -270,7 +270,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @fetches
-def test_the_source_archive_holds_every_tracked_file(source: Path) -> None:
+def test_source_archive_holds_every_tracked_file(source: Path) -> None:
     if not (TOP / ".git").exists():
         pytest.skip("no git repository here")
     known = set(call("git", "ls-files").split("\n")) - {""}
@@ -281,7 +281,7 @@ def test_the_source_archive_holds_every_tracked_file(source: Path) -> None:
 
 
 @fetches
-def test_the_source_archive_can_be_tested(source: Path) -> None:
+def test_source_archive_can_be_tested(source: Path) -> None:
     env = {"PYTHONPATH": str(source)}
     pytest_ = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     collected = call(*pytest_, "--collect-only", cwd=source, **env)
@@ -294,7 +294,7 @@ def test_the_source_archive_can_be_tested(source: Path) -> None:
 
 
 @fetches
-def test_the_wheel_runs_on_any_distribution(source: Path) -> None:
+def test_wheel_runs_on_any_distribution(source: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     call(*pip, "wheel", "-q", "--no-deps", "-w", source.parent, source)
     [path] = source.parent.glob("*.whl")
@@ -317,7 +317,7 @@ def test_the_wheel_runs_on_any_distribution(source: Path) -> None:
 # ---- the Debian package ----
 
 
-def test_the_debian_package_agrees_with_setup_cfg() -> None:
+def test_debian_package_agrees_with_setup_cfg() -> None:
     first = (TOP / "debian/changelog").read_text().partition("\n")[0]
     assert first.startswith(f"dumm-tools ({__version__}) ")
     setup = configparser.ConfigParser(interpolation=None)

@@ -15,7 +15,7 @@ PARTS = Parts(Kernel("/pack", "/usr/bin/linux"), (7, 2), Master("/master", None)
 
 
 def planned(nics: int = 0, args: Sequence[str] = ()) -> Plan:
-    """The plan for a guest `a` with so many interfaces."""
+    """The plan for a guest `a` with this many interfaces."""
     guest = Guest(name="a", args=list(args))
     state = State("0" * 12, 1, guests={"a": guest})
     for slot in reversed(range(nics)):
@@ -26,7 +26,7 @@ def planned(nics: int = 0, args: Sequence[str] = ()) -> Plan:
 
 
 def words_of(made: Plan) -> list[str]:
-    """The command line of its jail."""
+    """The command line of the guest's jail."""
     return jail.command("/lab", made, "", locks=3, first=10)
 
 
@@ -36,7 +36,7 @@ def test_devices_are_in_the_order_of_their_slots() -> None:
     assert made.late == 0
 
 
-def test_devices_that_do_not_fit_come_later() -> None:
+def test_devices_that_do_not_fit_are_plugged_in_later() -> None:
     made = planned(100)
     assert made.late > 0
     assert len(made.nics) + made.late == 100
@@ -46,13 +46,13 @@ def test_devices_that_do_not_fit_come_later() -> None:
     assert len(line) > arguments.COMMAND_LINE_MAX - 200
 
 
-def test_what_the_user_says_stands_in_place_of_ours() -> None:
+def test_arguments_of_the_user_replace_defaults() -> None:
     made = planned(args=["lpj=5", "more"])
     assert [a for a in made.arguments if a.startswith("lpj=")] == ["lpj=5"]
     assert made.arguments[-1] == "more"
 
 
-def test_descriptors_are_numbered_in_a_row() -> None:
+def test_descriptors_are_numbered_consecutively() -> None:
     words = words_of(planned())
     hold = 10 + len(run_dir.terminals())
     at = words.index("--hold")
@@ -68,7 +68,7 @@ def test_descriptors_are_numbered_in_a_row() -> None:
     assert [names[number - 10] for number in inputs] == [n for n in names if n.endswith(".in")]
 
 
-def test_no_two_guests_have_one_group() -> None:
+def test_every_guest_has_a_group_of_its_own() -> None:
     state = State("0" * 12, 1)
     for number in range(50):
         guest = state.guests[f"g{number}"] = Guest(name=f"g{number}")
