@@ -1,4 +1,4 @@
-"""Links changed by somebody else while their guests run; MTUs of all sizes."""
+"""Links changed from outside while their guests run; MTUs of all sizes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from support.labs import Lab
 
 from dumm_tools.linux import sysfs
 
-#: Root's, since the lab's links are on the host's network.
+#: For root only, since the lab's links are on the host's network.
 pytestmark = [pytest.mark.uml, pytest.mark.root]
 
 
@@ -42,7 +42,7 @@ def state_of(lab: Lab, name: str) -> str:
         "dumm-iface create b-eth0 --may-exist",
     ],
 )
-def test_a_tap_that_was_removed(pair: Lab, remedy: str) -> None:
+def test_removed_tap_is_restored(pair: Lab, remedy: str) -> None:
     pair("ip link del b-eth0")
     assert state_of(pair, "b-eth0") == "down"
     pair(remedy)
@@ -52,7 +52,7 @@ def test_a_tap_that_was_removed(pair: Lab, remedy: str) -> None:
     assert "10.9.0.0/16\t10.0.0.1" in routes
 
 
-def test_a_tap_that_was_down_when_its_guest_sent(pair: Lab) -> None:
+def test_tap_that_was_down_when_its_guest_sent_is_restored(pair: Lab) -> None:
     pair("ip link set b-eth0 down")
     pair("dumm-guest exec b -- ping -q -c 1 -W 1 10.0.0.1", status=1)
     pair("dumm-iface up b-eth0")
@@ -62,21 +62,21 @@ def test_a_tap_that_was_down_when_its_guest_sent(pair: Lab) -> None:
 @pytest.mark.parametrize(
     "remedy", ["dumm-bridge create lan0 --may-exist", "dumm-bridge connect lan0 a-eth0"]
 )
-def test_a_bridge_that_was_removed(pair: Lab, remedy: str) -> None:
+def test_removed_bridge_is_restored(pair: Lab, remedy: str) -> None:
     pair("ip link del lan0")
     assert pair("dumm-bridge show lan0 -o state").out == "down\n"
     pair(remedy)
     reach(pair)
 
 
-def test_a_bridge_that_was_removed_comes_back_with_the_next_start(pair: Lab) -> None:
+def test_removed_bridge_is_restored_by_the_next_start(pair: Lab) -> None:
     pair("dumm-guest create c")
     pair("ip link del lan0")
     pair("dumm-guest start c")
     reach(pair)
 
 
-def test_a_strangers_link_in_a_bridge_stays_what_it_is(pair: Lab) -> None:
+def test_foreign_link_in_a_bridge_is_left_alone(pair: Lab) -> None:
     pair("ip link add stranger type veth peer name stranger1")
     try:
         pair("ip link set stranger master lan0 up")
@@ -87,7 +87,7 @@ def test_a_strangers_link_in_a_bridge_stays_what_it_is(pair: Lab) -> None:
         pair("ip link del stranger")
 
 
-def test_connecting_brings_a_device_up(pair: Lab) -> None:
+def test_connecting_brings_an_interface_up(pair: Lab) -> None:
     pair("dumm-iface down b-eth0")
     assert state_of(pair, "b-eth0") == "down"
     pair("dumm-bridge connect lan1 b-eth0 a-eth0")
@@ -95,7 +95,7 @@ def test_connecting_brings_a_device_up(pair: Lab) -> None:
     reach(pair)
 
 
-def test_the_first_address_of_a_network_goes_and_the_others_stay(pair: Lab) -> None:
+def test_deleting_the_first_address_of_a_network_keeps_the_others(pair: Lab) -> None:
     pair("dumm-iface address add b-eth0 10.0.0.3/24 10.0.0.4/24")
     pair("dumm-iface address del b-eth0 10.0.0.2/24")
     live = pair("dumm-iface address list b-eth0 --live -q").lines
@@ -106,7 +106,7 @@ def test_the_first_address_of_a_network_goes_and_the_others_stay(pair: Lab) -> N
     assert [a for a in live if a.startswith("10.")] == []
 
 
-def test_a_device_that_its_guest_renamed(pair: Lab) -> None:
+def test_device_that_its_guest_renamed_is_found(pair: Lab) -> None:
     script = "ip link set eth0 down; ip link set eth0 name lan; ip link set lan up"
     pair(["dumm-guest", "exec", "b", "--", "sh", "-c", script])
     pair("dumm-iface shape b-eth0 --delay 3")
@@ -126,7 +126,7 @@ def test_mtus_of_all_sizes(pair: Lab) -> None:
             assert found == f"{mtu}\n"
         size = min(mtu - 28, 60000)
         pair(f"dumm-guest exec a -- ping -q -c 1 -W 30 -s {size} 10.0.0.2")
-    # A command that was killed once it had recorded what it would do.
+    # As after a command that was killed once it had recorded the change.
     file = pair.directory / "state.json"
     file.write_text(file.read_text().replace('"mtu": 600', '"mtu": 9000'))
     for guest in "ab":

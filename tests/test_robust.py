@@ -1,4 +1,4 @@
-"""Commands killed at any moment and run again; much at once; guests that mean harm."""
+"""Commands killed at any moment and run again; many things at once; malicious guests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def kill_after(lab: Lab, command: str, seconds: float) -> None:
 @pytest.mark.netns
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("driver", ["kernel", "fuse-overlayfs"])
-def test_hit_right_after_a_mount(lab: Lab, driver: str, number: signal.Signals) -> None:
+def test_command_hit_right_after_a_mount(lab: Lab, driver: str, number: signal.Signals) -> None:
     lab("dumm-guest create alice")
     lab("dumm-fs umount alice")
     lab.env["DUMM_OVERLAY"] = driver
@@ -54,12 +54,12 @@ def test_hit_right_after_a_mount(lab: Lab, driver: str, number: signal.Signals) 
 
 @dataclass(frozen=True)
 class Moments:
-    """A command to be hit, and what a user does about it."""
+    """A command to be hit by a signal, and what a user then does about it."""
 
-    #: Brings about what `command` starts from, each time anew.
+    #: Restores the starting point of `command` before each run.
     before: str
     command: str
-    #: Steps after the command was hit, whether or not it had ended.
+    #: Commands to run after the hit, whether or not `command` had ended.
     again: str
     check: str
 
@@ -69,7 +69,7 @@ MOMENTS = {
     "start": Moments(
         "! dumm-guest is-running a || dumm-guest stop a",
         "dumm-guest start a",
-        # It may have gone on booting by itself, and be ready between two looks.
+        # The guest may have gone on booting by itself, and become ready between two looks.
         "dumm-guest start a || dumm-guest is-running a",
         PING,
     ),
@@ -129,7 +129,7 @@ MOMENTS = {
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("name", MOMENTS)
-def test_hit_at_many_moments(lab: Lab, name: str, number: signal.Signals) -> None:
+def test_command_hit_at_many_moments(lab: Lab, name: str, number: signal.Signals) -> None:
     def shell(line: str) -> None:
         lab(["sh", "-c", line])
 
@@ -139,7 +139,7 @@ def test_hit_at_many_moments(lab: Lab, name: str, number: signal.Signals) -> Non
         lab(f"dumm-iface create {end}-eth0 --bridge lan0 --address {address}")
     shell("mkdir -p templates/T/a/etc && echo new >templates/T/a/etc/motd")
     this = MOMENTS[name]
-    # Each signal has moments of its own, some in each part of the command.
+    # Every signal gets moments of its own, some in each part of the command.
     first, step = (3, 29) if number == signal.SIGINT else (17, 29)
     for moment in range(first, 3000, step):
         shell(this.before)
@@ -154,7 +154,7 @@ def test_hit_at_many_moments(lab: Lab, name: str, number: signal.Signals) -> Non
     assert moment > first + 2 * step
 
 
-def test_create_and_delete(lab: Lab) -> None:
+def test_killed_create_and_delete(lab: Lab) -> None:
     chance = random.Random(1)
     for _ in range(5):
         kill_after(lab, "dumm-guest create alice", chance.uniform(0.05, 0.2))
@@ -166,7 +166,7 @@ def test_create_and_delete(lab: Lab) -> None:
         assert not (lab.directory / "host/alice").exists()
 
 
-def test_stop(lab: Lab) -> None:
+def test_killed_stop(lab: Lab) -> None:
     chance = random.Random(2)
     lab("dumm-guest create alice")
     lab("dumm-iface create alice-eth0 --address 10.0.0.1/24")
@@ -179,7 +179,7 @@ def test_stop(lab: Lab) -> None:
         assert state_of(lab, "alice") == "stopped"
 
 
-def test_destroy(new_lab: Callable[..., Lab]) -> None:
+def test_killed_destroy(new_lab: Callable[..., Lab]) -> None:
     chance = random.Random(3)
     for n in range(4):
         lab = new_lab(f"lab{n}")
@@ -192,7 +192,7 @@ def test_destroy(new_lab: Callable[..., Lab]) -> None:
             lab("dumm-fs destroy")
 
 
-def test_init(packs: Path, tmp_path: Path) -> None:
+def test_killed_init(packs: Path, tmp_path: Path) -> None:
     chance = random.Random(4)
     for n in range(5):
         lab = Lab(tmp_path, packs)
@@ -203,11 +203,13 @@ def test_init(packs: Path, tmp_path: Path) -> None:
         lab("dumm-fs destroy")
 
 
-# ---- much at once ----
+# ---- many things at once ----
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_all_lines_in_use_and_a_nic_is_plugged_in(new_lab: Callable[..., Lab], suite: str) -> None:
+def test_nic_is_plugged_in_while_all_lines_are_in_use(
+    new_lab: Callable[..., Lab], suite: str
+) -> None:
     """Lines and NICs share the interrupts of a UML kernel, of which there are 64."""
     lab = new_lab(kernel=suite)
     lab("dumm-guest create alice --start")
@@ -255,7 +257,7 @@ def test_interfaces_come_and_go_while_programs_run(lab: Lab) -> None:
     assert lab("dumm-iface list -q").out == ""
 
 
-def test_two_labs_with_guests_of_one_name(new_lab: Callable[..., Lab]) -> None:
+def test_two_labs_with_guests_of_the_same_name(new_lab: Callable[..., Lab]) -> None:
     one, two = new_lab("one"), new_lab("two")
     for lab in (one, two):
         lab("dumm-guest create alice --start")
@@ -263,7 +265,7 @@ def test_two_labs_with_guests_of_one_name(new_lab: Callable[..., Lab]) -> None:
     for lab in (one, two):
         assert lab("dumm-guest exec alice -- cat /root/who").out == f"{lab.directory}\n"
     one("dumm-iface create alice-eth0")
-    if ROOT:  # on one network; a user's labs have one each
+    if ROOT:  # on the same network; an ordinary user's labs each have their own
         done = two("dumm-iface create alice-eth0", status=4)
         assert "alice-eth0" in one_line_error(done.err, "dumm-iface")
     else:
@@ -275,8 +277,8 @@ def test_two_labs_with_guests_of_one_name(new_lab: Callable[..., Lab]) -> None:
 # ---- what a guest may do ----
 
 
-def test_a_guest_cannot_fool_the_readers(lab: Lab) -> None:
-    """Its root user may write run/uml on the host: links and FIFOs there harm nobody."""
+def test_files_of_a_guest_cannot_fool_the_host(lab: Lab) -> None:
+    """Its root user may write to run/uml on the host: links and FIFOs there do no harm."""
     lab("dumm-guest create alice --start")
     secret = lab.directory / "secret"
     secret.write_text("secret\n")
@@ -307,10 +309,10 @@ def test_out_of_memory_in_a_guest(lab: Lab) -> None:
     assert lab("dumm-guest exec alice -- cat", stdin=NOISE).stdout == NOISE
 
 
-# ---- odd surroundings ----
+# ---- odd environments ----
 
 
-def test_a_removed_current_directory(lab: Lab, tmp_path: Path) -> None:
+def test_removed_current_directory(lab: Lab, tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
     line = f"cd {gone} && rmdir {gone} && dumm-guest list -q && dumm-guest create alice --start"
@@ -330,8 +332,8 @@ def test_few_descriptors_and_a_small_umask(lab: Lab) -> None:
     assert lab("dumm-guest exec alice -- sh -c umask").out == "0022\n"
 
 
-def test_hard_limits_below_what_a_guest_may_have(lab: Lab) -> None:
-    """A guest may have more processes than its user, whose limit then holds for it."""
+def test_hard_limits_lower_than_a_guest_needs(lab: Lab) -> None:
+    """A guest may have more processes than its user, whose limit then applies to it."""
     lab("dumm-guest create alice")
     line = "ulimit -u 500; ulimit -s 512; dumm-guest start alice && dumm-guest exec alice -- true"
     done = subprocess.run(["bash", "-c", line], env=lab.env, capture_output=True, check=False)
@@ -340,8 +342,8 @@ def test_hard_limits_below_what_a_guest_may_have(lab: Lab) -> None:
     assert limits.processes(1 << 40) + 300 <= 1 << 22
 
 
-def test_signals_that_our_caller_ignores(lab: Lab) -> None:
-    """As under nohup: a guest has its own ways with signals."""
+def test_signals_ignored_by_the_caller_are_not_ignored_in_guests(lab: Lab) -> None:
+    """As under nohup: a guest's programs still get the default signal handlers."""
     lab("dumm-guest create alice")
     line = "trap '' HUP INT PIPE TERM; dumm-guest start alice"
     subprocess.run(["sh", "-c", line], env=lab.env, check=True)
@@ -350,7 +352,7 @@ def test_signals_that_our_caller_ignores(lab: Lab) -> None:
     assert state_of(lab, "alice") == "stopped"
 
 
-def test_a_guest_outlives_the_session_that_started_it(lab: Lab) -> None:
+def test_guest_outlives_the_session_that_started_it(lab: Lab) -> None:
     lab("dumm-guest create alice")
     with subprocess.Popen(
         ["sh", "-c", "dumm-guest start alice; echo up; sleep 1000"],

@@ -1,8 +1,8 @@
-"""The jail: a program that replaces the guest's kernel tries to get at the host.
+"""The jail: a program that replaces the guest's kernel tries to attack the host.
 
-tests/rogue.c makes the attempts, man/jail-attempts.inc is the list of them; here each must have
-been made, and each must have failed, in every kind of lab. The same program outside a jail shows
-that they would succeed.
+tests/rogue.c makes the attempts, and man/jail-attempts.inc lists them. Each must have been made,
+and each must have failed, in every kind of lab. The same program outside a jail shows that they
+would succeed there.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def listed() -> set[str]:
     return set(re.findall(r"^\.TP\n\.B (\S+)$", text, re.MULTILINE))
 
 
-# ---- who has the lab, and where ----
+# ---- the labs and their owners ----
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A user with a place for a lab, and what runs a command as that user."""
+    """A user with a place for a lab, and the prefix that runs a command as that user."""
 
     place: Path
     kind: str
@@ -77,9 +77,9 @@ def _is_host_root() -> bool:
     return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split()[2] == "4294967295"
 
 
-#: Root makes its ordinary users up; another has what this host gives them.
+#: Root makes up its ordinary users; an ordinary user has what this host gives them.
 KINDS = ("root", "root-isolated", "user-range", "user-single") if ROOT else ("user",)
-#: Where a guest's kernel hands descriptors to its processes, if it is a new one: there each guest
+#: Whether a guest's kernel passes descriptors to its processes, as recent ones do: there each guest
 #: has a user of its own.
 PASSING = {"root", "user-range"}
 
@@ -135,12 +135,12 @@ def rogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-# ---- what there is on the host to go for ----
+# ---- targets on the host ----
 
 
 @dataclass
 class Prey:
-    """Sockets and a process of the host."""
+    """Sockets and a process on the host."""
 
     tcp: socket.socket
     stream: socket.socket
@@ -156,7 +156,7 @@ class Prey:
         ]
 
     def reached(self) -> list[str]:
-        """Attempts that succeeded."""
+        """The attempts that succeeded."""
         found = []
         for name in ("tcp", "stream"):
             with contextlib.suppress(BlockingIOError):
@@ -197,24 +197,24 @@ def verdicts(text: str) -> dict[str, str]:
 
 
 def not_stopped(kind: str) -> set[str]:
-    """The attempts that nothing stops there, according to the manual."""
+    """The attempts that nothing prevents there, according to the manual."""
     found = set()
     if kind == "user-single":
-        found.add("tap-idle")  # one group only: nothing tells guests of a lab from each other
+        found.add("tap-idle")  # one group only: nothing separates the guests of a lab
     if kind in PASSING or kind == "user":
-        found.add("in-flight")  # they are the guest's own
+        found.add("in-flight")  # they belong to the guest itself
     if kind == "root" and not _scopes_sockets():
         found.add("unix-datagram")  # abstract sockets belong to the network namespace
     return found
 
 
 def _scopes_sockets() -> bool:
-    """Has this kernel Landlock, and a new enough one (landlock_create_ruleset(2), version 6)?"""
+    """Whether this kernel has a recent enough Landlock (landlock_create_ruleset(2), version 6)."""
     version: int = ctypes.CDLL(None).syscall(444, None, 0, 1)
     return version >= 6
 
 
-def test_a_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
+def test_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
     place, lab = owner.place, owner.place / "lab"
     isolation = {"root": "--host-net", "root-isolated": "--isolated"}.get(owner.kind)
     owner(
@@ -237,9 +237,9 @@ def test_a_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:
             f"rogue.run={lab / 'run/victim'}",
             f"rogue.tree={lab / 'mount/victim'}",
             f"rogue.memory={allowance}",
-            # Which of the names that the host's commands go by leads astray.
+            # The name that the host's commands use for the mconsole, made a trap.
             f"rogue.trap={'m' if owner.kind in ('root', 'user-range') else 'mconsole'}",
-            # A pid namespace's own limit counts from 300 on.
+            # The limit of a pid namespace applies to pids from 300 on.
             f"rogue.processes={limits.processes(MEMORY) + 300}",
             *prey.arguments,
         ],
@@ -290,13 +290,13 @@ def _wait_for(path: Path, text: str) -> str:
 
 
 def _look_from_the_host(owner: Owner, lab: Path) -> None:
-    """The host's commands go by what the rogue has made of its run directory and its tree."""
+    """Run the host's commands on what the rogue has made of its run directory and its tree."""
     assert "victim: ready" in (lab / "run/victim/console.log").read_text()
     states = owner("dumm-guest", "list", "-o", "name,state").split()
     assert states == ["late", "starting", "rogue", "starting", "victim", "starting"]
     owner("dumm-guest", "mconsole", "rogue", "--", "version", status=4)
     owner("dumm-guest", "exec", "rogue", "--", "true", status=125)
-    # Nor does what is cleared away for the next start lie elsewhere.
+    # Clearing the run directory for the next start does not follow the rogue's links either.
     owner("dumm-guest", "stop", "rogue", "--kill")
     owner("dumm-guest", "start", "rogue", "--no-wait")
     owner("dumm-guest", "pause", "rogue", status=4)
@@ -314,12 +314,12 @@ def _look_from_the_host(owner: Owner, lab: Path) -> None:
             if line.split()[1] == str(lab / "mount/rogue")
         )
         assert {"nosuid", "nodev"} <= set(options)
-    # Files with a setuid bit lie in these directories too, on the host's own file system.
+    # These directories contain setuid files, too, on the host's own file system.
     for name in ("host", "run", "mount"):
         assert (lab / name).stat().st_mode & 0o077 == 0
 
 
-#: As an ordinary program would, with the limit that one has.
+#: As an ordinary program would, with its usual limit.
 PASS_DESCRIPTORS = """
 import array, resource, socket
 resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
@@ -330,11 +330,12 @@ assert len(socket.recv_fds(two, 1, 1)[1]) == 1
 
 
 def _look_at_the_logs(lab: Path, text: str) -> None:
-    """Endless output takes no more room than a log may have, and is complete at its end."""
+    """Check that endless output takes no more space than a log may have, and that its end is
+    complete."""
     head, *lines = text.splitlines()
     gone = re.fullmatch(r"\[(\d+) bytes before this are gone\]", head)
     assert gone
-    first = int(gone[1]) // 13  # of the lines, each of 13 bytes
+    first = int(gone[1]) // 13  # of lines of 13 bytes each
     flood = [line for line in lines if line.startswith("flood ")]
     assert flood == [f"flood {number:06}" for number in range(first, 1_000_000)]
     for name in ("rogue", "victim", "late"):
@@ -346,10 +347,10 @@ def _look_at_the_logs(lab: Path, text: str) -> None:
 
 
 def _look_at_the_process(lab: Path, owner: Owner) -> None:
-    """The rogue is still there, with as little as it had."""
+    """Check that the rogue still exists, with as few rights as before."""
     pid = int((lab / "run/rogue/pid").read_text().split()[0])
     if owner.kind != "root":
-        return  # the pid may be one of the lab's own namespace
+        return  # the pid may be one in the lab's own namespace
     status = dict(
         line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines()
     )
@@ -366,7 +367,7 @@ def _look_at_the_process(lab: Path, owner: Owner) -> None:
 
 
 #: Attempts that may fail for root even outside a jail: there is no such module, device or terminal,
-#: or the host's kernel lacks it, or the tests run in a container.
+#: or the host's kernel does not support them, or the tests run in a container.
 NO_CONTROL = {
     *("umount", "setns", "ambient", "tiocsti", "modules", "kexec", "iopl", "swapon", "settime"),
     *("device-open", "net-other", "net-tcp6", "perf", "bpf", "userfaultfd", "io-uring", "keyrings"),
@@ -375,8 +376,9 @@ NO_CONTROL = {
 
 
 @pytest.mark.root
-def test_without_a_jail_the_attempts_succeed(rogue: Path, prey: Prey, tmp_path: Path) -> None:
-    """The positive control; what the host lacks, or its own container forbids, may fail."""
+def test_attempts_succeed_without_a_jail(rogue: Path, prey: Prey, tmp_path: Path) -> None:
+    """The positive control; attempts may fail that the host does not support, or its own container
+    forbids."""
     if not _is_host_root():
         pytest.skip("root is what the guest's kernel might be")
     run, home = tmp_path / "run/victim", tmp_path / "home"

@@ -1,4 +1,4 @@
-"""Routes: what is recorded and refused; in guests that start, change, and lose their links."""
+"""Routes: what is recorded and rejected; routes in guests that start, change and lose links."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dumm_tools.net import iface, nic, route
 
 @pytest.fixture
 def labdir(tmp_path: Path) -> str:
-    """A working set with the stopped guest alice, who has eth0 and eth1."""
+    """A working set with the stopped guest alice, which has eth0 and eth1."""
     labdir = recorded(tmp_path, "alice")
     iface.create(labdir, "alice-eth0", addresses=["10.0.0.1/24", "fd00::1/64"])
     iface.create(labdir, "alice-eth1", addresses=["10.1.0.1/24"])
@@ -39,7 +39,7 @@ def labdir(tmp_path: Path) -> str:
         ("0.0.0.0/0", "0.0.0.0/0"),
     ],
 )
-def test_destination_in_its_usual_form(text: str, wanted: str) -> None:
+def test_destinations_are_normalized(text: str, wanted: str) -> None:
     assert address.network(text) == wanted
 
 
@@ -47,7 +47,7 @@ def test_destination_in_its_usual_form(text: str, wanted: str) -> None:
     "text",
     ["", "/", "10.0.0.0/", "10.0.0.1/24", "10.0.0.0/33", "fd00::1/64", "host", "10/8", "::/129"],
 )
-def test_bad_destination(text: str) -> None:
+def test_bad_destinations_are_rejected(text: str) -> None:
     with pytest.raises(Usage):
         address.network(text)
 
@@ -68,7 +68,7 @@ REFUSED: list[tuple[type[DummError], str, str, str | None]] = [
     (Conflict, "alice-eth0", "10.7.0.0/16", "10.0.0.2"),
     (Conflict, "alice-eth1", "10.7.0.0/16", "10.1.0.2"),
     (Conflict, "alice-eth1", "10.0.0.0/24", None),
-    # The kernel would replace the route to the gateway itself with it.
+    # In the kernel it would replace the route to the gateway itself.
     (Conflict, "alice-eth0", "10.0.0.0/24", "10.0.0.2"),
     (Conflict, "alice-eth0", "fd00::/64", "fd00::2"),
     (Usage, "alice-eth0", "10.8.0.0/16", "10.0.0.0"),
@@ -77,7 +77,7 @@ REFUSED: list[tuple[type[DummError], str, str, str | None]] = [
 
 
 @pytest.mark.parametrize(("error", "name", "dest", "via"), REFUSED)
-def test_refused_with_nothing_changed(
+def test_rejected_changes_leave_the_state_alone(
     labdir: str, error: type[DummError], name: str, dest: str, via: str | None
 ) -> None:
     route.add(labdir, "alice-eth0", "10.7.0.0/16", via="10.0.0.2")
@@ -87,7 +87,7 @@ def test_refused_with_nothing_changed(
     assert Path(labdir, statefile.FILE).read_text() == before
 
 
-def test_recorded_and_listed(labdir: str) -> None:
+def test_routes_are_recorded_and_listed(labdir: str) -> None:
     route.add(labdir, "alice-eth0", "default", via="10.0.0.2")
     route.add(labdir, "alice-eth0", "default", via="10.0.0.2", may_exist=True)
     route.add(labdir, "alice-eth0", "default", via="fe80::1")
@@ -110,7 +110,7 @@ def test_recorded_and_listed(labdir: str) -> None:
         route.list_(labdir, "alice", ask_guest=True)
 
 
-def test_a_link_that_stays_down_has_no_routes_at_boot(labdir: str) -> None:
+def test_link_that_stays_down_has_no_routes_at_boot(labdir: str) -> None:
     def kinds() -> list[int]:
         records = nic.boot_records(statefile.load(labdir), "alice")
         messages = [data for kind, _, data in records if kind == protocol.BOOT_NETLINK]
@@ -129,7 +129,7 @@ def test_a_link_that_stays_down_has_no_routes_at_boot(labdir: str) -> None:
 
 
 def live(lab: Lab, guest: str) -> set[str]:
-    """The routes by a gateway that a guest's kernel has, `DEST via GW`."""
+    """The routes by a gateway in a guest's kernel, as `DEST via GW`."""
     done = lab(f"dumm-iface route list {guest} --live -o dest,via")
     return {" via ".join(row.split("\t")) for row in done.lines if not row.endswith("\t-")}
 
@@ -143,8 +143,8 @@ ROUTES = {"default via 10.0.0.254", "fd01::/64 via fd00::fe"}
 
 @pytest.fixture
 def routed(new_lab: Callable[..., Lab]) -> Callable[[str], Lab]:
-    """Make a lab where a reaches b through the router r; a's routes were set before it started,
-    b's since."""
+    """Make a lab where a reaches b through the router r; a's routes were set before it started, b's
+    afterwards."""
 
     def make(suite: str) -> Lab:
         lab = new_lab(kernel=suite)
@@ -171,7 +171,7 @@ def routed(new_lab: Callable[..., Lab]) -> Callable[[str], Lab]:
 
 @pytest.mark.uml
 @pytest.mark.parametrize("suite", SUITES)
-def test_through_a_router(routed: Callable[[str], Lab], suite: str) -> None:
+def test_guests_reach_each_other_through_a_router(routed: Callable[[str], Lab], suite: str) -> None:
     lab = routed(suite)
     assert pings(lab, "a", "10.1.0.1")
     # A router's own link-local address takes a second or two to be sure of.
@@ -211,7 +211,7 @@ def test_routes_come_back_with_the_link(routed: Callable[[str], Lab]) -> None:
     assert live(lab, "a") == {"fd01::/64 via fd00::fe"}
     lab("dumm-iface address add a-eth0 10.0.0.1/24")
     assert live(lab, "a") == {*ROUTES, "10.9.0.0/16 via 10.0.0.253"}
-    # By its own hand a guest changes what it likes; the record stays.
+    # A guest can change its routes itself; the record stays.
     lab("dumm-guest exec a -- ip route del default")
     assert live(lab, "a") == {"fd01::/64 via fd00::fe", "10.9.0.0/16 via 10.0.0.253"}
     lab("dumm-iface route add a-eth0 default --via 10.0.0.254 --may-exist")
@@ -225,9 +225,9 @@ def test_routes_come_back_with_the_link(routed: Callable[[str], Lab]) -> None:
 
 
 @pytest.mark.uml
-def test_a_gateway_that_a_route_leads_to(lab: Lab) -> None:
-    """As where a machine has a single address: the gateway is on the segment, and in no network
-    of its own."""
+def test_gateway_reached_by_another_route(lab: Lab) -> None:
+    """As for a machine with a single address: the gateway is on the segment, but in no network of
+    the interface."""
     lab("dumm-guest create a")
     lab("dumm-bridge create lan0")
     lab("dumm-iface create a-eth0 --bridge lan0 --address 10.0.0.1/32")
@@ -245,13 +245,13 @@ def test_a_gateway_that_a_route_leads_to(lab: Lab) -> None:
     assert live(lab, "a") == set()
     lab("dumm-iface route add a-eth0 10.9.0.254")
     assert live(lab, "a") == both
-    # It is recorded after the one that needs it.
+    # It is recorded after the route that it depends on.
     assert lab("dumm-guest restart a").err == ""
     assert live(lab, "a") == both
 
 
 @pytest.mark.uml
-def test_links_that_are_down_boot_without_trouble(lab: Lab) -> None:
+def test_guest_with_links_that_are_down_boots_without_errors(lab: Lab) -> None:
     lab("dumm-guest create a")
     lab("dumm-iface create a-eth0 --address 10.0.0.1/24 --address fd00::1/64")
     lab("dumm-iface route add a-eth0 default --via 10.0.0.2")
