@@ -1,5 +1,5 @@
-"""Networks that are large, and frames that are not plain: many interfaces, many guests, many
-bridges; VLAN tags, jumbo frames, IPv6's neighbours, multicast; the order of devices."""
+"""Large networks and unusual frames: many interfaces, many guests, many bridges; VLAN tags, jumbo
+frames, IPv6 neighbour discovery, multicast; the order of devices."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PLACES = ["--isolated", *(["--host-net"] if os.geteuid() == 0 else [])]
 
 @pytest.fixture(params=PLACES)
 def place(lab: Lab, request: pytest.FixtureRequest) -> Lab:
-    """A lab on the host's network, and one with its own."""
+    """A lab on the host's network, and an isolated one."""
     lab("dumm-fs destroy")
     (lab.directory / "state.json").unlink(missing_ok=True)
     lab(f"dumm-fs init --kernel sid --master busybox {request.param}")
@@ -54,7 +54,7 @@ def two(lab: Lab, options: str = "", kernel: str = "sid") -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_30_interfaces_in_one_guest(new_lab: Callable[..., Lab], suite: str) -> None:
-    """More than its kernel's command line takes."""
+    """More than fit on its kernel's command line."""
     lab = new_lab(kernel=suite)
     lab("dumm-bridge create lan0")
     lab("dumm-guest create a")
@@ -118,11 +118,11 @@ def test_frames_of_all_kinds_pass_a_bridge(new_lab: Callable[..., Lab], suite: s
     # Jumbo frames: 8972 and 28 are 9000.
     assert " 0% packet loss" in sh(lab, "a", "ping -c3 -s 8972 10.0.0.2")
     assert " 0% packet loss" in sh(lab, "a", "ping -c3 -s 8952 fd00::2")
-    # IPv6 finds its neighbours, by solicitations to a multicast address.
+    # IPv6 finds its neighbours by solicitations to a multicast address.
     macs = dict(r.split("\t") for r in lab("dumm-iface list -o name,mac").lines)
     seen = sh(lab, "a", "ip -6 neigh show fd00::2 dev eth0")
     assert macs["b-eth0"] in seen, seen
-    # Multicast floods: b answers to the group of all nodes, and so would any other.
+    # Multicast is flooded: b answers to the group of all nodes, as any other guest would.
     until(lambda: "fe80" in sh(lab, "a", "ip -6 addr show dev eth0 | grep -v tentative"), "fe80")
     everyone = sh(lab, "a", "ping -c2 -w20 -I eth0 ff02::1", None)
     assert re.search(r"from fe80::\S+ .*\n(?s:.*)from fe80::", everyone), everyone

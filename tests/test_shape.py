@@ -1,4 +1,4 @@
-"""Shaping: what is refused, what the guest's kernel is told, and what packets then suffer.
+"""Shaping: what is rejected, what the guest's kernel is told, and how packets are affected.
 
 The bounds of what is counted are those of chance, at six standard deviations. Delays have only a
 lower bound: on a busy machine all takes longer.
@@ -29,7 +29,7 @@ from dumm_tools.net import iface, shape
 
 @pytest.fixture
 def labdir(tmp_path: Path) -> str:
-    """A working set with the stopped guest alice, who has eth0."""
+    """A working set with the stopped guest alice, which has eth0."""
     labdir = recorded(tmp_path, "alice")
     iface.create(labdir, "alice-eth0")
     return labdir
@@ -46,12 +46,12 @@ def shape_of(labdir: str) -> dict[str, float]:
         *(("10Mbit/s", 10e6), ("64k", 64000), ("9600bit", 9600), ("0", 0)),
     ],
 )
-def test_rates(text: str, wanted: float) -> None:
+def test_rates_are_parsed(text: str, wanted: float) -> None:
     assert shape.rate(text) == wanted
 
 
 @pytest.mark.parametrize("text", ["", "fast", "-1", "1e6", "10 mbit", "10tbit", "10kk", "٣", "nan"])
-def test_bad_rates(text: str) -> None:
+def test_bad_rates_are_rejected(text: str) -> None:
     with pytest.raises(Usage):
         shape.rate(text)
 
@@ -71,12 +71,12 @@ def test_bad_rates(text: str) -> None:
         {"rate": 101e9},
         {"jitter": 5},
         {"reorder": 5},
-        {"delay": 0},  # the present jitter needs it
+        {"delay": 0},  # the existing jitter needs it
         {"jitter": 21},
         {"duplicate": 5, "corrupt": 200},
     ],
 )
-def test_refused_with_nothing_changed(labdir: str, values: dict[str, float]) -> None:
+def test_rejected_changes_leave_the_state_alone(labdir: str, values: dict[str, float]) -> None:
     if not {"jitter", "reorder"} & set(values) or "delay" in values or values.get("jitter") == 21:
         shape.set_(labdir, "alice-eth0", {"delay": 20, "jitter": 5})
     before = Path(labdir, statefile.FILE).read_text()
@@ -85,7 +85,7 @@ def test_refused_with_nothing_changed(labdir: str, values: dict[str, float]) -> 
     assert Path(labdir, statefile.FILE).read_text() == before
 
 
-def test_values_named_change_and_the_others_stay(labdir: str) -> None:
+def test_named_values_change_and_the_others_stay(labdir: str) -> None:
     shape.set_(labdir, "alice-eth0", {"delay": 20, "loss": 1.5})
     shape.set_(labdir, "alice-eth0", {"jitter": 5, "rate": 1e6})
     assert shape_of(labdir) == {"delay": 20, "jitter": 5, "loss": 1.5, "rate": 1000000}
@@ -125,13 +125,13 @@ class Answers:
 
     @property
     def early(self) -> int:
-        """Answers that came before that to an earlier packet."""
+        """Answers that arrived before the answer to an earlier packet."""
         latest = itertools.accumulate(reversed(self.numbers), min)
         return sum(n > least for n, least in zip(reversed(self.numbers), latest, strict=True))
 
 
 def ping(lab: Lab, count: int, every: float) -> Answers:
-    """Ping b from a, and wait for each answer however long it takes on a busy machine."""
+    """Ping b from a, and wait for each answer, however long it takes on a busy machine."""
     argv = ["dumm-guest", "exec", "a", "--", "ping", "-c", str(count), "-i", str(every)]
     text = lab([*argv, "-W", "30", "10.0.0.2"], status=None).out
     received = int(re.findall(r"(\d+) packets received", text)[0])
@@ -140,7 +140,7 @@ def ping(lab: Lab, count: int, every: float) -> Answers:
 
 
 def near(number: int, of: int, chance: float) -> bool:
-    """Is this how often something of that chance happens, within six standard deviations?"""
+    """Whether a count is within six standard deviations of its expected value."""
     return abs(number - of * chance) <= 6 * math.sqrt(of * chance * (1 - chance))
 
 
@@ -248,7 +248,7 @@ def test_jitter_duplicates_and_reordering(lab: Lab) -> None:
     lab("dumm-iface shape a-eth0 --delay 500 --jitter 400")
     found = ping(lab, 400, 0.005)
     assert min(found.times) >= 100
-    # Of two packets 5 ms apart the second comes first in 49 of 100 cases.
+    # Of two packets 5 ms apart, the second arrives first in 49 of 100 cases.
     assert found.early > 150
     lab("dumm-iface shape a-eth0 --jitter 0 --delay 60 --duplicate 30")
     found = ping(lab, 500, 0.005)
@@ -263,8 +263,8 @@ def test_jitter_duplicates_and_reordering(lab: Lab) -> None:
 def test_corruption(lab: Lab) -> None:
     pair(lab)
     lab("dumm-iface shape a-eth0 --corrupt 30")
-    # One bit of the Ethernet frame: whatever it hits, a checksum or an address is wrong, or in a
-    # few of a thousand nothing that ping looks at.
+    # One bit of the Ethernet frame is flipped: whatever it hits, a checksum or an address is wrong,
+    # or in a few cases of a thousand, something that ping ignores.
     assert near(ping(lab, 500, 0.005).received, 500, 0.7)
 
 
@@ -290,7 +290,7 @@ def test_rate(lab: Lab, suite: str, rate: int) -> None:
 
 
 @pytest.mark.uml
-def test_shape_is_kept(lab: Lab) -> None:
+def test_shape_survives_other_changes_and_restarts(lab: Lab) -> None:
     pair(lab)
     wanted = "corrupt=2,delay=7.5,duplicate=1,jitter=2,loss=0.1,rate=9600,reorder=3"
     options = " ".join(f"--{pair_.replace('=', ' ')}" for pair_ in wanted.split(","))
@@ -316,7 +316,7 @@ def test_shape_is_kept(lab: Lab) -> None:
     lab("dumm-iface shape a-eth0 --clear")
     assert lab("dumm-guest start a").err == ""
     assert shown(lab) == ("-", "-")
-    # One that is plugged into a running guest.
+    # An interface that is plugged into a running guest.
     lab("dumm-iface create a-eth1 --bridge lan0")
     lab("dumm-iface shape a-eth1 --loss 5")
     assert shown(lab, "a-eth1") == ("loss=5", "loss=5")
@@ -324,7 +324,7 @@ def test_shape_is_kept(lab: Lab) -> None:
 
 
 @pytest.mark.uml
-def test_usage(lab: Lab) -> None:
+def test_bad_options_are_usage_errors(lab: Lab) -> None:
     lab("dumm-guest create a")
     lab("dumm-iface create a-eth0")
     for options in ("", "--loss 101", "--jitter 5", "--reorder 1", "--rate x", "--delay -1"):

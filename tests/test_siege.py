@@ -1,5 +1,5 @@
-"""One guest that lies, floods and falls silent, and commands on the others all the while: a small
-case of `make siege`, which has all ways, more guests and more commands."""
+"""One guest that lies, floods and falls silent, while commands run on the others: a small version
+of `make siege`, which has every attack, more guests and more commands."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 import siege
 from support.labs import Lab
 
-pytestmark = [pytest.mark.uml, pytest.mark.xdist_group("siege")]  # which is long: early
+pytestmark = [pytest.mark.uml, pytest.mark.xdist_group("siege")]  # takes long, so start early
 
 
 @pytest.mark.attack("siege")
-def test_a_hostile_guest_is_nobody_elses_trouble(new_lab: Callable[..., Lab]) -> None:
-    """No command on another fails, or needs more memory than it may have."""
+def test_hostile_guest_does_not_affect_commands_on_others(new_lab: Callable[..., Lab]) -> None:
+    """No command on another guest fails, or needs more memory than it may have."""
     lab = new_lab()
     held = siege.Siege(lab, guests=3, workers=2)
     rng = random.Random(8)

@@ -25,13 +25,13 @@ def write(path: Path, text: str) -> None:
 
 
 def read(lab: Lab, guest: str, path: str) -> str | None:
-    """A file as the guest reads it now; None where there is none."""
+    """A file as the guest reads it now; None if there is none."""
     done = lab(["dumm-guest", "exec", guest, "--", "cat", path], status=None)
     return done.out if done.code == 0 else None
 
 
 def template(lab: Lab, name: str, guest: str, path: str, text: str) -> Path:
-    """Put a file into a template's layer of a guest."""
+    """Put a file into a guest's layer of a template."""
     file = lab.directory / "templates" / name / guest / path
     write(file, text)
     return file
@@ -45,11 +45,11 @@ def pair(lab: Lab) -> Lab:
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_template_over_a_running_guest(lab: Lab, suite: str) -> None:
+def test_template_is_loaded_over_a_running_guest(lab: Lab, suite: str) -> None:
     lab(f"dumm-guest create a --kernel {suite} --start")
     before = read(lab, "a", "/etc/hosts")
     template(lab, "T", "a", "etc/hosts", "of the template\n")
-    # One who sits in a directory of the old stack keeps nothing stale before others.
+    # A process in a directory of the old stack does not keep stale files visible to others.
     sitting = lab.start(["dumm-guest", "exec", "a", "--", "sh", "-c", "cd /etc; exec sleep 1000"])
     lab("dumm-fs template load T")
     assert read(lab, "a", "/etc/hosts") == "of the template\n"
@@ -67,7 +67,7 @@ def test_template_over_a_running_guest(lab: Lab, suite: str) -> None:
     sitting.kill()
 
 
-def test_template_for_each_guest_is_remembered(pair: Lab) -> None:
+def test_loaded_template_is_recorded_for_each_guest(pair: Lab) -> None:
     template(pair, "T", "a", "etc/hosts", "for a\n")
     template(pair, "T", "b", "etc/hosts", "for b\n")
     pair("dumm-fs template load T")
@@ -76,13 +76,13 @@ def test_template_for_each_guest_is_remembered(pair: Lab) -> None:
     assert [read(pair, g, "/etc/hosts") for g in "ab"] == ["for a\n", "for b\n"]
     listed = json.loads(pair("dumm-fs template list --format json").out)
     assert listed == [{"name": "T", "loaded": True, "guests": ["a", "b"]}]
-    # One that is made now gets its layer too.
+    # A guest that is created now gets its layer, too.
     pair("dumm-guest create c --start")
     pair(["dumm-guest", "exec", "c", "--", "touch", "/root/of-c"])
     assert (pair.directory / "templates/T/c/root/of-c").exists()
 
 
-def test_one_template_at_a_time(pair: Lab) -> None:
+def test_only_one_template_at_a_time(pair: Lab) -> None:
     template(pair, "S", "a", "etc/motd", "S\n")
     template(pair, "T", "a", "etc/motd", "T\n")
     pair("dumm-fs template load S")
@@ -96,7 +96,7 @@ def test_one_template_at_a_time(pair: Lab) -> None:
     pair("dumm-fs template load ../x", status=2)
 
 
-def test_template_save_keeps_what_was_changed(pair: Lab) -> None:
+def test_template_save_keeps_changes(pair: Lab) -> None:
     change = "echo own >/root/x; rm /etc/hosts; rm -r /var/www"
     pair(["dumm-guest", "exec", "a", "--", "sh", "-c", change])
     pair("dumm-fs template save S")
@@ -111,7 +111,7 @@ def test_template_save_keeps_what_was_changed(pair: Lab) -> None:
     pair("dumm-guest exec a -- ls /var/www", status=1)
 
 
-def test_overlays_newest_on_top(pair: Lab) -> None:
+def test_newest_overlay_is_on_top(pair: Lab) -> None:
     one, two = pair.directory / "one", pair.directory / "two"
     for layer in (one, two):
         write(layer / "etc/motd", f"{layer.name}\n")
@@ -136,7 +136,7 @@ def test_overlays_newest_on_top(pair: Lab) -> None:
     assert "no directory" in pair("dumm-fs overlay add a none", status=3).err
 
 
-def test_overlay_for_all_is_all_or_nothing(pair: Lab) -> None:
+def test_overlay_for_all_guests_is_all_or_nothing(pair: Lab) -> None:
     layer = pair.directory / "layer"
     write(layer / "etc/motd", "all\n")
     pair("dumm-guest pause b")
@@ -147,7 +147,8 @@ def test_overlay_for_all_is_all_or_nothing(pair: Lab) -> None:
     pair("dumm-fs overlay add --all layer")
     assert [read(pair, g, "/etc/motd") for g in "ab"] == ["all\n", "all\n"]
     pair("dumm-fs overlay del --all layer")
-    # b's tree cannot be changed for a strange mount; a, which comes first, gets its old one back.
+    # b's tree cannot be changed because of a foreign mount; a, which comes first, gets its old tree
+    # back.
     place = pair.directory / "mount/b"
     pair.host(["mount", "-t", "tmpfs", "strange", place])
     pair("dumm-fs overlay add --all layer", status=4)
@@ -157,7 +158,7 @@ def test_overlay_for_all_is_all_or_nothing(pair: Lab) -> None:
     assert read(pair, "a", "/etc/hosts")
 
 
-def test_a_layer_that_is_gone(lab: Lab) -> None:
+def test_missing_layer_is_an_error(lab: Lab) -> None:
     lab("dumm-guest create a")
     (lab.directory / "layer").mkdir()
     lab("dumm-fs overlay add a layer")
@@ -170,7 +171,7 @@ def test_a_layer_that_is_gone(lab: Lab) -> None:
     lab("dumm-guest start a")
 
 
-def test_a_tree_mounted_again_is_the_running_guests(pair: Lab) -> None:
+def test_remounted_tree_is_that_of_the_running_guest(pair: Lab) -> None:
     pair("dumm-fs umount a")
     pair("dumm-guest exec a -- touch /root/x")
     pair("dumm-fs mount a")
@@ -179,13 +180,13 @@ def test_a_tree_mounted_again_is_the_running_guests(pair: Lab) -> None:
     assert pair.host(["ls", place]).lines == ["x"]
     pair.host(["touch", place / "y"])
     assert pair("dumm-guest exec a -- ls /root").lines == ["x", "y"]
-    # A start alone changes nothing: not even a place for the kernel's modules.
+    # Starting alone changes nothing: it makes no mount point for the kernel's modules either.
     assert pair("dumm-fs diff b").out == ""
     assert pair("dumm-guest exec b -- sh -c 'ls /lib/modules/*/modules.dep'").out
 
 
 @pytest.mark.parametrize("running", [False, True])
-def test_two_layers_that_are_gone(lab: Lab, running: bool) -> None:
+def test_two_missing_layers_can_be_removed(lab: Lab, running: bool) -> None:
     lab("dumm-guest create a" + (" --start" if running else ""))
     for name in ("one", "two"):
         (lab.directory / name).mkdir()
@@ -203,7 +204,7 @@ def test_two_layers_that_are_gone(lab: Lab, running: bool) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("end", ["overlay del --all small/layer", "delete", "destroy"])
-def test_a_layer_elsewhere_is_alone_in_the_end(lab: Lab, small: Path, end: str) -> None:
+def test_layer_on_another_disk_is_left_clean(lab: Lab, small: Path, end: str) -> None:
     (small / "layer").mkdir()
     lab("dumm-guest create a b --start")
     for _ in range(3):
@@ -221,7 +222,7 @@ def test_a_layer_elsewhere_is_alone_in_the_end(lab: Lab, small: Path, end: str) 
     assert (small / "layer/root/x").read_text() == "x\n"
 
 
-def test_what_cannot_be_a_layer(lab: Lab, packs: Path) -> None:
+def test_paths_that_cannot_be_a_layer(lab: Lab, packs: Path) -> None:
     lab("dumm-guest create a --start")
     masters = packs / "dumm/masters"
     for path in ("outer/inner/deepest", "templates/T/a"):
@@ -243,7 +244,7 @@ def test_what_cannot_be_a_layer(lab: Lab, packs: Path) -> None:
     assert (lab.directory / "templates/T/a/root/x").exists()
 
 
-def test_a_template_that_is_not_a_directory(lab: Lab) -> None:
+def test_template_that_is_not_a_directory(lab: Lab) -> None:
     lab("dumm-guest create a b --start")
     write(lab.directory / "templates/T/b", "no directory")
     assert f"{lab.directory}/templates/T/b' is no" in lab("dumm-fs template load T", status=1).err
@@ -256,7 +257,7 @@ def test_a_template_that_is_not_a_directory(lab: Lab) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_while_layers_change(pair: Lab, number: signal.Signals) -> None:
-    """The next command goes on, and what guests write goes where the records say."""
+    """The next command continues, and what guests write goes where the records say."""
     template(pair, "T", "a", "etc/motd", "T\n")
     write(pair.directory / "one/etc/motd", "one\n")
     chance = random.Random(1)
@@ -282,13 +283,13 @@ def test_killed_while_layers_change(pair: Lab, number: signal.Signals) -> None:
             assert (pair.directory / top / f"root/{count}").read_text() == f"{count}\n"
             motd = "T\n" if loaded and guest == "a" else "one\n" if over else ""
             assert said.out == motd
-        # Whatever became of it, the same again.
+        # Whatever came of the command, repeat it.
         again = pair(["dumm-fs", *change.split()], status=None)
         assert again.code in (0, 3, 4)
         assert not [p for p in (pair.directory / "run").glob("*/unsettled")]
 
 
-def test_save_of_a_busy_guest(pair: Lab) -> None:
+def test_template_save_of_a_busy_guest(pair: Lab) -> None:
     busy = "cd /root; while :; do for i in 1 2 3 4 5 6 7 8; do echo x >$i; done; rm -f *; done"
     process = pair.start(["dumm-guest", "exec", "a", "--", "sh", "-c", busy])
     pair(["dumm-guest", "exec", "b", "--", "touch", "/root/of-b"])
@@ -300,7 +301,7 @@ def test_save_of_a_busy_guest(pair: Lab) -> None:
 
 
 def stopped_in(process: subprocess.Popen[bytes], place: Path, start: str) -> bool:
-    """Stop a command as soon as it has made something at a place; False when it was quicker."""
+    """Stop a command as soon as it has made something at a place; False if it was quicker."""
     while process.poll() is None:
         if any(n.startswith(start) for n in os.listdir(place)):
             process.send_signal(signal.SIGSTOP)
@@ -308,7 +309,7 @@ def stopped_in(process: subprocess.Popen[bytes], place: Path, start: str) -> boo
     return False
 
 
-def test_others_go_on_while_a_template_is_saved(lab: Lab) -> None:
+def test_other_commands_run_while_a_template_is_saved(lab: Lab) -> None:
     lab("dumm-guest create a")
     for number in range(3000):
         write(lab.directory / f"host/a/srv/{number}", "x")
@@ -320,7 +321,7 @@ def test_others_go_on_while_a_template_is_saved(lab: Lab) -> None:
     process.send_signal(signal.SIGCONT)
     assert process.wait() == 0
     assert len(os.listdir(lab.directory / "templates/S/a/srv")) == 3000
-    # One that is killed leaves nothing for ever, and no half of a template.
+    # A killed save leaves nothing behind for good, and no partial template.
     process = lab.start("dumm-fs template save U")
     assert stopped_in(process, lab.directory / "templates", ".U.tmp-")
     process.kill()
@@ -331,7 +332,7 @@ def test_others_go_on_while_a_template_is_saved(lab: Lab) -> None:
     assert os.listdir(lab.directory / "templates") == []
 
 
-def test_a_killed_delete_leaves_no_half_of_a_template(lab: Lab) -> None:
+def test_killed_delete_leaves_no_partial_template(lab: Lab) -> None:
     lab("dumm-guest create a")
     for number in range(3000):
         write(lab.directory / f"templates/T/a/srv/{number}", "x")
@@ -347,8 +348,9 @@ def test_a_killed_delete_leaves_no_half_of_a_template(lab: Lab) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("driver", ["kernel", "fuse"])
-def test_in_namespaces_of_its_own(lab: Lab, driver: str) -> None:
-    """The same where the kernel's overlays note things elsewhere, and by fuse-overlayfs."""
+def test_layers_in_an_isolated_lab(lab: Lab, driver: str) -> None:
+    """The same in an isolated lab, where the kernel's overlays keep their notes elsewhere, and with
+    fuse-overlayfs."""
     if driver == "fuse":
         lab.env["DUMM_OVERLAY"] = "fuse-overlayfs"
     lab("dumm-fs destroy")

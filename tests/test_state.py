@@ -1,4 +1,5 @@
-"""state.json: damage, other versions, unknown keys, copies, moves, writers at once, full disks."""
+"""state.json: damage, other versions, unknown keys, copies, moves, concurrent writers, full
+disks."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def rewrite(labdir: str, change: Callable[[dict[str, object]], object]) -> None:
 # ---- reading ----
 
 
-def test_what_is_written_is_read(labdir: str) -> None:
+def test_written_state_is_read_back(labdir: str) -> None:
     state = store.load(labdir)
     assert state.guests["alice"].args == ["a"]
     boot = state.guests["alice"].boot
@@ -104,14 +105,14 @@ def test_unknown_keys_are_kept(labdir: str) -> None:
         ('{"version": 1, "id": "x", "ifaces": {"a-b": {}}}', "ifaces.a-b lacks a key"),
     ],
 )
-def test_a_damaged_state_is_said_to_be(labdir: str, text: str, message: str) -> None:
+def test_damaged_state_is_reported(labdir: str, text: str, message: str) -> None:
     Path(labdir, store.FILE).write_text(text)
     with pytest.raises(DummError, match=message.replace(".", r"\.")):
         store.load(labdir)
     assert Path(labdir, store.FILE).read_text() == text
 
 
-#: A lab with a bit of everything.
+#: A lab with one of everything.
 WHOLE: dict[str, Any] = {
     "version": 1,
     "id": "abcdef",
@@ -158,8 +159,8 @@ JSON = st.recursive(
 @given(st.lists(st.tuples(st.sampled_from(PLACES), JSON | st.just(...)), min_size=1, max_size=3))
 @example([(("ifaces", "a-eth0", "routes", 0, "via"), 0)])
 @settings(max_examples=1500, deadline=None)
-def test_a_state_that_is_damaged_anywhere(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
-    """Whatever reads it says what is wrong, in one line, or has an answer."""
+def test_state_damaged_at_any_place_is_reported(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
+    """Every command that reads it prints a one-line error, or succeeds."""
     data = copy.deepcopy(WHOLE)
     for (*path, last), value in changes:
         with contextlib.suppress(KeyError, IndexError, TypeError):
@@ -183,20 +184,20 @@ def test_a_state_that_is_damaged_anywhere(changes: list[tuple[tuple[Any, ...], A
             list(map(nat.networks, state.bridges.values()))
 
 
-def test_bytes_that_are_not_text(labdir: str) -> None:
+def test_state_that_is_not_text(labdir: str) -> None:
     Path(labdir, store.FILE).write_bytes(b"\xff\xfe")
     with pytest.raises(DummError, match="not UTF-8"):
         store.load(labdir)
 
 
-def test_no_working_set(tmp_path: Path) -> None:
+def test_missing_working_set_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         store.load(str(tmp_path))
     with pytest.raises(NotFound):
         store.load(str(tmp_path / "no/such"))
 
 
-def test_a_copy_owns_nothing(labdir: str, tmp_path: Path) -> None:
+def test_copied_state_owns_nothing(labdir: str, tmp_path: Path) -> None:
     copy = tmp_path.parent / f"{tmp_path.name}-copy"
     subprocess.run(["cp", "-a", labdir, copy], check=True)
     assert store.load(str(copy)).id != "abcdef"
@@ -210,7 +211,7 @@ def test_a_copy_owns_nothing(labdir: str, tmp_path: Path) -> None:
 # ---- writing ----
 
 
-def test_an_error_takes_all_back(labdir: str) -> None:
+def test_error_undoes_the_transaction(labdir: str) -> None:
     before = Path(labdir, store.FILE).read_bytes()
 
     def fail_in_the_middle() -> None:
@@ -226,7 +227,9 @@ def test_an_error_takes_all_back(labdir: str) -> None:
     assert sorted(os.listdir(labdir)) == [".lock", "state.json"]
 
 
-def test_the_holder_of_the_lock_is_named(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_the_process_that_holds_the_lock(
+    labdir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.1)
     with (
         store.transaction(labdir),
@@ -236,7 +239,7 @@ def test_the_holder_of_the_lock_is_named(labdir: str, monkeypatch: pytest.Monkey
         pass
 
 
-def test_the_lock_is_free_when_its_holder_is_killed(labdir: str) -> None:
+def test_lock_is_free_when_its_holder_is_killed(labdir: str) -> None:
     code = (
         "import sys, time; from dumm_tools import statefile as state\n"
         f"with state.transaction({labdir!r}): print(flush=True); time.sleep(60)"
@@ -253,8 +256,8 @@ def test_the_lock_is_free_when_its_holder_is_killed(labdir: str) -> None:
 
 
 @pytest.mark.uml
-def test_no_update_is_lost(lab: Lab) -> None:
-    """Eight writers, each making guests, interfaces and bridges of its own."""
+def test_concurrent_updates_are_not_lost(lab: Lab) -> None:
+    """Eight writers, each creating guests, interfaces and bridges of its own."""
     script = (
         "for i in 1 2; do dumm-guest create g$0$i; dumm-iface create g$0$i-eth0;"
         " dumm-bridge create br$0$i; dumm-bridge connect br$0$i g$0$i-eth0; done"
@@ -269,7 +272,7 @@ def test_no_update_is_lost(lab: Lab) -> None:
 
 
 @pytest.mark.uml
-def test_a_moved_working_set(new_lab: Callable[..., Lab]) -> None:
+def test_moved_working_set_stays_usable(new_lab: Callable[..., Lab]) -> None:
     lab = new_lab()
     lab("dumm-guest create alice --start")
     lab("dumm-iface create alice-eth0 --address 10.0.0.1/24")
@@ -286,7 +289,7 @@ def test_a_moved_working_set(new_lab: Callable[..., Lab]) -> None:
 
 @pytest.mark.uml
 @pytest.mark.parametrize("running", [False, True])
-def test_a_copied_working_set(new_lab: Callable[..., Lab], running: bool) -> None:
+def test_copied_working_set_is_independent(new_lab: Callable[..., Lab], running: bool) -> None:
     """Commands on the copy do not affect the original's guests, links and mounts."""
     lab = new_lab()
     lab("dumm-guest create alice bob")
@@ -301,7 +304,7 @@ def test_a_copied_working_set(new_lab: Callable[..., Lab], running: bool) -> Non
     assert copy("dumm-guest list -o name,state").lines == ["alice\tstopped", "bob\tstopped"]
     try:
         copy("dumm-guest start bob")
-        if running and ROOT:  # the links are the original's
+        if running and ROOT:  # the links belong to the original
             done = copy("dumm-guest start alice", status=4)
             assert one_line_error(done.err).endswith(
                 "already exists and does not belong to this lab"
@@ -333,7 +336,7 @@ def fill(place: Path) -> Path:
 
 @pytest.mark.uml
 @pytest.mark.netns
-def test_a_full_disk(small: Path, packs: Path) -> None:
+def test_full_disk(small: Path, packs: Path) -> None:
     directory = small / "lab"
     directory.mkdir()
     filler = fill(small)
@@ -363,7 +366,7 @@ def test_a_full_disk(small: Path, packs: Path) -> None:
         assert lab("dumm-guest exec alice -- cat", stdin=big).stdout == big
         lab("dumm-guest exec alice -- sh -c 'cat >/root/big'", stdin=big, status=1)
         lab("dumm-guest list")
-        lab("dumm-guest stop alice", status=None)  # 1 where its end could not be written down
+        lab("dumm-guest stop alice", status=None)  # 1 if its end could not be recorded
         assert state_of(lab, "alice") == "stopped"
     finally:
         filler.unlink(missing_ok=True)
@@ -372,7 +375,7 @@ def test_a_full_disk(small: Path, packs: Path) -> None:
 
 @pytest.mark.uml
 @pytest.mark.netns
-def test_a_read_only_disk(small: Path, packs: Path) -> None:
+def test_read_only_disk(small: Path, packs: Path) -> None:
     lab = Lab(small, packs)
     lab("dumm-fs init --kernel sid --master busybox")
     lab("dumm-guest create alice")
@@ -396,7 +399,7 @@ def test_a_read_only_disk(small: Path, packs: Path) -> None:
 @pytest.mark.uml
 @pytest.mark.netns
 @pytest.mark.root
-def test_a_running_lab_seen_through_a_read_only_mount(lab: Lab, tmp_path: Path) -> None:
+def test_running_lab_seen_through_a_read_only_mount(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create alice --start")
     seen = tmp_path / "seen"
     seen.mkdir()
@@ -414,8 +417,9 @@ def test_a_running_lab_seen_through_a_read_only_mount(lab: Lab, tmp_path: Path) 
 
 
 @pytest.mark.uml
-def test_a_deleted_guest_that_was_not_quite_gone(lab: Lab) -> None:
-    """delete may be killed at any moment: what it left is not the next guest's of that name."""
+def test_guest_recreated_after_a_killed_delete(lab: Lab) -> None:
+    """delete may be killed at any moment: the next guest of that name does not get its
+    leftovers."""
     lab("dumm-guest create alice")
     for n in range(2000):
         (lab.directory / f"host/alice/etc/junk{n}").parent.mkdir(exist_ok=True)
