@@ -1,4 +1,5 @@
-"""The shape of the code: who imports whom, what a start imports, what the commands say."""
+"""The structure of the code: imports between modules, modules imported at start-up, properties of
+the commands."""
 
 from __future__ import annotations
 
@@ -18,18 +19,18 @@ from support import PATIENCE
 from dumm_tools import _docs, errors
 from dumm_tools.cli import commands
 
-#: Imported by one module each.
+#: Each imported by one module only.
 CONFINED = {"pyroute2", "sh", "tabulate"}
 #: Too heavy for a command that only reads.
 HEAVY = {"pyroute2", "sh", "tabulate", "asyncio", "importlib.metadata", "logging"}
 
 
-def test_every_folder_is_a_floor() -> None:
+def test_every_folder_has_a_floor() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if list(path.glob("*.py"))}
     assert folders == set(FLOORS) - {".", "_docs"}
 
 
-def test_imports_lead_down() -> None:
+def test_imports_lead_downwards() -> None:
     wrong = [
         f"{ours(module)} imports {name}"
         for module, path in MODULES.items()
@@ -39,15 +40,15 @@ def test_imports_lead_down() -> None:
     assert wrong == []
 
 
-def test_no_import_leads_back() -> None:
-    """Not within a floor either, nor late in a function."""
+def test_imports_have_no_cycles() -> None:
+    """Not within a floor either, nor inside functions."""
     order = graphlib.TopologicalSorter(
         {ours(module): ours_among(path) for module, path in MODULES.items()}
     )
-    order.prepare()  # CycleError names the circle
+    order.prepare()  # CycleError names the cycle
 
 
-def test_click_is_for_the_commands_only() -> None:
+def test_only_commands_import_click() -> None:
     users = {
         floor(ours(module))
         for module, path in MODULES.items()
@@ -58,7 +59,7 @@ def test_click_is_for_the_commands_only() -> None:
 
 
 @pytest.mark.parametrize("package", sorted(CONFINED))
-def test_a_heavy_package_has_one_user(package: str) -> None:
+def test_heavy_package_is_imported_by_one_module(package: str) -> None:
     users = {
         module
         for module, path in MODULES.items()
@@ -68,7 +69,7 @@ def test_a_heavy_package_has_one_user(package: str) -> None:
     assert len(users) == 1
 
 
-def test_programs_are_run_in_two_places() -> None:
+def test_programs_are_run_by_two_modules() -> None:
     """By `sh` in `foreground`, and by subprocess in `proc`. Processes that outlive a command are
     spawned; the compiler is run when the package is built."""
     users = {
@@ -105,11 +106,11 @@ def test_only_output_and_commands_write_to_stdout() -> None:
     assert wrong == []
 
 
-def test_only_one_place_writes_to_stderr() -> None:
-    """It spells out what a terminal would obey. The package's build prints its own messages; the
-    stderr of a guest's program goes to ours unchanged (agent/session.py)."""
+def test_only_one_module_writes_to_stderr() -> None:
+    """It escapes control characters. The package's build prints its own messages; the stderr of a
+    guest's program goes to ours unchanged (agent/session.py)."""
     others = {"dumm_tools.messages", "dumm_tools._docs", "dumm_tools.agent.build"}
-    #: Put in place where there is none, and flushed at the end.
+    #: Replaced if missing, and flushed at the end.
     known = {"_fill_standard_streams", "run", "_child"}
     wrong = []
     for module, path in MODULES.items():
@@ -138,7 +139,8 @@ def test_only_one_place_writes_to_stderr() -> None:
 
 
 def test_records_have_two_forms() -> None:
-    """model.Record for those that are kept, NamedTuple for values: the others cost more to load."""
+    """model.Record for those that are stored, NamedTuple for values: other forms take longer to
+    load."""
     wrong = [
         f"{module}: {name}"
         for module, path in MODULES.items()
@@ -148,13 +150,13 @@ def test_records_have_two_forms() -> None:
     assert wrong == []
 
 
-def test_no_shell() -> None:
-    """ruff sees to `shell=True`; os.system has no other meaning."""
+def test_no_module_runs_a_shell() -> None:
+    """ruff finds `shell=True`; os.system always runs a shell."""
     for path in MODULES.values():
         assert "os.system(" not in path.read_text()
 
 
-# ---- what the commands say of themselves ----
+# ---- help ----
 
 COMMANDS = {
     " ".join(words): command
@@ -164,11 +166,11 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("words", COMMANDS)
-def test_each_command_and_each_option_has_help(words: str) -> None:
+def test_every_command_and_option_has_help(words: str) -> None:
     command = COMMANDS[words]
     assert command.help
     assert command.get_short_help_str(200).strip()
-    # A command keeps the help option that it makes first: it must be the one that it has in use.
+    # A command keeps the help option that it makes first, which must be the one that it uses.
     with click.Context(command, info_name=words, **commands.CONTEXT) as ctx:
         for parameter in command.get_params(ctx):
             if isinstance(parameter, click.Option):
@@ -177,7 +179,7 @@ def test_each_command_and_each_option_has_help(words: str) -> None:
         assert words.split()[-1] in command.get_help(ctx)
 
 
-# ---- what a start imports ----
+# ---- imports at start-up ----
 
 
 def loaded_by(tool: str, *args: str, cwd: Path, **env: str) -> tuple[set[str], int]:
@@ -207,7 +209,7 @@ def loaded_by(tool: str, *args: str, cwd: Path, **env: str) -> tuple[set[str], i
 
 @pytest.mark.parametrize("tool", sorted(_docs.tools()))
 @pytest.mark.parametrize("what", ["help", "list", "complete"])
-def test_a_reading_start_imports_little(tool: str, what: str, tmp_path: Path) -> None:
+def test_reading_commands_import_few_modules(tool: str, what: str, tmp_path: Path) -> None:
     _, status = loaded_by("dumm-fs", "init", cwd=tmp_path)
     assert status == 0
     if what == "help":
@@ -227,7 +229,7 @@ def test_a_reading_start_imports_little(tool: str, what: str, tmp_path: Path) ->
 # ---- exit codes ----
 
 
-def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
+def test_exit_code_tables_match_the_error_classes() -> None:
     raised = {
         kind.exit_code
         for kind in vars(errors).values()
@@ -252,7 +254,7 @@ def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
         ("dumm-guest --version", 0, ""),
     ],
 )
-def test_exit_codes_of_a_working_set_without_guests(
+def test_exit_codes_in_a_working_set_without_guests(
     command: str, status: int, error: str, tmp_path: Path
 ) -> None:
     tools = Path(sys.executable).parent
@@ -267,7 +269,7 @@ def test_exit_codes_of_a_working_set_without_guests(
         timeout=PATIENCE,
         stdin=subprocess.DEVNULL,
     )
-    # A user's lab has got a process.
+    # Ends the process that an ordinary user's lab has by now.
     subprocess.run([tools / "dumm-fs", "destroy"], cwd=tmp_path, check=True, timeout=PATIENCE)
     assert done.returncode == status
     first, _, rest = done.stderr.partition("\n")
@@ -280,8 +282,8 @@ def test_exit_codes_of_a_working_set_without_guests(
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parent.rglob("*.py")), ids=lambda p: p.stem)
-def test_tests_use_what_is_public(path: Path) -> None:
-    """No private name of a module, neither as an attribute nor for replacement."""
+def test_tests_use_public_names_only(path: Path) -> None:
+    """No private name of a module, neither as an attribute nor in monkeypatch."""
     tree = ast.parse(path.read_text())
     modules: set[str] = set()
     wrong = []

@@ -1,5 +1,5 @@
-"""Directories of others: what an ordinary user puts there must not be acted upon by root, nor by
-another user."""
+"""Directories of other users: neither root nor another user must act on what an ordinary user puts
+there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import process
 from dumm_tools.model import State
 
-#: Nobody on this machine.
+#: A user id that nobody on this machine has.
 STRANGER = 64190
 
 pytestmark = [pytest.mark.netns, pytest.mark.root]
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.netns, pytest.mark.root]
 
 @pytest.fixture(scope="module")
 def mallory(packs: Path) -> Iterator[User]:
-    """A user who means harm."""
+    """A malicious user."""
     user = User(80, packs)
     yield user
     user.end()
@@ -39,7 +39,7 @@ def mallory(packs: Path) -> Iterator[User]:
 
 @pytest.fixture
 def trap(mallory: User) -> Iterator[UserLab]:
-    """A lab of his."""
+    """A lab of mallory."""
     lab = mallory.lab("trap")
     lab("dumm-fs init --kernel sid")
     yield lab
@@ -49,7 +49,7 @@ def trap(mallory: User) -> Iterator[UserLab]:
 
 @pytest.fixture
 def victim(packs: Path, trap: UserLab) -> Lab:
-    """Root, who enters his directory."""
+    """Root's commands, run in mallory's directory."""
     return Lab(trap.directory, packs)
 
 
@@ -82,7 +82,7 @@ VERBS = [
 
 
 @pytest.mark.attack("others-directory")
-def test_root_acts_on_nothing_in_the_directory_of_another(
+def test_root_does_not_act_on_the_directory_of_another_user(
     trap: UserLab, victim: Lab, tmp_path: Path
 ) -> None:
     proof = tmp_path / "proof"
@@ -97,7 +97,9 @@ def test_root_acts_on_nothing_in_the_directory_of_another(
 
 
 @pytest.mark.attack("others-name")
-def test_however_the_directory_is_named(trap: UserLab, victim: Lab, tmp_path: Path) -> None:
+def test_directory_of_another_user_is_rejected_however_it_is_named(
+    trap: UserLab, victim: Lab, tmp_path: Path
+) -> None:
     mine = Lab(tmp_path, Path(victim.env["XDG_CACHE_HOME"]))
     del mine.env["DUMM_DIR"]
     mine(["dumm-guest", "-C", trap.directory, "list"], status=4)
@@ -114,7 +116,7 @@ def test_however_the_directory_is_named(trap: UserLab, victim: Lab, tmp_path: Pa
     assert batch.returncode == 4
 
 
-def test_a_directory_may_be_named_as_safe(new_lab: Callable[..., Lab], tmp_path: Path) -> None:
+def test_directory_can_be_declared_safe(new_lab: Callable[..., Lab], tmp_path: Path) -> None:
     lab = new_lab()
     for path in (lab.directory, *lab.directory.rglob("*")):
         os.chown(path, STRANGER, STRANGER, follow_symlinks=False)
@@ -127,8 +129,10 @@ def test_a_directory_may_be_named_as_safe(new_lab: Callable[..., Lab], tmp_path:
 
 
 @pytest.mark.attack("others-namespaces")
-def test_namespaces_of_another_are_not_entered(trap: UserLab, packs: Path, tmp_path: Path) -> None:
-    """The second line: all that is said of them is root's own."""
+def test_namespaces_of_another_user_are_not_entered(
+    trap: UserLab, packs: Path, tmp_path: Path
+) -> None:
+    """The second line of defence: all that is recorded about them was written by root."""
     trap("dumm-bridge create lan0")
     held = next((trap.directory / "run").glob("holder-*"))
     directory = tmp_path / "mine"
@@ -149,8 +153,8 @@ def test_namespaces_of_another_are_not_entered(trap: UserLab, packs: Path, tmp_p
 
 
 @pytest.mark.attack("mounted-modules")
-def test_what_is_mounted_over_modules_inside_is_not_run(packs: Path, tmp_path: Path) -> None:
-    """Also in root's own lab, whatever has come to be mounted there."""
+def test_files_mounted_over_modules_in_a_lab_are_not_run(packs: Path, tmp_path: Path) -> None:
+    """In root's own lab, too, whatever has been mounted there."""
     directory = tmp_path / "mine"
     directory.mkdir(mode=0o700)
     lab = Lab(directory, packs)
@@ -174,8 +178,8 @@ def test_what_is_mounted_over_modules_inside_is_not_run(packs: Path, tmp_path: P
     lab("dumm-fs destroy")
 
 
-def test_pinned_imports(tmp_path: Path) -> None:
-    """Sources, packages and C extensions, from directories that have moved away meanwhile."""
+def test_pinned_imports_come_from_the_original_directories(tmp_path: Path) -> None:
+    """Sources, packages and C extensions, from directories that have been moved away since."""
     code = f"""
 import os, shutil, sys
 sys.path.insert(0, {str(tmp_path / "lib")!r})
@@ -203,7 +207,7 @@ except ModuleNotFoundError as e:
     assert done.stdout.splitlines() == ["good good inner.py", "No module named 'nowhere'"]
 
 
-# ---- what is in a directory ----
+# ---- contents of a directory ----
 
 
 @pytest.fixture
@@ -216,7 +220,7 @@ def own(packs: Path, tmp_path: Path) -> Lab:
 
 @pytest.mark.attack("planted-part")
 @pytest.mark.parametrize("name", ["host", "run", "mount", "templates", ".lock", "linux", "master"])
-def test_init_where_something_of_another_lies_already(own: Lab, name: str) -> None:
+def test_init_rejects_existing_files_of_another_user(own: Lab, name: str) -> None:
     path = own.directory / name
     if name == ".lock":
         path.write_text("")
@@ -232,7 +236,7 @@ def test_init_where_something_of_another_lies_already(own: Lab, name: str) -> No
 
 @pytest.mark.attack("writable-part")
 @pytest.mark.parametrize("mode", [0o720, 0o702, 0o770, 0o1777])
-def test_init_where_others_may_write(own: Lab, mode: int) -> None:
+def test_init_rejects_a_directory_that_others_can_write_to(own: Lab, mode: int) -> None:
     own.directory.chmod(mode)
     done = own("dumm-fs init", status=4)
     assert "belongs to 'root', is writable by others" in done.err
@@ -240,8 +244,8 @@ def test_init_where_others_may_write(own: Lab, mode: int) -> None:
 
 
 @pytest.mark.attack("parent-directory")
-def test_init_below_a_directory_of_another(own: Lab) -> None:
-    """He could put another in its place."""
+def test_init_rejects_a_directory_below_that_of_another_user(own: Lab) -> None:
+    """That user could replace it with another one."""
     inner = own.directory / "inner"
     inner.mkdir(mode=0o700)
     own.env["DUMM_DIR"] = str(inner)
@@ -250,7 +254,7 @@ def test_init_below_a_directory_of_another(own: Lab) -> None:
     os.chown(own.directory, 0, 0)
     own.directory.chmod(0o777)
     assert "is writable by others" in own("dumm-fs init", status=4).err
-    own.directory.chmod(0o1777)  # as /tmp is
+    own.directory.chmod(0o1777)  # like /tmp
     own("dumm-fs init")
     own("dumm-fs destroy")
 
@@ -263,7 +267,7 @@ PARTS = ["", "state.json", ".lock", "host", "mount", "run", "templates", "linux"
     ("part", "how"),
     [(p, "owner") for p in PARTS] + [(p, "mode") for p in PARTS if p != "linux"],
 )
-def test_each_part_of_a_working_set(lab: Lab, part: str, how: str) -> None:
+def test_every_part_of_a_working_set_is_checked(lab: Lab, part: str, how: str) -> None:
     lab("dumm-guest create a")
     path = lab.directory / part
     found = os.lstat(path)
@@ -281,7 +285,7 @@ def test_each_part_of_a_working_set(lab: Lab, part: str, how: str) -> None:
     assert lab("dumm-guest list -q").lines == ["a"]
 
 
-def test_a_user_in_a_directory_of_roots(mallory: User, tmp_path: Path) -> None:
+def test_user_in_a_directory_that_belongs_to_root(mallory: User, tmp_path: Path) -> None:
     lab = UserLab(mallory, mallory.own("home/his"), {})
     place = mallory.place / "roots"
     place.mkdir(mode=0o755)
@@ -290,7 +294,7 @@ def test_a_user_in_a_directory_of_roots(mallory: User, tmp_path: Path) -> None:
     assert "belongs to 'root'" in lab("dumm-guest list", status=4).err
 
 
-def test_a_users_private_group_is_the_user(mallory: User) -> None:
+def test_private_group_of_a_user_is_trusted(mallory: User) -> None:
     """As distributions with umask 002 make directories."""
     lab = mallory.lab("group")
     lab.directory.chmod(0o770)
@@ -302,7 +306,7 @@ def test_a_users_private_group_is_the_user(mallory: User) -> None:
     lab("dumm-fs destroy")
 
 
-# ---- what a state says ----
+# ---- contents of the state ----
 
 
 def edit(lab: Lab, change: Callable[[dict[str, dict[str, dict[str, object]]]], object]) -> None:
@@ -314,7 +318,7 @@ def edit(lab: Lab, change: Callable[[dict[str, dict[str, dict[str, object]]]], o
 
 
 @pytest.mark.attack("impossible-state")
-def test_a_control_group_that_is_not_the_guests(lab: Lab, tmp_path: Path) -> None:
+def test_control_group_of_something_else_is_rejected(lab: Lab, tmp_path: Path) -> None:
     place = tmp_path / "empty"
     place.mkdir()
     lab("dumm-guest create a --start")
@@ -352,7 +356,7 @@ def test_a_control_group_that_is_not_the_guests(lab: Lab, tmp_path: Path) -> Non
         (lambda d: d.update(isolated="yes"), "key 'isolated'"),
     ],
 )
-def test_a_state_that_could_not_have_been_made(
+def test_impossible_state_is_rejected(
     lab: Lab, change: Callable[[object], object], said: str
 ) -> None:
     lab("dumm-guest create a")
@@ -368,8 +372,8 @@ def test_a_state_that_could_not_have_been_made(
 
 
 @pytest.mark.attack("planted-link")
-def test_a_link_among_the_work_directories(lab: Lab, tmp_path: Path) -> None:
-    """As an archive may bring one: what it leads to is not removed."""
+def test_link_among_the_work_directories_is_not_followed(lab: Lab, tmp_path: Path) -> None:
+    """An archive could bring one: its target is not removed."""
     place = tmp_path / "precious.dumm-work"
     kept = place / ("0" * 12)
     kept.mkdir(parents=True)
@@ -386,7 +390,7 @@ def test_a_link_among_the_work_directories(lab: Lab, tmp_path: Path) -> None:
 
 
 @pytest.mark.attack("forged-pid")
-def test_a_pid_file_that_others_may_write(tmp_path: Path) -> None:
+def test_pid_file_that_others_can_write_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "pid"
     path.write_text(f"1 {process.start_time(1)}\n")
     path.chmod(0o600)
@@ -400,7 +404,7 @@ def test_a_pid_file_that_others_may_write(tmp_path: Path) -> None:
     assert process.recorded(str(tmp_path / "link")) is None
 
 
-def test_a_file_where_a_directory_must_be(own: Lab) -> None:
+def test_file_in_place_of_a_directory(own: Lab) -> None:
     (own.directory / "run").write_text("")
     with pytest.raises(Conflict, match="is not a directory"):
         trust.resolve(str(own.directory))
@@ -413,7 +417,7 @@ def test_a_file_where_a_directory_must_be(own: Lab) -> None:
 
 
 @pytest.mark.attack("others-cache")
-def test_kernels_of_another(mallory: User, tmp_path: Path) -> None:
+def test_kernels_of_another_user_are_rejected(mallory: User, tmp_path: Path) -> None:
     his = mallory.own("home/lure")
     for part in ("dumm", "dumm/kernels", "dumm/kernels/new", "dumm/masters"):
         mallory.own(f"home/lure/{part}")
@@ -423,7 +427,7 @@ def test_kernels_of_another(mallory: User, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-def test_one_pack_of_another_among_ones_own(tmp_path: Path) -> None:
+def test_pack_of_another_user_in_ones_own_cache_is_rejected(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     pack = cache / "dumm/kernels/odd"
     pack.mkdir(parents=True, mode=0o700)
@@ -432,12 +436,12 @@ def test_one_pack_of_another_among_ones_own(tmp_path: Path) -> None:
     assert f"belongs to user {STRANGER}" in lab("dumm-fs init --kernel odd", status=4).err
 
 
-# ---- isolated is parsed, and enforced ----
+# ---- `isolated` is parsed and enforced ----
 
 
 @pytest.mark.attack("compact-state")
 @pytest.mark.parametrize("compact", [True, False])
-def test_an_isolated_lab_is_one_however_it_is_written(own: Lab, compact: bool) -> None:
+def test_isolated_is_recognized_in_any_json_formatting(own: Lab, compact: bool) -> None:
     own("dumm-fs init --isolated --kernel sid")
     path = own.directory / "state.json"
     data = json.loads(path.read_text())
@@ -451,8 +455,8 @@ def test_an_isolated_lab_is_one_however_it_is_written(own: Lab, compact: bool) -
 
 
 @pytest.mark.attack("from-outside")
-def test_nothing_of_an_isolated_lab_is_changed_from_outside(own: Lab) -> None:
-    """By the domain itself: callers have to enter first."""
+def test_isolated_lab_is_not_changed_from_outside(own: Lab) -> None:
+    """The domain itself enforces this: callers have to enter the lab first."""
     own("dumm-fs init --isolated --kernel sid")
     own("dumm-bridge create lan0")
     code = (
@@ -471,7 +475,7 @@ def test_nothing_of_an_isolated_lab_is_changed_from_outside(own: Lab) -> None:
 @pytest.mark.parametrize(
     "verb", ["dumm-fs diff a", "dumm-fs cp a:/etc/passwd ..", "dumm-guest show a"]
 )
-def test_a_state_edited_by_hand_is_not_rewritten_by_who_only_reads(lab: Lab, verb: str) -> None:
+def test_reading_commands_do_not_rewrite_an_edited_state(lab: Lab, verb: str) -> None:
     lab("dumm-guest create a")
     path = lab.directory / "state.json"
     text = json.dumps(json.loads(path.read_text()), indent=3)
@@ -482,7 +486,7 @@ def test_a_state_edited_by_hand_is_not_rewritten_by_who_only_reads(lab: Lab, ver
     assert '"memory": 83886080' in path.read_text()
 
 
-def test_what_a_text_says() -> None:
+def test_state_text_is_compared_by_content() -> None:
     state = State(id="abc", lock_inode=5)
     text = records.encode(state)
     assert records.says("x", json.dumps(json.loads(text), indent=9), state)
@@ -493,10 +497,10 @@ def test_what_a_text_says() -> None:
     assert names.tap("a-eth0") == "a-eth0"
 
 
-# ---- what is lost ----
+# ---- lost directories ----
 
 
-def test_an_isolated_lab_whose_run_directory_is_gone(own: Lab) -> None:
+def test_isolated_lab_whose_run_directory_is_gone(own: Lab) -> None:
     own("dumm-fs init --isolated --kernel sid --master busybox")
     own("dumm-guest create a --start")
     own("dumm-bridge create lan0")
@@ -516,8 +520,8 @@ def test_an_isolated_lab_whose_run_directory_is_gone(own: Lab) -> None:
 
 @pytest.mark.attack("restored-state")
 @pytest.mark.parametrize("kind", ["--host-net", "--isolated"])
-def test_guests_that_run_unrecorded(own: Lab, kind: str) -> None:
-    """The lock tells, not the record."""
+def test_guests_that_run_without_a_record_are_noticed(own: Lab, kind: str) -> None:
+    """The lock counts, not the record."""
     own(f"dumm-fs init {kind} --kernel sid --master busybox")
     path = own.directory / "state.json"
     own("dumm-bridge create lan0")
@@ -550,7 +554,7 @@ def test_guests_that_run_unrecorded(own: Lab, kind: str) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o002, 0o000, 0o077])
-def test_a_lab_locks_nobody_out_by_a_umask(own: Lab, umask: int) -> None:
+def test_umask_does_not_lock_the_owner_out(own: Lab, umask: int) -> None:
     own("dumm-fs init --kernel sid --master busybox")
     under = ["sh", "-c", f'umask {umask:04o}; exec "$@"', "sh"]
     for words in (
@@ -566,7 +570,7 @@ def test_a_lab_locks_nobody_out_by_a_umask(own: Lab, umask: int) -> None:
     own([*under, "dumm-fs", "destroy"])
 
 
-def test_what_guests_write_is_closed_again(own: Lab) -> None:
+def test_mounting_closes_the_guests_directories_again(own: Lab) -> None:
     own("dumm-fs init --kernel sid --master busybox")
     own("dumm-guest create a")
     own("dumm-fs umount a")
@@ -579,7 +583,9 @@ def test_what_guests_write_is_closed_again(own: Lab) -> None:
 
 
 @pytest.mark.attack("others-cache")
-def test_a_pack_of_another_by_its_path(own: Lab, packs: Path, tmp_path: Path) -> None:
+def test_pack_of_another_user_named_by_path_is_rejected(
+    own: Lab, packs: Path, tmp_path: Path
+) -> None:
     pack = tmp_path / "pack"
     pack.mkdir(mode=0o755)
     for entry in (packs / "dumm/kernels/sid").iterdir():
@@ -590,7 +596,7 @@ def test_a_pack_of_another_by_its_path(own: Lab, packs: Path, tmp_path: Path) ->
     assert os.listdir(own.directory) == []
 
 
-def test_a_users_private_group_in_his_namespaces(mallory: User) -> None:
+def test_private_group_of_a_user_in_their_namespaces(mallory: User) -> None:
     """There the user is root."""
     lab = mallory.lab("inside")
     mallory.home.chmod(0o775)
@@ -602,7 +608,7 @@ def test_a_users_private_group_in_his_namespaces(mallory: User) -> None:
 
 
 @pytest.mark.attack("others-namespaces")
-def test_a_lab_that_is_named_as_safe_is_not_entered(trap: UserLab, victim: Lab) -> None:
+def test_lab_declared_safe_is_not_entered(trap: UserLab, victim: Lab) -> None:
     trap("dumm-bridge create lan0")
     stranger = subprocess.Popen(["sleep", "1000"])
     safe = {"DUMM_SAFE_DIRECTORY": str(trap.directory)}

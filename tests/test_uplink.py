@@ -1,4 +1,4 @@
-"""Uplinks: NAT and host devices, made, remembered, and undone to the byte. "The Internet" is a
+"""Uplinks: NAT and host devices, made, remembered, and undone without a trace. "The Internet" is a
 network namespace reached through the session's own veth."""
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dumm_tools.linux import sysctl, sysfs
 
 pytestmark = [pytest.mark.uml, pytest.mark.root]
 
-#: An address on the Internet, and where it answers HTTP requests.
+#: An address on the Internet, where HTTP requests are answered.
 THERE = "198.51.100.1"
-#: A cloud's metadata address; the host's own address, and its services there.
+#: A cloud's metadata address; the host's own address and its services.
 METADATA = "169.254.169.254:80"
 OWN = "203.0.113.2"
 SERVICE = f"{OWN}:8000"
@@ -62,7 +62,7 @@ def internet(tmp_path: Path) -> Iterator[list[str]]:
             "link set net0 up",
         ):
             call(*inside, "ip", *words.split())
-        groups.write_text("0 2147483647\n")  # as on the usual host: pasta pings for its guests
+        groups.write_text("0 2147483647\n")  # as on a usual host: pasta pings for its guests
         (tmp_path / "www").mkdir()
         (tmp_path / "www/index.html").write_text("the Internet\n")
         server = ["busybox", "httpd", "-f", "-h", str(tmp_path / "www"), "-p"]
@@ -79,7 +79,7 @@ def internet(tmp_path: Path) -> Iterator[list[str]]:
 
 
 def world() -> dict[str, str]:
-    """All of the host that an uplink could change."""
+    """Everything on the host that an uplink could change."""
     sysctls = call("sh", "-c", "sysctl -a -r '^net[.]' 2>/dev/null").splitlines()
     links = json.loads(call("ip", "-j", "address"))
     return {
@@ -91,7 +91,7 @@ def world() -> dict[str, str]:
 
 
 def guest(lab: Lab, address: str = "10.0.0.1/24", gateway: str = "10.0.0.254") -> None:
-    """A guest with a way to the host's address on lan0."""
+    """Make a guest with a route by the host's address on lan0."""
     lab("dumm-guest create a")
     lab(f"dumm-iface create a-eth0 --bridge lan0 --address {address}")
     lab(f"dumm-iface route add a-eth0 default --via {gateway}")
@@ -119,7 +119,7 @@ def reached(lab: Lab, wanted: Collection[str], closed: Collection[str] = ()) -> 
 
 
 def state_id(lab: Lab) -> str:
-    """The suffix of the names of the lab's tables."""
+    """The suffix of the lab's table names."""
     return str(json.loads((lab.directory / "state.json").read_text())["id"])
 
 
@@ -127,7 +127,7 @@ def pings(lab: Lab, to: str = THERE, wait: float = PATIENCE) -> bool:
     return lab(f"dumm-guest exec a -- ping -c 1 -W {wait:.0f} {to}", status=None).code == 0
 
 
-def test_nat_and_nothing_left(internet: list[str], lab: Lab) -> None:
+def test_nat_is_made_and_undone_without_a_trace(internet: list[str], lab: Lab) -> None:
     before = world()
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     guest(lab)
@@ -137,7 +137,7 @@ def test_nat_and_nothing_left(internet: list[str], lab: Lab) -> None:
     assert lab("dumm-bridge list -o name,uplink").out == "lan0\tnat\n"
     assert reaches(lab)
     assert pings(lab)
-    # Masqueraded, or it could not answer; and nobody there gets in.
+    # The traffic is masqueraded, otherwise there could be no answer; nobody there gets in.
     call(*internet, "ip", "route", "add", "10.0.0.0/24", "via", "203.0.113.2")
     ping = [*internet, "busybox", "ping", "-c", "1", "-W", "1"]
     assert subprocess.run([*ping, "203.0.113.2"], capture_output=True, check=False).returncode == 0
@@ -153,13 +153,13 @@ def test_nat_and_nothing_left(internet: list[str], lab: Lab) -> None:
 
 
 @pytest.mark.attack("host-by-nat")
-def test_the_host_itself_is_closed_unless_it_is_opened(internet: list[str], lab: Lab) -> None:
+def test_host_is_closed_unless_access_is_allowed(internet: list[str], lab: Lab) -> None:
     before = world()
     lab("dumm-bridge create lan0 --address 10.0.0.254/24 --address fd00::fe/64")
     lab("dumm-bridge create lan1 --address 10.0.1.254/24")
     guest(lab)
     lab("dumm-iface address add a-eth0 fd00::1/64")
-    # As Docker leads to its containers; and the host's own services, by what leads to itself.
+    # As Docker forwards to its containers; and the host's own services, forwarded to itself.
     call("nft", "add table ip other")
     call("nft", "add chain ip other pre { type nat hook prerouting priority dstnat; }")
     call("nft", f"add rule ip other pre ip daddr {OWN} tcp dport 9000 dnat to {THERE}:80")
@@ -201,7 +201,7 @@ def test_the_host_itself_is_closed_unless_it_is_opened(internet: list[str], lab:
     assert world() == before
 
 
-def test_two_labs_and_the_last_puts_it_back(
+def test_last_of_two_labs_restores_the_hosts_settings(
     internet: list[str], new_lab: Callable[..., Lab]
 ) -> None:
     before = world()
@@ -231,7 +231,7 @@ def test_two_labs_and_the_last_puts_it_back(
     assert world() == before
 
 
-def test_made_again_with_the_bridge(internet: list[str], lab: Lab) -> None:
+def test_uplink_is_recreated_with_its_bridge(internet: list[str], lab: Lab) -> None:
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     lab("dumm-bridge uplink lan0")
     guest(lab)
@@ -244,7 +244,7 @@ def test_made_again_with_the_bridge(internet: list[str], lab: Lab) -> None:
     assert reaches(lab)
 
 
-def test_a_firewall_that_is_loaded_anew_makes_nothing_stay(internet: list[str], lab: Lab) -> None:
+def test_reloaded_firewall_leaves_nothing_behind(internet: list[str], lab: Lab) -> None:
     before = world()
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     lab("dumm-bridge uplink lan0")
@@ -252,7 +252,7 @@ def test_a_firewall_that_is_loaded_anew_makes_nothing_stay(internet: list[str], 
     call("nft", "flush", "ruleset")
     lab("dumm-bridge uplink lan0")
     assert reaches(lab)
-    # The host forwards for the lab alone, as before.
+    # The host forwards only for the lab, as before.
     assert '"wan0"' in call("nft", "list", "ruleset")
     call("nft", "flush", "ruleset")
     lab("dumm-bridge uplink lan0 --none")
@@ -264,7 +264,7 @@ def test_a_firewall_that_is_loaded_anew_makes_nothing_stay(internet: list[str], 
     assert world() == before
 
 
-def test_a_device_that_has_gone(internet: list[str], lab: Lab) -> None:
+def test_missing_uplink_device_is_an_error(internet: list[str], lab: Lab) -> None:
     lab("dumm-bridge create lan0")
     call("ip", "link", "add", "port0", "type", "veth", "peer", "name", "port1")
     lab("dumm-bridge uplink lan0 --to port0")
@@ -281,7 +281,7 @@ def test_a_device_that_has_gone(internet: list[str], lab: Lab) -> None:
     lab("dumm-guest start a")
 
 
-def test_refused(lab: Lab) -> None:
+def test_rejected_uplinks(lab: Lab) -> None:
     lab("dumm-bridge create lan0 lan1")
     before = world()
     for command, status, reason in (
@@ -305,8 +305,8 @@ def test_refused(lab: Lab) -> None:
     assert "needs an IPv4 address" in done.err
 
 
-def test_a_host_device(internet: list[str], lab: Lab) -> None:
-    """A guest on the segment is the host's neighbour's neighbour."""
+def test_uplink_to_a_host_device(internet: list[str], lab: Lab) -> None:
+    """A guest on the segment can reach neighbours of the host's device."""
     call("ip", "link", "add", "port0", "type", "veth", "peer", "name", "port1")
     call("ip", "link", "set", "port1", "addrgenmode", "none")
     try:
@@ -337,7 +337,7 @@ def test_a_host_device(internet: list[str], lab: Lab) -> None:
 
 @pytest.fixture(scope="module")
 def user(packs: Path) -> Iterator[User]:
-    """Somebody who is not root."""
+    """A user who is not root."""
     user = User(8, packs)
     user.lab("making")("dumm-fs master build busybox")
     yield user
@@ -345,11 +345,11 @@ def user(packs: Path) -> Iterator[User]:
 
 
 @pytest.mark.parametrize("kind", ["root", "pasta", "slirp4netns"])
-def test_isolated(
+def test_uplink_of_an_isolated_lab(
     internet: list[str], kind: str, user: User, new_lab: Callable[..., Lab], packs: Path
 ) -> None:
-    """A lab in its own namespaces, of root and of others; the host's loopback is off limits for its
-    guests."""
+    """In an isolated lab, of root and of an ordinary user; its guests cannot reach the host's
+    loopback."""
     before = world()
     if kind == "root":
         lab = new_lab("host")
@@ -381,7 +381,7 @@ def test_isolated(
         assert one_line_error(done.err, "dumm-bridge").startswith("'lan0' already has an uplink")
         # An address that the host gets later is closed by the next command that changes something.
         call("ip", "address", "add", "203.0.113.99/32", "dev", "wan0")
-        # Ended by whomever, it is there again with the next command that changes something.
+        # If the process ends for any reason, the next command that changes something restarts it.
         pid = pid_in(lab, "outside")
         call("kill", "-9", pid)
         lab("dumm-guest restart a")
@@ -406,7 +406,7 @@ def test_isolated(
 
 
 def pid_in(lab: Lab, name: str) -> str:
-    """The process that a lab notes by this name."""
+    """The process that a lab records by this name."""
     found = [p for p in lab.directory.glob(f"run/{name}-*") if p.name[len(name) + 1 :].isdecimal()]
     return found[0].read_text().split()[0]
 
@@ -419,7 +419,7 @@ def _lives(pid: str) -> bool:
 
 
 def _without(lab: Lab, program: str) -> str:
-    """A PATH that leads to all programs but one."""
+    """A PATH that leads to all programs except one."""
     place = lab.directory / "bin"
     place.mkdir()
     for directory in lab.env["PATH"].split(":"):
@@ -430,8 +430,8 @@ def _without(lab: Lab, program: str) -> str:
     return str(place)
 
 
-def test_the_host_keeps_quiet_where_there_is_no_uplink(internet: list[str], lab: Lab) -> None:
-    """Nothing of the host's is on such a segment, whatever there is on the one beside it."""
+def test_host_is_silent_on_a_segment_without_uplink(internet: list[str], lab: Lab) -> None:
+    """Nothing on the host answers on such a segment, whatever the segment next to it has."""
     lab("dumm-bridge create lan0 --address 10.0.0.254/24")
     lab("dumm-bridge create quiet")
     lab("dumm-bridge uplink lan0")
