@@ -2,8 +2,8 @@
 
     bench.py [NAME...]      only these measurements; `bench.py --help` lists them
 
-Root's, in a network and mount namespace of its own. Figures of different runs are not to be
-compared: machines are busy. Nothing here is a test, and no test asserts on time.
+It runs as root, in a network and mount namespace of its own. Do not compare figures of different
+runs, since machines are busy. Nothing here is a test, and no test asserts on time.
 """
 
 from __future__ import annotations
@@ -53,21 +53,21 @@ class Figure:
 
 
 def at_most(what: str, ours: float, other: float, limit: float, against: str) -> Figure:
-    """Seconds against seconds: the ratio must be at most `limit`."""
+    """A time compared with another: the ratio must be at most `limit`."""
     ratio = ours / other
     value = f"{ratio:.2f} x  ({ours * 1e3:.1f} ms : {other * 1e3:.1f} ms)"
     return Figure(what, value, f"<= {limit:g} x {against}", ratio <= limit)
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """How long one call takes."""
+    """The seconds that one call takes."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
 
 def medians(*actions: Callable[[], object], rounds: int = 15) -> list[float]:
-    """The median time of each action; they take turns, so that a busy moment meets them all."""
+    """The median time of each action; they take turns, so that a busy moment affects them all."""
     taken: list[list[float]] = [[] for _ in actions]
     for _ in range(rounds):
         for action, times in zip(actions, taken, strict=True):
@@ -80,7 +80,7 @@ def medians(*actions: Callable[[], object], rounds: int = 15) -> list[float]:
 
 @contextlib.contextmanager
 def new_lab(pack: str = "sid") -> Iterator[Lab]:
-    """A working set on this namespace's network, destroyed at the end."""
+    """Make a working set on this namespace's network, destroyed at the end."""
     with tempfile.TemporaryDirectory(prefix="dumm-bench-") as directory:
         lab = Lab(Path(directory), cache_home())
         lab(["dumm-fs", "init", "--kernel", pack, "--master", "busybox"])
@@ -109,7 +109,7 @@ def runs(lab: Lab, *argv: str, **env: str) -> Callable[[], object]:
 
 
 def imports_click(lab: Lab) -> Callable[[], object]:
-    """The baseline for a command's start-up."""
+    """The baseline for the start-up of a command."""
     return runs(lab, PYTHON, "-c", "import click")
 
 
@@ -121,7 +121,7 @@ def fail(name: str, error: Exception) -> None:
 
 
 def start() -> Iterator[Figure]:
-    """One guest, from its start to its answer, against the same kernel run bare."""
+    """One guest, from its start until it answers, against the same kernel run bare."""
     with new_lab() as lab:
         root = str(lab.directory)
         lab("dumm-guest create one")
@@ -142,8 +142,8 @@ def start() -> Iterator[Figure]:
 
 
 class BareKernel:
-    """A UML kernel with the agent as its init, in a directory with what it needs; no more jail, no
-    state, no lines, no taps."""
+    """A UML kernel with the agent as its init, in a directory with what it needs; without jail,
+    state, lines or taps."""
 
     def __init__(self, lab: Lab) -> None:
         core = kernel.resolve(os.path.realpath(lab.directory / "linux"))
@@ -171,12 +171,12 @@ class BareKernel:
         fifo.make(str(self._line))
 
     def end(self) -> None:
-        """Unmount."""
+        """Unmount the directory."""
         for place in reversed(self._mounts):
             subprocess.run(["umount", place], check=True)
 
     def seconds_to_answer(self) -> float:
-        """From its exec until the agent has opened its line."""
+        """The time from the kernel's exec until the agent has opened its line."""
         fd = fifo.open_both(str(self._line))
         argv = [*self._argv, "DUMM_LINES=1", "con=null", f"ssl0=null,fd:{fd}"]
         begin = time.perf_counter()
@@ -242,7 +242,7 @@ def fifty() -> Iterator[Figure]:
 
 
 def segment_of(count: int, memory: str = "64M") -> str:
-    """A batch: guests on one segment, where the host has an address too."""
+    """A batch that makes guests on one segment, where the host has an address too."""
     names = [f"g{n}" for n in range(count)]
     lines = ["bridge create lan0 --address 10.9.255.254/16"]
     lines.append(f"guest create --memory {memory} {' '.join(names)}")
@@ -255,13 +255,13 @@ def segment_of(count: int, memory: str = "64M") -> str:
 
 
 def address(number: int) -> str:
-    """A guest's address on the segment."""
+    """The address of a guest on the segment."""
     return f"10.9.{number // 200}.{number % 200 + 1}"
 
 
 def wait_for_pings(count: int) -> None:
     """Send an echo request to each guest until each has answered (RFC 792)."""
-    packet = struct.pack("!BBHHH", 8, 0, 0xF7FF - 1, 1, 0)  # its checksum is that of these words
+    packet = struct.pack("!BBHHH", 8, 0, 0xF7FF - 1, 1, 0)  # its checksum, which is constant
     missing = {address(n) for n in range(count)}
     deadline = time.monotonic() + 120
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as link:
@@ -279,7 +279,7 @@ def wait_for_pings(count: int) -> None:
 
 
 def thousand() -> Iterator[Figure]:
-    """A thousand guests on two cores: ready, answering, and what each takes of the memory."""
+    """A thousand guests on two cores: ready, answering, and the memory that each takes."""
     count = 1000
     with new_lab() as lab:
         begin = time.perf_counter()
@@ -295,7 +295,8 @@ def thousand() -> Iterator[Figure]:
 
 
 def pss() -> int:
-    """Bytes that all UML kernels and their jails' keepers take, what is shared by its share."""
+    """The bytes used by all UML kernels and the keepers of their jails, with shared memory
+    divided."""
     total = 0
     for entry in os.listdir("/proc"):
         with contextlib.suppress(OSError):
@@ -307,7 +308,7 @@ def pss() -> int:
 
 
 def reading() -> Iterator[Figure]:
-    """Reading verbs, help and a TAB, against a Python that imports click."""
+    """Commands that read, help and a TAB, against a Python that imports click."""
     with new_lab() as lab:
         lab("dumm-guest create alice bob --start")
         lab("dumm-bridge create lan0")
@@ -322,13 +323,13 @@ def reading() -> Iterator[Figure]:
         }
         base, *taken = medians(imports_click(lab), *actions.values())
     for what, ours in zip(actions, taken, strict=True):
-        # The table for people takes tabulate.
+        # The table for people needs tabulate.
         limit = 1.8 if what == "dumm-guest list" else 1.25
         yield at_most(what, ours, base, limit, "import click")
 
 
 def changing() -> Iterator[Figure]:
-    """Verbs that change a running lab, against a Python that imports click."""
+    """Commands that change a running lab, against a Python that imports click."""
     with new_lab() as lab:
         lab("dumm-guest create alice --start")
         lab("dumm-bridge create lan0 lan1")
@@ -378,7 +379,7 @@ def execute() -> Iterator[Figure]:
 
 
 def hotplug() -> Iterator[Figure]:
-    """A NIC with an address, plugged into a running guest, less the command's start-up."""
+    """A NIC with an address, plugged into a running guest, without the command's start-up."""
     with new_lab() as lab:
         lab("dumm-guest create alice --start")
         lab("dumm-bridge create lan0")
@@ -431,7 +432,7 @@ def throughput() -> Iterator[Figure]:
 
 
 def files() -> Iterator[Figure]:
-    """The part of its master that starting a guest writes."""
+    """How much of its master a guest writes when it starts."""
     with new_lab() as lab:
         lab("dumm-guest create alice --start")
         there = sum(len(found) for _, _, found in os.walk(lab.directory / "host/alice"))
@@ -456,7 +457,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure, print a line for each figure; 0 whatever they are."""
+    """Measure, and print a line for each figure; exit with 0 whatever they are."""
     listed = "\n".join(f"  {name:12}{f.__doc__}" for name, f in MEASUREMENTS.items())
     parser = argparse.ArgumentParser(
         description="Measure the suite against its targets.",

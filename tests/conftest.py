@@ -1,4 +1,4 @@
-"""Hooks and fixtures of support/, for pytest. Tests import everything else from there."""
+"""Hooks and fixtures from support/, for pytest. Tests import everything else from there."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Frames as a hostile guest sends them, and a program that sends them and tells what came of it.
+"""Frames as a hostile guest sends them, and a program that sends them and prints the outcome.
 
     frames.py DEVICE FENCE-DEVICE FENCE-FRAME <HEX-LINES
 
-In the network namespace that it is run in it opens UDP port 5000 of all addresses, sends the
-frames by DEVICE (`tap:NAME`: as the guest of that tap), and last of all one that is sure to be
-taken. On stdout: the datagrams taken, and what the host said on DEVICE, each a line.
+In the network namespace in which it is run, it opens UDP port 5000 on all addresses, sends the
+frames through DEVICE (`tap:NAME`: as the guest of that tap), and finally one that is certain to be
+accepted. It prints a line for each datagram received, and for each answer of the host on DEVICE.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from support import PATIENCE
 
 PORT = 5000
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
-#: The guest.
+#: The guest's MAC address.
 MAC = "02:00:00:00:00:01"
 
 
-# ---- made ----
+# ---- making frames ----
 
 
 def ethernet(to: str, kind: int, payload: bytes) -> bytes:
@@ -35,7 +35,7 @@ def ethernet(to: str, kind: int, payload: bytes) -> bytes:
 
 
 def arp(sender: str, target: str, to: str = EVERYBODY) -> bytes:
-    """Who has `target`?"""
+    """A request for the owner of `target`."""
     head = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
     own = bytes.fromhex(MAC.replace(":", "")) + socket.inet_aton(sender)
     return ethernet(to, 0x0806, head + own + bytes(6) + socket.inet_aton(target))
@@ -49,7 +49,7 @@ def _sum(data: bytes) -> int:
 
 
 def _ip(to: str, source: str, dest: str, protocol: int, build: Callable[[int], bytes]) -> bytes:
-    """A packet whose payload `build` makes of its checksum: of nothing, at first."""
+    """A packet whose payload `build` makes from its checksum, which is 0 at first."""
     if ":" in dest:
         ends = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, dest)
         size = len(build(0))
@@ -67,7 +67,7 @@ def _ip(to: str, source: str, dest: str, protocol: int, build: Callable[[int], b
 
 
 def udp(to: str, source: str, dest: str, text: str) -> bytes:
-    """A datagram to the port."""
+    """A datagram to port 5000."""
 
     def build(checksum: int) -> bytes:
         return struct.pack("!HHHH", 4000, PORT, 8 + len(text), checksum) + text.encode()
@@ -76,7 +76,7 @@ def udp(to: str, source: str, dest: str, text: str) -> bytes:
 
 
 def syn(to: str, source: str, dest: str) -> bytes:
-    """The beginning of a connection."""
+    """The first packet of a TCP connection."""
 
     def build(checksum: int) -> bytes:
         return struct.pack("!HHIIBBHHH", 4000, PORT, 1, 0, 5 << 4, 2, 1024, checksum, 0)
@@ -101,7 +101,7 @@ def ping(to: str, source: str, dest: str) -> bytes:
 
 
 def router_advertisement(source: str = "fe80::1") -> bytes:
-    """I am your router, for everything, and this is your network."""
+    """A router advertisement: a default route to the sender, and an address prefix."""
     prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 86400, 14400, 0)
     prefix += socket.inet_pton(socket.AF_INET6, "2001:db8:bad::")
     mac = b"\1\1" + bytes.fromhex(MAC.replace(":", ""))
@@ -115,11 +115,11 @@ def redirect(to: str, source: str, dest: str, about: str, gateway: str) -> bytes
     return icmp(to, source, dest, 5, socket.inet_aton(gateway) + sent)
 
 
-# ---- sent ----
+# ---- sending frames ----
 
 
 def _told(frame: bytes) -> str:
-    """The host's answers, in words."""
+    """The host's answers in words."""
     kind = int.from_bytes(frame[12:14], "big")
     if kind == 0x0806:
         if frame[21] == 2:
@@ -134,10 +134,10 @@ def _told(frame: bytes) -> str:
 
 
 def _open(device: str) -> tuple[Callable[[bytes], object], Callable[[], list[bytes]]]:
-    """Sending and receiving."""
+    """Open the device for sending and receiving."""
     if device.startswith("tap:"):
         fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
-        # TUNSETIFF; IFF_TAP, IFF_NO_PI, IFF_VNET_HDR: as a guest's kernel
+        # TUNSETIFF; IFF_TAP, IFF_NO_PI, IFF_VNET_HDR, as a guest's kernel does
         request = struct.pack("16sH22x", device[4:].encode(), 0x0002 | 0x1000 | 0x4000)
         fcntl.ioctl(fd, 0x400454CA, request)
 
@@ -166,8 +166,8 @@ def _open(device: str) -> tuple[Callable[[bytes], object], Callable[[], list[byt
 
 
 def main(device: str, fence_device: str, fence: str) -> None:
-    """The program."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # so that frames stay in order
+    """Run the program."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # to keep frames in order
     ports = []
     for family, everywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
         port = socket.socket(family, socket.SOCK_DGRAM)
@@ -182,7 +182,7 @@ def main(device: str, fence_device: str, fence: str) -> None:
     for line in sys.stdin.read().split():
         send(bytes.fromhex(line))
     taken: list[str] = []
-    for count in (1, 2):  # an answer to a frame may come after the first of them
+    for count in (1, 2):  # answers to a frame may arrive after the first answer to the last one
         send_fence(bytes.fromhex(fence))
         while taken.count("fence") < count:
             if not select.select(ports, [], [], PATIENCE)[0]:

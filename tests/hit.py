@@ -1,6 +1,6 @@
-"""A command that gets a signal in the middle: hit.py WHERE COUNT SIGNAL COMMAND ARGUMENT...
+"""Run a command and interrupt it by a signal: hit.py WHERE COUNT SIGNAL COMMAND ARGUMENT...
 
-The signal comes right after the COUNT-th change to the world: a system call by Python, or the
+The signal comes right after the COUNT-th change to the system: a system call by Python, or the
 return from one of the project's own kernel calls (dumm_tools/linux). WHERE names the function to
 count, or is `any`. A command that makes fewer changes is not hit.
 """

@@ -15,8 +15,8 @@ MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-#: The folders, from the ground up: a module imports from its own floor and from lower ones. The
-#: modules that lie in no folder are the floor ".".
+#: The folders, from the ground up: a module imports from its own floor and from lower ones. Modules
+#: that are not in a folder are on floor ".".
 FLOORS = (
     *("linux", ".", "trees", "agent", "running"),
     *("images", "net", "files", "guests", "labs", "cli", "_docs"),
@@ -24,7 +24,7 @@ FLOORS = (
 
 
 def floor(module: str) -> str:
-    """The folder that a module lies in, "." for none; `_docs` stands above all."""
+    """The folder of a module, "." for none; `_docs` is above all."""
     folders = module.split(".")[1:]
     if folders and ((PACKAGE / folders[0]).is_dir() or folders[0] == "_docs"):
         return folders[0]
@@ -59,7 +59,7 @@ def imports(path: Path, *, types: bool = False) -> Iterator[str]:
 
 
 def ours(module: str) -> str:
-    """`dumm_tools.agent.__init__` and `dumm_tools.agent` are one."""
+    """The name of a module, with `dumm_tools.agent.__init__` as `dumm_tools.agent`."""
     return module.removesuffix(".__init__")
 
 
@@ -69,8 +69,8 @@ def ours_among(path: Path) -> set[str]:
 
 
 def dot(modules: bool) -> str:
-    """The graph of the folders or of the modules, lower floors below, for dot(1). Imports of a
-    higher floor are red."""
+    """The graph of the folders or modules for dot(1), lower floors below. Imports from a higher
+    floor are red."""
     edges = {
         (ours(module), name)
         for module, path in MODULES.items()

@@ -2,10 +2,10 @@
 
     siege.py [--guests N] [--workers N] [--commands N] [--isolated] [WAY...]
 
-Root's, in a network and mount namespace of its own. A guest's kernel is stopped and its lines,
-its mconsole and its files are taken over, or its root user runs wild; each of the ways below. No
-command on another guest may fail, and none may take more than 200 MB. How long the slowest took
-is told.
+It runs as root, in a network and mount namespace of its own. A guest's kernel is stopped and its
+lines, its mconsole and its files are taken over, or its root user runs wild, in each of the ways
+below. No command on another guest may fail or take more than 200 MB. The time of the slowest is
+printed.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from support.namespaces import isolate
 
 #: The hostile guest.
 FOE = "foe"
-#: Bytes of data that a command may have.
+#: Bytes of data memory that a command may use.
 DATA_MAX = 200 << 20
 LINES = 18
 
 
 def frame(kind: bytes, payload: bytes = b"", *, size: int | None = None) -> bytes:
-    """A frame to the host (protocol.h), that may lie about its size."""
+    """A frame for the host (protocol.h), which may claim a wrong size."""
     return kind + (len(payload) if size is None else size).to_bytes(3, "little") + payload
 
 
@@ -70,7 +70,7 @@ class Agent:
                 os._exit(1)
 
     def end(self) -> None:
-        """No more."""
+        """End the process."""
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
 
@@ -105,12 +105,12 @@ class Agent:
                     self._answer(self, n, said[:1], said[1:])
 
 
-#: (agent, line, kind of what came, payload); line -1 when there is nothing to answer.
+#: (agent, line, kind of the frame received, payload); line -1 if there is nothing to answer.
 Answer = Callable[[Agent, int, bytes, bytes], object]
 
 
 def answering(**answers: Callable[[Agent, bytes], bytes]) -> Answer:
-    """To frames of these kinds, these answers; a friendly READY where nothing is said of that."""
+    """Answer frames of these kinds as given, and others with a well-behaved READY."""
 
     def answer(agent: Agent, line: int, kind: bytes, payload: bytes) -> None:
         if line < 0:
@@ -125,7 +125,7 @@ def answering(**answers: Callable[[Agent, bytes], bytes]) -> Answer:
 
 
 def flooding(data: bytes, *, greet: bool = False) -> Answer:
-    """Talk on all lines, whatever is said."""
+    """Write on all lines, whatever is received."""
 
     def answer(agent: Agent, line: int, kind: bytes, payload: bytes) -> None:
         if greet and kind == b"R":
@@ -164,11 +164,11 @@ def _answered(body: bytes, kind: int = 2, length: int = -1) -> Callable[[Agent, 
 
 
 def _running(*frames: bytes) -> Answer:
-    """Programs seem to start, and this is heard of them."""
+    """Let programs seem to start, and send these frames about them."""
     return answering(X=lambda _agent, _payload: b"".join(frames))
 
 
-#: Messages of an agent.
+#: Behaviours of an agent.
 SPEECH: dict[str, Answer] = {
     "silence": lambda *_: None,
     "noise": flooding(os.urandom(4096)),
@@ -210,7 +210,7 @@ SPEECH: dict[str, Answer] = {
 
 @contextlib.contextmanager
 def speech(lab: Lab, answer: Answer) -> Iterator[None]:
-    """The foe's kernel is stopped, and this is said in its place."""
+    """Stop the foe's kernel, and answer in its place."""
     pid = int((lab.directory / f"run/{FOE}/pid").read_text().split()[0])
     os.kill(pid, signal.SIGSTOP)
     agent = Agent(lab, answer)
@@ -225,7 +225,7 @@ def speech(lab: Lab, answer: Answer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def mconsole(lab: Lab, answer: bytes) -> Iterator[None]:
-    """Another socket that replaces that of the kernel and repeats one message forever."""
+    """Replace the kernel's mconsole with another socket that repeats one message forever."""
     place = lab.directory / f"run/{FOE}/uml/m"
     (place / "mconsole").unlink()
     pid = os.fork()
@@ -299,11 +299,11 @@ WAYS: dict[str, Way] = {
 }  # fmt: skip
 
 
-# ---- the others ----
+# ---- the other guests ----
 
 
 class Outcome(NamedTuple):
-    """A command on another guest."""
+    """The result of a command on another guest."""
 
     way: str
     command: str
@@ -313,7 +313,7 @@ class Outcome(NamedTuple):
 
 
 def _verbs(guest: str, bridge: str, rng: random.Random) -> list[tuple[str, ...]]:
-    """Some commands on a guest of their own, which leave everything as it was."""
+    """Some commands on one guest, which leave everything as it was."""
     nic, number = f"{guest}-eth0", rng.randrange(2, 250)
     return rng.choice(
         [
@@ -362,7 +362,7 @@ def _run(lab: Lab, argv: tuple[str, ...], way: str) -> Outcome:
     return Outcome(way, " ".join(argv), done.returncode, time.monotonic() - begin, done.stderr)
 
 
-#: Commands on the foe itself: they may fail, but by an error that is one.
+#: Commands on the foe itself: they may fail, but only with a proper error.
 ON_THE_FOE = [
     ("dumm-guest", "exec", "--timeout", "1", FOE, "--", "cat"),
     ("dumm-iface", "address", "add", f"{FOE}-eth0", "10.0.0.77/24", "--may-exist"),
@@ -372,7 +372,7 @@ ON_THE_FOE = [
 
 
 class Siege:
-    """A lab of `guests` besides the foe, and what came of the commands."""
+    """A lab of `guests` besides the foe, and the results of the commands."""
 
     def __init__(self, lab: Lab, guests: int, workers: int) -> None:
         self.lab = lab
@@ -391,7 +391,7 @@ class Siege:
         lab(f"dumm-guest start --all --timeout {PATIENCE}")
 
     def endure(self, way: str, commands: int, rng: random.Random) -> None:
-        """One of the ways, and meanwhile so many commands on others, by all the workers."""
+        """Apply one of the ways, while all workers run this many commands on the other guests."""
         if self.lab(f"dumm-guest is-running {FOE}", status=None).code:
             self.lab(f"dumm-guest stop --kill {FOE}", status=None)
             self.lab(f"dumm-guest start {FOE} --timeout {PATIENCE}")
