@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support import PATIENCE
 
-#: Each byte value many times, in no order that a window or a block could hide.
+#: Every byte value many times, in no order that a window or a block could hide.
 NOISE = bytes((7 * n + n // 256 + n // 65536) % 256 for n in range(1 << 18))
 
 
@@ -26,14 +26,14 @@ def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE)
 
 
 def has_open(pid: int, path: Path) -> bool:
-    """Has a process opened a file?"""
+    """Whether a process has opened a file."""
     with contextlib.suppress(OSError):
         return any(os.readlink(fd) == str(path) for fd in Path(f"/proc/{pid}/fd").iterdir())
     return False
 
 
 def is_waiting(pid: int) -> bool:
-    """Does a process wait, and has it done so for a while without using the processor?"""
+    """Whether a process is waiting, and has used no processor time for a while."""
 
     def looked() -> tuple[str, int]:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -45,7 +45,7 @@ def is_waiting(pid: int) -> bool:
 
 
 def unread(fd: int) -> int:
-    """Bytes that wait in a pipe or a terminal."""
+    """The number of bytes waiting in a pipe or a terminal."""
     return int(struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0])
 
 

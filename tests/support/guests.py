@@ -1,4 +1,4 @@
-"""Facts about guests seen from outside."""
+"""Facts about guests, seen from outside."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from support.labs import Lab
 
 
 def state_of(lab: Lab, name: str) -> str:
-    """The fields of a guest in `list`."""
+    """Fields of a guest in `list`."""
     return lab(f"dumm-guest show -o state {name}").out.strip()
 
 
@@ -38,8 +38,9 @@ def timed_out(run: Callable[[str], str]) -> str:
 
 
 def processes(lab: Lab, name: str) -> list[str]:
-    """The names of a guest's user processes, except for the first and the one that looks."""
+    """The names of a guest's user processes, except for its first one and the one that lists
+    them."""
     found = lab(["dumm-guest", "exec", name, "--", "ps", "-o", "pid,args"]).lines[1:]
     rows = [line.split(maxsplit=1) for line in found]
-    # Kernel threads stand in brackets.
+    # Kernel threads are in brackets.
     return [r[1] for r in rows if r[0] != "1" and r[1][0] != "[" and r[1] != "ps -o pid,args"]

@@ -30,5 +30,5 @@ def python() -> str:
 
 
 def installed(program: str) -> bool:
-    """Is a program on this machine?"""
+    """Whether a program exists on this machine."""
     return shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") is not None

@@ -1,7 +1,7 @@
 """Labs to test in.
 
 `lab` is a working set and the installed commands to use it with, as a user has them; `labdir` is
-the path of one that has records alone, for what is called in this process.
+the path of one that only has records, for functions called in this process.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Lab:
         timeout: float = PATIENCE,
         env: Mapping[str, str] | None = None,
     ) -> Done:
-        """Run a command to its end; `status` None takes any exit status."""
+        """Run a command to its end; `status` None accepts any exit status."""
         argv = _argv(command)
         process = self.start(argv, env=env)
         try:
@@ -110,11 +110,11 @@ class Lab:
         return process
 
     def host(self, command: str | Sequence[str | Path], *, status: int | None = 0) -> Done:
-        """Run a program of the host where the lab's links and mounts are."""
+        """Run a program of the host in the lab's network and mount namespaces."""
         return self(["dumm-guest", "exec", "--host", "--", *_argv(command)], status=status)
 
     def mounted(self, guest: str) -> Path:
-        """A guest's tree on the host: mount/NAME, seen in the lab's own mount namespace."""
+        """The tree of a guest on the host: mount/NAME, seen in the lab's own mount namespace."""
         tree = self.directory / "mount" / guest
         for file in self.directory.glob("run/holder-*"):
             return Path(f"/proc/{file.read_text().split()[0]}/root{tree}")
@@ -130,7 +130,7 @@ class Lab:
             self("dumm-fs destroy")
 
     def logs(self) -> str:
-        """The ends of the guests' console logs, for the reader of a failure."""
+        """The ends of the guests' console logs, to explain a failure."""
         return "\n".join(
             f"--- {path}\n{path.read_bytes()[-4000:].decode(errors='replace')}"
             for path in sorted(self.directory.glob("run/*/console.log"))
@@ -150,7 +150,7 @@ def new_lab(
     packs: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Lab]]:
     """Make working sets: `new_lab(name="lab", kernel="sid")`; all are destroyed at the end, and
-    nothing of them may be left.
+    must leave nothing behind.
     """
     labs: list[Lab] = []
     before = World.now()
@@ -179,7 +179,7 @@ def new_lab(
 
 @contextlib.contextmanager
 def shared(directory: Path, packs: Path) -> Iterator[Lab]:
-    """A working set for all tests of a file, which defines a fixture `lab` with it."""
+    """A working set shared by all tests of a file, which defines its fixture `lab` with it."""
     lab = Lab(directory, packs)
     lab(["dumm-fs", "init", "--kernel", SUITES[0], "--master", "busybox"])
     try:
@@ -197,7 +197,8 @@ def lab(new_lab: Callable[..., Lab]) -> Lab:
 def recorded(
     directory: Path, *guests: str, fill: Callable[[State], object] = lambda state: None
 ) -> str:
-    """Make a working set of records alone: these guests, that never ran, and what `fill` adds."""
+    """Make a working set that only has records: these guests, which never ran, and what `fill`
+    adds."""
     (directory / ".lock").touch()
     inode = os.stat(directory / ".lock").st_ino
     state = State("abcdef", inode, guests={name: Guest(name) for name in guests})

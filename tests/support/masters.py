@@ -23,7 +23,7 @@ PACKS = [
     *(f"dumm-fs kernel fetch --suite {s} --name {s} --may-exist" for s in SUITES),
     "dumm-fs master build busybox --may-exist",
 ]
-#: The masters that examples/*.sh build if they are missing, verbatim.
+#: The commands in examples/*.sh that build missing masters, verbatim.
 EXAMPLE_MASTERS = [
     "dumm-fs master build debian --name strongswan --may-exist"
     " --include strongswan-swanctl,strongswan-charon",
@@ -32,7 +32,7 @@ EXAMPLE_MASTERS = [
 
 
 def prepare(commands: Sequence[str]) -> None:
-    """Make what is missing. Of pytest-xdist's workers one does it, and the others find it done."""
+    """Make what is missing. One of pytest-xdist's workers does it, and the others find it done."""
     cache_home().mkdir(parents=True, exist_ok=True)
     with (cache_home() / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -41,7 +41,7 @@ def prepare(commands: Sequence[str]) -> None:
 
 
 def _run(argv: Sequence[str]) -> None:
-    # Tests need a kernel, not a recent one: a mirror that was frozen does.
+    # Tests need a kernel, not a recent one: an outdated mirror will do.
     env = {**os.environ, "XDG_CACHE_HOME": str(cache_home()), "DUMM_ALLOW_EXPIRED": "1"}
     done = subprocess.run(
         [BIN / argv[0], *argv[1:]],
@@ -64,5 +64,5 @@ def packs() -> Path:
 
 @pytest.fixture(scope="session")
 def example_masters(packs: Path) -> Path:
-    """XDG_CACHE_HOME with the masters `strongswan` and `frr` besides."""
+    """XDG_CACHE_HOME with the masters `strongswan` and `frr` as well."""
     return packs

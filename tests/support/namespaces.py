@@ -1,4 +1,4 @@
-"""A network and mount namespace for the very process that runs the tests."""
+"""A network and mount namespace for the process that runs the tests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def isolate() -> None:
     else:
         _become_root(_CLONE_NEWNET | _CLONE_NEWNS)
     _make_mounts_private()
-    # sysfs shows the network namespace that it was mounted in. Control groups stay where they were.
+    # sysfs shows the network namespace in which it was mounted. Control groups stay where they
+    # were.
     groups = mount.clone_tree("/sys/fs/cgroup", recursive=True)
     mount.mount("sysfs", "/sys", "sysfs", 0, "")
     mount.attach(groups, "/sys/fs/cgroup")
@@ -39,13 +40,14 @@ def isolate() -> None:
 
 
 def leave_chroot() -> None:
-    """Leave a chroot, where the kernel makes no user namespaces, by a mount namespace."""
+    """Leave a chroot, where the kernel makes no user namespaces, with the help of a mount
+    namespace."""
     _call("unshare", _CLONE_NEWNS)
     _make_mounts_private()
 
 
 def _make_mounts_private() -> None:
-    """Keep our mounts from the namespace that we came from."""
+    """Keep our mounts out of the namespace that we came from."""
     if ROOT and _chrooted():
         _leave_chroot()
     else:
@@ -53,7 +55,8 @@ def _make_mounts_private() -> None:
 
 
 def _chrooted() -> bool:
-    """Are we in a chroot(2)? There the kernel makes no user namespace, for root either."""
+    """Whether we are in a chroot(2). There the kernel makes no user namespace, not even for
+    root."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -65,9 +68,9 @@ def _chrooted() -> bool:
 
 
 def _leave_chroot() -> None:
-    """Make our root directory, set by chroot(2) and not a mount point, that of the namespace.
+    """Make our root directory, set by chroot(2) and not a mount point, the root of the namespace.
 
-    In a chroot the kernel makes no user namespaces, which jails and ordinary users' labs are.
+    In a chroot the kernel makes no user namespaces, which jails and ordinary users' labs need.
     """
     root, here = os.open("/", os.O_PATH), os.getcwd()
     namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY)
@@ -77,7 +80,8 @@ def _leave_chroot() -> None:
     os.fchdir(root)
     mount.mount(".", ".", "none", _MS_BIND | _MS_REC, "")
     os.chdir(os.getcwd())  # into the mount
-    # pivot_root(2), "pivot_root(".", ".")": the old root ends up under the new one, and goes.
+    # pivot_root(2), "pivot_root(".", ".")": the old root ends up below the new one, and is
+    # unmounted.
     _call("pivot_root", b".", b".")
     mount.umount(".", detach=True)
     os.chdir(here)
@@ -86,7 +90,7 @@ def _leave_chroot() -> None:
 
 
 def _call(name: str, *arguments: int | bytes) -> None:
-    """A function of the C library that Python 3.11 has not."""
+    """Call a function of the C library that Python 3.11 does not have."""
     libc = ctypes.CDLL("libc.so.6", use_errno=True)
     if getattr(libc, name)(*arguments):
         error = ctypes.get_errno()
@@ -94,7 +98,8 @@ def _call(name: str, *arguments: int | bytes) -> None:
 
 
 def _become_root(flags: int) -> None:
-    """Enter a user namespace as its root: with the ids of /etc/subuid, else with ours alone."""
+    """Enter a user namespace as its root, with the ids of /etc/subuid, or else only with our
+    own."""
     own = {"uid": os.geteuid(), "gid": os.getegid()}
     maps = []
     for kind in own:

@@ -1,8 +1,8 @@
-"""The session: in what order and where tests are run, what a skip is, and what may be left.
+"""The session: the order and place of tests, what a skip means, and what must not be left.
 
-Tests marked `net` run first, in the host's network. Before the first other test this very
-process moves to a network and mount namespace of its own, where links and mounts harm nobody
-and vanish at the end: nothing has to be run under unshare(1), and one pytest does it all.
+Tests marked `net` run first, in the host's network. Before the first other test, the pytest
+process itself moves to a network and mount namespace of its own, where links and mounts do no harm
+and vanish at the end: nothing has to be run under unshare(1), and one pytest runs all tests.
 With `-n` several processes (pytest-xdist's workers) share the tests, each in its own namespaces.
 """
 
@@ -24,7 +24,7 @@ from support import PATIENCE, ROOT, STRICT, masters, namespaces
 from support.labs import FAILED
 from support.world import World
 
-# Hypothesis generates the same cases in every run, so that no failure comes and goes by itself;
+# Hypothesis generates the same cases in every run, so that failures do not come and go;
 # `--hypothesis-profile=chance` tries new ones.
 hypothesis.settings.register_profile("chance", derandomize=False)
 hypothesis.settings.register_profile("same", derandomize=True)
@@ -35,13 +35,13 @@ _no_namespace = pytest.StashKey[str]()
 
 
 def pytest_configure() -> None:
-    """A shell starts what is to run in the background with Ctrl-C ignored, and so would be all
-    that we start."""
+    """Restore Ctrl-C: a shell starts background jobs with SIGINT ignored, and everything that we
+    start would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Say what is tested with what."""
+    """Report what is tested with which versions."""
 
     def first_line(*argv: str) -> str:
         try:
@@ -63,29 +63,29 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Leave a chroot, where the kernel makes no user namespaces, before the first lab with one:
-    tests of the host's network have such labs, too."""
+    """Leave a chroot, where the kernel makes no user namespaces, before the first lab that needs
+    one: tests in the host's network have such labs, too."""
     if ROOT and not session.config.option.collectonly:
-        with contextlib.suppress(OSError):  # the tests that need it say so themselves
+        with contextlib.suppress(OSError):  # the tests that need namespaces report this themselves
             namespaces.leave_chroot()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """`-n auto`: as many processes as keep the processors busy, for tests wait for much of their
-    time. One file needs none; nor can there be any where an ordinary user makes namespaces, which
-    a process with threads may not, as all workers are."""
+    """`-n auto`: as many processes as keep the processors busy, since tests spend much time
+    waiting. A single file needs none. There can be none where an ordinary user makes namespaces,
+    which a process with threads, as all workers are, may not do."""
     one = len(config.args) == 1 and not Path(config.args[0].partition("::")[0]).is_dir()
     return 0 if one or not ROOT else len(os.sched_getaffinity(0)) + 2
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses by marks
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put what needs the host's network first: there is no way back from the namespace. Leave
-    out what is for the others: marked `root` for all but root. Mark what needs kernel packs.
+    """Put tests that need the host's network first, since there is no way back from the namespace.
+    Leave out tests marked `root` unless root runs them. Mark tests that need kernel packs.
 
-    Tests that share what takes long to make, by a fixture of their module's, go to one worker; the
-    others to any, and last, so that the workers end at the same time.
+    Tests that share a slow fixture of their module go to one worker; the others go to any worker,
+    and last, so that the workers end at the same time.
     """
     for item in items:
         if "packs" in getattr(item, "fixturenames", ()):
@@ -103,8 +103,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _turn(item: pytest.Item) -> int:
     if item.get_closest_marker("net"):
         return 0
-    # An ordinary user's labs have namespaces of their own, and it is these that are tested: not
-    # some within those where the session is root.
+    # An ordinary user's labs have namespaces of their own. The tests must use these directly, not
+    # nested in namespaces where the session is root.
     return 1 if ROOT or not item.get_closest_marker("netns") else 2
 
 
@@ -120,7 +120,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Enter the namespace before the first test that is to run there."""
+    """Enter the namespace before the first test that runs there."""
     stash = item.config.stash
     if _turn(item) != (1 if ROOT else 2):
         return
@@ -138,7 +138,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Make a skip a failure when DUMM_TEST_STRICT=1; remember failures for the lab."""
+    """Make a skip a failure if DUMM_TEST_STRICT=1; remember failures for the lab."""
     report = yield
     if STRICT and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
@@ -152,11 +152,11 @@ def pytest_runtest_makereport(
 def _nothing_left(
     pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
-    """No link, no mount and no process is left of all that the session did."""
+    """Check that the session has left no links, mounts or processes."""
     pids = World.now().pids
     yield
     now = World.now()
-    # Before there is a namespace, others may use the host's own network, too.
+    # Before we have a namespace, others may use the host's own network, too.
     before = pytestconfig.stash.get(_before, now)
     left = now.beyond(World(before.links, before.mounts, pids), tmp_path_factory.getbasetemp())
     assert not left, "the session left things behind: " + "; ".join(left)

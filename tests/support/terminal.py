@@ -65,14 +65,14 @@ class Terminal:
         os.write(self.master, text)
 
     def read(self, seconds: float) -> bool:
-        """Take what the terminal shows; False when nothing came."""
+        """Read what the terminal shows; False if nothing came."""
         if not select.select([self.master], [], [], seconds)[0]:
             return False
         self.seen += os.read(self.master, 65536)
         return True
 
     def expect(self, text: bytes, seconds: float = PATIENCE) -> None:
-        """Wait until `text` is shown, and forget all up to it."""
+        """Wait until `text` is shown, and discard everything up to it."""
         end = time.monotonic() + seconds
         while text not in self.seen:
             left = end - time.monotonic()
@@ -81,7 +81,7 @@ class Terminal:
         self.seen = self.seen.partition(text)[2]
 
     def wait(self, seconds: float = PATIENCE) -> int:
-        """The command's exit status; what it still shows is in `seen`."""
+        """The command's exit status; its remaining output is in `seen`."""
         end = time.monotonic() + seconds
         while self.process.poll() is None:
             assert time.monotonic() < end, f"still running; shown: {self.seen!r}"
@@ -91,7 +91,7 @@ class Terminal:
         return self.process.returncode
 
     def is_restored(self) -> bool:
-        """Are the terminal's settings those from before the command?"""
+        """Whether the terminal's settings are those from before the command."""
         return termios.tcgetattr(self.slave) == self.before
 
 

@@ -1,5 +1,5 @@
-"""Ordinary users for a test, made up by root: they are in no file of this machine, but in those
-that they see. Each has a mount namespace for this, which ends with the test (user-world.sh)."""
+"""Ordinary users for a test, made up by root: they are in no file of this machine except those that
+they see. Each has a mount namespace for this, which ends with the test (user-world.sh)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from support.labs import Lab
 
 #: The first of the first user's subordinate ids.
 FIRST_ID, IDS = 0x4000_0000, 65536
-#: Numbers of users that each of pytest-xdist's workers has to itself.
+#: How many user numbers each of pytest-xdist's workers has for itself.
 PER_WORKER = 128
 
 
 class User:
     """User number `number`, with a home, and a cache that contains only the session's kernel packs.
 
-    `ids`: /etc/subuid and /etc/subgid grant 65536 of them; `tun`: the mode of /dev/net/tun, None
-    for a host without; `fuse`: that of /dev/fuse; `without`: programs that this host is to lack;
+    `ids`: whether /etc/subuid and /etc/subgid grant 65536 of them; `tun`: the mode of /dev/net/tun,
+    None if the host has none; `fuse`: that of /dev/fuse; `without`: programs that the host lacks;
     `packs`: False for none.
     """
 
@@ -83,7 +83,7 @@ class User:
         return path
 
     def lab(self, name: str, env: Mapping[str, str] | None = None) -> UserLab:
-        """A directory of this user's, and the commands run by them."""
+        """A directory of this user, and the commands run as this user."""
         return UserLab(self, self.own(f"home/{name}"), env or {})
 
     def end(self) -> None:
@@ -101,7 +101,7 @@ class User:
 
 
 class UserLab(Lab):
-    """A lab of a made up user's."""
+    """A lab of a made-up user."""
 
     def __init__(self, user: User, directory: Path, env: Mapping[str, str]) -> None:
         super().__init__(directory, user.cache)

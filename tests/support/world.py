@@ -31,7 +31,7 @@ def mounts() -> list[Mount]:
 
 @dataclass(frozen=True)
 class World:
-    """The links, mounts and processes of a moment."""
+    """The links, mounts and processes at a moment."""
 
     links: frozenset[str]
     mounts: frozenset[str]
@@ -47,7 +47,7 @@ class World:
         )
 
     def beyond(self, before: World, place: Path) -> list[str]:
-        """New links, mounts and processes; only processes that use `place`."""
+        """New links, mounts and processes; only those processes that use `place`."""
         found = [f"link {name}" for name in sorted(self.links - before.links)]
         found += [f"mount {name}" for name in sorted(self.mounts - before.mounts)]
         for pid in sorted(self.pids - before.pids - {os.getpid()}):
@@ -58,7 +58,7 @@ class World:
 
 
 def use_of(pid: int, place: str) -> str | None:
-    """How a process uses a directory; None when it does not, or is gone."""
+    """How a process uses a directory; None if it does not, or is gone."""
     proc = f"/proc/{pid}"
     try:
         with open(f"{proc}/cmdline", "rb") as file:
