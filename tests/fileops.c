@@ -2,7 +2,8 @@
  *
  *	OPERATION PATH [PATH] [NUMBER]...
  *
- * Paths are in hexadecimal: they hold any byte. With ROOT it is the root directory first. */
+ * Paths are in hexadecimal, since they may contain any byte. With ROOT, it first changes its root
+ * directory to that. */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -43,7 +44,7 @@ static int fill(const char *path, int flags, long at, long size, int byte)
 	return failed ? -1 : 0;
 }
 
-/* A whole tree, by its path. */
+/* Removes a whole tree, by its path. */
 static int removed(const char *path)
 {
 	struct stat st;

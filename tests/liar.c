@@ -1,6 +1,6 @@
-/* A guest whose kernel somebody has taken over: it serves its lines, and lies on them.
+/* A guest whose kernel has been taken over: it serves its lines, and lies on them.
  * tests/test_hostile.py uses this program instead of the UML binary; the guest's name, optionally
- * followed by a number, selects the lie. agent/src/protocol.h has the protocol on a line. */
+ * followed by a number, selects the lie. agent/src/protocol.h defines the protocol. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <poll.h>
@@ -119,7 +119,7 @@ static void asked(struct line *l, const unsigned char *m)
 		for (;;)
 			netlink(l, (uint16_t)(kind - 2), 2, m, 16, 0, 1000);
 	else if (lies("routes") && kind == 26) {
-		/* Routes of many next hops each: as much as one may say. */
+		/* Routes with as many next hops as possible. */
 		static unsigned char all[65000];
 		uint32_t size = 64828, hops = 64784;
 		uint16_t attribute[2] = { (uint16_t)(hops + 4), 9 };
@@ -139,7 +139,7 @@ static void asked(struct line *l, const unsigned char *m)
 			say(l, 'n', all, size, size);
 		netlink(l, 3, 2, m, 4, 0, 1);
 	} else
-		netlink(l, 3, 2, m, 4, 0, 1); /* nothing, and no more */
+		netlink(l, 3, 2, m, 4, 0, 1); /* nothing, then silence */
 }
 
 static void run(struct line *l)

@@ -2,9 +2,9 @@
  * instead of the UML binary.
  *
  * Each attempt is one line, `NAME: failed WHY` or `NAME: SUCCEEDED HOW`, on standard output,
- * which is the guest's console.log. Its targets are given by arguments `rogue.KEY=VALUE`. As
- * `rogue.role=victim` it plays a guest that minds its own business. It does no harm if nothing
- * stops it: there the test runs it too, to see that the attempts would work. */
+ * which is the guest's console.log. Its targets are given by arguments `rogue.KEY=VALUE`. With
+ * `rogue.role=victim` it plays a harmless guest. It does no harm if nothing stops it: the test also
+ * runs it without a jail, to see that the attempts would work. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -47,7 +47,7 @@
 
 static int arg_count;
 static char **args;
-static char how[4200]; /* an attempt may say here what it got */
+static char how[4200]; /* an attempt may write here what it got */
 
 static const char *told(const char *key)
 {
@@ -71,7 +71,7 @@ static int of(long result)
 	return result < 0 ? errno : 0;
 }
 
-/* For calls with arguments that can't work: all but a refusal means that we were let through. */
+/* For calls with arguments that can't work: any error except a refusal means that we got through. */
 static int refused(long result)
 {
 	return result < 0 && (errno == EPERM || errno == ENOSYS || errno == EACCES) ? errno : 0;
@@ -117,7 +117,7 @@ static int unix_to(int type, const char *path, bool abstract)
 	socklen_t n = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path) + abstract);
 	int s = socket(AF_UNIX, type, 0);
 
-	if (strlen(path) > 100) /* the path's last part, from the directory itself */
+	if (strlen(path) > 100) /* the last part of the path, relative to its directory */
 		return ENAMETOOLONG;
 	strcpy(a.sun_path + abstract, path);
 	if (s < 0)
@@ -140,7 +140,7 @@ static int climb(void)
 	struct stat root, top;
 	int failure = ENOENT;
 
-	/* Outside of a jail `..` leads out of nothing: a directory whose root is another stands in. */
+	/* Outside a jail there is nothing for `..` to leave: enter another root directory instead. */
 	if (stat("/", &root) || (control() && chroot("/usr")))
 		return errno;
 	if (control())
@@ -294,7 +294,7 @@ static int fd_lease(void)
 	return fd < 0 ? errno : of(fcntl(fd, F_SETLEASE, F_RDLCK));
 }
 
-/* Its output goes to a file on the host. */
+/* Writes to a file on the host. */
 static int print_to(void)
 {
 	struct stat st;
@@ -381,7 +381,7 @@ static int setuid_program(void)
 		if (write(to, buf, (size_t)n) != n)
 			return errno;
 	close(to);
-	/* It stays, for the test to look at from the host. */
+	/* Left in place, so that the test can look at it from the host. */
 	if (chown(place, 1, 1) || chmod(place, 06755))
 		return errno;
 	pid_t pid = fork();
@@ -395,7 +395,7 @@ static int setuid_program(void)
 	return WIFEXITED(status) && WEXITSTATUS(status) == 1 ? 0 : EPERM;
 }
 
-/* To its present mode: outside a jail that harms nobody. */
+/* Sets its present mode, which is harmless outside a jail. */
 static int device_mode(void)
 {
 	static const char *const paths[] = { "/dev/null", "/dev/urandom", "/dev/net/tun", NULL };
@@ -517,7 +517,7 @@ static int own_namespace(void)
 
 static int clone_namespace(void)
 {
-	/* Plain clone(2), and clone3(2), whose arguments no filter can see. */
+	/* Plain clone(2), and clone3(2), whose arguments filters cannot see. */
 	long pid = syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
 	struct {
 		unsigned long long a[11];
@@ -546,7 +546,7 @@ static int capabilities(void)
 	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	struct __user_cap_data_struct data[2];
 
-	if (syscall(SYS_capget, &head, data)) /* what hostfs needs, then */
+	if (syscall(SYS_capget, &head, data)) /* if refused, start from none */
 		memset(data, 0, sizeof data);
 	data[0].permitted |= 1 << CAP_SYS_ADMIN;
 	data[0].effective |= 1 << CAP_SYS_ADMIN;
@@ -566,7 +566,7 @@ static int ambient(void)
 static int other_user(void) { return of(setresuid(1, 1, 1)); }
 static int other_groups(void) { return of(setgroups(1, &(gid_t){ 1 })); }
 
-static int new_privileges(void) /* by becoming what only a program with more can be */
+static int new_privileges(void) /* by executing a program that gets more */
 {
 	int status;
 	pid_t pid = fork();
@@ -603,12 +603,12 @@ static int signal_keeper(void)
 	if (kill(1, SIGKILL))
 		return errno;
 	usleep(200000);
-	return ESRCH; /* had it ended, so had we */
+	return ESRCH; /* if it had ended, so would we */
 }
 
 static int signal_all(void)
 {
-	/* It ends who does not ignore it: the test looks after the others. */
+	/* It ends processes that do not ignore it: the test checks the others. */
 	if (kill(-1, control() ? 0 : SIGUSR1))
 		return errno;
 	return control() ? 0 : ESRCH;
@@ -656,7 +656,7 @@ static int compare_keeper(void)
 	return of(syscall(SYS_kcmp, control() ? getppid() : 1, getpid(), 2 /* KCMP_FILES */, 0, 0));
 }
 
-/* A pipe has its readers' owner signalled: of what we can name, none is outside. */
+/* A pipe signals the owner of its readers, but no process outside has an id that we could name. */
 static int signal_owner(void)
 {
 	int ends[2];
@@ -723,7 +723,7 @@ static int tap_give(void)
 
 	strncpy(r.ifr_name, told("own"), IFNAMSIZ - 1);
 	if (fd < 0 || ioctl(fd, TUNSETIFF, &r)) {
-		/* Our own must open, or this says nothing. */
+		/* Our own must open, otherwise the attempt proves nothing. */
 		snprintf(how, sizeof how, "own tap '%s' did not open: %s", told("own"), strerror(errno));
 		return 0;
 	}
@@ -759,7 +759,7 @@ static int net_other(void)
 		for (int i = 0; i < 4; i++) {
 			if (family == AF_INET || family == AF_INET6 || family == AF_PACKET ||
 			    family == AF_NETLINK || (family == AF_UNIX && types[i] != SOCK_SEQPACKET))
-				continue; /* tried on their own */
+				continue; /* attempts of their own */
 			if (socket(family, types[i], 0) >= 0) {
 				snprintf(how, sizeof how, "family %d, type %d", family, types[i]);
 				return 0;
@@ -919,9 +919,9 @@ static int memory_stack(void)
 	return take_memory(allowance(), MAP_PRIVATE | MAP_ANONYMOUS | MAP_GROWSDOWN, -1);
 }
 
-static int memory_remap(void) /* the stack grows without being asked for its limit */
+static int memory_remap(void) /* the stack grows without a check of its limit */
 {
-	char low[16 * 4096]; /* pages of it that nobody needs */
+	char low[16 * 4096]; /* pages of the stack that nobody needs */
 	char *page = (char *)(((unsigned long)low + 4095) & ~4095UL);
 
 	memset(low, 1, sizeof low);
@@ -979,7 +979,7 @@ static int timers(unsigned long enough)
 	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1 };
 
 	for (unsigned long n = 0; n < enough; n++) {
-		int id; /* the kernel's, which is not the C library's timer_t */
+		int id; /* the kernel's type, which is not the C library's timer_t */
 
 		if (syscall(SYS_timer_create, CLOCK_MONOTONIC, &event, &id))
 			return errno;
@@ -1063,7 +1063,7 @@ static int listen_to_calls(void)
 		void *filter;
 	} program = { 0, NULL };
 
-	/* No filter at all: what is refused then is the filter. */
+	/* An invalid filter: outside a jail the filter is rejected, not the call. */
 	if (!syscall(SYS_seccomp, 1 /* SECCOMP_SET_MODE_FILTER */, 8 /* NEW_LISTENER */, &program) ||
 	    (control() && errno == EINVAL))
 		return 0;
@@ -1245,7 +1245,7 @@ static void attempt(const struct attempt *a)
 		printf("%s: failed signal %d\n", a->name, WTERMSIG(status));
 }
 
-/* Resources that other guests would lack if the rogue had them all: it takes and keeps what it can. */
+/* Resources that other guests would lack if the rogue had them all: it takes and keeps all it can. */
 static void take_all(void)
 {
 	int error = timers(100000);
@@ -1272,7 +1272,7 @@ static void flood(void)
 	fflush(stdout);
 }
 
-/* A guest with a mconsole and with its first tap open. */
+/* A guest with a mconsole, and its first tap open. */
 static void be_victim(void)
 {
 	struct sockaddr_un a = { .sun_family = AF_UNIX, .sun_path = "/run/uml/m/mconsole" };
@@ -1309,7 +1309,7 @@ static void lay_traps(void)
 	unlink("/run/uml/ready");
 	if (!strcmp(told("trap"), "m"))
 		rmdir("/run/uml/m");
-	/* Deeper than a program that goes down by recursion has stack or descriptors for. */
+	/* Deeper than a recursive program has stack or descriptors for. */
 	for (int n = 0; n < 3000 && !chdir(n ? "d" : "/run/uml"); n++)
 		mkdir("d", 0700);
 	printf("traps: %s\n", symlink(path, link) || mkfifo("/run/uml/ready", 0600) ?

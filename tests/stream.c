@@ -1,5 +1,5 @@
-/* stream PORT: take one TCP connection, read it to its end.
- * stream PORT ADDRESS BYTES: connect, send so many bytes, wait until the other side has read them. */
+/* stream PORT: accept one TCP connection, and read it to its end.
+ * stream PORT ADDRESS BYTES: connect, send that many bytes, wait until the other side has read them. */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,5 +42,5 @@ int main(int argc, char **argv)
 		left -= n;
 	}
 	shutdown(s, SHUT_WR);
-	return read(s, buf, 1) != 0; /* the other side's end */
+	return read(s, buf, 1) != 0; /* until the other side closes */
 }

@@ -2,14 +2,15 @@
 # user-world.sh COMMAND...: as root, run COMMAND in a mount namespace where this host has one more
 # ordinary user. Nobody else sees any of it, and it ends with the command.
 #
-# By environment variables: USER_NAME, USER_ID, USER_HOME; FIRST_ID, the first of the 65536
+# Environment variables: USER_NAME, USER_ID, USER_HOME; FIRST_ID, the first of the 65536
 # subordinate ids (none: no ids); TUN, the mode of /dev/net/tun (none: no such device); FUSE, the
 # mode of /dev/fuse, if there is one (none: 666, as udev has it); WITHOUT, programs that the host is
-# to lack; PACKS, a directory whose entries the directory CACHE is to have; OPEN, directories that
-# the user must be able to reach; STAGE, an empty directory.
+# to lack; PACKS, a directory whose entries the directory CACHE gets; OPEN, directories that the user
+# must be able to reach; STAGE, an empty directory.
 set -eu
 
-# Directories below one that others may not enter, such as root's home, are put below another.
+# Parents that others may not enter, such as root's home, are covered by an open tmpfs, in which the
+# directories of OPEN are mounted again.
 number=0
 closed=
 for path in $OPEN; do

@@ -1,8 +1,8 @@
-/* libFuzzer's cases for the agent: what a host says on a line, and what files of the guest hold.
+/* libFuzzer's cases for the agent: input from the host on a line, and contents of the guest's files.
  *
- * The kernel below it is made up: it reads the case, and takes whatever is written, checked to be
- * frames. A case is the length of the line's bytes (2, little endian), those, what all other reads
- * give, and at the end choices: of errors, of pieces, of which side of a fork goes on.
+ * The kernel below it is simulated: it reads the case, and accepts all output after checking that it
+ * consists of frames. A case is the number of the line's bytes (2 bytes, little endian), these bytes,
+ * the data of all other reads, and at the end choices: errors, sizes of pieces, the side of a fork.
  */
 #define OTHER_KERNEL
 #include "../../dumm_tools/agent/src/agent.h"
@@ -13,7 +13,7 @@ void *calloc(size_t n, size_t size);
 void free(void *p);
 void abort(void) __attribute__((noreturn));
 
-/* The C library's, which the sanitizers know, stand in for the agent's own of these names. */
+/* The C library's functions, which the sanitizers know, replace the agent's own of these names. */
 #define memcpy own_memcpy
 #define memmove own_memmove
 #define memset own_memset
@@ -65,7 +65,7 @@ static long give(void *p, size_t n, const u8 **from, size_t *left)
 	return (long)n;
 }
 
-/* Is it a row of whole frames, each of a length that protocol.py lets pass? */
+/* Whether the data consists of whole frames, each of a length that protocol.py accepts. */
 static void check(const u8 *p, size_t n)
 {
 	while (n) {
@@ -187,7 +187,7 @@ long sys(long n, long a, long b, long c, long d, long e, long f)
 	}
 }
 
-/* A round of main.c's loop, in which all that may have happened has. */
+/* A round of main.c's loop, with all possible events. */
 static void round(struct line *l)
 {
 	struct program *p = &l->program;
