@@ -1,5 +1,5 @@
-"""A guest that does not answer keeps nobody waiting but those who want something of it: the lab's
-lock is free, cables are cut, the others are done."""
+"""A guest that does not answer keeps only those waiting who want something of it: the lab's lock is
+free, cables are cut, other guests are handled."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KINDS = ("host", "isolated") if ROOT else ("isolated",)
 
 
 def is_free(path: Path) -> bool:
-    """Has nobody the lock?"""
+    """Whether nobody holds the lock."""
     with path.open("rb") as file, contextlib.suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
@@ -42,7 +42,7 @@ def is_free(path: Path) -> bool:
 
 
 def has_turn(lab: Lab, guest: str, command: subprocess.Popen[bytes]) -> bool:
-    """Does a command have a guest's turn, or has it ended?"""
+    """Whether a command has a guest's turn; it must not have ended."""
     assert command.poll() is None, command.communicate()
     path = lab.directory / "run" / guest / "turn"
     return path.exists() and path.read_text() == f"{command.pid}\n" and not is_free(path)
@@ -55,7 +55,7 @@ def record(lab: Lab, table: str, name: str) -> dict[str, object]:
 
 
 class Stuck:
-    """Guests whose kernels stand still, until they are let go on."""
+    """Guests whose kernels are suspended until `go_on`."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -104,7 +104,7 @@ def labdir(tmp_path: Path) -> str:
 
 
 @pytest.mark.attack("silence")
-def test_no_guest_is_waited_for_in_a_transaction(labdir: str) -> None:
+def test_no_guest_is_contacted_in_a_transaction(labdir: str) -> None:
     asks = (
         lambda: contact.mconsole(labdir, "alice", "version"),
         lambda: contact.control(labdir, "alice").__enter__(),
@@ -117,7 +117,7 @@ def test_no_guest_is_waited_for_in_a_transaction(labdir: str) -> None:
         pass
 
 
-def test_who_has_the_turn_is_named(labdir: str) -> None:
+def test_error_names_the_process_that_has_the_turn(labdir: str) -> None:
     by = f"guest 'alice' is locked by process {os.getpid()}"
     with turn.taken(labdir, "alice"), pytest.raises(TimedOut, match=by):
         turn.taken(labdir, "alice", 0.05).__enter__()
@@ -126,15 +126,15 @@ def test_who_has_the_turn_is_named(labdir: str) -> None:
     assert oct(Path(labdir, "run/alice/turn").stat().st_mode & 0o777) == "0o600"
 
 
-def test_no_turn_of_a_guest_that_there_is_not(labdir: str) -> None:
+def test_turn_of_an_unknown_guest_is_not_given(labdir: str) -> None:
     for name in ("bob", "..", "a/../alice"):
         with turn.taken(labdir, name) as had:
             assert not had
     assert sorted(os.listdir(labdir)) == [".lock", "state.json"]
 
 
-def test_the_turn_of_a_guest_that_was_deleted_meanwhile(labdir: str) -> None:
-    """It is that of the new guest of this name, and not of the file that we waited for."""
+def test_turn_of_a_guest_that_is_recreated_meanwhile(labdir: str) -> None:
+    """The turn is that of the new guest of this name, not the file that was waited for."""
     with turn.taken(labdir, "alice"):
         old = Path(labdir, "run/alice").rename(Path(labdir, "run/.gone"))
         with turn.taken(labdir, "alice", 0.05) as had:
@@ -142,7 +142,7 @@ def test_the_turn_of_a_guest_that_was_deleted_meanwhile(labdir: str) -> None:
     assert (old / "turn").stat().st_ino != Path(labdir, "run/alice/turn").stat().st_ino
 
 
-def test_those_that_answer_come_first(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_guests_that_answer_are_handled_first(labdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with store.transaction(labdir) as change:
         change.state.guests.update({n: Guest(n) for n in ("bob", "carol", "dave")})
     told: list[object] = []
@@ -162,7 +162,7 @@ def test_those_that_answer_come_first(labdir: str, monkeypatch: pytest.MonkeyPat
         told.append(f"{name} again")
 
     monkeypatch.setattr(turn, "PATIENCE", 0.5)
-    with turn.taken(labdir, "dave"):  # and so it is not available
+    with turn.taken(labdir, "dave"):  # so its turn is not available
         failures = turn.each(labdir, ("dave", "carol", "bob", "alice"), talk, then, again)
     assert told == ["carol", ["carol"], "alice again"]
     assert failures.keys() == {"bob", "dave"}
@@ -191,7 +191,7 @@ VERBS = (
     "dumm-guest pause a",
     "dumm-guest resume a",
 )
-#: Other commands meanwhile.
+#: Other commands run meanwhile.
 OTHERS = (
     "dumm-iface down b-eth0",
     "dumm-iface address add --may-exist b-eth0 10.0.0.3/24",
@@ -209,7 +209,7 @@ OTHERS = (
 
 @pytest.mark.attack("silence")
 @pytest.mark.uml
-def test_others_go_on_while_a_guest_is_waited_for(lab: Lab, stuck: Stuck) -> None:
+def test_other_commands_run_while_a_guest_is_waited_for(lab: Lab, stuck: Stuck) -> None:
     lab("dumm-bridge create lan0 lan1")
     for path in ("layer", "templates/T"):
         (lab.directory / path).mkdir()
@@ -232,9 +232,9 @@ def test_others_go_on_while_a_guest_is_waited_for(lab: Lab, stuck: Stuck) -> Non
 
 @pytest.mark.attack("silence")
 @pytest.mark.uml
-def test_what_becomes_of_guests_that_never_answer(lab: Lab, stuck: Stuck) -> None:
-    """Cables are cut on the host and recorded so, a template is everybody else's; what the guest
-    had to do its part for is as before; and the next command makes it right."""
+def test_changes_of_guests_that_never_answer(lab: Lab, stuck: Stuck) -> None:
+    """Cables are cut on the host and recorded as cut, and a template is loaded for all other
+    guests. Changes that needed the guest are undone, and the next command makes them."""
     lab("dumm-bridge create lan0 lan1")
     lab("dumm-guest create a b c d e --start")
     lab("dumm-iface create a-eth0 b-eth0 --bridge lan0")
@@ -297,8 +297,8 @@ def _loaded(lab: Lab) -> bool:
 
 
 @pytest.mark.uml
-def test_interrupted_while_it_waits(lab: Lab, stuck: Stuck) -> None:
-    """The first Ctrl-C waits for the end, the second one puts back what was recorded."""
+def test_interrupting_a_command_that_waits_for_a_guest(lab: Lab, stuck: Stuck) -> None:
+    """The first Ctrl-C waits for the end, the second one restores the record."""
     lab("dumm-guest create a --start")
     lab("dumm-iface create a-eth0")
     stuck.stop("a")
@@ -311,7 +311,7 @@ def test_interrupted_while_it_waits(lab: Lab, stuck: Stuck) -> None:
     waiting.send_signal(signal.SIGINT)
     assert waiting.wait(PATIENCE) == -signal.SIGINT
     assert record(lab, "ifaces", "a-eth0")["up"] is False
-    # One that was killed leaves the record, and the next one does the rest.
+    # A killed command leaves the record, and the next command does the rest.
     waiting = lab.start("dumm-iface up a-eth0")
     until(lambda: record(lab, "ifaces", "a-eth0")["up"], "it is recorded")
     waiting.kill()
@@ -322,8 +322,8 @@ def test_interrupted_while_it_waits(lab: Lab, stuck: Stuck) -> None:
 
 
 @pytest.mark.uml
-def test_a_start_that_waits_for_the_last_end(lab: Lab) -> None:
-    """Whatever process has the alive lock of a guest that is not running, others are not
+def test_start_waits_for_the_end_of_the_previous_boot(lab: Lab) -> None:
+    """Whatever process holds the alive lock of a guest that is not running, other guests are not
     delayed."""
     lab("dumm-guest create a b")
     with (lab.directory / "run/a/lock").open("w") as file:
@@ -337,7 +337,7 @@ def test_a_start_that_waits_for_the_last_end(lab: Lab) -> None:
     assert state_of(lab, "a") == "running"
 
 
-def test_the_launcher_of_a_jail_keeps_the_turn_until_the_pid_is_written(tmp_path: Path) -> None:
+def test_launcher_of_a_jail_keeps_the_turn_until_the_pid_is_written(tmp_path: Path) -> None:
     path, pid_file = tmp_path / "turn", tmp_path / "pid"
     os.mkfifo(pid_file)  # the launcher waits until somebody reads
     own = os.open(path, os.O_RDWR | os.O_CREAT)
