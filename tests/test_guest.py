@@ -26,7 +26,7 @@ def boot_id(lab: Lab, name: str) -> str:
 
 
 def refused(lab: Lab, command: str, status: int, message: str) -> None:
-    """A command fails with this status and message, and says nothing on stdout."""
+    """Check that a command fails with this status and message, and prints nothing on stdout."""
     done = lab(command, status=status)
     assert done.out == ""
     assert one_line_error(done.err, command.split()[0]) == message
@@ -59,18 +59,18 @@ def test_create_start_stop(new_lab: Callable[..., Lab], suite: str) -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_a_boot_cannot_run_out_of_threads(new_lab: Callable[..., Lab], suite: str) -> None:
-    """A kernel with as many threads as it may have makes no more for now (-EAGAIN), and is left
-    without IPv6. Fewer than that are made by a whole boot."""
+def test_boot_does_not_run_out_of_threads(new_lab: Callable[..., Lab], suite: str) -> None:
+    """A kernel at its limit of threads makes no more for now (-EAGAIN), and ends up without IPv6. A
+    whole boot makes fewer threads than that."""
     lab = new_lab(kernel=suite)
     lab("dumm-guest create alice --start")
-    # The shell's pid counts all threads since the kernel began.
+    # The shell's pid counts all threads since the kernel started.
     script = "cat /proc/sys/kernel/threads-max; sh -c 'echo $$'"
     limit, made = map(int, lab(["dumm-guest", "exec", "alice", "--", "sh", "-c", script]).lines)
     assert made < limit
 
 
-def test_first_failure_gives_the_status_and_the_others_are_done(lab: Lab) -> None:
+def test_first_failure_sets_the_status_and_the_others_are_done(lab: Lab) -> None:
     lab("dumm-guest create alice bob")
     done = lab("dumm-guest start nobody alice bob", status=3)
     assert one_line_error(done.err) == "no guest 'nobody'"
@@ -81,25 +81,25 @@ def test_first_failure_gives_the_status_and_the_others_are_done(lab: Lab) -> Non
     assert state_of(lab, "carol") == "stopped"
 
 
-def test_what_is_synced_at_the_end(lab: Lab) -> None:
+def test_data_is_synced_when_a_guest_stops(lab: Lab) -> None:
     lab("dumm-guest create alice --start")
     lab("dumm-guest exec alice -- sh -c 'cat >/root/late'", stdin=NOISE)
     lab("dumm-guest stop alice")
     assert (lab.directory / "host/alice/root/late").read_bytes() == NOISE
 
 
-def test_a_shell_left_open_does_not_hold_up_a_stop(lab: Lab) -> None:
+def test_open_shell_does_not_hold_up_a_stop(lab: Lab) -> None:
     lab("dumm-guest create alice --start")
     lab.start("dumm-guest exec -t alice -- sh")
     lab.start("dumm-guest exec alice -- sleep 1000")
     lab("dumm-console send alice echo")  # and one on the console
     until(lambda: {"sh", "sleep 1000"} <= set(processes(lab, "alice")), "they run")
-    # One that was held up would end by force only after this time, and not in good order.
+    # A guest that is held up would be killed after this time, instead of halting in good order.
     lab("dumm-guest stop alice --timeout inf")
     assert not (lab.directory / "run/alice/uml/m").exists()
 
 
-def test_twenty_side_by_side(lab: Lab) -> None:
+def test_twenty_guests_at_once(lab: Lab) -> None:
     names = [f"g{n:02}" for n in range(20)]
     lab(["dumm-guest", "create", *names])
     lab("dumm-guest start --all")
@@ -139,7 +139,7 @@ def test_no_wait_and_wait(lab: Lab) -> None:
     refused(lab, "dumm-guest wait alice --timeout 1", 4, "guest 'alice' is stopped")
 
 
-def test_times_without_end(lab: Lab) -> None:
+def test_infinite_timeouts(lab: Lab) -> None:
     lab("dumm-guest create alice")
     lab("dumm-guest start alice --timeout inf")
     for limit in ("inf", "1e10", "1e400", "0"):
@@ -169,8 +169,10 @@ def test_pause_and_resume(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_a_resume_that_was_killed_half_way(new_lab: Callable[..., Lab], suite: str) -> None:
-    """The kernel goes on, and the state says that it is paused."""
+def test_resume_after_a_resume_that_was_killed_half_way(
+    new_lab: Callable[..., Lab], suite: str
+) -> None:
+    """The kernel runs, but the state says that it is paused."""
     lab = new_lab(kernel=suite)
     lab("dumm-guest create alice --start")
     lab("dumm-guest pause alice")
@@ -194,11 +196,11 @@ def test_mconsole(lab: Lab) -> None:
     assert one_line_error(done.err) == "an mconsole command is limited to 511 bytes"
 
 
-# ---- ends that nobody asked for ----
+# ---- unexpected ends ----
 
 
 @pytest.mark.parametrize("how", ["poweroff", "halt", "poweroff -f"])
-def test_the_guest_ends_itself(lab: Lab, how: str) -> None:
+def test_guest_that_halts_itself_is_stopped(lab: Lab, how: str) -> None:
     lab("dumm-guest create alice --start")
     lab(f"dumm-guest exec alice -- {how}", status=None)
     lab(f"dumm-guest wait alice --for stopped --timeout {PATIENCE}")
@@ -229,7 +231,7 @@ def test_the_guest_reboots_itself(new_lab: Callable[..., Lab], suite: str) -> No
     assert state_of(lab, "alice") == "running"
 
 
-def test_a_killed_guest_is_crashed(lab: Lab) -> None:
+def test_killed_guest_is_crashed(lab: Lab) -> None:
     lab("dumm-guest create alice --start")
     lab("dumm-iface create alice-eth0 --address 10.0.0.1/24")
     os.kill(pid_of(lab, "alice"), signal.SIGKILL)
@@ -252,7 +254,7 @@ def test_a_panic_is_crashed_and_logged(new_lab: Callable[..., Lab], suite: str) 
     lab("dumm-guest start alice")
 
 
-def test_a_hung_guest_is_stopped_by_force_after_the_timeout(lab: Lab) -> None:
+def test_hung_guest_is_killed_after_the_timeout(lab: Lab) -> None:
     lab("dumm-guest create alice bob --start")
     for name in ("alice", "bob"):
         os.kill(pid_of(lab, name), signal.SIGSTOP)
@@ -260,8 +262,8 @@ def test_a_hung_guest_is_stopped_by_force_after_the_timeout(lab: Lab) -> None:
     assert lab("dumm-guest list -o state").out == "stopped\nstopped\n"
 
 
-def test_a_hung_guest_has_its_time(lab: Lab) -> None:
-    """One that goes on within it halts in good order."""
+def test_hung_guest_gets_the_whole_timeout(lab: Lab) -> None:
+    """If the guest continues within the timeout, it halts in good order."""
     lab("dumm-guest create alice --start")
     pid = pid_of(lab, "alice")
     os.kill(pid, signal.SIGSTOP)
@@ -272,7 +274,7 @@ def test_a_hung_guest_has_its_time(lab: Lab) -> None:
     assert not (lab.directory / "run/alice/uml/m").exists()
 
 
-def test_a_kill_waits_for_no_time(lab: Lab) -> None:
+def test_stop_with_kill_does_not_wait(lab: Lab) -> None:
     lab("dumm-guest create alice --start")
     os.kill(pid_of(lab, "alice"), signal.SIGSTOP)
     lab("dumm-guest stop --kill --all --timeout inf")
@@ -282,7 +284,7 @@ def test_a_kill_waits_for_no_time(lab: Lab) -> None:
 # ---- starts that do not end ----
 
 
-def test_a_killed_start_leaves_a_state_to_go_on_from(lab: Lab) -> None:
+def test_killed_start_leaves_a_usable_state(lab: Lab) -> None:
     lab("dumm-guest create alice")
     lab("dumm-iface create alice-eth0 --address 10.0.0.1/24")
     chance = random.Random(7)
@@ -297,7 +299,7 @@ def test_a_killed_start_leaves_a_state_to_go_on_from(lab: Lab) -> None:
         lab("dumm-guest stop --kill alice")
 
 
-def test_an_interrupted_start_leaves_nothing(lab: Lab) -> None:
+def test_interrupted_start_leaves_nothing(lab: Lab) -> None:
     lab("dumm-guest create alice bob carol")
     chance = random.Random(8)
     for _ in range(10):
@@ -307,7 +309,7 @@ def test_an_interrupted_start_leaves_nothing(lab: Lab) -> None:
         code = starter.wait(PATIENCE)
         assert starter.stderr
         said = starter.stderr.read()
-        # On a busy machine Python may not even have come up: it calls that an error of its own.
+        # On a busy machine, Python may still be starting, and report an error of its own.
         assert code in (0, -signal.SIGINT) or b"Fatal Python error: init_" in said, said
         assert b"Traceback" not in said or b", in <module>\n" in said  # Python was still importing
         for name, state in (x.split("\t") for x in lab("dumm-guest list -o name,state").lines):
@@ -318,11 +320,11 @@ def test_an_interrupted_start_leaves_nothing(lab: Lab) -> None:
         lab("dumm-guest stop --all --kill")
 
 
-def test_a_guest_that_is_made_to_start_and_does_not_is_not_made(lab: Lab) -> None:
+def test_create_with_start_makes_no_guest_if_the_start_fails(lab: Lab) -> None:
     lab("dumm-guest create old --init /bin/none")
     done = lab("dumm-guest create old new --start --may-exist --init /bin/none", status=1)
     assert [line.split("'")[1] for line in done.err.splitlines()] == ["old", "new"]
-    # An existing one is kept.
+    # Existing guests are kept.
     assert lab("dumm-guest list -q").out == "old\n"
     assert sorted(os.listdir(lab.directory / "host")) == ["old"]
     lab("dumm-guest create new --start")
@@ -337,17 +339,17 @@ def test_a_guest_that_is_made_to_start_and_does_not_is_not_made(lab: Lab) -> Non
     assert state_of(lab, "good") == "running"
 
 
-def test_a_start_that_fails_says_why_and_leaves_nothing(lab: Lab) -> None:
+def test_failed_start_reports_the_reason_and_leaves_nothing(lab: Lab) -> None:
     lab("dumm-guest create alice")
     links = os.listdir("/sys/class/net")
-    lab(f"dumm-guest create bob --arg {'x' * 3700}")  # more than the kernel takes
+    lab(f"dumm-guest create bob --arg {'x' * 3700}")  # more than the kernel accepts
     done = lab("dumm-guest start bob", status=1)
     assert "cannot start guest 'bob': " in one_line_error(done.err)
     assert state_of(lab, "bob") == "stopped"
     assert os.listdir("/sys/class/net") == links
 
 
-def test_a_start_that_is_too_slow_times_out(lab: Lab) -> None:
+def test_slow_start_times_out(lab: Lab) -> None:
     lab("dumm-guest create alice")
     done = lab("dumm-guest start alice --timeout 0", status=5)
     assert one_line_error(done.err) == "guest 'alice' was not ready in time"
@@ -357,7 +359,7 @@ def test_a_start_that_is_too_slow_times_out(lab: Lab) -> None:
 # ---- settings ----
 
 
-def test_set_holds_from_the_next_start_on(lab: Lab, tmp_path: Path) -> None:
+def test_set_takes_effect_at_the_next_start(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create alice --start")
     lab("dumm-guest set alice --memory 96M --arg dumm.test=1")
     assert lab("dumm-guest show alice -o memory,args").out == f"{96 << 20}\tdumm.test=1\n"
@@ -375,7 +377,7 @@ def test_set_holds_from_the_next_start_on(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest set nobody --memory 64M", status=3)
 
 
-def test_another_master_holds_from_the_next_start_on(lab: Lab, tmp_path: Path) -> None:
+def test_new_master_takes_effect_at_the_next_start(lab: Lab, tmp_path: Path) -> None:
     other = tmp_path / "other"
     subprocess.run(["cp", "-a", f"{lab.directory}/master/.", other], check=True)
     (other / "etc/other").write_text("other\n")
@@ -386,14 +388,14 @@ def test_another_master_holds_from_the_next_start_on(lab: Lab, tmp_path: Path) -
     assert lab("dumm-guest exec alice -- cat /etc/other").out == "other\n"
 
 
-def test_an_init_of_the_guests_own(lab: Lab) -> None:
+def test_guest_with_an_init_of_its_own(lab: Lab) -> None:
     lab("dumm-guest create alice --init /sbin/init --start")
     assert lab("dumm-guest exec alice -- readlink /proc/1/exe").out == "/usr/bin/busybox\n"
     lab("dumm-guest exec alice -- sh -c 'cat >/root/late'", stdin=NOISE)
     lab("dumm-guest stop alice --timeout inf")
     assert not (lab.directory / "run/alice/uml/m").exists()
     assert (lab.directory / "host/alice/root/late").read_bytes() == NOISE
-    lab("dumm-guest set alice --init /bin/sleep")  # no init, and it ends: a panic
+    lab("dumm-guest set alice --init /bin/sleep")  # no init is run and it ends: a panic
     done = lab("dumm-guest start alice", status=None)
     assert done.code in (0, 1)
 
@@ -407,7 +409,7 @@ def test_an_init_of_the_guests_own(lab: Lab) -> None:
         ("/../../../../bin/../no", "No such file or directory"),
     ],
 )
-def test_an_init_that_cannot_be(lab: Lab, init: str, reason: str) -> None:
+def test_unusable_init_is_rejected_at_the_start(lab: Lab, init: str, reason: str) -> None:
     lab("dumm-guest create alice --init " + init)
     message = f"cannot start guest 'alice': init '{init}': {reason}"
     refused(lab, "dumm-guest start alice", 1, message)
@@ -416,8 +418,8 @@ def test_an_init_that_cannot_be(lab: Lab, init: str, reason: str) -> None:
     lab("dumm-guest start alice")
 
 
-def test_an_init_that_the_guest_cannot_run(lab: Lab) -> None:
-    """It is there, but no program: the guest is up, and can be looked at."""
+def test_init_that_the_guest_cannot_run(lab: Lab) -> None:
+    """The file exists, but is not a program: the guest runs, and can be examined."""
     lab("dumm-guest create alice --init /root/init")
     program = lab.mounted("alice") / "root/init"
     program.write_bytes(b"\1\2\3\4")
@@ -465,7 +467,7 @@ def test_destroy_after_crashes(new_lab: Callable[..., Lab]) -> None:
     refused(lab, "dumm-guest list", 3, f"no working set in '{lab.directory}'")
 
 
-def test_the_host_was_rebooted(lab: Lab) -> None:
+def test_state_from_before_a_reboot_of_the_host(lab: Lab) -> None:
     """State from an earlier boot of the host is no longer valid."""
     lab("dumm-guest create alice --start")
     lab("dumm-guest stop --kill alice")
