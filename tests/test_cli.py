@@ -21,7 +21,7 @@ TOOLS = ("dumm-fs", "dumm-guest", "dumm-iface", "dumm-bridge", "dumm-console")
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
-    """A working set with two guests that never ran; nothing of it is in the kernel."""
+    """A working set with two guests that never ran, and nothing in the kernel."""
 
     def fill(state: State) -> None:
         bob = state.guests["bob"]
@@ -72,12 +72,12 @@ def shell(lab: Lab, line: str) -> subprocess.CompletedProcess[str]:
         ),
     ],
 )
-def test_shapes(lab: Lab, words: str, wanted: str) -> None:
+def test_output_in_every_shape(lab: Lab, words: str, wanted: str) -> None:
     done = lab(f"dumm-guest {words}")
     assert (done.out, done.err) == (wanted, "")
 
 
-def test_json(lab: Lab) -> None:
+def test_json_output(lab: Lab) -> None:
     done = lab("dumm-guest list --format json")
     assert done.out.endswith("]\n")
     assert done.out.count("\n") == 1
@@ -98,7 +98,7 @@ def test_json(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("command", ["dumm-guest list", "dumm-iface list", "dumm-bridge list"])
-def test_an_unknown_field_lists_the_fields(lab: Lab, command: str) -> None:
+def test_unknown_field_error_lists_the_fields(lab: Lab, command: str) -> None:
     done = lab(f"{command} -o name,nope", status=2)
     tool = command.split()[0]
     assert one_line_error(done.err, tool) == "no field 'nope'"
@@ -152,7 +152,7 @@ def test_an_unknown_field_lists_the_fields(lab: Lab, command: str) -> None:
         ("dumm-console attach alice --line x", 2, "invalid value for '--line'"),
     ],
 )
-def test_usage(lab: Lab, command: str, status: int, message: str) -> None:
+def test_usage_errors(lab: Lab, command: str, status: int, message: str) -> None:
     done = lab(command, status=status)
     assert one_line_error(done.err, command.split()[0]).startswith(message)
     assert done.out == ""
@@ -195,14 +195,14 @@ def test_an_empty_memory_is_the_default(lab: Lab) -> None:
 @pytest.mark.parametrize(
     "name", ["a b", "../x", "x/y", "", ".", "-x", "_x", "a" * 33, "a\nb", "a\tb", "é", "a:b", "a%b"]
 )
-def test_names_that_cannot_be(lab: Lab, name: str) -> None:
+def test_bad_guest_names_are_rejected(lab: Lab, name: str) -> None:
     done = lab(["dumm-guest", "create", "--", name], status=2)
     assert one_line_error(done.err).startswith("bad guest name ")
     assert "hint: 1 to 32 letters" in done.err
     assert sorted(os.listdir(lab.directory)) == [".lock", "state.json"]
 
 
-def test_help_of_everything(lab: Lab) -> None:
+def test_every_command_prints_help(lab: Lab) -> None:
     for tool in TOOLS:
         done = lab([tool, "--help"])
         assert done.out.startswith(f"Usage: {tool} ")
@@ -219,7 +219,7 @@ def test_help_of_everything(lab: Lab) -> None:
         "dumm-console send alice ls -l",
     ],
 )
-def test_options_of_another_command_want_two_dashes(lab: Lab, command: str) -> None:
+def test_options_of_a_guests_command_need_two_dashes(lab: Lab, command: str) -> None:
     done = lab(command, status=2)
     assert one_line_error(done.err, command.split()[0]).startswith("no such option ")
     assert ": hint: put '--' before a command " in done.err.splitlines()[1]
@@ -228,7 +228,7 @@ def test_options_of_another_command_want_two_dashes(lab: Lab, command: str) -> N
 # ---- where the working set is ----
 
 
-def test_which_directory(lab: Lab, tmp_path: Path) -> None:
+def test_working_directory_is_chosen_by_option_or_environment(lab: Lab, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     outside = {"DUMM_DIR": str(other)}
@@ -260,20 +260,20 @@ def test_which_directory(lab: Lab, tmp_path: Path) -> None:
         ("dumm-guest show nobody <&- >&- 2>&-", 3, ""),
     ],
 )
-def test_streams_that_fail(lab: Lab, line: str, status: int, error: str) -> None:
+def test_failing_streams(lab: Lab, line: str, status: int, error: str) -> None:
     done = shell(lab, line)
     assert (done.returncode, done.stderr) == (status, error)
 
 
-def test_a_reader_that_leaves(lab: Lab) -> None:
+def test_reader_that_leaves_ends_the_command(lab: Lab) -> None:
     done = shell(lab, "for i in 1 2 3; do dumm-guest list --format json; done | head -c 1")
     assert (done.stdout, done.stderr) == ("[", "")
     done = shell(lab, "{ sleep 0.5; dumm-guest list; echo $? >&2; } | true")
     assert done.stderr == "141\n"
 
 
-def test_ctrl_c_is_death_by_sigint(lab: Lab) -> None:
-    """While it waits for the lock, for example."""
+def test_ctrl_c_ends_a_command_by_sigint(lab: Lab) -> None:
+    """For example, while the command waits for the lock."""
     (lab.directory / "hold.py").write_text(
         "import fcntl, time\nf = open('.lock')\nfcntl.flock(f, 2)\n"
         "print(flush=True)\ntime.sleep(1000)\n"
@@ -292,8 +292,9 @@ def test_ctrl_c_is_death_by_sigint(lab: Lab) -> None:
     assert lab("dumm-guest list -q").out == "alice\nbob\n"
 
 
-def test_debug(lab: Lab) -> None:
-    """The place of an error comes with it, be it one of many, and its status stays what it is."""
+def test_debug_prints_a_traceback(lab: Lab) -> None:
+    """A traceback comes with each error, even if there are several, and the status stays the
+    same."""
     for words in ("set nobody --init /x", "show nobody", "start nobody"):
         done = lab(f"dumm-guest {words}", status=3, env={"DUMM_DEBUG": "1"})
         assert "Traceback" in done.err
@@ -312,12 +313,12 @@ def test_completion(lab: Lab) -> None:
         return [line.partition(",")[2] for line in found if line]
 
     assert complete("dumm-guest", "show", "a") == ["alice"]
-    assert complete("dumm-guest", "stop", "") == []  # none runs
+    assert complete("dumm-guest", "stop", "") == []  # none is running
     assert complete("dumm-guest", "list", "-o", "name,st") == ["name,state"]
     assert "create" in complete("dumm-guest", "cr")
 
 
-def test_a_damaged_state_is_one_line(lab: Lab) -> None:
+def test_damaged_state_is_a_one_line_error(lab: Lab) -> None:
     (lab.directory / "state.json").write_text("{")
     for command in (
         "dumm-guest list",
@@ -330,7 +331,7 @@ def test_a_damaged_state_is_one_line(lab: Lab) -> None:
     assert (lab.directory / "state.json").read_text() == "{"
 
 
-def test_a_newer_state_is_left_alone(lab: Lab) -> None:
+def test_newer_state_is_left_alone(lab: Lab) -> None:
     path = lab.directory / "state.json"
     text = json.dumps({**json.loads(path.read_text()), "version": 99})
     path.write_text(text)
@@ -343,7 +344,7 @@ def test_a_newer_state_is_left_alone(lab: Lab) -> None:
 # ---- init ----
 
 
-def test_init_says_what_is_wrong_and_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_init_reports_the_reason_and_leaves_nothing(tmp_path: Path) -> None:
     make: Callable[[str], Lab] = lambda name: Lab(tmp_path / name, tmp_path / "cache")  # noqa: E731
     lab = make("one")
     lab.directory.mkdir()
