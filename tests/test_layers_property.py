@@ -1,7 +1,7 @@
-"""Random file operations in a guest's tree, against a model that is a plain directory.
+"""Random file operations in a guest's tree, against a plain directory as the model.
 
-The same small program (fileops.c) does them in both, so both must give the same errors and end
-up the same; then diff, commit and reset must say and do what a look at the two trees says.
+The same small program (fileops.c) does them in both places, which must give the same errors and
+end up the same; then diff, commit and reset must agree with a comparison of the two trees.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KINDS = ["kernel", "fuse"]
 
 @dataclass(frozen=True)
 class Operation:
-    """One line for fileops."""
+    """One line of input for fileops."""
 
     name: str
     arguments: tuple[bytes | int, ...]
@@ -95,7 +95,7 @@ OPERATIONS = st.one_of(
     _operation("link", PATHS, PATHS),
     _operation("symlink", PATHS, TARGETS),
 )
-#: Replace one thing with another: a directory then hides the layers below it.
+#: Replace one thing by another: a directory then hides the layers below it.
 REPLACEMENTS = PATHS.flatmap(
     lambda path: st.sampled_from(
         (
@@ -110,7 +110,7 @@ REPLACEMENTS = PATHS.flatmap(
         )
     )
 )
-#: hostfs has no attributes: only the host sets them.
+#: hostfs has no extended attributes: only the host sets them.
 ATTRIBUTES = _operation("setxattr", PATHS, st.sampled_from((b"1", b"22")))
 
 
@@ -148,7 +148,7 @@ Look = dict[bytes, tuple[Any, ...]]
 
 
 def look(root: Path, *, times: bool) -> Look:
-    """All that is below pool/, and which names are one file."""
+    """Everything below pool/, and which names are the same file."""
     found: Look = {}
     one: dict[tuple[int, int], list[bytes]] = {}
     top = os.fsencode(root)
@@ -188,7 +188,7 @@ def without_owners_of_links(found: Look) -> Look:
 
 
 def reference(before: Look, after: Look) -> list[diff.Change]:
-    """The expected output of diff, computed from the two whole trees."""
+    """The expected output of diff, computed from the two complete trees."""
     found = []
     for path in {*before, *after} - {b"links"}:
         if path not in before:
@@ -214,14 +214,14 @@ class Doer:
         self._from: IO[bytes] = process.stdout
 
     def __call__(self, operation: Operation) -> int:
-        """Do it; its errno."""
+        """Do an operation; return its errno."""
         self._to.write(operation.line())
         self._to.flush()
         return int(self._from.readline())
 
     def end(self) -> None:
         self._to.close()
-        self._process.stdin = None  # ending it once more must not flush it
+        self._process.stdin = None  # a second end must not flush it
         assert self._process.wait(PATIENCE) == 0
 
 
@@ -231,8 +231,8 @@ def doer_in(program: Path, root: Path) -> Doer:
 
 
 def both(operations: Sequence[Operation], real: Doer, model_: Doer) -> None:
-    """Do all in both places, with the same errors; a directory of the master's cannot be renamed
-    in an overlay, and mv(1) then copies it."""
+    """Do all operations in both places, with the same errors. A directory of the master cannot be
+    renamed in an overlay, so it is copied, as mv(1) does."""
     for operation in operations:
         got = real(operation)
         if got == errno.EXDEV and operation.name == "rename":
@@ -242,7 +242,7 @@ def both(operations: Sequence[Operation], real: Doer, model_: Doer) -> None:
 
 @pytest.fixture(scope="session")
 def fileops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program."""
+    """The compiled program."""
     target = tmp_path_factory.mktemp("fileops") / "fileops"
     compiler = os.environ.get("CC", "gcc").split()
     subprocess.run(
@@ -256,7 +256,7 @@ def fileops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class World:
-    """A lab with a master that has the pool, and a place for models."""
+    """A lab with a master that contains the pool, and a place for models."""
 
     lab: Lab
     master: Path
@@ -280,7 +280,7 @@ class World:
             yield place
 
     def remount(self, name: str) -> None:
-        """Forget all that lives in the driver's memory only."""
+        """Discard everything that only exists in the driver's memory."""
         working_set.umount(self.root, name)
         working_set.mount(self.root, name)
 
@@ -288,7 +288,8 @@ class World:
         return self.lab.directory / "mount" / name
 
     def check(self, name: str, model_: Path, *, in_guest: bool = False) -> None:
-        """mount/ is as the model, and diff is what a look at the trees says."""
+        """Check that mount/ equals the model, and that diff agrees with a comparison of the
+        trees."""
         after = look(self.merged(name), times=True)
         known = without_owners_of_links if in_guest else dict
         assert known(look(self.merged(name), times=False)) == known(look(model_, times=False))
@@ -296,7 +297,7 @@ class World:
         assert said == reference(look(self.master, times=True), after)
 
     def check_over(self, name: str, before: Look, more: Sequence[Operation]) -> None:
-        """`more` done over two layers: what diff says is what is different from `before`."""
+        """Check `more` done over two layers: diff lists the differences from `before`."""
         stack.add(self.root, [name], str(self.place / "over"))
         doer = doer_in(self.program, self.merged(name))
         for operation in more:
@@ -308,13 +309,13 @@ class World:
         assert said == reference(before, after)
 
     def check_stopped(self, name: str, more: Sequence[Operation]) -> None:
-        """A new guest on the committed layer, and a committed master, are as the guest is; and
-        reset drops it all."""
+        """Check that a new guest on the committed layer, and a committed master, equal the guest,
+        and that reset drops everything."""
         self.remount(name)
         before = look(self.merged(name), times=True)
         own = changes.changes(self.root, name)
         layer, over = self.place / "layer", self.place / "over"
-        master = f"committed{os.getpid()}"  # the masters are all workers' own
+        master = f"committed{os.getpid()}"  # all workers share the masters
         over.mkdir()
         changes.commit(self.root, name, str(layer), warn=pytest.fail)
         changes.commit(self.root, name, master, warn=pytest.fail)
@@ -324,7 +325,7 @@ class World:
                 stack.add(self.root, ["other"], str(layer))
                 assert look(self.merged("other"), times=True) == before
                 said = changes.changes(self.root, "other")
-                assert said == own  # the layer is on top, and nothing is in host/other
+                assert said == own  # the layer is on top, and host/other is empty
                 self.check_over("other", before, more)
                 assert look(Path(masters.resolve(master).path), times=True) == before
             finally:
@@ -347,7 +348,7 @@ def make_world(
     fileops: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[], World]:
-    """A lab on either driver; what is called here in this process sees it as commands do."""
+    """Make a lab on either driver; functions called in this process see it as commands do."""
     if request.param == "fuse":
         if not installed(FUSE):
             pytest.skip("no fuse-overlayfs")
@@ -363,8 +364,8 @@ def make_world(
 
 
 def bounded(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Few, the same ones each time whatever the test looks like, and no search for a smaller one
-    that fails too: that takes minutes where each example is a boot."""
+    """Run few examples, the same ones each time whatever the test looks like, and do not shrink
+    failures, which takes minutes where each example is a boot."""
     limits = settings(
         max_examples=examples,
         deadline=None,
@@ -384,7 +385,7 @@ def test_operations_on_the_host(make_world: Callable[[], World], fileops: Path) 
     @bounded(40)
     @given(sequences(50, ATTRIBUTES))
     def run(operations: list[Operation]) -> None:
-        changes.reset(world.root, "alice")  # an example that failed did not get there
+        changes.reset(world.root, "alice")  # a failed example did not get to its own reset
         with world.model() as twin:
             for part in (operations[: len(operations) // 2], operations[len(operations) // 2 :]):
                 real, model_ = doer_in(fileops, world.merged("alice")), doer_in(fileops, twin)
