@@ -119,7 +119,7 @@ def is_near(gateway: str, addresses: list[str]) -> bool:
 
 
 def is_v6(address: str) -> bool:
-    """Whether it is IPv6; for an address in canonical form."""
+    """Whether an address in canonical form is IPv6."""
     return ":" in address
 
 

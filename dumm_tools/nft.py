@@ -59,7 +59,7 @@ def has_table(family: int, name: str) -> bool:
 
 
 def _program() -> str:
-    """Its path, which is not in an ordinary user's PATH."""
+    """The path of nft(8), whose directory is not in the PATH of ordinary users."""
     from shutil import which
 
     return which("nft", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or "nft"

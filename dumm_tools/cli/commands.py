@@ -85,14 +85,15 @@ class _Parsed(click.Command):
         return _HELP
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """click's; help that nobody asked for is an error."""
+        """As click does, but a missing verb is an error, not a request for help."""
         if not args and self.no_args_is_help and not ctx.resilient_parsing:
             raise NoVerb(ctx)
         return super().parse_args(ctx, args)
 
     def make_parser(self, ctx: click.Context) -> Any:
-        """click's parser, but recognizing `-q` at the first lookup: click first looks for a long
-        option of that name, and prepares the error for it with similar names (difflib, 1 ms)."""
+        """The parser of click, but recognizing `-q` at the first lookup: click first looks for a
+        long option of that name, and prepares the error for it with similar names (difflib,
+        1 ms)."""
         parser = super().make_parser(ctx)
         short, long = getattr(parser, "_short_opt", None), getattr(parser, "_long_opt", None)
         if short and long:

@@ -48,7 +48,7 @@ def outcome(command: click.Command, prog: str, args: Sequence[str] | None = None
         said = e.format_message().rstrip(".")
         hint = f"see '{where} --help'"
         if isinstance(e, click.NoSuchOption):
-            # click's words before 8.5
+            # the wording of click before 8.5
             said = said.replace(f"option: {e.option_name}", f"option '{e.option_name}'")
             if _passes_words_on(e.ctx):
                 hint = f"put '--' before a command that has options of its own; {hint}"

@@ -131,7 +131,7 @@ def staged(to: str) -> Iterator[str]:
 
     It is built next to its final place, where leftovers of killed commands are removed, too.
     """
-    # Links on the way are followed once: what is known of that place holds to the end.
+    # Links on the way are followed only once, so that checks of the place stay valid.
     parent, own = os.path.split(os.path.abspath(to))
     parent = os.path.realpath(parent)
     final = os.path.join(parent, own)

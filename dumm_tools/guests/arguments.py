@@ -37,9 +37,9 @@ def of_boot(guest: Guest, nonce: str, *, release: tuple[int, ...], own_user: boo
         # A speed test of RAID6 takes 81 % of a stock boot; the delay loop, 20 % of the rest.
         "initcall_blacklist=raid6_init,raid6_select_algo,calibrate_xor_blocks",
         "lpj=20000000",
-        # Each of the 256 old pairs of terminals has the kernel run a /sbin/hotplug that is not
-        # there: 512 threads, of which all but a few may wait for their end at once. With 64M it
-        # has 502, and what is made next fails (-EAGAIN): the whole of IPv6, mostly.
+        # For each of the 256 old pairs of terminals the kernel runs a missing /sbin/hotplug twice:
+        # 512 threads, most of which may be waiting to be ended at the same time. With 64M the limit
+        # is 502, and whatever needs a thread next fails (-EAGAIN), usually all of IPv6.
         "pty.legacy_count=0",
         f"DUMM_NONCE={nonce}",
         f"DUMM_LINES={LINES}",

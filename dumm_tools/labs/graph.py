@@ -94,7 +94,7 @@ def _cable_lines(cable: Cable) -> list[str]:
 
 
 def _uplink_lines(bridge: Bridge) -> list[str]:
-    """Empty for a bridge without an uplink."""
+    """The label of a bridge's uplink; empty if it has none."""
     if bridge.uplink is None:
         return []
     return ["outside", "NAT" if bridge.uplink == "nat" else bridge.uplink.removeprefix("to:")]

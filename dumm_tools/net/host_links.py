@@ -220,7 +220,7 @@ def unplug(channel: Channel, state: State, tap: str) -> None:
     if ours(state, tap) and sysfs.master(tap) is not None:
         wanted = [("IFLA_IFNAME", tap), ("IFLA_MASTER", 0)]
         with explained(f"unplug '{tap}'"), _unless(errno.ENODEV):
-            guard.tap(channel, tap, bridged=False)  # first: what leaves a bridge is the host's
+            guard.tap(channel, tap, bridged=False)  # first: then its frames go to the host
             netlink.transact(channel, [rtnl.link(rtnl.RTM_SETLINK, tap, wanted)])
 
 

@@ -37,12 +37,12 @@ FUSE = Marks((*KERNEL.opaque, *USER.opaque, "user.fuseoverlayfs.opaque"), files=
 
 
 def is_whiteout(info: os.stat_result) -> bool:
-    """Whether it stands for a deleted name."""
+    """Whether a file stands for a deleted name."""
     return stat.S_ISCHR(info.st_mode) and info.st_rdev == 0
 
 
 def is_mark(name: bytes, marks: Marks) -> bool:
-    """Whether it is a marker of the driver rather than a file of the layer."""
+    """Whether a name is that of a driver's marker rather than a file of the layer."""
     return marks.files and name.startswith(PREFIX)
 
 

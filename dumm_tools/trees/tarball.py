@@ -207,7 +207,7 @@ def _text(data: bytes) -> str:
 
 
 def _records(data: bytes) -> dict[str, list[str]]:
-    """The records of a pax header, `LENGTH KEY=VALUE\\n`; a key may come again."""
+    """The records of a pax header, `LENGTH KEY=VALUE\\n`; a key may be repeated."""
     found: dict[str, list[str]] = {}
     at = 0
     while at < len(data) and data[at]:
@@ -254,7 +254,7 @@ def _field(data: bytes) -> int:
 
 
 def _fields(data: bytes) -> Pieces:
-    """Pairs of such numbers, up to the first empty one."""
+    """Pairs of numbers in a header, up to the first empty one."""
     found = []
     for at in range(0, len(data) - 23, 24):
         if not data[at : at + 24].strip(b"\0"):

@@ -1,6 +1,6 @@
 """Measure and remove whole directory trees. Never follows a symbolic link.
 
-Everything goes by directory descriptors, so that neither a link swapped in nor a path longer than
+All access is by directory descriptors, so that neither a link swapped in nor a path longer than
 PATH_MAX leads elsewhere.
 """
 
