@@ -186,7 +186,7 @@ def test_errors_about_guests(lab: Lab, words: str, status: int, message: str) ->
     assert lab("dumm-guest list -q").lines == ["alice", "bob"]
 
 
-def test_an_empty_memory_is_the_default(lab: Lab) -> None:
+def test_empty_settings_restore_the_defaults(lab: Lab) -> None:
     assert lab("dumm-guest show bob -o memory").out == f"{96 << 20}\n"
     lab(["dumm-guest", "set", "bob", "--memory", "", "--init", "", "--arg", ""])
     assert lab("dumm-guest show bob -o memory,init,args").out == f"{64 << 20}\t-\t-\n"
@@ -302,7 +302,7 @@ def test_debug_prints_a_traceback(lab: Lab) -> None:
         assert done.err.endswith("dumm-guest: no guest 'nobody'\n")
 
 
-def test_completion(lab: Lab) -> None:
+def test_completion_offers_guests_fields_and_verbs(lab: Lab) -> None:
     def complete(*words: str) -> list[str]:
         env = {
             "_DUMM_GUEST_COMPLETE": "bash_complete",

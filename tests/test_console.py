@@ -139,7 +139,7 @@ def test_attach_needs_a_terminal(lab: Lab) -> None:
     assert one_line_error(done.err, "dumm-console") == "attach needs a terminal"
 
 
-def test_send_and_log(lab: Lab) -> None:
+def test_sent_text_and_its_output_are_logged(lab: Lab) -> None:
     lab("dumm-console send alice 'echo from the' host")
     until(lambda: "from the host\n" in lab("dumm-console log alice").out, "the log has it")
     lab("dumm-console send alice 'seq 1 5'")

@@ -167,7 +167,7 @@ def test_stderr_is_separate(lab: Lab) -> None:
         ("< <(sleep 0.2; echo x)", b"2\n"),
     ],
 )
-def test_kinds_of_stdin(lab: Lab, redirection: str, wanted: bytes) -> None:
+def test_exec_accepts_any_kind_of_stdin(lab: Lab, redirection: str, wanted: bytes) -> None:
     (lab.directory / "file").write_bytes(b"12345")
     done = shell(lab, f"dumm-guest exec sid -- wc -c {redirection}")
     assert (done.returncode, done.stdout, done.stderr) == (0, wanted, b"")
@@ -431,7 +431,7 @@ def test_too_many_arguments_exit_with_126(lab: Lab) -> None:
     assert one_line_error(err) == "cannot run 'true': Argument list too long"
 
 
-def test_environment(lab: Lab) -> None:
+def test_environment_is_set_and_not_inherited_from_the_host(lab: Lab) -> None:
     done = lab(
         ["dumm-guest", "exec", "-e", "A=b c", "-e", "E=", "-e", "X=y=z", "sid", "--", "env"],
         env={"SECRET": "of the host"},
@@ -441,7 +441,7 @@ def test_environment(lab: Lab) -> None:
     assert lab("dumm-guest exec -e PATH=/none sid -- true", status=127).out == ""
 
 
-def test_directory(lab: Lab) -> None:
+def test_option_w_sets_the_directory(lab: Lab) -> None:
     assert run(lab, "pwd")[0] == b"/\n"
     assert lab("dumm-guest exec -w /etc sid -- pwd").out == "/etc\n"
 
@@ -456,7 +456,7 @@ def test_directory(lab: Lab) -> None:
         ("1234:55", "1234 55"),
     ],
 )
-def test_user(lab: Lab, user: str, wanted: str) -> None:
+def test_option_u_sets_user_and_group(lab: Lab, user: str, wanted: str) -> None:
     done = lab(
         ["dumm-guest", "exec", "-u", user, "sid", "--", "sh", "-c", "echo $(id -u) $(id -g)"]
     )

@@ -239,7 +239,7 @@ ASKED: list[Callable[[netlink.Channel], object]] = [
 
 @pytest.mark.attack("damaged-frames")
 @cases("answers", st.tuples(st.sampled_from(ASKED), st.lists(datagrams, max_size=3)))
-def test_netlink_answers(
+def test_damaged_netlink_answers_to_queries(
     many: list[tuple[Callable[[netlink.Channel], object], list[bytes]]],
 ) -> None:
     for ask, answers in many:
@@ -248,7 +248,7 @@ def test_netlink_answers(
 
 
 @cases("transact", st.lists(datagrams, max_size=3))
-def test_netlink_ends_of_requests(many: list[list[bytes]]) -> None:
+def test_damaged_netlink_acknowledgements(many: list[list[bytes]]) -> None:
     requests = [rtnl.link(rtnl.RTM_SETLINK, name, index=1, up=True) for name in "abc"]
     for answers in many:
         with bounded():
@@ -260,7 +260,7 @@ def test_netlink_ends_of_requests(many: list[list[bytes]]) -> None:
 
 @pytest.mark.attack("damaged-frames")
 @cases("frames", st.lists(st.one_of(frames, st.binary(max_size=9)), max_size=3).map(b"".join))
-def test_frames(many: list[bytes]) -> None:
+def test_damaged_frames(many: list[bytes]) -> None:
     for data in many:
         with bounded():
             inbox = bytearray(data)
@@ -272,7 +272,7 @@ def test_frames(many: list[bytes]) -> None:
 
 
 @cases("ready", ready_texts)
-def test_agent_messages(many: list[bytes]) -> None:
+def test_damaged_agent_messages(many: list[bytes]) -> None:
     for text in many:
         with bounded():
             ready = protocol.ready(bytes(16) + text, LINES)
@@ -359,7 +359,7 @@ GOOD = frame(protocol.READY, NONCE + READY_TEXTS[0])
 
 
 @cases("hello", st.lists(said, min_size=1, max_size=5))
-def test_answers_to_hello(place: Path, many: list[list[bytes]]) -> None:
+def test_false_answers_to_hello(place: Path, many: list[list[bytes]]) -> None:
     for answer in many:
         with bounded(), talking(place, [pack(*answer)]) as line:
             line.hello(5.0)
@@ -373,7 +373,7 @@ answered = st.one_of(
 
 
 @cases("control", st.lists(answered, min_size=1, max_size=6))
-def test_answers_on_the_control_line(place: Path, many: list[list[bytes]]) -> None:
+def test_false_answers_on_the_control_line(place: Path, many: list[list[bytes]]) -> None:
     for answers in many:
         with bounded(), talking(place, [GOOD, *answers]) as line:
             line.hello(5.0)
@@ -417,7 +417,7 @@ ran = st.one_of(
 
 
 @cases("session", st.lists(ran, min_size=1, max_size=6))
-def test_messages_about_a_program(place: Path, streams: int, many: list[list[bytes]]) -> None:
+def test_false_messages_about_a_program(place: Path, streams: int, many: list[list[bytes]]) -> None:
     program = session.Program(["cat"], timeout=5)
     for answers in many:
         os.lseek(streams, 0, os.SEEK_SET)
@@ -442,7 +442,7 @@ replies = st.builds(
 
 
 @cases("mconsole", st.one_of(replies, st.binary(max_size=20)))
-def test_mconsole_replies(many: list[bytes]) -> None:
+def test_damaged_mconsole_replies(many: list[bytes]) -> None:
     for data in many:
         with bounded():
             _, _, text = mconsole.unpack_reply(data)
@@ -450,7 +450,7 @@ def test_mconsole_replies(many: list[bytes]) -> None:
 
 
 @cases("mconsole_socket", st.lists(st.one_of(replies, st.binary(max_size=20)), max_size=4))
-def test_mconsole_sockets(tmp_path: Path, many: list[list[bytes]]) -> None:
+def test_damaged_mconsole_answers(tmp_path: Path, many: list[list[bytes]]) -> None:
     path = tmp_path / "m"
     for answers in many:
         path.unlink(missing_ok=True)
@@ -473,7 +473,7 @@ def test_mconsole_sockets(tmp_path: Path, many: list[list[bytes]]) -> None:
 
 
 @cases("files", st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
-def test_files_written_by_a_guest(tmp_path: Path, many: list[bytes]) -> None:
+def test_damaged_files_of_a_guest(tmp_path: Path, many: list[bytes]) -> None:
     run = tmp_path / "run/a"
     (run / "uml").mkdir(parents=True, exist_ok=True)
     for data in many:

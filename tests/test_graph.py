@@ -55,7 +55,7 @@ def printed(tmp_path: Path) -> Callable[[str], str]:
     return run
 
 
-def test_json(printed: Callable[[str], str]) -> None:
+def test_json_output_has_the_records(printed: Callable[[str], str]) -> None:
     found = json.loads(printed("json"))
     assert found["guests"] == [
         {"name": "end", "state": "stopped"},

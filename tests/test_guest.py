@@ -36,7 +36,7 @@ def refused(lab: Lab, command: str, status: int, message: str) -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_create_start_stop(new_lab: Callable[..., Lab], suite: str) -> None:
+def test_guest_is_created_started_and_stopped(new_lab: Callable[..., Lab], suite: str) -> None:
     lab = new_lab(kernel=suite)
     assert lab("dumm-guest create alice bob").stdout == b""
     assert lab("dumm-guest list -o name,state,pid").out == "alice\tstopped\t-\nbob\tstopped\t-\n"
@@ -119,7 +119,7 @@ def test_two_starts_at_once(lab: Lab) -> None:
     lab("dumm-guest exec alice -- true")
 
 
-def test_no_wait_and_wait(lab: Lab) -> None:
+def test_wait_after_a_start_without_waiting(lab: Lab) -> None:
     lab("dumm-guest create alice")
     lab("dumm-guest start --no-wait alice")
     lab("dumm-guest wait alice")
@@ -187,7 +187,7 @@ def test_resume_after_a_resume_that_was_killed_half_way(
     assert not (lab.directory / "run/alice/uml/m").exists(), "it was stopped by force"
 
 
-def test_mconsole(lab: Lab) -> None:
+def test_mconsole_commands_and_their_errors(lab: Lab) -> None:
     lab("dumm-guest create alice --start")
     assert lab("dumm-guest mconsole alice -- version").out.startswith("Linux alice 7.")
     done = lab("dumm-guest mconsole alice -- nonsense", status=1)
@@ -210,7 +210,7 @@ def test_guest_that_halts_itself_is_stopped(lab: Lab, how: str) -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_the_guest_reboots_itself(new_lab: Callable[..., Lab], suite: str) -> None:
+def test_guest_that_reboots_itself_keeps_running(new_lab: Callable[..., Lab], suite: str) -> None:
     lab = new_lab(kernel=suite)
     lab("dumm-guest create alice --start")
     first = boot_id(lab, "alice")
@@ -243,7 +243,7 @@ def test_killed_guest_is_crashed(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_a_panic_is_crashed_and_logged(new_lab: Callable[..., Lab], suite: str) -> None:
+def test_panic_is_a_crash_and_is_logged(new_lab: Callable[..., Lab], suite: str) -> None:
     lab = new_lab(kernel=suite)
     lab("dumm-guest create alice --start")
     lab("dumm-guest exec alice -- sh -c 'echo c >/proc/sysrq-trigger'", status=None)
@@ -432,7 +432,7 @@ def test_init_that_the_guest_cannot_run(lab: Lab) -> None:
 # ---- the end of a guest ----
 
 
-def test_delete(lab: Lab) -> None:
+def test_delete_removes_a_stopped_guest_and_its_files(lab: Lab) -> None:
     lab("dumm-guest create alice bob --start")
     done = lab("dumm-guest delete alice", status=4)
     assert done.err.splitlines() == [

@@ -231,7 +231,7 @@ def test_kernel_commands(home: Path) -> None:
 
 
 @pytest.mark.net
-def test_fetch(home: Path) -> None:
+def test_fetch_makes_a_pack_that_runs(home: Path) -> None:
     first = command("fetch", "--suite", "trixie")
     assert (first.returncode, first.stdout, first.stderr) == (0, "trixie\n", "")
     [found] = kernel.list_()
@@ -260,7 +260,9 @@ def test_fetch_from_unknown_suite_or_mirror_fails(home: Path) -> None:
 
 
 @pytest.mark.net
-def test_expired_suite(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_suite_is_rejected_unless_allowed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Everything older than a second counts as expired, on any mirror on any day.
     monkeypatch.setattr(apt, "host_settings", lambda: [("Acquire::Max-ValidTime", "1")])
     with pytest.raises(apt.Expired) as error:

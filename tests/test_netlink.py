@@ -127,7 +127,7 @@ def test_new_bridge_has_no_addresses_of_its_own(channel: Channel, bridge: str) -
 
 
 @pytest.mark.netns
-def test_addresses(channel: Channel, bridge: str) -> None:
+def test_addresses_are_added_listed_and_deleted(channel: Channel, bridge: str) -> None:
     index = rtnl.find_link(channel, bridge).ifindex
     wanted = ["10.0.0.1/24", "10.0.0.2/24", "192.0.2.1/32", "fd00::1/64"]
     flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE

@@ -154,7 +154,7 @@ def test_command_hit_at_many_moments(lab: Lab, name: str, number: signal.Signals
     assert moment > first + 2 * step
 
 
-def test_killed_create_and_delete(lab: Lab) -> None:
+def test_killed_create_and_delete_can_be_repeated(lab: Lab) -> None:
     chance = random.Random(1)
     for _ in range(5):
         kill_after(lab, "dumm-guest create alice", chance.uniform(0.05, 0.2))
@@ -166,7 +166,7 @@ def test_killed_create_and_delete(lab: Lab) -> None:
         assert not (lab.directory / "host/alice").exists()
 
 
-def test_killed_stop(lab: Lab) -> None:
+def test_killed_stop_can_be_repeated(lab: Lab) -> None:
     chance = random.Random(2)
     lab("dumm-guest create alice")
     lab("dumm-iface create alice-eth0 --address 10.0.0.1/24")
@@ -179,7 +179,7 @@ def test_killed_stop(lab: Lab) -> None:
         assert state_of(lab, "alice") == "stopped"
 
 
-def test_killed_destroy(new_lab: Callable[..., Lab]) -> None:
+def test_killed_destroy_can_be_repeated(new_lab: Callable[..., Lab]) -> None:
     chance = random.Random(3)
     for n in range(4):
         lab = new_lab(f"lab{n}")
@@ -192,7 +192,7 @@ def test_killed_destroy(new_lab: Callable[..., Lab]) -> None:
             lab("dumm-fs destroy")
 
 
-def test_killed_init(packs: Path, tmp_path: Path) -> None:
+def test_killed_init_can_be_repeated(packs: Path, tmp_path: Path) -> None:
     chance = random.Random(4)
     for n in range(5):
         lab = Lab(tmp_path, packs)

@@ -260,7 +260,7 @@ def test_jitter_duplicates_and_reordering(lab: Lab) -> None:
 
 
 @pytest.mark.uml
-def test_corruption(lab: Lab) -> None:
+def test_corrupt_loses_the_expected_share_of_packets(lab: Lab) -> None:
     pair(lab)
     lab("dumm-iface shape a-eth0 --corrupt 30")
     # One bit of the Ethernet frame is flipped: whatever it hits, a checksum or an address is wrong,
@@ -272,7 +272,7 @@ def test_corruption(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("suite", "rate"), [*((suite, 500_000) for suite in SUITES), ("sid", 5_000_000)]
 )
-def test_rate(lab: Lab, suite: str, rate: int) -> None:
+def test_rate_limits_throughput(lab: Lab, suite: str, rate: int) -> None:
     """All that a sends passes through a queue of this rate."""
     pair(lab, suite)
     tc = Tc(lab)

@@ -336,7 +336,7 @@ def fill(place: Path) -> Path:
 
 @pytest.mark.uml
 @pytest.mark.netns
-def test_full_disk(small: Path, packs: Path) -> None:
+def test_full_disk_leaves_the_state_intact(small: Path, packs: Path) -> None:
     directory = small / "lab"
     directory.mkdir()
     filler = fill(small)
@@ -375,7 +375,7 @@ def test_full_disk(small: Path, packs: Path) -> None:
 
 @pytest.mark.uml
 @pytest.mark.netns
-def test_read_only_disk(small: Path, packs: Path) -> None:
+def test_read_only_disk_permits_only_reading(small: Path, packs: Path) -> None:
     lab = Lab(small, packs)
     lab("dumm-fs init --kernel sid --master busybox")
     lab("dumm-guest create alice")
