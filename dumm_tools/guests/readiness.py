@@ -40,8 +40,8 @@ def settle(
     labdir: str, booting: Booting, *, wait: bool, grace: float, warn: Callable[[str], None]
 ) -> Booting | None:
     """Wait until the jail has started the kernel and, with `wait`, until the agent has answered.
-    Return None then. If it takes longer than ROUND and there is time left, return what remains to be
-    waited for. The first turn lasts at least `grace` seconds, even past the deadline."""
+    Return None then. If it takes longer than ROUND and there is time left, return what remains to
+    be waited for. The first round lasts at least `grace` seconds, even past the deadline."""
     name, begin = booting.name, time.monotonic()
     end = min(begin + ROUND, booting.deadline)
     if booting.jail is not None:
