@@ -21,8 +21,11 @@ from dumm_tools import _docs
 #: Patterns that no sentence may contain, each with a replacement.
 BANNED = {
     r"(?<!\b[Tt]here )\b(?:is|are|was|were) no (?!longer\b|more than\b)": "is not a",
-    r"\bbe it that\b": "unless, even if",
-    r"\bbut for\b": "except for",
+    r"\b(?:be|it's|they're) no \b": "is not a",
+    r"\bbe it (?:that|one)\b": "unless, even if",
+    r"\b(?:has|have) not the\b": "does not have the",
+    r"\bthose that there are\b": "existing",
+    r"\b[Bb]ut for\b": "except for",
     r"\bof (?:the |an? |its )?[\w-]+'s(?: own)?(?=[,.;:)]|$)|\bof root's\b": "of root, the user's",
     r"\b[Bb]ehind (?:it|its|them|the|an?|each|that|which|this|what)\b|\bBehind\b": "after",
     r"\b(?:that|which|what) (?:is|are|was|were) there\b(?! (?:to|for)\b)": "existing",
@@ -219,8 +222,10 @@ SOURCES = sorted(
     path
     for folder in ("dumm_tools", "tests")
     for path in (TOP / folder).rglob("*")
-    if path.suffix in (".py", ".c", ".h", ".sh")
+    if path.suffix in (".py", ".c", ".h", ".sh", ".dict")
 )
+SOURCES += [TOP / name for name in ("Makefile", "pyproject.toml", "setup.cfg", "tests/as-user")]
+SOURCES += [path for path in sorted((TOP / ".ci").iterdir()) if path.is_file()]
 
 
 # ---- the tests ----

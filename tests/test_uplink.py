@@ -137,7 +137,7 @@ def test_nat_is_made_and_undone_without_a_trace(internet: list[str], lab: Lab) -
     assert lab("dumm-bridge list -o name,uplink").out == "lan0\tnat\n"
     assert reaches(lab)
     assert pings(lab)
-    # The traffic is masqueraded, otherwise there could be no answer; nobody there gets in.
+    # The traffic is masqueraded, otherwise there could not be an answer; nobody there gets in.
     call(*internet, "ip", "route", "add", "10.0.0.0/24", "via", "203.0.113.2")
     ping = [*internet, "busybox", "ping", "-c", "1", "-W", "1"]
     assert subprocess.run([*ping, "203.0.113.2"], capture_output=True, check=False).returncode == 0
