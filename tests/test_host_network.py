@@ -294,7 +294,7 @@ def test_expected_traffic_passes(host: Host, tmp_path: Path) -> None:
         fetch = "timeout {1} wget -q -O - http://{0}:8000/page"
         until(lambda: succeeds("a", fetch.format("10.0.0.254", 30)), "a service of the host's")
         assert not succeeds("a", fetch.format("10.0.1.254", 2))
-        # A NIC that is not on a bridge: the host is next to it, and says nothing.
+        # A NIC that is not on a bridge: the host is at its other end, and does not answer.
         lab("dumm-bridge disconnect a-eth0")
         lab("dumm-iface up a-eth0")
         mac = host.mac("a-eth0")

@@ -298,10 +298,10 @@ AT_START = {
     "words": "cannot start guest 'words': guest 'words' gave an invalid answer",
     "boot": "cannot start guest 'boot': guest 'boot' answered for another boot",
 }
-#: Lies that have a start wait until its time is over.
+#: Lies that make a start wait for its whole timeout.
 NEVER_READY = ("silent", "long", "up", "noise")
 NO_ANSWER = "gave an invalid answer"
-#: Lies of guests that run: a command ({} for a time limit), its exit status, what it says.
+#: Lies of running guests: a command ({} for a time limit), its exit status, its message.
 WHILE_IT_RUNS = {
     "code": ("dumm-iface address list --live code-eth0", 1, "Bad message"),
     "kind": ("dumm-iface route list --live kind", 1, "Bad message"),
@@ -389,7 +389,7 @@ def test_lies_at_the_start_affect_no_other_guest(lab: Lab) -> None:
         assert f"dumm-guest: guest '{name}' was not ready in time\n" in text
     assert "internal error" not in text
     assert "\x1b" not in text
-    # A guest that says strange things but is ready counts as running.
+    # A guest that sends strange messages but is ready counts as running.
     for name in (*good, "errno", "escape"):
         assert state_of(lab, name) == "running"
     for name in (*AT_START, *NEVER_READY):

@@ -65,7 +65,7 @@ def test_quick_tests_need_no_network_root_or_guests() -> None:
     assert set(chosen[1].split(" or ")) == {"net", "netns", "uml", "root", "packs", "slow"}
 
 
-def test_the_number_of_test_processes_depends_on_the_user() -> None:
+def test_number_of_test_processes_depends_on_the_user() -> None:
     """pytest_xdist_auto_num_workers decides: an ordinary user's workers cannot make namespaces."""
     for target in ("check", "test"):
         said = call("make", "-n", target, "LINT=")
@@ -133,7 +133,7 @@ def test_staged_installation_works_in_its_final_place_and_can_be_removed(tmp_pat
     assert list(stage.iterdir()) == []
 
 
-# ---- make install, where something is in the way ----
+# ---- make install, with other files in the way ----
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def prefix(tmp_path: Path) -> Path:
 
 
 def refusal(prefix: Path, *argv: str, **env: str) -> str:
-    """Run .ci/install, which must refuse without changing anything; return what it says."""
+    """Run .ci/install, which must fail without changing anything; return its message."""
     before = contents(prefix)
     done = subprocess.run(
         [TOP / ".ci/install", *argv],
@@ -163,7 +163,7 @@ def uninstall(prefix: Path) -> None:
 
 
 def contents(place: Path) -> dict[str, str]:
-    """The paths below a directory; of links, their targets."""
+    """The paths below a directory, with the targets of links."""
     return {
         str(path.relative_to(place)): os.readlink(path) if path.is_symlink() else ""
         for path in place.rglob("*")
@@ -171,7 +171,7 @@ def contents(place: Path) -> dict[str, str]:
 
 
 def installed(prefix: Path, record: str | None) -> Path:
-    """Make what an installation of the command dumm-guest leaves; return the venv."""
+    """Make the files of an installation with the command dumm-guest; return the venv."""
     venv = prefix / "lib/dumm-tools"
     (venv / "bin").mkdir(parents=True)
     (venv / "bin/dumm-guest").touch()
@@ -211,7 +211,7 @@ def test_install_needs_directories(prefix: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["directory", "link"])
-def test_a_venv_of_others_is_left_alone(prefix: Path, kind: str) -> None:
+def test_foreign_venv_is_left_alone(prefix: Path, kind: str) -> None:
     venv = prefix / "lib/dumm-tools"
     venv.parent.mkdir()
     if kind == "directory":
@@ -238,7 +238,7 @@ def test_uninstall_removes_what_was_recorded(prefix: Path) -> None:
 
 
 def test_uninstall_knows_installations_without_a_record(prefix: Path) -> None:
-    """As made by the first versions of `make install`."""
+    """As the first versions of `make install` made it."""
     venv = installed(prefix, None)
     fish = prefix / "share/fish/vendor_completions.d/dumm-fs.fish"
     fish.parent.mkdir(parents=True)
@@ -249,7 +249,7 @@ def test_uninstall_knows_installations_without_a_record(prefix: Path) -> None:
     assert left == {prefix / "bin", prefix / "bin/dumm-fs", prefix / "lib"}
 
 
-# ---- what PyPI gets ----
+# ---- what is published on PyPI ----
 
 
 @pytest.fixture(scope="module")

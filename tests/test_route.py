@@ -174,7 +174,7 @@ def routed(new_lab: Callable[..., Lab]) -> Callable[[str], Lab]:
 def test_guests_reach_each_other_through_a_router(routed: Callable[[str], Lab], suite: str) -> None:
     lab = routed(suite)
     assert pings(lab, "a", "10.1.0.1")
-    # A router's own link-local address takes a second or two to be sure of.
+    # It takes a second or two until a router's own link-local address can be used.
     until(lambda: pings(lab, "a", "fd01::1", 1), "IPv6 through the router")
     assert live(lab, "a") == ROUTES
     assert live(lab, "b") == {"default via 10.1.0.254", "default via fd01::fe"}

@@ -1,7 +1,7 @@
 """Shaping: what is rejected, what the guest's kernel is told, and how packets are affected.
 
-The bounds of what is counted are those of chance, at six standard deviations. Delays have only a
-lower bound: on a busy machine all takes longer.
+Counts must be within six standard deviations of their expected values. Delays have only a lower
+bound, since everything takes longer on a busy machine.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ def shown(lab: Lab, name: str = "a-eth0") -> tuple[str, str]:
 
 
 class Tc:
-    """The host's tc(8), asking the kernel of guest a about eth0: neither our encoder nor our
-    decoder has a part in it. (The host's own kernel may lack netem.)"""
+    """The host's tc(8), asking the kernel of guest a about eth0, independently of our encoder and
+    decoder. (The host's own kernel may lack netem.)"""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -191,7 +191,7 @@ class Tc:
 SETTINGS: list[tuple[str, dict[str, float], str]] = [
     ("--delay 20", {"delay": 0.02, "limit": 6000}, ""),
     ("--delay 7.5 --jitter 2.25", {"delay": 0.0075, "jitter": 0.00225, "limit": 3438}, ""),
-    # More nanoseconds than 32 bits hold; of more than 274 seconds tc(8) is not aware.
+    # More nanoseconds than 32 bits hold; tc(8) does not know of more than 274 seconds.
     ("--delay 200000 --jitter 2125", {"delay": 200, "jitter": 2.125, "limit": 10_000}, ""),
     ("--loss 0.1", {"loss": 0.001, "limit": 1000}, ""),
     ("--loss 100 --duplicate 30", {"loss": 1, "duplicate": 0.3, "limit": 1000}, ""),
@@ -273,7 +273,7 @@ def test_corrupt_loses_the_expected_share_of_packets(lab: Lab) -> None:
     ("suite", "rate"), [*((suite, 500_000) for suite in SUITES), ("sid", 5_000_000)]
 )
 def test_rate_limits_throughput(lab: Lab, suite: str, rate: int) -> None:
-    """All that a sends passes through a queue of this rate."""
+    """Everything that a sends passes through a queue with this rate."""
     pair(lab, suite)
     tc = Tc(lab)
     lab(f"dumm-iface shape a-eth0 --rate {rate}")

@@ -85,7 +85,7 @@ def test_programs_are_run_by_two_modules() -> None:
         if re.search(r"\bos\.(posix_spawn|exec[lv])", path.read_text())
     }
     assert spawners <= {"linux", "running", "guests"}
-    # Except for `linux/child`, where a child has other duties than to report an error.
+    # Besides `linux/child`, for children that do more than report an error.
     forkers = {ours(m) for m, path in MODULES.items() if "os.fork(" in path.read_text()}
     assert forkers == {
         *("dumm_tools.linux.child", "dumm_tools.running.isolation", "dumm_tools.running.usernet"),

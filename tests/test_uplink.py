@@ -41,7 +41,7 @@ def _held(link: dict[str, list[dict[str, object]]]) -> list[str]:
 
 @pytest.fixture
 def internet(tmp_path: Path) -> Iterator[list[str]]:
-    """The prefix of a command that is to run there."""
+    """The prefix that runs a command there."""
     with subprocess.Popen(["unshare", "-n", "sleep", "infinity"]) as there:
         inside = ["nsenter", "-t", str(there.pid), "-n"]
         own = Path("/proc/self/ns/net").readlink()
@@ -99,19 +99,19 @@ def guest(lab: Lab, address: str = "10.0.0.1/24", gateway: str = "10.0.0.254") -
 
 
 def reaches(lab: Lab, name: str = "a") -> bool:
-    """Does a guest get a page from the Internet, however long it takes?"""
+    """Whether a guest gets a page from the Internet, however long it takes."""
     done = lab(f"dumm-guest exec {name} -- wget -q -O - http://{THERE}/", status=None)
     return done.out == "the Internet\n"
 
 
 def is_cut_off(lab: Lab) -> bool:
-    """Does the guest get no page from the Internet, for a few seconds?"""
+    """Whether the guest gets no page from the Internet for a few seconds."""
     return reached(lab, set(), {f"{THERE}:80"}) == set()
 
 
 def reached(lab: Lab, wanted: Collection[str], closed: Collection[str] = ()) -> set[str]:
-    """Those of the places (ADDRESS:PORT) that the guest gets a page from. The `wanted` have all
-    the time that they need, the `closed` a few seconds."""
+    """The places (ADDRESS:PORT) that the guest gets a page from. The `wanted` ones get all the time
+    that they need, the `closed` ones a few seconds."""
     fetch = "({1} wget -q -O - http://{0}/ | grep -q Internet && echo {0}) & "
     script = "".join(fetch.format(place, "") for place in wanted)
     script += "".join(fetch.format(place, "timeout 6") for place in closed)
@@ -167,7 +167,7 @@ def test_host_is_closed_unless_access_is_allowed(internet: list[str], lab: Lab) 
     own = {"10.0.0.254:8000", "[fd00::fe]:8000", f"{THERE}:9001"}
     others = {SERVICE, METADATA, "10.0.1.254:8000", f"{OWN}:9000"}
     outside = {f"{THERE}:80"}
-    # Without an uplink the host is a member of the segment, by its address there.
+    # Without an uplink the host is a member of the segment through its address there.
     assert reached(lab, own, others | outside) == own
     lab("dumm-bridge uplink lan0 --nat")
     assert lab("dumm-bridge show -o uplink,host_access lan0").out == "nat\tno\n"
@@ -175,14 +175,14 @@ def test_host_is_closed_unless_access_is_allowed(internet: list[str], lab: Lab) 
     assert pings(lab, "10.0.0.254")
     assert pings(lab, "fd00::fe")
     assert not pings(lab, OWN, 2)
-    # Requests of the host itself to a guest are answered.
+    # Requests from the host itself to a guest are answered.
     lab("dumm-guest exec a -- sh -c 'mkdir /www; echo mine >/www/index.html; httpd -h /www'")
     with urllib.request.urlopen("http://10.0.0.1/", timeout=PATIENCE) as page:
         assert page.read() == b"mine\n"
     lab("dumm-bridge uplink lan0 --nat --host-access")
     assert lab("dumm-bridge show -o uplink,host_access lan0").out == "nat\tyes\n"
     assert reached(lab, own | others | outside) == own | others | outside
-    # It is remembered, as the rest is when a firewall was loaded anew, and taken back.
+    # The option is remembered, restored like the rest when the firewall is reloaded, and undone.
     call("nft", "delete table inet dumm_" + state_id(lab))
     call("nft", "delete table ip dumm_" + state_id(lab))
     lab("dumm-bridge connect lan0 a-eth0")
