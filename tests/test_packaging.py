@@ -325,6 +325,7 @@ def test_debian_package_agrees_with_setup_cfg() -> None:
     wanted = setup["options"]["install_requires"].split("\n")[1:]
     control = (TOP / "debian/control").read_text()
     for requirement in wanted:
+        assert metadata["License-Expression"] == "MIT"
         name, bound, version = requirement.split(" ")
         assert f" python3-{name} ({bound} {version}),\n" in control
     [setuptools] = re.findall(r'"setuptools >= (\d+)"', (TOP / "pyproject.toml").read_text())
