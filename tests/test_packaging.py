@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from email import message_from_bytes
@@ -63,6 +64,22 @@ def test_quick_tests_need_no_network_root_or_guests() -> None:
     chosen = re.search(r'-m "not \((.*)\)"', (TOP / "Makefile").read_text())
     assert chosen
     assert set(chosen[1].split(" or ")) == {"net", "netns", "uml", "root", "packs", "slow"}
+
+
+def test_all_marks_are_described() -> None:
+    """HACKING's table has those of pyproject.toml, and the programs that quick tests need."""
+    config = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    known = {re.split(r"\W", line)[0] for line in config["markers"]} - {"xdist_group"}
+    _, _, text = (TOP / "HACKING.md").read_text().partition("| mark | tests that | need |")
+    table = text.partition("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` ", table, re.MULTILINE)) == known
+    [needed] = re.findall(r"^\| none .*$", table, re.MULTILINE)
+    [installed] = re.findall(
+        r"^check \| test \| bench\)\n(.*?);;", (TOP / ".ci/setup").read_text(), re.M | re.S
+    )
+    assert set(re.findall(r"`(\w+)`", needed)) == {
+        line.split()[-1].removeprefix("static_") for line in installed.splitlines() if line.strip()
+    }
 
 
 def test_number_of_test_processes_depends_on_the_user() -> None:
@@ -308,6 +325,7 @@ def test_wheel_runs_on_any_distribution(source: Path) -> None:
         assert "dumm_tools/agent/initrd.cpio" in wheel.namelist()
         info = f"dumm_tools-{__version__}.dist-info"
         metadata = message_from_bytes(wheel.read(f"{info}/METADATA"))
+        assert metadata["License-Expression"] == "MIT"
         assert not any(key.startswith(("Home-", "Project-URL", "Download-")) for key in metadata)
         data = f"dumm_tools-{__version__}.data/data/share"
         for tool in TOOLS:
@@ -325,7 +343,6 @@ def test_debian_package_agrees_with_setup_cfg() -> None:
     wanted = setup["options"]["install_requires"].split("\n")[1:]
     control = (TOP / "debian/control").read_text()
     for requirement in wanted:
-        assert metadata["License-Expression"] == "MIT"
         name, bound, version = requirement.split(" ")
         assert f" python3-{name} ({bound} {version}),\n" in control
     [setuptools] = re.findall(r'"setuptools >= (\d+)"', (TOP / "pyproject.toml").read_text())
