@@ -1,16 +1,16 @@
 #!/bin/sh
-# user-world.sh COMMAND...: as root, run COMMAND in a mount namespace where this host has one more
-# ordinary user. Nobody else sees any of it, and it ends with the command.
+# user-world.sh COMMAND...: as root, run COMMAND in a mount namespace in which this host has one more
+# ordinary user. No other process sees the changes, which end with the command.
 #
-# Environment variables: USER_NAME, USER_ID, USER_HOME; FIRST_ID, the first of the 65536
-# subordinate ids (none: no ids); TUN, the mode of /dev/net/tun (none: no such device); FUSE, the
-# mode of /dev/fuse, if there is one (none: 666, as udev has it); WITHOUT, programs that the host is
-# to lack; PACKS, a directory whose entries the directory CACHE gets; OPEN, directories that the user
-# must be able to reach; STAGE, an empty directory.
+# Environment variables: USER_NAME, USER_ID, USER_HOME; FIRST_ID, the first of 65536 subordinate ids
+# (empty: no ids); TUN, the mode of /dev/net/tun (empty: no such device); FUSE, the mode of /dev/fuse
+# if it exists (empty: 666, as set by udev); WITHOUT, programs to hide; PACKS, a directory whose
+# entries are mounted in the directory CACHE; OPEN, directories that the user must be able to reach;
+# STAGE, an empty directory.
 set -eu
 
-# Parents that others may not enter, such as root's home, are covered by an open tmpfs, in which the
-# directories of OPEN are mounted again.
+# A directory that others may not enter, such as root's home, is covered by an open one, in which
+# those of OPEN are mounted again.
 number=0
 closed=
 for path in $OPEN; do
@@ -54,7 +54,7 @@ for file in passwd group subuid subgid; do
 done
 mount -t tmpfs -o mode=755,size=1M none /dev/net
 [ -z "$TUN" ] || mknod -m "$TUN" /dev/net/tun c 10 200
-if [ -e /dev/fuse ]; then # where no udev ran it is for root alone
+if [ -e /dev/fuse ]; then # without udev, only root may open it
 	mknod -m "${FUSE:-666}" /dev/net/fuse c 10 229
 	mount --bind /dev/net/fuse /dev/fuse
 	rm /dev/net/fuse
