@@ -347,3 +347,9 @@ def test_debian_package_agrees_with_setup_cfg() -> None:
         assert f" python3-{name} ({bound} {version}),\n" in control
     [setuptools] = re.findall(r'"setuptools >= (\d+)"', (TOP / "pyproject.toml").read_text())
     assert f" python3-setuptools (>= {setuptools}),\n" in control
+
+
+def test_the_smoke_test_needs_no_root() -> None:
+    """Unless debian/tests/control says so: a testbed may run it as an ordinary user."""
+    control = (TOP / "debian/tests/control").read_text()
+    assert "--host-net" not in (TOP / "debian/tests/smoke").read_text() or "needs-root" in control
