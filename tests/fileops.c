@@ -92,6 +92,12 @@ static int operation(const char *op, char *const *arg)
 	}
 	if (!strcmp(op, "truncate"))
 		return truncate(path, a);
+	if (!strcmp(op, "resize")) {	/* truncate, unless it has this size */
+		struct stat st;
+		if (stat(path, &st) == 0 && S_ISREG(st.st_mode) && st.st_size == a)
+			return 0;
+		return truncate(path, a);
+	}
 	if (!strcmp(op, "chmod"))
 		return fchmodat(AT_FDCWD, path, (mode_t)a, 0);
 	if (!strcmp(op, "chown"))
