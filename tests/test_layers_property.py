@@ -115,9 +115,10 @@ ATTRIBUTES = _operation("setxattr", PATHS, st.sampled_from((b"1", b"22")))
 
 
 def _on_fuse(operation: Operation) -> Operation:
-    """What fuse-overlayfs does right. Its mounts use the kernel's write-back cache, which keeps the
-    times of files itself: truncating a file to the size it already has changes the time in the
-    file system below, but the tree shows the old one until it is mounted again."""
+    """Restrict an operation to what fuse-overlayfs does right. Its mounts use the kernel's
+    write-back cache, which keeps the times of files itself: truncating a file to the size it
+    already has changes the time in the file system below, but the tree shows the old one until it
+    is mounted again."""
     return Operation("resize", operation.arguments) if operation.name == "truncate" else operation
 
 
