@@ -397,7 +397,7 @@ def test_uplink_of_an_isolated_lab(
         call("kill", "-9", holder)
         until(lambda: not _lives(pid), "its end with the lab")
         lab("dumm-guest start a")
-        assert reached(lab, {SERVICE, METADATA, f"{THERE}:80"}) == {f"{THERE}:80"}
+        assert reached(lab, {f"{THERE}:80"}, {SERVICE, METADATA}) == {f"{THERE}:80"}
         pid = pid_in(lab, "outside")
     finally:
         lab("dumm-fs destroy")
