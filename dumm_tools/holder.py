@@ -33,12 +33,6 @@ def is_inside(labdir: str) -> bool:
     return known is not None and _shares(known[0])
 
 
-def is_among_processes(labdir: str) -> bool:
-    """Whether this process is in the lab's pid namespace, too, as those of `dumm-guest exec --host`
-    are: recorded pids, which are those of /proc, name other processes to system calls there."""
-    return is_inside(labdir) and os.readlink("/proc/self") != str(os.getpid())
-
-
 def _shares(pid: int) -> bool:
     try:
         return all(

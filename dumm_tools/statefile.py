@@ -22,8 +22,6 @@ LOCK = ".lock"
 #: Seconds to wait for another command's transaction.
 LOCK_TIMEOUT = 10.0
 
-#: Whether we are inside a transaction.
-
 
 def load(labdir: str) -> State:
     """Read the working set's state; NotFound if there is none, DummError if it is damaged."""

@@ -145,52 +145,45 @@ def _standing_still(labdir: str, name: str, seconds: float) -> Iterator[None]:
 
 def mount_from_jail(labdir: str, name: str) -> None:
     """Mount the root of a running guest on mount/NAME."""
-    pidfd = liveness.pidfd_of(labdir, name)
-    if pidfd is None:
-        raise Conflict(f"guest '{name}' has ended")
     target = mounts.paths(labdir, name)[0]
 
-    def fetch() -> None:
+    def fetch(jail: int) -> None:
         ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        namespaces.enter_mounts(namespaces.mounts_of(pidfd))
+        namespaces.enter_mounts(namespaces.mounts_of(jail))
         tree = mnt.clone_tree("/guest")
         namespaces.enter_mounts(ours)
         mnt.attach(tree, target)
 
-    try:
-        error = _in_child(fetch)
-    finally:
-        os.close(pidfd)
-    if error:
-        raise DummError(f"cannot mount the root of guest '{name}': {error}")
+    _in_child(labdir, name, fetch, "mount")
 
 
 def _into_jail(labdir: str, name: str, tree: int) -> None:
     """Replace /guest in the jail. Between the two steps there is nothing there: the kernel is
     suspended."""
+
+    def place(jail: int) -> None:
+        namespaces.enter_mounts(namespaces.mounts_of(jail))
+        mnt.umount("/guest", detach=True)
+        mnt.attach(tree, "/guest")
+
+    _in_child(labdir, name, place, "change")
+
+
+def _in_child(labdir: str, name: str, work: Callable[[int], None], what: str) -> None:
+    """Do `work` with the pidfd of a guest's process in a child, since a process that enters a mount
+    namespace loses its place in ours. `what` is the verb of the message
+    if it fails."""
     pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is None:
         raise Conflict(f"guest '{name}' has ended")
 
-    def place() -> None:
-        namespaces.enter_mounts(namespaces.mounts_of(pidfd))
-        mnt.umount("/guest", detach=True)
-        mnt.attach(tree, "/guest")
+    def pinned_work() -> None:
+        pinned.pin()  # in a jail, the files at the paths of Python's modules are not Python's
+        work(pidfd)
 
     try:
-        error = _in_child(place)
+        error = child.run(pinned_work, errors.explain)
     finally:
         os.close(pidfd)
     if error:
-        raise DummError(f"cannot change the root of guest '{name}': {error}")
-
-
-def _in_child(work: Callable[[], None]) -> str:
-    """Do `work` in a child, since a process that enters a mount namespace loses its place in ours;
-    what went wrong, or nothing."""
-
-    def pinned_work() -> None:
-        pinned.pin()  # in a jail, the files at the paths of Python's modules are not Python's
-        work()
-
-    return child.run(pinned_work, errors.explain)
+        raise DummError(f"cannot {what} the root of guest '{name}': {error}")

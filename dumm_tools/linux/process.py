@@ -52,6 +52,12 @@ def lives(known: tuple[int, int] | None) -> bool:
     return known is not None and start_time(known[0]) == known[1]
 
 
+def proc_is_foreign() -> bool:
+    """Whether /proc belongs to another pid namespace than ours, so that pids from it name other
+    processes to system calls."""
+    return os.readlink("/proc/self") != str(os.getpid())
+
+
 def open_pidfd(pid: int, started: int, *, ending: bool = False) -> int | None:
     """A pidfd of the process with this pid and this start time; None if it is gone or (unless
     `ending`) exiting."""

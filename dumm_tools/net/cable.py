@@ -137,7 +137,6 @@ def unplugged(labdir: str, state: State, ifaces: Sequence[Iface], *, down: bool 
     for guest in {i.guest for i in ifaces} & state.guests.keys():
         now = liveness.guest_state(labdir, state, state.guests[guest])
         if now not in ("stopped", "crashed"):
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # it is restarting, and will read the record
+            # Without the file it is restarting, and will read the record.
+            with contextlib.suppress(FileNotFoundError):
                 refresh_boot(labdir, state, guest)

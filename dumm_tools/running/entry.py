@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dumm_tools import holder, statefile
 from dumm_tools.errors import Conflict, DummError
+from dumm_tools.linux import process
 from dumm_tools.records import Outline
 
 
@@ -26,12 +27,13 @@ def bring_up(labdir: str) -> bool:
         return False
     from dumm_tools.running import isolation
 
-    if holder.is_among_processes(labdir):
-        raise Conflict(
-            "this is inside the lab's own namespaces, where only looking is possible",
-            hint="run the command outside 'dumm-guest exec --host' and 'dumm-console shell --host'",
-        )
     if holder.is_inside(labdir):
+        if process.proc_is_foreign():  # what was recorded of processes is of no use
+            raise Conflict(
+                "this is inside the lab's own namespaces, where only looking is possible",
+                hint="run the command outside 'dumm-guest exec --host' and "
+                "'dumm-console shell --host'",
+            )
         return True
     if outline.has_nat:
         _bring_up_with_way_out(labdir)
