@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -164,6 +165,19 @@ def test_killed_create_and_delete_can_be_repeated(lab: Lab) -> None:
         lab("dumm-guest delete --if-exists alice")
         assert lab("dumm-guest list -q").out == ""
         assert not (lab.directory / "host/alice").exists()
+
+
+def test_create_that_was_killed_before_its_mount_can_be_repeated(lab: Lab) -> None:
+    lab("dumm-guest create alice")
+    # What a kill right after the record leaves: no directory, and nothing mounted.
+    lab("dumm-fs umount alice")
+    for place in ("host/alice", "mount/alice", "run/alice"):
+        shutil.rmtree(lab.directory / place)
+    lab("dumm-guest create --may-exist alice")
+    assert (lab.mounted("alice") / "etc/passwd").exists()
+    lab("dumm-guest start alice")
+    lab("dumm-guest create --may-exist alice")
+    assert lab("dumm-guest exec alice -- hostname").out == "alice\n"
 
 
 def test_killed_stop_can_be_repeated(lab: Lab) -> None:

@@ -10,7 +10,7 @@ from dumm_tools.errors import Conflict, Usage
 from dumm_tools.files import choice, mounts, workdir
 from dumm_tools.guests import arguments
 from dumm_tools.images import kernel, master
-from dumm_tools.model import Guest
+from dumm_tools.model import Guest, State
 from dumm_tools.net import iface
 from dumm_tools.running import guest_views, liveness, turn
 from dumm_tools.statefile import transaction
@@ -21,7 +21,8 @@ MEMORY_MIN = 40 << 20
 
 
 def create(labdir: str, guest: Guest, *, may_exist: bool = False) -> bool:
-    """Record a guest, create its directories and mount its tree; False if it already exists."""
+    """Record a guest, create its directories and mount its tree; False if it already exists. With
+    `may_exist`, what a killed command has left out is done for an existing one, too."""
     names.guest(guest.name)
     _check(labdir, guest)
     with contextlib.ExitStack() as undo:
@@ -29,6 +30,7 @@ def create(labdir: str, guest: Guest, *, may_exist: bool = False) -> bool:
             state = change.state
             if guest.name in state.guests:
                 if may_exist:
+                    _complete(labdir, state, state.guests[guest.name])
                     return False
                 raise Conflict(f"guest '{guest.name}' already exists")
             tree_below = choice.resolve_master(labdir, guest)
@@ -43,6 +45,14 @@ def create(labdir: str, guest: Guest, *, may_exist: bool = False) -> bool:
             mounts.mount(labdir, state, guest, tree_below.path)
         undo.pop_all()
     return True
+
+
+def _complete(labdir: str, state: State, guest: Guest) -> None:
+    """Mount the tree of a recorded guest that is not running, unless it is mounted."""
+    if liveness.guest_state(labdir, state, guest) in ("stopped", "crashed"):
+        liveness.make_run_dir(labdir, guest.name)
+        if not mounts.is_mounted(labdir, state, guest.name):
+            mounts.mount(labdir, state, guest, choice.resolve_master(labdir, guest).path)
 
 
 def _remove_empty(directory: str) -> None:
