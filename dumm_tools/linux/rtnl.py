@@ -28,6 +28,7 @@ RTM_GETADDR = 22
 RTM_NEWLINKPROP = 108
 
 IFF_UP = 0x1  # linux/if.h
+_IF_LINK_MODE_DEFAULT, _IF_LINK_MODE_DORMANT = 0, 1
 _IFA_F_NODAD = 0x02  # linux/if_addr.h
 _RT_SCOPE_HOST = 254
 _RT_SCOPE_LINK = 253
@@ -101,6 +102,14 @@ def no_address_generation() -> tuple[str, Any]:
     """The attribute that stops the kernel from giving a device a link-local address."""
     inet6 = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _IN6_ADDR_GEN_MODE_NONE)]}
     return ("IFLA_AF_SPEC", {"attrs": [("AF_INET6", inet6)]})
+
+
+def carrier(on: bool) -> Attributes:
+    """The attributes that give a device a carrier, or make it wait for one (NO-CARRIER), whether
+    it is up or not (set_operstate, net/core/rtnetlink.c). They last until they are set again: the
+    vector driver reports no carrier of its own."""
+    mode = _IF_LINK_MODE_DEFAULT if on else _IF_LINK_MODE_DORMANT
+    return [("IFLA_OPERSTATE", "UP" if on else "DORMANT"), ("IFLA_LINKMODE", mode)]
 
 
 def new_altname(name: str, alternative: str) -> Request:

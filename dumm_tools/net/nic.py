@@ -65,6 +65,7 @@ def _name(iface: Iface, index: int) -> Request:
     ]
     if iface.mtu <= MTU_BY_NETLINK:
         wanted.append(("IFLA_MTU", iface.mtu))
+    wanted += rtnl.carrier(True)
     return rtnl.link(rtnl.RTM_SETLINK, iface.name, wanted, index=index, up=iface.up)
 
 
@@ -125,7 +126,8 @@ def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> None:
 def _turn(iface: Iface, index: int) -> list[Request]:
     """Bring a device up or down as recorded. Going down costs its IPv6 addresses, and all its
     routes."""
-    flag = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=index, up=iface.up)
+    carrier = rtnl.carrier(True)
+    flag = rtnl.link(rtnl.RTM_SETLINK, iface.name, carrier, index=index, up=iface.up)
     lost = [r for r in link_requests.addresses(iface, index) if address.is_v6(r.subject)]
     return [flag, *lost, *link_requests.routes(iface, index)] if iface.up else [flag]
 
