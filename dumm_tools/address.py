@@ -12,6 +12,7 @@ MTU_MIN = 68
 MTU_MAX = 65521
 #: Minimum MTU of IPv6 (RFC 8200, section 5); below it the kernel disables IPv6.
 MTU_MIN_IPV6 = 1280
+_EXAMPLES = "such as 10.0.0.1/24 or fd00::1/64"
 
 
 def interface(text: str) -> str:
@@ -23,9 +24,11 @@ def interface(text: str) -> str:
     try:
         packed = socket.inet_pton(family, address)
     except (OSError, ValueError):
-        raise Usage(f"bad address {text!r}", hint="such as 10.0.0.1/24 or fd00::1/64") from None
+        hint = "such as fd00::1/64" if family == socket.AF_INET6 else _EXAMPLES
+        raise Usage(f"bad address {text!r}", hint=hint) from None
     if not slash:
-        raise Usage(f"address '{address}' has no prefix length", hint=f"such as {address}/24")
+        usual = 64 if family == socket.AF_INET6 else 24
+        raise Usage(f"address '{address}' has no prefix length", hint=f"such as {address}/{usual}")
     bits = 8 * len(packed)
     if not (prefix.isascii() and prefix.isdecimal() and len(prefix) <= 3 and int(prefix) <= bits):
         raise Usage(f"bad prefix length in {text!r}", hint=f"0 to {bits}")
@@ -53,8 +56,13 @@ def is_reserved(text: str, of: str) -> bool:
 
 
 def interfaces(texts: tuple[str, ...] | list[str]) -> list[str]:
-    """All of them in canonical form, without duplicates."""
-    return list(dict.fromkeys(interface(t) for t in texts))
+    """All of them in canonical form, without duplicates; Usage if a device cannot have them all."""
+    found = list(dict.fromkeys(interface(t) for t in texts))
+    for number, text in enumerate(found):
+        for other in found[:number]:
+            if same(other, text):
+                raise Usage(f"'{other}' and '{text}' are the same address")
+    return found
 
 
 def host(text: str) -> str:

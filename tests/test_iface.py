@@ -86,6 +86,23 @@ def test_bad_addresses_are_rejected(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("10.0.0.1", "such as 10.0.0.1/24"),
+        ("fd00::1", "such as fd00::1/64"),
+        ("fd00::1/129", "0 to 128"),
+        ("10.0.0.1/33", "0 to 32"),
+        ("fd00::g/64", "such as fd00::1/64"),
+        ("10.0.0.256/24", "such as 10.0.0.1/24 or fd00::1/64"),
+    ],
+)
+def test_hints_are_of_the_addresss_family(text: str, hint: str) -> None:
+    with pytest.raises(Usage) as caught:
+        address.interface(text)
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
     "text",
     [
         *("", "02:00:00:00:00", "02:00:00:00:00:0g", "2:0:0:0:0:1", "02-00-00-00-00-01"),
@@ -144,6 +161,7 @@ REFUSED: list[tuple[type[DummError], Callable[[str], object]]] = [
     (Usage, lambda at: iface.create(at, "alice-eth1", mtu=65522)),
     (Usage, lambda at: iface.create(at, "alice-eth1", mtu=1279, addresses=["fd00::1/64"])),
     (Usage, lambda at: iface.create(at, "alice-eth1", addresses=["10.0.0.1"])),
+    (Usage, lambda at: iface.create(at, "alice-eth1", addresses=["fd00::1/64", "fd00::1/48"])),
     (NotFound, lambda at: iface.create(at, "carol-eth0")),
     (NotFound, lambda at: iface.create(at, "alice-eth1", bridge="nolan")),
     (Usage, lambda at: iface.create(at, "alice-eth1", bridge="a bridge")),

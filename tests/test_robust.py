@@ -232,7 +232,9 @@ def test_nic_is_plugged_in_while_all_lines_are_in_use(
         lab(f"dumm-console send alice 'sleep 100 </dev/tty{number} &'")
     until(lambda: len(lab("dumm-console log alice").out) > 0, "the console has been opened")
     interfaces = [f"alice-eth{n}" for n in range(4)]
-    lab(["dumm-iface", "create", *interfaces, "--address", "10.0.0.1/24"])
+    lab(["dumm-iface", "create", *interfaces])
+    for interface in interfaces:
+        lab(f"dumm-iface address add {interface} 10.0.0.1/24")
     for process in running[3:]:
         assert process.poll() is None
     for process in running[:3]:

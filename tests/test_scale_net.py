@@ -59,15 +59,16 @@ def test_30_interfaces_in_one_guest(new_lab: Callable[..., Lab], suite: str) -> 
     lab("dumm-bridge create lan0")
     lab("dumm-guest create a")
 
-    def names(start: int, stop: int) -> str:
-        return " ".join(f"a-eth{n}" for n in range(start, stop))
+    def create(start: int, stop: int) -> None:
+        line = "iface create a-eth{} --bridge lan0 --address 10.0.0.1/24\n"
+        lab("dumm-console", stdin="".join(map(line.format, range(start, stop))).encode())
 
-    lab(f"dumm-iface create {names(0, 26)} --bridge lan0 --address 10.0.0.1/24")
+    create(0, 26)
     lab("dumm-iface route add a-eth25 192.168.0.0/16 --via 10.0.0.2")
     lab("dumm-iface shape a-eth25 --delay 1")
     done = lab("dumm-guest start a")
     assert done.err == ""
-    lab(f"dumm-iface create {names(26, 30)} --bridge lan0 --address 10.0.0.1/24")
+    create(26, 30)
     macs = dict(r.split("\t") for r in lab("dumm-iface list -o name,mac").lines)
     for again in (False, True):
         if again:
@@ -79,7 +80,7 @@ def test_30_interfaces_in_one_guest(new_lab: Callable[..., Lab], suite: str) -> 
         assert sh(lab, "a", "ip -4 addr").count("10.0.0.1/24") == 30
         assert "192.168.0.0/16\t10.0.0.2" in lab("dumm-iface route list a --live -o dest,via").out
         assert lab("dumm-iface show a-eth25 -o actual").out == "delay=1\n"
-    lab(f"dumm-iface delete {names(1, 30)}")
+    lab(["dumm-iface", "delete", *(f"a-eth{n}" for n in range(1, 30))])
     assert set(devices(lab, "a")) == {"eth0"}
 
 

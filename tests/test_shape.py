@@ -57,9 +57,39 @@ def test_bad_rates_are_rejected(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "text", "wanted"),
+    [
+        *(("delay", "20", 20), ("delay", "20ms", 20), ("delay", "1.5s", 1500)),
+        *(("jitter", "500us", 0.5), ("jitter", "5MS", 5), ("delay", "2sec", 2000)),
+        *(("delay", "1e2", 100), ("delay", "7msec", 7), ("delay", ".5", 0.5)),
+        *(("loss", "1", 1), ("loss", "1%", 1), ("duplicate", "0.5%", 0.5), ("corrupt", "0", 0)),
+        *(("reorder", "25%", 25), ("rate", "10mbit", 10e6)),
+    ],
+)
+def test_values_may_have_their_units(key: str, text: str, wanted: float) -> None:
+    assert shape.parsed(key, text) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("key", ["delay", "loss"])
+@pytest.mark.parametrize(
+    "text", ["", "ms", "%", "s", "fast", "20 ms", " 1", "1_0", "20m", "1%%", "20min", "٣", "1 %"]
+)
+def test_bad_values_are_rejected(key: str, text: str) -> None:
+    with pytest.raises(Usage):
+        shape.parsed(key, text)
+
+
+@pytest.mark.parametrize(("key", "text"), [("delay", "1%"), ("loss", "1ms"), ("jitter", "10mbit")])
+def test_units_of_other_settings_are_rejected(key: str, text: str) -> None:
+    with pytest.raises(Usage):
+        shape.parsed(key, text)
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {},
+        {"delay": 5000, "jitter": 2147.5},  # kernels keep 31 bits of nanoseconds
         {"loss": 101},
         {"loss": -1},
         {"loss": math.nan},
@@ -190,13 +220,13 @@ class Tc:
 #: rate as it shows it to people.
 SETTINGS: list[tuple[str, dict[str, float], str]] = [
     ("--delay 20", {"delay": 0.02, "limit": 6000}, ""),
-    ("--delay 7.5 --jitter 2.25", {"delay": 0.0075, "jitter": 0.00225, "limit": 3438}, ""),
+    ("--delay 7.5ms --jitter 2250us", {"delay": 0.0075, "jitter": 0.00225, "limit": 3438}, ""),
     # More nanoseconds than 32 bits hold; tc(8) does not know of more than 274 seconds.
     ("--delay 200000 --jitter 2125", {"delay": 200, "jitter": 2.125, "limit": 10_000}, ""),
     ("--loss 0.1", {"loss": 0.001, "limit": 1000}, ""),
-    ("--loss 100 --duplicate 30", {"loss": 1, "duplicate": 0.3, "limit": 1000}, ""),
+    ("--loss 100% --duplicate 30%", {"loss": 1, "duplicate": 0.3, "limit": 1000}, ""),
     ("--corrupt 12.5", {"corrupt": 0.125, "limit": 1000}, ""),
-    ("--delay 1 --reorder 25", {"delay": 0.001, "reorder": 0.25, "gap": 1, "limit": 1250}, ""),
+    ("--delay 1ms --reorder 25%", {"delay": 0.001, "reorder": 0.25, "gap": 1, "limit": 1250}, ""),
     ("--rate 1000", {"rate": 125, "limit": 32}, "1Kbit"),
     ("--rate 500kbit", {"rate": 62_500, "limit": 32}, "500Kbit"),
     ("--rate 10mbit --delay 50", {"rate": 1_250_000, "delay": 0.05, "limit": 653}, "10Mbit"),

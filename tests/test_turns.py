@@ -238,7 +238,8 @@ def test_changes_of_guests_that_never_answer(lab: Lab, stuck: Stuck) -> None:
     lab("dumm-bridge create lan0 lan1")
     lab("dumm-guest create a b c d e --start")
     lab("dumm-iface create a-eth0 b-eth0 --bridge lan0")
-    lab("dumm-iface create d-eth0 e-eth0 --bridge lan1 --address 10.0.0.1/24")
+    lab("dumm-iface create d-eth0 --bridge lan1 --address 10.0.0.3/24")
+    lab("dumm-iface create e-eth0 --bridge lan1 --address 10.0.0.1/24")
     for guest in "ab":
         (lab.directory / "templates/T" / guest).mkdir(parents=True)
         (lab.directory / "templates/T" / guest / "new").touch()

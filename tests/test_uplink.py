@@ -206,9 +206,8 @@ def test_last_of_two_labs_restores_the_hosts_settings(
 ) -> None:
     before = world()
     one, other = new_lab("one"), new_lab("other")
-    one("dumm-bridge create lan0 lan2 --address 10.0.0.254/24")
-    one("dumm-bridge address del lan2 10.0.0.254/24")
-    one("dumm-bridge address add lan2 10.0.2.254/24")
+    one("dumm-bridge create lan0 --address 10.0.0.254/24")
+    one("dumm-bridge create lan2 --address 10.0.2.254/24")
     other("dumm-bridge create lan1 --address 10.0.1.254/24")
     one("dumm-bridge uplink lan0")
     one("dumm-bridge uplink lan2")

@@ -14,6 +14,7 @@ from dumm_tools.cli.iface import (
     address_options,
     capture_options,
     captured,
+    need_single,
 )
 from dumm_tools.cli.lab import entered, labdir
 from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_verb
@@ -59,9 +60,12 @@ def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) 
     """Create bridges. Addresses are those of the host on the segment."""
     from dumm_tools.net import bridge
 
+    need_single(names, addresses)
     return each(
         names,
-        lambda name: bridge.create(entered(), name, addresses=addresses, may_exist=may_exist),
+        lambda name: bridge.create(
+            entered(), name, addresses=addresses, may_exist=may_exist, warn=warn
+        ),
     )
 
 
@@ -87,7 +91,7 @@ def connect(name: str, ifaces: tuple[str, ...]) -> int:
     """
     from dumm_tools.net import bridge
 
-    return each(ifaces, lambda interface: bridge.connect(entered(), name, interface))
+    return each(ifaces, lambda interface: bridge.connect(entered(), name, interface, warn=warn))
 
 
 @cli.command()

@@ -9,7 +9,7 @@ import click
 
 from dumm_tools import output
 from dumm_tools.cli.commands import Group, tool
-from dumm_tools.cli.ending import die_of, each, run
+from dumm_tools.cli.ending import die_of, each, run, warn
 from dumm_tools.cli.lab import entered
 from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_verb
 from dumm_tools.cli.shapes import output_options
@@ -120,6 +120,12 @@ def address_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
+def need_single(names: tuple[str, ...], addresses: tuple[str, ...]) -> None:
+    """Refuse to give the same addresses to several interfaces or bridges; UsageError."""
+    if addresses and len(names) > 1:
+        raise click.UsageError("--address is for a single one only, not for each of several")
+
+
 @cli.command()
 @click.argument(
     "names", metavar="IFACE...", nargs=-1, required=True, type=Name("interface", _new_ifaces)
@@ -153,6 +159,7 @@ def create(
 
     if mac is not None and len(names) > 1:
         raise click.UsageError("--mac is for a single interface only")
+    need_single(names, addresses)
 
     def action(name: str) -> None:
         iface.create(
@@ -163,6 +170,7 @@ def create(
             mac=mac,
             mtu=mtu,
             may_exist=may_exist,
+            warn=warn,
         )
 
     return each(names, action)
@@ -204,7 +212,7 @@ def set_(name: str, mtu: int | None, mac: str | None) -> None:
     """
     from dumm_tools.net import iface
 
-    iface.set_(entered(), name, mtu=mtu, mac=mac)
+    iface.set_(entered(), name, mtu=mtu, mac=mac, warn=warn)
 
 
 address_group = address_verbs(
@@ -279,23 +287,21 @@ def route_list(guest: str, live: bool, shape: output.Shape) -> None:
 
 @cli.command("shape")
 @one
-@click.option("--delay", metavar="MS", type=float, help="Delay of each packet, in milliseconds.")
 @click.option(
-    "--jitter", metavar="MS", type=float, help="Random variation of the delay, in milliseconds."
+    "--delay", metavar="MS", help="Delay of each packet, in milliseconds: 20, 20ms, 1.5s, 500us."
 )
-@click.option("--loss", metavar="%", type=float, help="Percentage of packets to drop.")
+@click.option(
+    "--jitter", metavar="MS", help="Random variation of the delay, up to 2147 ms; as for --delay."
+)
+@click.option("--loss", metavar="%", help="Percentage of packets to drop: 1, 0.5%.")
 @click.option(
     "--rate", metavar="BITS", help="Maximum rate in bits per second: 10mbit, 500kbit, 64000."
 )
-@click.option("--duplicate", metavar="%", type=float, help="Percentage of packets to duplicate.")
-@click.option(
-    "--corrupt", metavar="%", type=float, help="Percentage of packets to corrupt in one bit."
-)
-@click.option(
-    "--reorder", metavar="%", type=float, help="Percentage of packets to send without the delay."
-)
+@click.option("--duplicate", metavar="%", help="Percentage of packets to duplicate.")
+@click.option("--corrupt", metavar="%", help="Percentage of packets to corrupt in one bit.")
+@click.option("--reorder", metavar="%", help="Percentage of packets to send without the delay.")
 @click.option("--clear", is_flag=True, help="Remove all previous settings first.")
-def shape_(name: str, rate: str | None, clear: bool, **values: float | None) -> None:
+def shape_(name: str, clear: bool, **values: str | None) -> None:
     """Impair the traffic that a guest sends on an interface.
 
     To affect both directions, shape both ends. Settings that are not given are kept; 0 removes a
@@ -303,9 +309,7 @@ def shape_(name: str, rate: str | None, clear: bool, **values: float | None) -> 
     """
     from dumm_tools.net import shape
 
-    wanted = {key: value for key, value in values.items() if value is not None}
-    if rate is not None:
-        wanted["rate"] = shape.rate(rate)
+    wanted = {k: shape.parsed(k, text) for k, text in values.items() if text is not None}
     shape.set_(entered(), name, wanted, clear=clear)
 
 

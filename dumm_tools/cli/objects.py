@@ -9,7 +9,7 @@ import click
 
 from dumm_tools import output
 from dumm_tools.cli.commands import Group
-from dumm_tools.cli.ending import each, program, report
+from dumm_tools.cli.ending import each, program, report, warn
 from dumm_tools.cli.lab import entered
 from dumm_tools.cli.shapes import output_options
 from dumm_tools.output import Field
@@ -90,7 +90,8 @@ def address_verbs(
     @addresses_argument
     @click.option("--may-exist", is_flag=True, help="Do not fail if it already exists.")
     def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
-        _domain(domain).add_addresses(entered(), name, addresses, may_exist=may_exist)
+        module = _domain(domain)
+        module.add_addresses(entered(), name, addresses, may_exist=may_exist, warn=warn)
 
     @group.command("del", help=del_help)
     @operand

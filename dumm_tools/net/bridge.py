@@ -14,19 +14,36 @@ from dumm_tools.agent.client import ANSWER_TIMEOUT
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.model import Bridge, Iface, State
-from dumm_tools.net import cable, guard, host_links, host_uplink, link_views, nat, nic, uplink
+from dumm_tools.net import (
+    cable,
+    duplicate,
+    guard,
+    host_links,
+    host_uplink,
+    link_views,
+    nat,
+    nic,
+    uplink,
+)
 from dumm_tools.running import liveness, turn
 
 Report = Callable[[str], None]
 
 
 def create(
-    labdir: str, name: str, *, addresses: Sequence[str] = (), may_exist: bool = False
+    labdir: str,
+    name: str,
+    *,
+    addresses: Sequence[str] = (),
+    may_exist: bool = False,
+    warn: Report = lambda _: None,
 ) -> None:
-    """Create a bridge. Usage, Conflict."""
+    """Create a bridge. Addresses that the host has on another one are reported to `warn`. Usage,
+    Conflict."""
     names.bridge(name)
     wanted = address.interfaces(list(addresses))
     rtnl.load()
+    shared: list[str] = []
     with statefile.transaction(labdir) as change:
         state = change.state
         if name in state.bridges and not may_exist:
@@ -38,8 +55,11 @@ def create(
                     raise Conflict(f"'{name}' is already an interface")
                 # The record makes a bridge ours, even if the command that made it was killed.
                 host_links.check_free(state, name)
+                shared = duplicate.of_host(state, state.bridges[name], wanted)
                 change.save()
             host_links.ensure_bridge(channel, state, state.bridges[name])
+    for text in shared:
+        warn(text)
 
 
 def delete(
@@ -135,14 +155,22 @@ def _forget(labdir: str, state: State, name: str, told: Mapping[str, Sequence[If
     cable.unplugged(labdir, state, state.members_of(name), down=False)
 
 
-def connect(labdir: str, name: str, interface: str) -> None:
+def connect(labdir: str, name: str, interface: str, *, warn: Report = lambda _: None) -> None:
     """Connect an interface to a bridge; if it is on another bridge, it moves. An interface that is
-    down comes up; otherwise nothing else is changed. Usage, NotFound, Conflict."""
+    down comes up; otherwise nothing else is changed. Addresses that another member has, too, are
+    reported to `warn`. Usage, NotFound, Conflict."""
     guest, _ = names.interface(interface)
     if liveness.alive(labdir, guest):
         rtnl.load()
-    if _move(labdir, name, interface):
-        return
+    shared: list[str] = []
+    if not _move(labdir, name, interface, shared):
+        _connect(labdir, name, interface, shared)
+    for text in shared:
+        warn(text)
+
+
+def _connect(labdir: str, name: str, interface: str, shared: list[str]) -> None:
+    guest, _ = names.interface(interface)
     with turn.taken(labdir, guest):
         with statefile.transaction(labdir) as change:
             state = change.state
@@ -151,6 +179,7 @@ def connect(labdir: str, name: str, interface: str) -> None:
             running = cable.reachable(labdir, state, guest)
             before = member.but()
             member.up, member.bridge = True, name
+            shared += duplicate.of_interface(state, member)
             change.save()
             with netlink.host() as channel:
                 host_links.ensure_bridge(channel, state, bridge)
@@ -160,7 +189,7 @@ def connect(labdir: str, name: str, interface: str) -> None:
                 nic.plug(labdir, member, reopen=reopen)
 
 
-def _move(labdir: str, name: str, interface: str) -> bool:
+def _move(labdir: str, name: str, interface: str, shared: list[str]) -> bool:
     """Move an interface that is up from one bridge to another. The guest does not notice, so it may
     be paused or stuck. False if the interface is already in place: it may be from a `create` that
     was killed before the guest had its device."""
@@ -173,6 +202,7 @@ def _move(labdir: str, name: str, interface: str) -> bool:
         if member.bridge == name and liveness.is_running(labdir, state, member.guest):
             return False
         member.bridge = name
+        shared += duplicate.of_interface(state, member)
         change.save()
         with netlink.host() as channel:
             host_links.ensure_bridge(channel, state, bridge)
@@ -205,9 +235,15 @@ def disconnect(labdir: str, interface: str) -> None:
 
 
 def add_addresses(
-    labdir: str, name: str, addresses: Sequence[str], *, may_exist: bool = False
+    labdir: str,
+    name: str,
+    addresses: Sequence[str],
+    *,
+    may_exist: bool = False,
+    warn: Report = lambda _: None,
 ) -> None:
-    """Add addresses of the host to a bridge. Usage, NotFound, Conflict."""
+    """Add addresses of the host to a bridge. Those that a member, or the host on another bridge,
+    has, too, are reported to `warn`. Usage, NotFound, Conflict."""
     wanted = address.interfaces(list(addresses))
     rtnl.load()
     with statefile.transaction(labdir) as change:
@@ -227,6 +263,9 @@ def add_addresses(
                 nat.make(state)
             change.save()
             undo.pop_all()
+        shared = duplicate.of_host(state, bridge, new)
+    for text in shared:
+        warn(text)
 
 
 def _drop(

@@ -9,14 +9,16 @@ again; a cable is cut whatever the guest says.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dumm_tools import address, names, statefile
 from dumm_tools.errors import Conflict, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.model import Iface, State
-from dumm_tools.net import cable, guest_links, host_links, link_requests, link_views, nic
+from dumm_tools.net import cable, duplicate, guest_links, host_links, link_requests, link_views, nic
 from dumm_tools.running import guest_views, liveness, turn
+
+Report = Callable[[str], None]
 
 
 def create(
@@ -28,8 +30,10 @@ def create(
     mac: str | None = None,
     mtu: int = 1500,
     may_exist: bool = False,
+    warn: Report = lambda _: None,
 ) -> None:
-    """Add an interface to a guest, immediately if it is running. Usage, NotFound, Conflict."""
+    """Add an interface to a guest, immediately if it is running. Addresses that another member of
+    the segment has, too, are reported to `warn`. Usage, NotFound, Conflict."""
     guest, device = names.interface(name)
     wanted = address.interfaces(list(addresses))
     address.fits(address.mtu(mtu), wanted)
@@ -63,12 +67,15 @@ def create(
                 )
                 change.save()
             made = state.ifaces[name]
+            shared = duplicate.of_interface(state, made) if fresh else []
             if running:
                 reopen = cable.settle_host(labdir, state, made)
         if running:
             # An existing one may be from a command that was killed before the guest had it.
             with cable.taking_back(labdir, None if fresh else made, made):
                 nic.plug(labdir, made, reopen=reopen)
+    for text in shared:
+        warn(text)
 
 
 def _free_tap(state: State, name: str) -> str:
@@ -142,8 +149,16 @@ def set_up(labdir: str, name: str, up: bool) -> None:
                 nic.plug(labdir, iface, reopen=reopen)
 
 
-def set_(labdir: str, name: str, *, mtu: int | None = None, mac: str | None = None) -> None:
-    """Change an interface's MTU or MAC address. Usage, NotFound, Conflict."""
+def set_(
+    labdir: str,
+    name: str,
+    *,
+    mtu: int | None = None,
+    mac: str | None = None,
+    warn: Report = lambda _: None,
+) -> None:
+    """Change an interface's MTU or MAC address. A MAC address that another member of the segment
+    has, too, is reported to `warn`. Usage, NotFound, Conflict."""
     if mtu is None and mac is None:
         raise Usage("nothing to set", hint="--mtu or --mac")
     mtu = address.mtu(mtu) if mtu is not None else None
@@ -158,6 +173,7 @@ def set_(labdir: str, name: str, *, mtu: int | None = None, mac: str | None = No
             before = iface.but()
             iface.mtu = mtu or iface.mtu
             iface.mac = mac or iface.mac
+            shared = duplicate.of_interface(change.state, iface, []) if mac else []
             change.save()
             reopen = cable.settle_host(labdir, change.state, iface, running)
         if running:
@@ -171,12 +187,20 @@ def set_(labdir: str, name: str, *, mtu: int | None = None, mac: str | None = No
                 nic.plug(labdir, iface, reopen=reopen)
                 if not reborn:
                     nic.change(labdir, iface, mtu=mtu is not None, mac=mac is not None)
+    for text in shared:
+        warn(text)
 
 
 def add_addresses(
-    labdir: str, name: str, addresses: Sequence[str], *, may_exist: bool = False
+    labdir: str,
+    name: str,
+    addresses: Sequence[str],
+    *,
+    may_exist: bool = False,
+    warn: Report = lambda _: None,
 ) -> None:
-    """Add addresses to an interface: all or none. Usage, NotFound, Conflict."""
+    """Add addresses to an interface: all or none. Those that another member of the segment has,
+    too, are reported to `warn`. Usage, NotFound, Conflict."""
     wanted = address.interfaces(list(addresses))
     guest, _ = names.interface(name)
     with cable.turn_of(labdir, guest):
@@ -188,6 +212,7 @@ def add_addresses(
             running = cable.reachable(labdir, state, guest)
             before = iface.but()
             iface.addresses = iface.addresses + new
+            shared = duplicate.of_interface(state, iface, new, mac=False)
             change.save()
             if running:
                 cable.refresh_boot(labdir, state, guest)
@@ -198,6 +223,8 @@ def add_addresses(
                 if iface.routes:  # one may have been waiting for this
                     guest_links.add_routes(labdir, iface, iface.routes)
                 undo.pop_all()
+    for text in shared:
+        warn(text)
 
 
 def del_addresses(

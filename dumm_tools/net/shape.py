@@ -12,10 +12,11 @@ from dumm_tools.model import Iface, State
 from dumm_tools.net import cable, guest_links, link_requests, link_views
 from dumm_tools.running import liveness
 
-#: The settings, each with its unit and maximum value.
+#: The settings, each with its unit and maximum value. Kernels keep a jitter of at most 2^31 - 1
+#: nanoseconds, and cap or garble a longer one (sch_netem.c, get_slot and tabledist).
 KEYS: dict[str, tuple[str, float]] = {
     "delay": (" ms", 600_000),
-    "jitter": (" ms", 600_000),
+    "jitter": (" ms", 2147),
     "loss": (" %", 100),
     "duplicate": (" %", 100),
     "corrupt": (" %", 100),
@@ -24,6 +25,8 @@ KEYS: dict[str, tuple[str, float]] = {
 }
 RATE_MIN = 1000
 _SUFFIXES = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
+#: Units of time, in milliseconds.
+_TIMES = {"ms": 1.0, "msec": 1.0, "us": 1e-3, "usec": 1e-3, "s": 1e3, "sec": 1e3, "": 1.0}
 
 
 def rate(text: str) -> float:
@@ -37,6 +40,40 @@ def rate(text: str) -> float:
         return float(number) * factor
     except ValueError:
         raise Usage(f"bad rate {text!r}", hint="bits per second: 10mbit, 500kbit, 64000") from None
+
+
+def milliseconds(key: str, text: str) -> float:
+    """Parse 20ms, 1.5s, 500us or 20 (milliseconds); Usage."""
+    unit = next(u for u in _TIMES if text.lower().endswith(u))
+    number = _number(text[: len(text) - len(unit)])
+    if number is None:
+        hint = "milliseconds, or a time with its unit: 20, 20ms, 500us, 1.5s"
+        raise Usage(f"bad {key} {text!r}", hint=hint)
+    return number * _TIMES[unit]
+
+
+def percent(key: str, text: str) -> float:
+    """Parse 1% or 1; Usage."""
+    number = _number(text.removesuffix("%"))
+    if number is None:
+        raise Usage(f"bad {key} {text!r}", hint="a percentage: 1, 0.5%")
+    return number
+
+
+def parsed(key: str, text: str) -> float:
+    """The value of a setting as users write it, in its unit of `KEYS`; Usage."""
+    if key == "rate":
+        return rate(text)
+    return milliseconds(key, text) if KEYS[key][0] == " ms" else percent(key, text)
+
+
+def _number(text: str) -> float | None:
+    """A number of ASCII digits, perhaps with a sign, a fraction and an exponent. Its range is
+    checked with the others'."""
+    try:
+        return float(text) if text.isascii() and text == text.strip() and "_" not in text else None
+    except ValueError:
+        return None
 
 
 def checked(shape: Mapping[str, float]) -> dict[str, float]:
