@@ -169,7 +169,7 @@ def test_killed_create_and_delete_can_be_repeated(lab: Lab) -> None:
 
 def test_create_that_was_killed_before_its_mount_can_be_repeated(lab: Lab) -> None:
     lab("dumm-guest create alice")
-    # What a kill right after the record leaves: no directory, and nothing mounted.
+    # As a kill right after the record leaves it: no directory, and nothing mounted.
     lab("dumm-fs umount alice")
     for place in ("host/alice", "mount/alice", "run/alice"):
         shutil.rmtree(lab.directory / place)
