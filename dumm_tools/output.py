@@ -23,13 +23,14 @@ Value = Scalar | list[str] | dict[str, Scalar]
 
 
 class Field(Generic[T]):
-    """A named value of an object. `people` formats it differently, in the table only.
+    """A named value of an object. `people` formats it differently, in the table only. One that is
+    `asked` costs a question to a guest: only `show`, or -o with its name, prints it.
 
     A plain class: a dozen are created at each start of a command, and as dataclasses these would
     take half a millisecond.
     """
 
-    __slots__ = ("doc", "get", "in_table", "name", "people")
+    __slots__ = ("asked", "doc", "get", "in_table", "name", "people")
 
     def __init__(
         self,
@@ -38,9 +39,10 @@ class Field(Generic[T]):
         get: Callable[[T], Value],
         people: Callable[[T], str] | None = None,
         in_table: bool = True,
+        asked: bool = False,
     ) -> None:
         self.name, self.doc, self.get = name, doc, get
-        self.people, self.in_table = people, in_table
+        self.people, self.in_table, self.asked = people, in_table, asked
 
 
 class Shape:
@@ -72,7 +74,8 @@ def emit(
     if shape.as_json:
         import json
 
-        rows = [{f.name: f.get(r) for f in table} for r in records]
+        shown = [f for f in table if one_by_one or not f.asked]
+        rows = [{f.name: f.get(r) for f in shown} for r in records]
         # JSON is UTF-8: invalid bytes are written as backslash, x and two digits.
         text = json.dumps(rows, ensure_ascii=False).translate(_NO_UTF8) + "\n"
     elif shape.names or shape.fields:
@@ -82,7 +85,7 @@ def emit(
     elif one_by_one:
         text = "\n".join(_sheet(r, table) for r in records)
     else:
-        text = _table(records, [f for f in table if f.in_table])
+        text = _table(records, [f for f in table if f.in_table and not f.asked])
     # Names may contain invalid UTF-8 (paths do), which is printed unchanged.
     sys.stdout.flush()
     out = sys.stdout.buffer

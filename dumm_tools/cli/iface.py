@@ -17,6 +17,7 @@ from dumm_tools.cli.words import Name
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
+    from dumm_tools.net import live
     from dumm_tools.net.link_views import InterfaceView
     from dumm_tools.net.route import RouteView
 
@@ -32,8 +33,12 @@ FIELDS: list[Field[InterfaceView]] = [
     Field("device", "Name of the device in the guest.", lambda v: v.record.device, in_table=False),
     Field("tap", "Name of the tap on the host.", lambda v: v.record.tap, in_table=False),
     Field("bridge", "Bridge that it is connected to.", lambda v: v.record.bridge),
-    Field("mac", "MAC address.", lambda v: v.record.mac),
-    Field("mtu", "Maximum packet size in bytes (MTU).", lambda v: v.record.mtu),
+    Field("mac", "MAC address at each start; see live_mac.", lambda v: v.record.mac),
+    Field(
+        "mtu",
+        "Maximum packet size in bytes (MTU) at each start; see live_mtu.",
+        lambda v: v.record.mtu,
+    ),
     Field(
         "state", "up if the device is up in the running guest, otherwise down.", lambda v: v.state
     ),
@@ -45,15 +50,24 @@ FIELDS: list[Field[InterfaceView]] = [
     ),
     Field("rx_bytes", "Bytes received by the guest since its start.", lambda v: v.rx_bytes),
     Field("tx_bytes", "Bytes sent by the guest since its start.", lambda v: v.tx_bytes),
-]
-
-#: Values from the guest itself, which has to be asked: not for `list`.
-SHOW_FIELDS: list[Field[InterfaceView]] = [
-    *FIELDS,
     Field(
         "actual",
-        "Impairments currently in force in the running guest.",
-        lambda v: _actual(v),
+        "Impairments currently in force in the running guest, which is asked for this and the "
+        "following fields; list prints them only if -o names them.",
+        lambda v: _shape(v),
+        asked=True,
+    ),
+    Field(
+        "live_mac",
+        "MAC address that the device currently has in the running guest.",
+        lambda v: _link(v, "mac"),
+        asked=True,
+    ),
+    Field(
+        "live_mtu",
+        "MTU that the device currently has in the running guest.",
+        lambda v: _link(v, "mtu"),
+        asked=True,
     ),
 ]
 
@@ -72,13 +86,25 @@ ADDRESS_FIELDS: list[Field[str]] = [
 ]
 
 
-def _actual(view: InterfaceView) -> dict[str, output.Scalar] | None:
-    from dumm_tools import statefile
-    from dumm_tools.net import shape
+def _questions() -> live.Questions:
+    """Those of this command to the guests."""
+    from dumm_tools.net import live
 
-    labdir = entered(make=False)
-    found = shape.actual(labdir, statefile.load(labdir), view.record)
+    meta = click.get_current_context().meta
+    if "live" not in meta:
+        meta["live"] = live.Questions(entered(make=False))
+    found: live.Questions = meta["live"]
+    return found
+
+
+def _shape(view: InterfaceView) -> dict[str, output.Scalar] | None:
+    found = _questions().shape(view.record)
     return dict(found) if found else None
+
+
+def _link(view: InterfaceView, key: str) -> Any:
+    link = _questions().link(view.record)
+    return getattr(link, key) if link is not None else None
 
 
 def known_ifaces(state: Any, _directory: str) -> Iterable[str]:
@@ -178,7 +204,7 @@ def create(
 
 delete_verb(cli, "iface", several, "Delete interfaces, from running guests as well.")
 list_verb(cli, FIELDS, "interfaces", "List the interfaces.")
-show_verb(cli, SHOW_FIELDS, several, "interface_view", "Show all fields of interfaces.")
+show_verb(cli, FIELDS, several, "interface_view", "Show all fields of interfaces.")
 
 
 @cli.command()

@@ -40,6 +40,7 @@ class Link(NamedTuple):
 
     ifindex: int
     name: str
+    mac: str | None
     up: bool
     mtu: int
     parent: str | None
@@ -182,6 +183,7 @@ def _link(data: bytes) -> Link:
         return Link(
             ifindex=message["index"],
             name=message_classes.text(message, "IFLA_IFNAME") or "",
+            mac=message_classes.text(message, "IFLA_ADDRESS"),
             up=bool(message["flags"] & IFF_UP),
             mtu=message_classes.value(message, "IFLA_MTU", int) or 0,
             parent=message_classes.text(message, "IFLA_PARENT_DEV_NAME"),

@@ -197,10 +197,19 @@ def restore_shape(labdir: str, iface: Iface) -> None:
         change_shape(labdir, iface)
 
 
-def live_shape(labdir: str, iface: Iface) -> dict[str, float]:
+def live_link(labdir: str, iface: Iface, seconds: float = ASK_TIMEOUT) -> Link:
+    """The device in the running guest."""
+    with (
+        contact.control(labdir, iface.guest, seconds) as control,
+        explained(f"ask for '{iface.name}'"),
+    ):
+        return need(control, iface)
+
+
+def live_shape(labdir: str, iface: Iface, seconds: float = ASK_TIMEOUT) -> dict[str, float]:
     """The shaping of the device in the running guest."""
     with (
-        contact.control(labdir, iface.guest, ASK_TIMEOUT) as control,
+        contact.control(labdir, iface.guest, seconds) as control,
         explained(f"ask for the shape of '{iface.name}'"),
     ):
         index = need(control, iface).ifindex

@@ -3,14 +3,11 @@ own kernel. The host needs no support for it."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 
 from dumm_tools import names, statefile
 from dumm_tools.errors import DummError, TimedOut, Usage
-from dumm_tools.model import Iface, State
 from dumm_tools.net import cable, guest_links, link_requests, link_views
-from dumm_tools.running import liveness
 
 #: The settings, each with its unit and maximum value. Kernels keep a jitter of at most 2^31 - 1
 #: nanoseconds, and cap or garble a longer one (sch_netem.c, get_slot and tabledist).
@@ -132,12 +129,3 @@ def set_(labdir: str, name: str, values: Mapping[str, float], *, clear: bool = F
                 except DummError:
                     guest_links.restore_shape(labdir, before)
                     raise
-
-
-def actual(labdir: str, state: State, record: Iface) -> dict[str, float] | None:
-    """The shaping currently in force in the guest; None if the guest is not running or does not
-    say."""
-    if liveness.guest_state(labdir, state, state.guests[record.guest]) == "running":
-        with contextlib.suppress(*guest_links.UNDO_FAILURES):
-            return guest_links.live_shape(labdir, record)
-    return None
