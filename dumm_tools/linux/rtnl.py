@@ -33,6 +33,9 @@ _IFA_F_NODAD = 0x02  # linux/if_addr.h
 _RT_SCOPE_HOST = 254
 _RT_SCOPE_LINK = 253
 _IN6_ADDR_GEN_MODE_NONE = 1  # linux/if_link.h
+#: All of 01:80:C2:00:00:00 to :0F except for PAUSE frames, which the kernel drops in any case
+#: (BR_GROUPFWD_MACPAUSE, net/bridge/br_private.h).
+_ALL_GROUPS = 0xFFFD
 
 
 class Link(NamedTuple):
@@ -97,6 +100,18 @@ def new_bridge(name: str, mac: str) -> Request:
         ("IFLA_LINKINFO", {"attrs": info}),
     ]
     return link(RTM_NEWLINK, name, attributes, flags=NLM_F_CREATE | NLM_F_EXCL)
+
+
+def open_port(port: str) -> Request:
+    """Make a bridge's port pass frames for the groups that bridges keep for themselves, such as
+    those of LLDP and LACP. OSError(EOPNOTSUPP) if the device is not a port.
+
+    This is a message of its own: the kernel sets a port's properties before it changes the port's
+    bridge (rtnl_changelink, net/core/rtnetlink.c).
+    """
+    data = {"attrs": [("IFLA_BRPORT_GROUP_FWD_MASK", _ALL_GROUPS)]}
+    info = [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", data)]
+    return link(RTM_NEWLINK, port, [("IFLA_IFNAME", port), ("IFLA_LINKINFO", {"attrs": info})])
 
 
 def no_address_generation() -> tuple[str, Any]:

@@ -55,21 +55,6 @@ def _drop(*kinds: int) -> list[Operation]:
     return [op for kind in kinds for op in (packets.unless_equal(kind, 1), packets.DROP)]
 
 
-#: Protocols that carry IP: a tag of VLAN 0 would be removed later.
-_ALL_IP = _drop(_IP, _ARP, _IP6, _VLAN, _VLAN_AD)
-#: Groups that a bridge handles itself, and passes up through the port where they arrived
-#: (br_handle_frame, net/bridge/br_input.c): the host would then accept IP from the tap. The
-#: protocols that use these groups do not include IP.
-_ON_A_BRIDGE: Program = [
-    packets.load(0),
-    packets.unless_equal(0x0180C200, 4 + len(_ALL_IP)),
-    packets.load(4, 2),
-    packets.mask(0xFFF0),
-    packets.unless_equal(0, 1 + len(_ALL_IP)),
-    packets.LOAD_PROTOCOL,
-    *_ALL_IP,
-    packets.PASS,
-]
 _NOTHING: Program = [packets.DROP]
 _NO_IPV4: Program = [packets.LOAD_PROTOCOL, *_drop(_IP, _ARP, _VLAN, _VLAN_AD), packets.PASS]
 
@@ -87,9 +72,9 @@ def settings(device: str, *, ipv4: bool = False) -> None:
 
 
 def tap(channel: Channel, device: str, *, bridged: bool) -> None:
-    """Block traffic from a tap to the host: all of it, or if the tap is on a bridge, the traffic
-    that the bridge does not handle. OSError."""
-    _put(channel, device, _ON_A_BRIDGE if bridged else _NOTHING)
+    """Block all traffic from a tap to the host, unless the tap is on a bridge: a port that was
+    opened (`rtnl.open_port`) leaves nothing to the host. OSError."""
+    _put(channel, device, [] if bridged else _NOTHING)
 
 
 def bridge(channel: Channel, state: State, record: Bridge, addresses: Sequence[str]) -> None:

@@ -119,7 +119,8 @@ def _plug_members(channel: Channel, state: State, bridge: str) -> None:
     for member in state.members_of(bridge):
         if ours(state, member.tap):
             wanted = [("IFLA_IFNAME", member.tap), ("IFLA_MASTER", index)]
-            netlink.transact(channel, [rtnl.link(rtnl.RTM_SETLINK, member.tap, wanted)])
+            plugged = rtnl.link(rtnl.RTM_SETLINK, member.tap, wanted)
+            netlink.transact(channel, [plugged, rtnl.open_port(member.tap)])
             guard.tap(channel, member.tap, bridged=True)
 
 
@@ -162,7 +163,7 @@ def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
             try:
                 with tun.created(tap, owner, group) as fd:
                     proc.log(f"make tap {tap}")
-                    _dress_tap(channel, state, iface)
+                    _dress_tap(channel, state, iface, fresh=True)
                     # From here on it outlives us: it has our tag.
                     tun.persist(fd)
             except OSError as e:
@@ -180,7 +181,7 @@ def ensure_tap(channel: Channel, state: State, iface: Iface) -> bool:
         return False
 
 
-def _dress_tap(channel: Channel, state: State, iface: Iface) -> None:
+def _dress_tap(channel: Channel, state: State, iface: Iface, *, fresh: bool = False) -> None:
     tap = iface.tap
     # With less, the kernel disables IPv6 on a tap, and on the bridge that follows it; and it starts
     # again with a link-local address once the MTU is raised (addrconf_notify, net/ipv6).
@@ -196,10 +197,13 @@ def _dress_tap(channel: Channel, state: State, iface: Iface) -> None:
     if not iface.bridge:
         guard.tap(channel, tap, bridged=False)
     master = _index(iface.bridge) if iface.bridge else 0
-    request = _dress(state, tap, IFLA_MTU=mtu, IFLA_MASTER=master)
-    netlink.transact(channel, [request])
+    dressed = _dress(state, tap, IFLA_MTU=mtu, IFLA_MASTER=master)
     if iface.bridge:
-        guard.tap(channel, tap, bridged=True)
+        netlink.transact(channel, [dressed, rtnl.open_port(tap)])
+        if not fresh:
+            guard.tap(channel, tap, bridged=True)
+    else:
+        netlink.transact(channel, [dressed])
     if iface.name != tap and not _has_altname(channel, tap, iface.name):
         try:
             netlink.transact(channel, [rtnl.new_altname(tap, iface.name)])

@@ -81,7 +81,8 @@ def _plug(channel: Channel, bridge: Bridge, device: str) -> None:
         if _before(bridge).get("ipv6"):
             sysctl.set_ipv6(device, False)
         index = sysfs.number(bridge.name, "ifindex")
-        netlink.transact(channel, [_set(device, up=True, IFLA_MASTER=index)])
+        plugged = _set(device, up=True, IFLA_MASTER=index)
+        netlink.transact(channel, [plugged, rtnl.open_port(device)])
     except OSError as e:
         _put_back(channel, bridge, device)
         raise DummError(f"cannot plug '{device}' into '{bridge.name}': {e.strerror}") from None

@@ -1,0 +1,192 @@
+"""What a segment passes on: all that a wire would, between guests and through uplinks."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from support import PATIENCE, ROOT, SUITES
+from support.labs import Lab
+
+pytestmark = pytest.mark.uml
+
+PLACES = ["--host-net", "--isolated"] if ROOT else ["--isolated"]
+A, B = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
+GROUPS = [f"01:80:c2:00:00:{n:02x}" for n in range(16)]
+PAUSE = GROUPS[1]
+#: The EtherType for experiments.
+LOCAL = 0x88B5
+
+
+@pytest.fixture(scope="module")
+def wire(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program that sends and takes frames in a guest."""
+    program = tmp_path_factory.mktemp("wire") / "wire"
+    compiler = os.environ.get("CC", "gcc").split()
+    source = Path(__file__).with_name("wire.c")
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror", "-D_GNU_SOURCE", "-static"]
+    argv = [*compiler, *flags, "-o", str(program), str(source)]
+    subprocess.run(argv, check=True, timeout=PATIENCE)
+    return program
+
+
+class Wire:
+    """Frames that guests of a lab send to each other."""
+
+    def __init__(self, lab: Lab, program: Path) -> None:
+        self.lab = lab
+        self._program = program
+
+    def equip(self, *guests: str) -> None:
+        """Give guests the program."""
+        for guest in guests:
+            self.lab(["dumm-fs", "cp", str(self._program), f"{guest}:/wire"])
+
+    def sent(
+        self, sender: str, frames: Iterable[bytes], *takers: str, device: str = "eth0"
+    ) -> list[dict[str, int]]:
+        """Send frames from one guest: those that arrive in each of the others, with their
+        lengths."""
+        taking = []
+        for guest in takers:
+            taking.append(self.lab.start(f"dumm-guest exec {guest} -- /wire take {device}"))
+            assert taking[-1].stdout is not None
+            assert taking[-1].stdout.readline() == b"ready\n"
+        lines = "".join(f"{f.hex()}\n" for f in (*frames, frame("fence")))
+        self.lab(f"dumm-guest exec {sender} -- /wire send {device}", stdin=lines.encode())
+        found = []
+        for process in taking:
+            out, err = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0, err
+            arrived = [line.rsplit(" ", 1) for line in out.decode().splitlines()]
+            found.append({label: int(length) for label, length in arrived[:-1]})
+        return found
+
+
+def frame(
+    label: str,
+    to: str = "ff:ff:ff:ff:ff:ff",
+    source: str = A,
+    kind: int = LOCAL,
+    tags: bytes = b"",
+    size: int = 46,
+) -> bytes:
+    """A frame that bears a label."""
+    ends = bytes.fromhex((to + source).replace(":", ""))
+    return ends + tags + struct.pack("!H", kind) + f"label:{label};".encode().ljust(size, b"\0")
+
+
+def tag(kind: int, vlan: int, priority: int = 0) -> bytes:
+    """A VLAN tag."""
+    return struct.pack("!HH", kind, priority << 13 | vlan)
+
+
+@pytest.fixture(params=PLACES)
+def place(request: pytest.FixtureRequest) -> str:
+    """Where a lab is."""
+    return str(request.param)
+
+
+def started(lab: Lab, program: Path, place: str, suite: str, *guests: str) -> Wire:
+    """A lab with a segment lan0, and guests on it."""
+    lab("dumm-fs destroy")
+    lab(f"dumm-fs init {place} --kernel {suite} --master busybox")
+    lab("dumm-bridge create lan0")
+    lab(["dumm-guest", "create", *guests])
+    lab(["dumm-iface", "create", *(f"{g}-eth0" for g in guests), "--bridge", "lan0"])
+    wire = Wire(lab, program)
+    lab(["dumm-guest", "start", *guests])
+    wire.equip(*guests)
+    return wire
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_groups_that_bridges_keep_pass(lab: Lab, wire: Path, place: str, suite: str) -> None:
+    """LLDP, LACP, 802.1X, PTP and others; not PAUSE, which ends at each NIC of a real cable, too.
+    From the start on, after moves, with late NICs, and with a tap or bridge made anew."""
+    play = started(lab, wire, place, suite, "a", "b")
+    frames = [frame(group, group) for group in GROUPS]
+    frames += [frame(f"tagged {group}", group, tags=tag(0x8100, 5)) for group in GROUPS]
+    wanted = {f.split(b"label:")[1].split(b";")[0].decode() for f in frames}
+    wanted -= {PAUSE, f"tagged {PAUSE}"}
+
+    def arrive(device: str = "eth0") -> bool:
+        return set(play.sent("a", frames, "b", device=device)[0]) == wanted
+
+    assert arrive()
+    lab("dumm-bridge create lan1")
+    lab("dumm-bridge connect lan1 a-eth0 b-eth0")
+    assert arrive()
+    lab("dumm-bridge disconnect a-eth0 b-eth0")
+    lab("dumm-bridge connect lan0 a-eth0 b-eth0")
+    assert arrive()
+    lab("dumm-iface create a-eth1 b-eth1 --bridge lan1")
+    assert arrive("eth1")
+    lab("dumm-guest restart a")
+    assert arrive()
+    lab.host("ip link delete lan0")
+    lab("dumm-bridge create lan0 --may-exist")
+    assert arrive()
+
+
+@pytest.mark.root
+def test_groups_that_bridges_keep_pass_through_an_uplink(lab: Lab, wire: Path) -> None:
+    started(lab, wire, "--host-net", SUITES[0], "a")
+    lab.host("ip link add port0 type veth peer port1")
+    try:
+        lab.host("ip link set port1 up")
+        lab("dumm-bridge uplink lan0 --to port0")
+        taking = lab.start("dumm-guest exec a -- /wire take eth0")
+        assert taking.stdout is not None
+        assert taking.stdout.readline() == b"ready\n"
+        lines = "".join(frame(to, to).hex() + "\n" for to in GROUPS) + frame("fence").hex() + "\n"
+        lab([wire, "send", "port1"], stdin=lines.encode())
+        out, _ = taking.communicate(timeout=PATIENCE)
+        found = {line.split()[0] for line in out.decode().splitlines()}
+        assert found == {*GROUPS, "fence"} - {PAUSE}
+        taking = lab.start([wire, "take", "port1"])
+        assert taking.stdout is not None
+        assert taking.stdout.readline() == b"ready\n"
+        lab("dumm-guest exec a -- /wire send eth0", stdin=lines.encode())
+        out, _ = taking.communicate(timeout=PATIENCE)
+        assert {line.split()[0] for line in out.decode().splitlines()} == found
+    finally:
+        lab("dumm-bridge uplink lan0 --none")
+        lab.host("ip link delete port0")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_frames_of_all_kinds_pass(lab: Lab, wire: Path, place: str, suite: str) -> None:
+    play = started(lab, wire, place, suite, "a", "b")
+    bridge = lab.host("cat /sys/class/net/lan0/address").out.strip()
+    frames = [
+        frame("broadcast"),
+        frame("to b", B),
+        frame("unknown", "02:00:00:00:00:99"),
+        frame("IPv4 group", "01:00:5e:00:00:05"),
+        frame("IPv4 snooped", "01:00:5e:01:02:03"),
+        frame("IPv6 group", "33:33:00:00:00:05"),
+        frame("Cisco", "01:00:0c:cc:cc:cc"),
+        frame("MRP", "01:15:4e:00:00:01", kind=0x88E3),
+        frame("CFM", "01:80:c2:00:00:31", kind=0x8902),
+        frame("TRILL", "01:80:c2:00:00:40"),
+        frame("LLC", kind=46),
+        frame("BPDU", GROUPS[0], kind=46),
+        frame("from the bridge", source=bridge),
+        frame("tagged", tags=tag(0x8100, 7)),
+        frame("priority", tags=tag(0x8100, 0, 7)),
+        frame("service", tags=tag(0x88A8, 7)),
+        frame("double", tags=tag(0x88A8, 7) + tag(0x8100, 8)),
+        frame("reserved VLAN", tags=tag(0x8100, 4095)),
+        frame("full", size=1500),
+        frame("tagged full", tags=tag(0x8100, 7), size=1500),
+        frame("loopback", kind=0x9000),
+        frame("MPLS", kind=0x8847),
+        frame("short", size=20),
+    ]
+    labels = [f.split(b"label:")[1].split(b";")[0].decode() for f in frames]
+    assert sorted(play.sent("a", frames, "b")[0]) == sorted(labels)
