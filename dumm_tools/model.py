@@ -87,8 +87,8 @@ class Iface(Record):
 
     `slot` is the N of the kernel's vecN, fixed for the interface's lifetime, so that neither names
     nor order depend on when something was plugged in. `tap` is the host's device name. `up` is the
-    wanted state of the guest's device; it follows the cable. A route has `dest` and optionally
-    `via`; `shape` contains the settings of `dumm-iface shape`, in its units.
+    device's own switch in the guest, whether or not it has a carrier. A route has `dest` and
+    optionally `via`; `shape` contains the settings of `dumm-iface shape`, in its units.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Iface(Record):
     mac: str
     bridge: str | None = None
     mtu: int = 1500
-    up: bool = False
+    up: bool = True
     addresses: list[str] = []
     routes: list[dict[str, str]] = []
     shape: dict[str, float] = {}
@@ -109,12 +109,15 @@ class Iface(Record):
 class Bridge(Record):
     """A segment; its members are the interfaces that refer to it. `uplink` is None, "nat", or "to:"
     followed by the host device that is connected to the segment. `host_access`: whether guests can
-    reach the host's own services through "nat", too."""
+    reach the host's own services through "nat", too. If it is not `up`, no member has a carrier;
+    nor if it is `cut`: a cable whose other end was pulled."""
 
     name: str
     addresses: list[str] = []
     uplink: str | None = None
     host_access: bool = False
+    up: bool = True
+    cut: bool = False
     extra: dict[str, object] = {}
 
 

@@ -50,6 +50,7 @@ def lines(state: State) -> dict[tuple[str, str], str]:
         "id": state.id,
         "lock_inode": state.lock_inode,
         "isolated": state.isolated,
+        "carriers": True,
         "template": state.template,
     }
     found = {(key, ""): f" {text(key)}: {text(value)}" for key, value in top.items()}
@@ -144,7 +145,7 @@ def decode(
     copied = data.get("lock_inode") != lock_inode
     if not isinstance(data.get("template"), str | None):
         raise DummError(f"'{path}': key 'template' is not a string")
-    known = ("version", "id", "lock_inode", "isolated", "template", "guests", "ifaces", "bridges")
+    known = ("version", "id", "lock_inode", "isolated", "carriers", "template", *TABLES)
     if not isinstance(data.get("id"), str) or not _ID.fullmatch(data["id"]):
         raise DummError(f"'{path}': key 'id' is missing, or not letters and digits")
     state = State(
@@ -162,6 +163,10 @@ def decode(
     state.guests = _records(path, data, "guests", Guest)
     state.ifaces = _records(path, data, "ifaces", Iface)
     state.bridges = _records(path, data, "bridges", Bridge)
+    if data.get("carriers") is not True:
+        # Before, an interface that was not connected was recorded as down.
+        for iface in state.ifaces.values():
+            iface.up = iface.up or iface.bridge is None
     if copied:
         state.extra.pop("holder", None)
         for guest in state.guests.values():

@@ -16,7 +16,7 @@ from dumm_tools.cli.bridge import cli
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysctl, sysfs
 from dumm_tools.model import Bridge
-from dumm_tools.net import bridge, host_links, iface, link_views
+from dumm_tools.net import bridge, connection, host_links, iface, link_views
 
 pytestmark = pytest.mark.netns
 
@@ -94,9 +94,9 @@ REFUSED: list[tuple[type[DummError], Callable[[str], object]]] = [
     (Conflict, lambda at: bridge.create(at, "alice-eth0")),
     (Conflict, lambda at: iface.create(at, "bob-eth0")),
     (NotFound, lambda at: bridge.delete(at, "lan1")),
-    (NotFound, lambda at: bridge.connect(at, "lan1", "alice-eth0")),
-    (NotFound, lambda at: bridge.connect(at, "lan0", "alice-eth1")),
-    (Conflict, lambda at: bridge.disconnect(at, "alice-eth0")),
+    (NotFound, lambda at: connection.connect(at, "lan1", "alice-eth0")),
+    (NotFound, lambda at: connection.connect(at, "lan0", "alice-eth1")),
+    (Conflict, lambda at: connection.disconnect(at, "alice-eth0")),
     (
         Conflict,
         lambda at: bridge.add_addresses(at, "lan0", ["10.9.0.1/8", "10.0.0.254/24"]),
@@ -172,22 +172,22 @@ def test_connecting_and_disconnecting_is_recorded(labdir: str) -> None:
         record = statefile.load(labdir).ifaces[name]
         return record.bridge, record.up
 
-    assert cable("alice-eth0") == (None, False)
+    assert cable("alice-eth0") == (None, True)
     assert cable("bob-eth0") == ("lan0", True)
-    bridge.connect(labdir, "lan0", "alice-eth0")
+    connection.connect(labdir, "lan0", "alice-eth0")
     assert cable("alice-eth0") == ("lan0", True)
     iface.set_up(labdir, "alice-eth0", False)
-    bridge.connect(labdir, "lan1", "alice-eth0")
-    assert cable("alice-eth0") == ("lan1", True)
-    bridge.disconnect(labdir, "bob-eth0")
-    assert cable("bob-eth0") == (None, False)
-    bridge.connect(labdir, "lan1", "bob-eth0")
+    connection.connect(labdir, "lan1", "alice-eth0")
+    assert cable("alice-eth0") == ("lan1", False)
+    connection.disconnect(labdir, "bob-eth0")
+    assert cable("bob-eth0") == (None, True)
+    connection.connect(labdir, "lan1", "bob-eth0")
     assert link_views.bridge_view(statefile.load(labdir), "lan1").members == [
         "alice-eth0",
         "bob-eth0",
     ]
     bridge.delete(labdir, "lan1")
-    assert cable("bob-eth0") == cable("alice-eth0") == (None, False)
+    assert (cable("bob-eth0"), cable("alice-eth0")) == ((None, True), (None, False))
     assert sorted(statefile.load(labdir).ifaces) == ["alice-eth0", "bob-eth0"]
 
 
@@ -199,7 +199,7 @@ def test_bridge_mtu_follows_its_members(labdir: str) -> None:
     iface.prepare(state, "alice")
     iface.prepare(state, "bob")
     assert sysfs.number("lan0", "mtu") == 9000
-    bridge.connect(labdir, "lan0", "bob-eth0")
+    connection.connect(labdir, "lan0", "bob-eth0")
     iface.set_(labdir, "bob-eth0", mtu=1400)
     assert sysfs.number("lan0", "mtu") == 1400
 

@@ -20,7 +20,7 @@ from dumm_tools.cli.iface import cli
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs, tun
 from dumm_tools.model import Iface
-from dumm_tools.net import bridge, iface, link_views, nic
+from dumm_tools.net import bridge, connection, iface, link_views, nic
 
 LONG = "averylongguestname-eth0"
 
@@ -129,7 +129,7 @@ def test_generated_macs_are_stable_and_unique() -> None:
 def test_create_for_a_stopped_guest_makes_only_a_record(labdir: str) -> None:
     iface.create(labdir, "alice-eth0", addresses=["10.0.0.1/24", "10.0.0.1/24"], mtu=9000)
     found = record(labdir, "alice-eth0")
-    assert (found.slot, found.tap, found.up, found.bridge) == (0, "alice-eth0", False, None)
+    assert (found.slot, found.tap, found.up, found.bridge) == (0, "alice-eth0", True, None)
     assert (found.addresses, found.mtu) == (["10.0.0.1/24"], 9000)
     assert not sysfs.exists("alice-eth0")
     view = link_views.interface_view(statefile.load(labdir), "alice-eth0")
@@ -338,11 +338,11 @@ def test_changes_apply_to_the_tap_of_a_crashed_guest(labdir: str) -> None:
         bridge.create(labdir, name)
     iface.create(labdir, "alice-eth0", bridge="lan0")
     iface.prepare(statefile.load(labdir), "alice")
-    bridge.connect(labdir, "lan1", "alice-eth0")
+    connection.connect(labdir, "lan1", "alice-eth0")
     assert sysfs.master("alice-eth0") == "lan1"
     iface.set_(labdir, "alice-eth0", mtu=1400)
     assert sysfs.number("alice-eth0", "mtu") == 1400
-    bridge.disconnect(labdir, "alice-eth0")
+    connection.disconnect(labdir, "alice-eth0")
     assert sysfs.master("alice-eth0") is None
     iface.delete(labdir, "alice-eth0")
     assert not sysfs.exists("alice-eth0")
@@ -407,6 +407,7 @@ def test_boot_messages_configure_a_kernel(labdir: str) -> None:
 
 def test_boot_messages_of_interfaces_that_stay_down(labdir: str) -> None:
     iface.create(labdir, "alice-eth0", addresses=["10.0.0.1/24"], mtu=9000)
+    iface.set_up(labdir, "alice-eth0", False)
     records = nic.boot_records(statefile.load(labdir), "alice")
     assert [(kind, slot) for kind, slot, _ in records] == [(protocol.BOOT_NETLINK, 0)] * 2
     length, kind, _, _, _ = struct.unpack_from("=IHHII", records[0][2])
@@ -441,11 +442,14 @@ def test_output_shapes(labdir: str) -> None:
         "bridge": None,
         "mtu": 1500,
         "state": "down",
+        "carrier": False,
         "addresses": ["10.0.0.1/24", "fd00::1/64"],
         "shape": None,
         "rx_bytes": None,
         "tx_bytes": None,
         "actual": None,
+        "live_mac": None,
+        "live_mtu": None,
     }
     assert run("address", "list", "alice-eth0", "-o", "address,family", "-z") == (
         "10.0.0.1/24\tinet\0fd00::1/64\tinet6\0"

@@ -22,7 +22,9 @@ CALLS = {
     "iface create": "from dumm_tools.net import iface; iface.create(lab, 'alice-eth1')",
     "iface list": "from dumm_tools.cli.iface import cli; verb(cli, 'list')",
     "bridge create": "from dumm_tools.net import bridge; bridge.create(lab, 'lan9')",
-    "bridge disconnect": "from dumm_tools.net import bridge; bridge.disconnect(lab, 'alice-eth0')",
+    "bridge disconnect": (
+        "from dumm_tools.net import connection; connection.disconnect(lab, 'alice-eth0')"
+    ),
     "shape": "from dumm_tools.net import shape; shape.set_(lab, 'alice-eth0', {'delay': 5})",
     "route list": "from dumm_tools.net import route; route.list_(lab, 'alice', ask_guest=True)",
     "route add": "from dumm_tools.net import route; route.add(lab, 'alice-eth0', '10.9.0.0/16')",

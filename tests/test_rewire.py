@@ -87,10 +87,11 @@ def test_foreign_link_in_a_bridge_is_left_alone(pair: Lab) -> None:
         pair("ip link del stranger")
 
 
-def test_connecting_brings_an_interface_up(pair: Lab) -> None:
+def test_connecting_does_not_bring_an_interface_up(pair: Lab) -> None:
     pair("dumm-iface down b-eth0")
-    assert state_of(pair, "b-eth0") == "down"
     pair("dumm-bridge connect lan1 b-eth0 a-eth0")
+    assert state_of(pair, "b-eth0") == "down"
+    pair("dumm-iface up b-eth0")
     assert state_of(pair, "b-eth0") == "up"
     reach(pair)
 

@@ -103,8 +103,8 @@ MOMENTS = {
     "cut": Moments(
         "dumm-bridge connect lan0 a-eth0",
         "dumm-bridge disconnect a-eth0",
-        "dumm-bridge disconnect a-eth0 || dumm-iface down a-eth0",
-        "! dumm-guest exec a -- ip link show eth0 up | grep eth0 &&"
+        "dumm-bridge disconnect a-eth0 || dumm-iface up a-eth0",
+        "dumm-guest exec a -- ip link show eth0 up | grep NO-CARRIER &&"
         ' test "$(dumm-iface show a-eth0 -o bridge)" = -',
     ),
     "load": Moments(

@@ -29,7 +29,7 @@ cli = tool(
 
 FIELDS: list[Field[BridgeView]] = [
     Field("name", "Name of the bridge, also on the host.", lambda v: v.record.name),
-    Field("state", "up, or down if the device does not exist.", lambda v: v.state),
+    Field("state", "up, or down, also if the device does not exist.", lambda v: v.state),
     Field(
         "address",
         "The host's own addresses on the bridge, A/P.",
@@ -86,21 +86,50 @@ show_verb(cli, FIELDS, several, "bridge_view", "Show all fields of bridges.")
 def connect(name: str, ifaces: tuple[str, ...]) -> int:
     """Connect interfaces to a bridge.
 
-    An interface that is connected to another bridge moves, and its traffic with it. An interface
-    that is down comes up in its guest.
+    In its guest, the device gets a carrier. An interface that is connected to another bridge
+    moves, and its traffic with it.
     """
-    from dumm_tools.net import bridge
+    from dumm_tools.net import connection
 
-    return each(ifaces, lambda interface: bridge.connect(entered(), name, interface, warn=warn))
+    return each(ifaces, lambda interface: connection.connect(entered(), name, interface, warn=warn))
 
 
 @cli.command()
 @interfaces
 def disconnect(ifaces: tuple[str, ...]) -> int:
-    """Disconnect interfaces; they go down in their guests."""
+    """Disconnect interfaces, as if their cables were pulled.
+
+    In its guest, the device loses its carrier, and keeps everything else. So does the device at
+    the other end if the segment has only two ends.
+    """
+    from dumm_tools.net import connection
+
+    return each(ifaces, lambda interface: connection.disconnect(entered(), interface, warn=warn))
+
+
+@cli.command()
+@several
+def up(names: tuple[str, ...]) -> int:
+    """Bring segments up again.
+
+    Their members get their carriers back in their guests.
+    """
     from dumm_tools.net import bridge
 
-    return each(ifaces, lambda interface: bridge.disconnect(entered(), interface))
+    return each(names, lambda name: bridge.set_up(entered(), name, True, warn=warn))
+
+
+@cli.command()
+@several
+def down(names: tuple[str, ...]) -> int:
+    """Take whole segments down.
+
+    No traffic passes, not even to the host, and all members lose their carriers in their guests,
+    until the segment is brought up again.
+    """
+    from dumm_tools.net import bridge
+
+    return each(names, lambda name: bridge.set_up(entered(), name, False, warn=warn))
 
 
 @cli.command("capture")

@@ -10,7 +10,7 @@ import click
 from dumm_tools import output
 from dumm_tools.cli import commands, lab
 from dumm_tools.cli.cached import Cached
-from dumm_tools.cli.ending import each, run
+from dumm_tools.cli.ending import each, run, warn
 from dumm_tools.cli.execute import exec_
 from dumm_tools.cli.guest_life import COMMANDS, is_running, start_all, wait
 from dumm_tools.cli.operands import guests
@@ -139,7 +139,10 @@ def delete(names: tuple[str, ...], if_exists: bool) -> int:
     from dumm_tools.guests import guest
 
     labdir = lab.entered()
-    return each(dict.fromkeys(names), lambda n: guest.delete(labdir, n, if_exists=if_exists))
+    return each(
+        dict.fromkeys(names),
+        lambda n: guest.delete(labdir, n, if_exists=if_exists, warn=warn),
+    )
 
 
 for command in COMMANDS:

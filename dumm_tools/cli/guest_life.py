@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dumm_tools.cli import commands, ending, lab
-from dumm_tools.cli.ending import each
+from dumm_tools.cli.ending import each, warn
 from dumm_tools.cli.operands import guests
 from dumm_tools.cli.progress import Progress
 from dumm_tools.cli.values import Seconds
@@ -145,7 +145,9 @@ def resume(names: tuple[str, ...], everyone: bool) -> int:
     from dumm_tools.guests import control
 
     labdir = lab.entered(make=False)
-    return each(chosen(labdir, names, everyone, ("paused",)), lambda n: control.resume(labdir, n))
+    return each(
+        chosen(labdir, names, everyone, ("paused",)), lambda n: control.resume(labdir, n, warn)
+    )
 
 
 @click.command(cls=commands.Command)

@@ -40,7 +40,15 @@ FIELDS: list[Field[InterfaceView]] = [
         lambda v: v.record.mtu,
     ),
     Field(
-        "state", "up if the device is up in the running guest, otherwise down.", lambda v: v.state
+        "state",
+        "up if the device is up in the running guest and has a carrier, otherwise down.",
+        lambda v: v.state,
+    ),
+    Field(
+        "carrier",
+        "Whether its cable leads somewhere.",
+        lambda v: v.has_carrier,
+        in_table=False,
     ),
     Field("addresses", "Addresses, A/P.", lambda v: sorted(v.record.addresses)),
     Field(
@@ -179,7 +187,7 @@ def create(
 ) -> int:
     """Add interfaces to guests.
 
-    In running guests they appear immediately. The device is up if it is connected to a bridge.
+    In running guests they appear immediately. Without a bridge, the device has no carrier.
     """
     from dumm_tools.net import iface
 
@@ -202,7 +210,7 @@ def create(
     return each(names, action)
 
 
-delete_verb(cli, "iface", several, "Delete interfaces, from running guests as well.")
+delete_verb(cli, "iface", several, "Delete interfaces, from running guests as well.", warns=True)
 list_verb(cli, FIELDS, "interfaces", "List the interfaces.")
 show_verb(cli, FIELDS, several, "interface_view", "Show all fields of interfaces.")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from dumm_tools.agent.client import ANSWER_TIMEOUT
 from dumm_tools.errors import Conflict, DummError, Usage
 from dumm_tools.linux import mconsole as mc
+from dumm_tools.linux import rtnl
 from dumm_tools.model import Phase
+from dumm_tools.net import carrier
 from dumm_tools.running import contact, guest_views, liveness, turn
 from dumm_tools.statefile import load, transaction
 
@@ -36,8 +38,9 @@ def pause(labdir: str, name: str) -> None:
             raise
 
 
-def resume(labdir: str, name: str) -> None:
-    """Resume a paused guest."""
+def resume(labdir: str, name: str, warn: Callable[[str], None] = lambda _: None) -> None:
+    """Resume a paused guest. If it cannot be told which of its cables were plugged in or pulled
+    meanwhile, that is reported to `warn`."""
     with turn.taken(labdir, name):
         state = load(labdir)
         guest = guest_views.get(state, name)
@@ -46,6 +49,13 @@ def resume(labdir: str, name: str) -> None:
             raise Conflict(f"guest '{name}' is {now}, not paused")
         wake(labdir, name)
         _set_phase(labdir, name, guest.boot.nonce, "paused", "running")
+        ifaces = state.ifaces_of(name)
+        if ifaces:
+            rtnl.load()
+            try:
+                carrier.tell(labdir, name)
+            except (DummError, OSError) as e:
+                carrier.warn_of({name: e}, ifaces, warn)
 
 
 def _set_phase(labdir: str, name: str, nonce: str, before: Phase, phase: Phase) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 
 from dumm_tools import names
 from dumm_tools.errors import Conflict, Usage
@@ -11,7 +12,7 @@ from dumm_tools.files import choice, mounts, workdir
 from dumm_tools.guests import arguments
 from dumm_tools.images import kernel, master
 from dumm_tools.model import Guest, State
-from dumm_tools.net import iface
+from dumm_tools.net import carrier, iface
 from dumm_tools.running import guest_views, liveness, turn
 from dumm_tools.statefile import transaction
 from dumm_tools.trees import tree
@@ -104,13 +105,21 @@ def change(labdir: str, name: str, **values: object) -> None:
             mounts.mount(labdir, state, new, choice.resolve_master(labdir, new).path)
 
 
-def delete(labdir: str, name: str, *, if_exists: bool = False) -> bool:
-    """Delete a guest with its interfaces and files; Conflict while it is running."""
+def delete(
+    labdir: str,
+    name: str,
+    *,
+    if_exists: bool = False,
+    warn: Callable[[str], None] = lambda _: None,
+) -> bool:
+    """Delete a guest with its interfaces and files; Conflict while it is running. Guests at the
+    other ends of its cables that are not told are reported to `warn`."""
     import fcntl
 
     from dumm_tools.files import changes
 
     names.guest(name)
+    ends: list[carrier.Pulled] = []
     with turn.taken(labdir, name):
         _sweep(labdir, name)  # what a killed delete has left
         with transaction(labdir) as change:
@@ -119,7 +128,7 @@ def delete(labdir: str, name: str, *, if_exists: bool = False) -> bool:
             if known:
                 # No commit may be running either.
                 with changes.kept_stopped(labdir, state, state.guests[name], fcntl.LOCK_EX):
-                    iface.delete_of_guest(state, name)
+                    ends = iface.delete_of_guest(state, name)
                     mounts.umount(labdir, state, name)
                     workdir.drop(labdir, name)  # some may be outside of run/NAME
                     del state.guests[name]
@@ -131,6 +140,7 @@ def delete(labdir: str, name: str, *, if_exists: bool = False) -> bool:
             _put_aside(labdir, "run", name)
             if os.path.lexists(path := os.path.join(labdir, "mount", name)):
                 tree.remove(path)
+    carrier.pulled(labdir, ends, warn)
     _sweep(labdir, name)
     if not known and not if_exists:
         raise guest_views.missing(name)

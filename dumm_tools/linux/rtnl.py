@@ -39,7 +39,8 @@ _ALL_GROUPS = 0xFFFD
 
 
 class Link(NamedTuple):
-    """A network device as its kernel describes it. `parent` is the name of its parent in sysfs."""
+    """A network device as its kernel describes it. `parent` is the name of its parent in sysfs,
+    `port_of` the kind of device that it is a port of, such as bond."""
 
     ifindex: int
     name: str
@@ -48,6 +49,7 @@ class Link(NamedTuple):
     mtu: int
     parent: str | None
     altnames: tuple[str, ...]
+    port_of: str | None
 
 
 class Address(NamedTuple):
@@ -195,6 +197,7 @@ def _link(data: bytes) -> Link:
     message = message_classes.decode(message_classes.link(), data, "link")
     with decoding("link"):
         properties = message_classes.value(message, "IFLA_PROP_LIST", dict)
+        info = message_classes.value(message, "IFLA_LINKINFO", dict)
         return Link(
             ifindex=message["index"],
             name=message_classes.text(message, "IFLA_IFNAME") or "",
@@ -203,6 +206,7 @@ def _link(data: bytes) -> Link:
             mtu=message_classes.value(message, "IFLA_MTU", int) or 0,
             parent=message_classes.text(message, "IFLA_PARENT_DEV_NAME"),
             altnames=message_classes.texts(properties, "IFLA_ALT_IFNAME") if properties else (),
+            port_of=message_classes.text(info, "IFLA_INFO_SLAVE_KIND") if info else None,
         )
 
 

@@ -7,25 +7,23 @@ after a reboot of the host.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from dumm_tools import address, names, statefile, waiting
-from dumm_tools.agent.client import ANSWER_TIMEOUT
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.model import Bridge, Iface, State
 from dumm_tools.net import (
     cable,
+    carrier,
     duplicate,
     guard,
     host_links,
     host_uplink,
     link_views,
     nat,
-    nic,
     uplink,
 )
-from dumm_tools.running import liveness, turn
 
 Report = Callable[[str], None]
 
@@ -65,8 +63,8 @@ def create(
 def delete(
     labdir: str, name: str, *, if_exists: bool = False, warn: Report = lambda _: None
 ) -> None:
-    """Disconnect a bridge's members, then delete it. Guests that do not take their ends down are
-    reported to `warn`. Usage, NotFound, Conflict."""
+    """Disconnect a bridge's members, then delete it. Guests that are not told that their carrier is
+    gone are reported to `warn`. Usage, NotFound, Conflict."""
     names.bridge(name)
     rtnl.load()
     with waiting.unbroken():
@@ -75,163 +73,56 @@ def delete(
             if if_exists and name not in state.bridges:
                 return
             bridge = link_views.bridge(state, name)
-            members: dict[str, list[Iface]] = {}
-            for member in state.members_of(name):
-                members.setdefault(member.guest, []).append(member)
-            states = {g: liveness.guest_state(labdir, state, state.guests[g]) for g in members}
-            for guest, now in states.items():
-                if now == "paused":
-                    raise Conflict(f"guest '{guest}' is paused")
+            members = state.members_of(name)
             with netlink.host() as channel:
                 host_uplink.remove(channel, state, bridge)
                 host_links.remove(channel, state, [name])
             # A command that creates it again before it is forgotten must not create the uplink.
             bridge.uplink, bridge.host_access = None, False
             bridge.extra.pop("uplink_before", None)
-            told = [guest for guest, now in states.items() if now == "running"]
+            told = carrier.listeners(labdir, state, members)
             if not told:
-                _forget(labdir, state, name, members)
+                _forget(state, name, members)
+                cable.refresh_boots(labdir, state, {m.guest for m in members})
         if told:
-            failures = turn.each(
+            failures = carrier.announce(
                 labdir,
-                told,
-                lambda guest, seconds: _take_down(
-                    labdir, _are_there(labdir, members[guest]), seconds
-                ),
-                lambda _: _forgotten(labdir, name, members),
-                lambda guest, seconds: _take_down(
-                    labdir, _are_down(labdir, members[guest]), seconds
-                ),
+                members,
+                False,
+                lambda state, _: _forget(state, name, members),
+                about=lambda _: True,
             )
-            for guest, error in failures.items():
-                ends = ", ".join(f"'{m.name}'" for m in members[guest])
-                warn(f"{ends} may still be up in the guest: {error}")
+            carrier.warn_of(failures, members, warn)
     uplink.end_outside(labdir)
 
 
-def _take_down(labdir: str, members: Sequence[Iface], seconds: float) -> None:
-    if members:
-        with turn.unless_ended(labdir, members[0].guest):
-            nic.bring_down(labdir, members, seconds)
+def _forget(state: State, name: str, members: Sequence[Iface]) -> None:
+    """Forget a deleted bridge. Its members are disconnected, except for those that another command
+    has connected elsewhere meanwhile."""
+    if name in state.bridges:
+        with netlink.host() as channel:  # another command may have created it again
+            host_links.remove(channel, state, [name])
+        del state.bridges[name]
+        cable.unplugged(state, members)
+        cable.unplugged(state, state.members_of(name))
 
 
-def _are_there(labdir: str, members: Sequence[Iface]) -> list[Iface]:
-    """Those that no other command has connected elsewhere meanwhile."""
-    records = statefile.load(labdir).ifaces
-    return [m for m in members if m.name in records and records[m.name].bridge == m.bridge]
-
-
-def _moved(state: State, members: Sequence[Iface]) -> list[Iface]:
-    """The others, if they are up: they were taken down after that."""
-    records = [state.ifaces[m.name] for m in members if m.name in state.ifaces]
-    return [r for r in records if r.bridge is not None and r.up]
-
-
-def _bring_up(labdir: str, members: Sequence[Iface]) -> None:
-    for member in members:
-        nic.plug(labdir, member)
-
-
-def _are_down(labdir: str, members: Sequence[Iface]) -> list[Iface]:
-    """Those that no other command has brought up meanwhile."""
-    records = statefile.load(labdir).ifaces
-    return [m for m in members if m.name in records and not records[m.name].up]
-
-
-def _forgotten(labdir: str, name: str, members: Mapping[str, Sequence[Iface]]) -> None:
-    with statefile.transaction(labdir) as change:
-        if name in change.state.bridges:
-            with netlink.host() as channel:  # another command may have created it again
-                host_links.remove(channel, change.state, [name])
-            _forget(labdir, change.state, name, members)
-
-
-def _forget(labdir: str, state: State, name: str, told: Mapping[str, Sequence[Iface]]) -> None:
-    """Forget a deleted bridge. Its members are disconnected, and those whose guests were told are
-    down, except for those that another command has connected meanwhile."""
-    del state.bridges[name]
-    for members in told.values():
-        cable.unplugged(labdir, state, members)
-    cable.unplugged(labdir, state, state.members_of(name), down=False)
-
-
-def connect(labdir: str, name: str, interface: str, *, warn: Report = lambda _: None) -> None:
-    """Connect an interface to a bridge; if it is on another bridge, it moves. An interface that is
-    down comes up; otherwise nothing else is changed. Addresses that another member has, too, are
-    reported to `warn`. Usage, NotFound, Conflict."""
-    guest, _ = names.interface(interface)
-    if liveness.alive(labdir, guest):
-        rtnl.load()
-    shared: list[str] = []
-    if not _move(labdir, name, interface, shared):
-        _connect(labdir, name, interface, shared)
-    for text in shared:
-        warn(text)
-
-
-def _connect(labdir: str, name: str, interface: str, shared: list[str]) -> None:
-    guest, _ = names.interface(interface)
-    with turn.taken(labdir, guest):
+def set_up(labdir: str, name: str, up: bool, *, warn: Report = lambda _: None) -> None:
+    """Bring a whole segment up or down, for the host as well: its members get their carriers back,
+    or lose them. Guests that are not told are reported to `warn`. Usage, NotFound, Conflict."""
+    names.bridge(name)
+    rtnl.load()
+    with waiting.unbroken():
         with statefile.transaction(labdir) as change:
             state = change.state
             bridge = link_views.bridge(state, name)
-            member = link_views.interface(state, interface)
-            running = cable.reachable(labdir, state, guest)
-            before = member.but()
-            member.up, member.bridge = True, name
-            shared += duplicate.of_interface(state, member)
+            bridge.up = up
             change.save()
             with netlink.host() as channel:
                 host_links.ensure_bridge(channel, state, bridge)
-            reopen = cable.settle_host(labdir, state, member, running)
-        if running:
-            with cable.taking_back(labdir, before, member):
-                nic.plug(labdir, member, reopen=reopen)
-
-
-def _move(labdir: str, name: str, interface: str, shared: list[str]) -> bool:
-    """Move an interface that is up from one bridge to another. The guest does not notice, so it may
-    be paused or stuck. False if the interface is already in place: it may be from a `create` that
-    was killed before the guest had its device."""
-    with statefile.transaction(labdir) as change:
-        state = change.state
-        bridge = link_views.bridge(state, name)
-        member = link_views.interface(state, interface)
-        if member.bridge is None or not member.up or not link_views.ours(state, member.tap):
-            return False
-        if member.bridge == name and liveness.is_running(labdir, state, member.guest):
-            return False
-        member.bridge = name
-        shared += duplicate.of_interface(state, member)
-        change.save()
-        with netlink.host() as channel:
-            host_links.ensure_bridge(channel, state, bridge)
-        cable.settle_host(labdir, state, member, running=False)
-    return True
-
-
-def disconnect(labdir: str, interface: str) -> None:
-    """Disconnect an interface from its bridge, whatever its guest says, and take it down in the
-    guest. Usage, NotFound, Conflict."""
-    guest, _ = names.interface(interface)
-    if liveness.alive(labdir, guest):
-        rtnl.load()
-    with statefile.transaction(labdir) as change:
-        state = change.state
-        member = link_views.interface(state, interface)
-        if member.bridge is None:
-            raise Conflict(f"'{interface}' is not connected")
-        if not cable.reachable(labdir, state, guest):
-            cable.unplugged(labdir, state, [member])
-            return
-        with netlink.host() as channel:
-            host_links.unplug(channel, state, member.tap)
-    with cable.cut_off(labdir, member, down=True), turn.taken(labdir, guest):
-        _take_down(labdir, _are_there(labdir, [member]), ANSWER_TIMEOUT)
-        with statefile.transaction(labdir) as change:
-            cable.unplugged(labdir, change.state, [member])
-            moved = _moved(change.state, [member])
-        _bring_up(labdir, moved)
+            members = state.members_of(name)
+        failures = carrier.announce(labdir, members, None, about=lambda _: True)
+        carrier.warn_of(failures, members, warn)
 
 
 def add_addresses(

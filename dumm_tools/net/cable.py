@@ -7,14 +7,15 @@ transaction, the guest is told outside of one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
 
-from dumm_tools import statefile, waiting
-from dumm_tools.errors import Conflict, DummError, TimedOut
+from dumm_tools import statefile
+from dumm_tools.errors import Conflict, TimedOut
 from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.linux.netlink import Channel
-from dumm_tools.model import Iface, State
-from dumm_tools.net import guest_links, host_links, link_views, nic
+from dumm_tools.model import GuestState, Iface, State
+from dumm_tools.net import guest_links, host_links, link_views, nic, segment
 from dumm_tools.running import contact, guest_views, liveness, turn
 
 
@@ -37,9 +38,27 @@ def reachable(labdir: str, state: State, guest: str) -> bool:
     return now == "running"
 
 
+def steady(labdir: str, state: State, guest: str) -> GuestState:
+    """The state of a guest whose cable can be pulled; Conflict while it is starting or stopping."""
+    now = liveness.guest_state(labdir, state, guest_views.get(state, guest))
+    if now in ("starting", "stopping"):
+        raise Conflict(f"guest '{guest}' is {now}")
+    return now
+
+
 def refresh_boot(labdir: str, state: State, guest: str) -> None:
     """Let a running guest that reboots itself come back in its present state."""
     contact.write_boot(labdir, state.guests[guest], nic.boot_records(state, guest))
+
+
+def refresh_boots(labdir: str, state: State, guests: Collection[str]) -> None:
+    """As `refresh_boot`, for those of the guests that are not stopped."""
+    for guest in set(guests) & state.guests.keys():
+        now = liveness.guest_state(labdir, state, state.guests[guest])
+        if now not in ("stopped", "crashed"):
+            # Without the file it is restarting, and will read the record.
+            with contextlib.suppress(FileNotFoundError):
+                refresh_boot(labdir, state, guest)
 
 
 def settle_host(labdir: str, state: State, iface: Iface, running: bool = True) -> bool:
@@ -67,21 +86,29 @@ def taking_back(labdir: str, before: Iface | None, after: Iface) -> Iterator[Non
         yield
     except BaseException as e:
         with contextlib.suppress(*guest_links.UNDO_FAILURES):
-            left, reopen = _take_back(labdir, before, after)
+            left = _take_back(labdir, before, after)
             # A guest that did not answer will not answer now, and an interrupt must not wait.
             if left is not None and isinstance(e, Exception) and not isinstance(e, TimedOut):
-                nic.plug(labdir, left, reopen=reopen)
+                nic.plug(labdir, left.iface, left.carrier, reopen=left.reopen)
         raise
 
 
-def _take_back(labdir: str, before: Iface | None, after: Iface) -> tuple[Iface | None, bool]:
-    """Restore the record; return it if the guest is running, and whether its device must open the
-    tap again."""
+class _Restored(NamedTuple):
+    """A restored record, whether it has a carrier, and whether the device must open the tap
+    again."""
+
+    iface: Iface
+    carrier: bool
+    reopen: bool
+
+
+def _take_back(labdir: str, before: Iface | None, after: Iface) -> _Restored | None:
+    """Restore the record; return it if the guest is running."""
     with statefile.transaction(labdir) as change:
         state = change.state
         record = state.ifaces.get(after.name)
         if record is None:
-            return None, False
+            return None
         running = liveness.is_running(labdir, state, after.guest)
         if before is None:
             with netlink.host() as channel:
@@ -89,7 +116,7 @@ def _take_back(labdir: str, before: Iface | None, after: Iface) -> tuple[Iface |
             del state.ifaces[record.name]
             if running:
                 refresh_boot(labdir, state, record.guest)
-            return None, False
+            return None
         for key, value in vars(before).items():
             if getattr(record, key) == getattr(after, key):
                 setattr(record, key, value)
@@ -97,7 +124,7 @@ def _take_back(labdir: str, before: Iface | None, after: Iface) -> tuple[Iface |
             record.bridge = None
         change.save()
         reopen = settle_host(labdir, state, record, running)
-        return (record if running else None), reopen
+        return _Restored(record, segment.has_carrier(state, record), reopen) if running else None
 
 
 def plug_host(channel: Channel, undo: contextlib.ExitStack, state: State, iface: Iface) -> None:
@@ -111,20 +138,7 @@ def plug_host(channel: Channel, undo: contextlib.ExitStack, state: State, iface:
         undo.callback(host_links.discard, channel, iface.tap)
 
 
-@contextlib.contextmanager
-def cut_off(labdir: str, iface: Iface, *, down: bool) -> Iterator[None]:
-    """Tell the guest, inside this block, about an interface that was unplugged on the host: if that
-    fails, it is recorded nevertheless. Ctrl-C waits for the end."""
-    with waiting.unbroken():
-        try:
-            yield
-        except (DummError, OSError):
-            with statefile.transaction(labdir) as change:
-                unplugged(labdir, change.state, [iface], down=down)
-            raise
-
-
-def unplugged(labdir: str, state: State, ifaces: Sequence[Iface], *, down: bool = True) -> None:
+def unplugged(state: State, ifaces: Sequence[Iface]) -> None:
     """Record that interfaces are no longer connected, except for those that other commands have
     connected elsewhere, and make sure that their taps are not on a bridge."""
     with netlink.host() as channel:
@@ -133,10 +147,3 @@ def unplugged(labdir: str, state: State, ifaces: Sequence[Iface], *, down: bool 
             if record is not None and record.bridge == old.bridge:
                 host_links.unplug(channel, state, record.tap)
                 record.bridge = None
-                record.up = record.up and not down
-    for guest in {i.guest for i in ifaces} & state.guests.keys():
-        now = liveness.guest_state(labdir, state, state.guests[guest])
-        if now not in ("stopped", "crashed"):
-            # Without the file it is restarting, and will read the record.
-            with contextlib.suppress(FileNotFoundError):
-                refresh_boot(labdir, state, guest)

@@ -59,13 +59,14 @@ def _quiet(device: str) -> None:
         sysctl.set_ipv6(device, False)
 
 
-def _dress(state: State, device: str, **attributes: object) -> Request:
-    """Tag a link, keep it quiet, bring it up. Without IPv6, it has no address generation mode."""
+def _dress(state: State, device: str, up: bool = True, **attributes: object) -> Request:
+    """Tag a link, keep it quiet, bring it up or down. Without IPv6, it has no address generation
+    mode."""
     wanted: list[tuple[str, object]] = [("IFLA_IFNAME", device), ("IFLA_IFALIAS", state.tag)]
     wanted += attributes.items()
     if os.path.exists(f"/proc/sys/net/ipv6/conf/{device}"):
         wanted.append(rtnl.no_address_generation())
-    return rtnl.link(rtnl.RTM_SETLINK, device, wanted, up=True)
+    return rtnl.link(rtnl.RTM_SETLINK, device, wanted, up=up)
 
 
 def _index(device: str) -> int:
@@ -93,10 +94,10 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
                 raise Conflict(f"'{name}' already exists and does not belong to this lab") from None
             undo.callback(discard_bridge, channel, state, name)
         check_free(state, name)
-        if made or sysfs.read(name, "ifalias") != state.tag or not sysfs.is_up(name):
+        if made or sysfs.read(name, "ifalias") != state.tag or sysfs.is_up(name) != bridge.up:
             _quiet(name)  # until it has an address
             guard.bridge(channel, state, bridge, bridge.addresses)
-            netlink.transact(channel, [_dress(state, name)])
+            netlink.transact(channel, [_dress(state, name, bridge.up)])
             add_addresses(channel, name, bridge.addresses)
             _ensure_uplink(channel, state, bridge)
         elif bridge.addresses and guard.mend(state):

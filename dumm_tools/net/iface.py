@@ -9,13 +9,23 @@ again; a cable is cut whatever the guest says.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from dumm_tools import address, names, statefile
+from dumm_tools import address, names, statefile, waiting
 from dumm_tools.errors import Conflict, NotFound, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.model import Iface, State
-from dumm_tools.net import cable, duplicate, guest_links, host_links, link_requests, link_views, nic
+from dumm_tools.net import (
+    cable,
+    carrier,
+    duplicate,
+    guest_links,
+    host_links,
+    link_requests,
+    link_views,
+    nic,
+    segment,
+)
 from dumm_tools.running import guest_views, liveness, turn
 
 Report = Callable[[str], None]
@@ -33,12 +43,13 @@ def create(
     warn: Report = lambda _: None,
 ) -> None:
     """Add an interface to a guest, immediately if it is running. Addresses that another member of
-    the segment has, too, are reported to `warn`. Usage, NotFound, Conflict."""
+    the segment has, too, and other guests that are not told of a carrier are reported to `warn`.
+    Usage, NotFound, Conflict."""
     guest, device = names.interface(name)
     wanted = address.interfaces(list(addresses))
     address.fits(address.mtu(mtu), wanted)
     mac = address.mac(mac) if mac else None
-    reopen = False
+    reopen, news = False, None
     with cable.turn_of(labdir, guest):
         with statefile.transaction(labdir) as change:
             state = change.state
@@ -60,22 +71,25 @@ def create(
                     slot=next(n for n in range(len(taken) + 1) if n not in taken),
                     tap=tap,
                     mac=mac or address.made_mac(f"{state.id} {name}", macs),
-                    bridge=bridge,
                     mtu=mtu,
-                    up=bridge is not None,
                     addresses=wanted,
                 )
+                if bridge is not None:
+                    news = carrier.moved(state, state.ifaces[name], bridge)
                 change.save()
             made = state.ifaces[name]
-            shared = duplicate.of_interface(state, made) if fresh else []
+            if not fresh and segment.far_ends(state, made):
+                # A command that was killed may have left a cable recorded as cut.
+                news = carrier.moved(state, made, made.bridge or "")._replace(shared=[])
             if running:
                 reopen = cable.settle_host(labdir, state, made)
         if running:
             # An existing one may be from a command that was killed before the guest had it.
             with cable.taking_back(labdir, None if fresh else made, made):
-                nic.plug(labdir, made, reopen=reopen)
-    for text in shared:
-        warn(text)
+                live = made.bridge is not None and state.bridges[made.bridge].up
+                nic.plug(labdir, made, live, reopen=reopen)
+    if news is not None:
+        carrier.spread(labdir, news, warn)
 
 
 def _free_tap(state: State, name: str) -> str:
@@ -97,33 +111,52 @@ def plug_late(labdir: str, guest: str, count: int) -> None:
             late = change.state.ifaces_of(guest)[-count:]
             reopen = [cable.settle_host(labdir, change.state, iface) for iface in late]
         for iface, anew in zip(late, reopen, strict=True):
-            nic.plug(labdir, iface, reopen=anew)
+            nic.plug(labdir, iface, segment.has_carrier(change.state, iface), reopen=anew)
 
 
-def delete(labdir: str, name: str, *, if_exists: bool = False) -> None:
+def delete(
+    labdir: str, name: str, *, if_exists: bool = False, warn: Report = lambda _: None
+) -> None:
     """Delete an interface, from a running guest as well; from a segment even if the guest does not
-    release it. Usage, NotFound, Conflict."""
+    release it. If the guest at the other end of the cable is not told, that is reported to `warn`.
+    Usage, NotFound, Conflict."""
     guest, _ = names.interface(name)
     if liveness.alive(labdir, guest):
         rtnl.load()
-    with statefile.transaction(labdir) as change:
-        state = change.state
-        if if_exists and name not in state.ifaces:
-            return
-        iface = link_views.interface(state, name)
-        if not cable.reachable(labdir, state, guest):
-            _forget(state, name)
-            return
-        with netlink.host() as channel:
-            host_links.unplug(channel, state, iface.tap)
-    with cable.cut_off(labdir, iface, down=False), turn.taken(labdir, guest):
-        with turn.unless_ended(labdir, guest):
-            nic.unplug(labdir, iface)
+    with waiting.unbroken():
         with statefile.transaction(labdir) as change:
-            if name in change.state.ifaces:
-                _forget(change.state, name)
-                if liveness.is_running(labdir, change.state, guest):
-                    cable.refresh_boot(labdir, change.state, guest)
+            state = change.state
+            if if_exists and name not in state.ifaces:
+                return
+            iface = link_views.interface(state, name).but()
+            running = cable.reachable(labdir, state, guest)
+            far = segment.far_ends(state, iface)
+            ends = [iface, *far]
+
+            def record(state: State, done: Collection[str]) -> None:
+                if name in state.ifaces and (guest in done or not running):
+                    _forget(state, name)
+                else:
+                    cable.unplugged(state, [iface])
+                segment.cut(state, iface.bridge, far)
+
+            with netlink.host() as channel:
+                host_links.unplug(channel, state, iface.tap)
+            told = carrier.listeners(labdir, state, ends)
+            if not told:
+                record(state, ())
+                cable.refresh_boots(labdir, state, {i.guest for i in far})
+        if told:
+
+            def unplug(owner: str, seconds: float) -> None:
+                if owner == guest:
+                    with turn.unless_ended(labdir, guest):
+                        nic.unplug(labdir, iface, seconds)
+
+            failures = carrier.announce(
+                labdir, ends, False, record, also=unplug, about=guest.__eq__
+            )
+            carrier.conclude(failures, guest, far, warn)
 
 
 def _forget(state: State, name: str) -> None:
@@ -144,9 +177,10 @@ def set_up(labdir: str, name: str, up: bool) -> None:
             iface.up = up
             change.save()
             reopen = cable.settle_host(labdir, change.state, iface, running)
+            live = segment.has_carrier(change.state, iface)
         if running:
             with cable.taking_back(labdir, before, iface):
-                nic.plug(labdir, iface, reopen=reopen)
+                nic.plug(labdir, iface, live, reopen=reopen)
 
 
 def set_(
@@ -176,6 +210,7 @@ def set_(
             shared = duplicate.of_interface(change.state, iface, []) if mac else []
             change.save()
             reopen = cable.settle_host(labdir, change.state, iface, running)
+            live = segment.has_carrier(change.state, iface)
         if running:
             with cable.taking_back(labdir, before, iface):
                 # A vector device is created with the largest MTU that it can have later. The
@@ -184,9 +219,9 @@ def set_(
                 reborn = large and nic.live_mtu(labdir, iface) != mtu
                 if reborn:
                     nic.unplug(labdir, iface)
-                nic.plug(labdir, iface, reopen=reopen)
+                nic.plug(labdir, iface, live, reopen=reopen)
                 if not reborn:
-                    nic.change(labdir, iface, mtu=mtu is not None, mac=mac is not None)
+                    nic.change(labdir, iface, live, mtu=mtu is not None, mac=mac is not None)
     for text in shared:
         warn(text)
 
@@ -303,9 +338,12 @@ def release(state: State, *guests: str) -> None:
             host_links.remove(channel, state, taps)
 
 
-def delete_of_guest(state: State, guest: str) -> None:
+def delete_of_guest(state: State, guest: str) -> list[carrier.Pulled]:
     """Forget the interfaces of a guest that is not running, and remove what is left of them. The
-    caller saves the state."""
+    caller saves the state, and then has `carrier.pulled` tell the other ends of the cables."""
     release(state, guest)
+    found = []
     for iface in state.ifaces_of(guest):
+        found += [carrier.Pulled(iface.bridge, far) for far in segment.far_ends(state, iface)]
         del state.ifaces[iface.name]
+    return [each for each in found if each.far.guest != guest]

@@ -11,6 +11,7 @@ from dumm_tools import address, names
 from dumm_tools.errors import NotFound
 from dumm_tools.linux import sysfs
 from dumm_tools.model import Bridge, Iface, State
+from dumm_tools.net import segment
 
 
 class InterfaceView(NamedTuple):
@@ -18,6 +19,7 @@ class InterfaceView(NamedTuple):
 
     record: Iface
     tag: str
+    has_carrier: bool
 
     def _number(self, file: str) -> int | None:
         if sysfs.read(self.record.tap, "ifalias") != self.tag:
@@ -26,8 +28,9 @@ class InterfaceView(NamedTuple):
 
     @property
     def state(self) -> str:
-        """`up` when the device is up in its running guest: only then is the tap open."""
-        return "up" if self._number("carrier") == 1 else "down"
+        """`up` when it has a carrier, and the device is up in its running guest: only then is the
+        tap open."""
+        return "up" if self.has_carrier and self._number("carrier") == 1 else "down"
 
     @property
     def rx_bytes(self) -> int | None:
@@ -57,12 +60,16 @@ class BridgeView(NamedTuple):
 
 def interfaces(state: State) -> list[InterfaceView]:
     """All interfaces, by name."""
-    return [InterfaceView(state.ifaces[name], state.tag) for name in sorted(state.ifaces)]
+    return [_view(state, state.ifaces[name]) for name in sorted(state.ifaces)]
 
 
 def interface_view(state: State, name: str) -> InterfaceView:
     """One interface; Usage, NotFound."""
-    return InterfaceView(interface(state, name), state.tag)
+    return _view(state, interface(state, name))
+
+
+def _view(state: State, iface: Iface) -> InterfaceView:
+    return InterfaceView(iface, state.tag, segment.has_carrier(state, iface))
 
 
 def bridges(state: State) -> list[BridgeView]:

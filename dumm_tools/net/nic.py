@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from dumm_tools import address, proc
 from dumm_tools.agent import protocol
@@ -19,7 +19,7 @@ from dumm_tools.linux import netlink, rtnl
 from dumm_tools.linux.netlink import Channel, Request
 from dumm_tools.linux.rtnl import Link
 from dumm_tools.model import Iface, State
-from dumm_tools.net import guest_links, link_requests
+from dumm_tools.net import guest_links, link_requests, segment
 from dumm_tools.net.host_links import explained
 from dumm_tools.running import contact
 
@@ -47,7 +47,7 @@ def boot_records(state: State, guest: str) -> list[tuple[bytes, int, bytes]]:
         records.append((protocol.BOOT_MODULE, 0, link_requests.MODULE.encode() + b"\0"))
     for iface in ifaces:
         requests = [
-            _name(iface, 0),
+            _name(iface, 0, segment.has_carrier(state, iface)),
             *link_requests.addresses(iface, 0),
             *link_requests.routes(iface, 0),
             *link_requests.shaping(iface, 0),
@@ -56,7 +56,7 @@ def boot_records(state: State, guest: str) -> list[tuple[bytes, int, bytes]]:
     return records
 
 
-def _name(iface: Iface, index: int) -> Request:
+def _name(iface: Iface, index: int, carrier: bool) -> Request:
     """All settings of a new device in one message: the kernel first renames it, then brings it up
     (do_setlink, net/core/rtnetlink.c)."""
     wanted: list[tuple[str, object]] = [
@@ -65,7 +65,7 @@ def _name(iface: Iface, index: int) -> Request:
     ]
     if iface.mtu <= MTU_BY_NETLINK:
         wanted.append(("IFLA_MTU", iface.mtu))
-    wanted += rtnl.carrier(True)
+    wanted += rtnl.carrier(carrier)
     return rtnl.link(rtnl.RTM_SETLINK, iface.name, wanted, index=index, up=iface.up)
 
 
@@ -79,12 +79,14 @@ def _newborn(channel: Channel, iface: Iface) -> Link | None:
     return guest_links.find(channel, iface)
 
 
-def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> None:
+def plug(
+    labdir: str, iface: Iface, carrier: bool, *, reopen: bool = False, switch: bool = True
+) -> None:
     """Add the device to the running guest, set up as recorded, unless it has it.
 
-    An existing device is only brought up or down: name, MTU, MAC and addresses are the guest's to
-    change. The tap exists; with `reopen`, a device that is up opens it again. A device that cannot
-    be set up is removed again.
+    An existing device only gets its carrier and, with `switch`, is brought up or down: name, MTU,
+    MAC and addresses are the guest's to change. The tap exists; with `reopen`, a device that is up
+    opens it again. A device that cannot be set up is removed again.
     """
     with (
         contact.control(labdir, iface.guest) as control,
@@ -92,13 +94,12 @@ def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> None:
     ):
         link = guest_links.find(control, iface)
         if link is not None and link.name != guest_links.born_as(iface):
+            up = iface.up if switch else None
             if link.up and reopen:
-                down = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
-                netlink.transact(control, [down])
+                netlink.transact(control, [_down(iface, link)])
+                up = iface.up if switch else True
                 link = link._replace(up=False)
-            if link.up != iface.up:
-                guest_links.load_ipv6(control, iface)
-                netlink.transact(control, _turn(iface, link.ifindex))
+            _adjust(control, iface, link, carrier, up)
             return
         if link is None:
             proc.log(f"plug {iface.name} into the running guest")
@@ -115,7 +116,7 @@ def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> None:
             # The name comes last: a device with its first name is known to be incomplete.
             netlink.transact(control, link_requests.addresses(iface, index))
             guest_links.apply_shape(control, iface, index)
-            netlink.transact(control, [_name(iface, index)])
+            netlink.transact(control, [_name(iface, index, carrier)])
             netlink.transact(control, link_requests.routes(iface, index))
         except BaseException:
             with contextlib.suppress(*guest_links.UNDO_FAILURES):
@@ -123,16 +124,35 @@ def plug(labdir: str, iface: Iface, *, reopen: bool = False) -> None:
             raise
 
 
-def _turn(iface: Iface, index: int) -> list[Request]:
-    """Bring a device up or down as recorded. Going down costs its IPv6 addresses, and all its
-    routes."""
-    carrier = rtnl.carrier(True)
-    flag = rtnl.link(rtnl.RTM_SETLINK, iface.name, carrier, index=index, up=iface.up)
+def _adjust(
+    control: Control, iface: Iface, link: Link, carrier: bool, up: bool | None = None
+) -> None:
+    """Set the carrier of a device, and bring it up or down, unless `up` is None.
+
+    A bond that monitors its ports does not see this carrier, only whether they are up
+    (bond_check_dev_link, drivers/net/bonding): without it, a port is down.
+    """
+    if link.port_of == "bond":
+        up = iface.up and carrier
+    attributes = rtnl.carrier(carrier)
+    flag = rtnl.link(rtnl.RTM_SETLINK, iface.name, attributes, index=link.ifindex, up=up)
+    restored = _restored(iface, link.ifindex) if up and not link.up else []
+    if restored:
+        guest_links.load_ipv6(control, iface)
+    netlink.transact(control, [flag, *restored])
+
+
+def _restored(iface: Iface, index: int) -> list[Request]:
+    """What a device lost that went down: its IPv6 addresses, and all its routes."""
     lost = [r for r in link_requests.addresses(iface, index) if address.is_v6(r.subject)]
-    return [flag, *lost, *link_requests.routes(iface, index)] if iface.up else [flag]
+    return [*lost, *link_requests.routes(iface, index)]
 
 
-def change(labdir: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
+def _down(iface: Iface, link: Link) -> Request:
+    return rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
+
+
+def change(labdir: str, iface: Iface, carrier: bool, *, mtu: bool, mac: bool) -> None:
     """Set the recorded MTU (if netlink can), or MAC, or both, on the device in the running
     guest."""
     with (
@@ -145,9 +165,8 @@ def change(labdir: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
         if not mac:
             return
         # A vector device that is up keeps its MAC (eth_mac_addr, net/ethernet/eth.c).
-        down = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
         try:
-            netlink.transact(control, [down])
+            netlink.transact(control, [_down(iface, link)])
             netlink.transact(control, [_set(iface, link, IFLA_ADDRESS=iface.mac)])
         except OSError:
             if mtu:
@@ -155,8 +174,7 @@ def change(labdir: str, iface: Iface, *, mtu: bool, mac: bool) -> None:
                     netlink.transact(control, [_set(iface, link, IFLA_MTU=link.mtu)])
             raise
         finally:
-            guest_links.load_ipv6(control, iface)
-            netlink.transact(control, _turn(iface, link.ifindex))
+            _adjust(control, iface, link._replace(up=False), carrier, iface.up)
 
 
 def live_mtu(labdir: str, iface: Iface) -> int | None:
@@ -174,25 +192,25 @@ def _set(iface: Iface, link: Link, **attributes: object) -> Request:
     return rtnl.link(rtnl.RTM_SETLINK, iface.name, wanted, index=link.ifindex)
 
 
-def bring_down(labdir: str, ifaces: Sequence[Iface], timeout: float = ANSWER_TIMEOUT) -> None:
-    """Take devices of a running guest down; missing ones are ignored."""
-    if not ifaces:
-        return
+def set_carriers(
+    labdir: str, ifaces: Sequence[Iface], wanted: Mapping[str, bool], timeout: float
+) -> None:
+    """Set the carriers of devices of a running guest, by the names of their interfaces; missing
+    devices are ignored."""
     with (
         contact.control(labdir, ifaces[0].guest, timeout) as control,
-        explained(f"take '{ifaces[0].name}' down in its guest"),
+        explained(f"set the carrier of '{ifaces[0].name}' in its guest"),
     ):
         for iface in ifaces:
             link = guest_links.find(control, iface)
-            if link is not None and link.up:
-                down = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
-                netlink.transact(control, [down])
+            if link is not None and link.name != guest_links.born_as(iface):
+                _adjust(control, iface, link, wanted[iface.name])
 
 
-def unplug(labdir: str, iface: Iface) -> None:
+def unplug(labdir: str, iface: Iface, timeout: float = ANSWER_TIMEOUT) -> None:
     """Remove the device from the running guest; a missing one is ignored."""
     with (
-        contact.control(labdir, iface.guest) as control,
+        contact.control(labdir, iface.guest, timeout) as control,
         explained(f"remove '{iface.name}' from its guest"),
     ):
         _unplug(labdir, control, iface)
@@ -201,8 +219,7 @@ def unplug(labdir: str, iface: Iface) -> None:
 def _unplug(labdir: str, control: Control, iface: Iface) -> None:
     link = guest_links.find(control, iface)
     if link is not None and link.up:
-        down = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=False)
-        netlink.transact(control, [down])
+        netlink.transact(control, [_down(iface, link)])
     try:
         contact.mconsole(
             labdir, iface.guest, f"remove {guest_links.born_as(iface)}", control.left()
@@ -213,5 +230,6 @@ def _unplug(labdir: str, control: Control, iface: Iface) -> None:
             return
         if link is not None and link.up:
             with contextlib.suppress(*guest_links.UNDO_FAILURES):
-                netlink.transact(control, _turn(iface, link.ifindex))
+                up = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=True)
+                netlink.transact(control, [up, *_restored(iface, link.ifindex)])
         raise

@@ -22,6 +22,8 @@ TIMEOUT = 10.0
 PROMPT, PROMPT_ALL = 0.3, 1.0
 #: After that, seconds for all the others together.
 PATIENCE = 10.0
+#: Seconds for a guest that the command is not about.
+ASIDE = 2.0
 #: Minimum for each guest (seconds).
 LEAST = 0.02
 
@@ -120,13 +122,14 @@ def each(
     again: Callable[[str, float], object],
     *,
     first: Callable[[list[str]], object] = lambda _: None,
+    about: Callable[[str], bool] = lambda _: True,
 ) -> dict[str, Exception]:
     """Call `talk` for each guest, in its turn and within the given seconds; return the failures.
 
     A guest that does not answer immediately does not delay the others: when these are done, `then`
     records it for them, their turns end, and only then `again` is called for the late ones. `first`
     is called before everything else, for those whose turns were available; if it fails, nothing
-    more is done.
+    more is done. Late ones that the command is not `about` are given less time.
     """
     failures: dict[str, Exception] = {}
     ready: list[str] = []
@@ -156,7 +159,8 @@ def each(
         then(done)
     deadline = time.monotonic() + PATIENCE
     for number, name in enumerate(late):
-        seconds = max(LEAST, (deadline - time.monotonic()) / (len(late) - number))
+        seconds = (deadline - time.monotonic()) / (len(late) - number)
+        seconds = max(LEAST, seconds if about(name) else min(seconds, ASIDE))
         try:
             with taken(labdir, name, seconds):
                 again(name, seconds)

@@ -1,0 +1,49 @@
+"""Segments as recorded: their ends, and whether an interface has a carrier.
+
+By default, a segment with two ends is a cable: if one end is pulled, the other loses its carrier.
+Based on records only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dumm_tools.model import Bridge, Iface, State
+
+
+def has_carrier(state: State, iface: Iface) -> bool:
+    """Whether the cable of an interface leads somewhere."""
+    bridge = state.bridges.get(iface.bridge) if iface.bridge is not None else None
+    return bridge is not None and is_live(bridge)
+
+
+def is_live(bridge: Bridge) -> bool:
+    """Whether those on a segment have a carrier."""
+    return bridge.up and not bridge.cut
+
+
+def far_ends(state: State, iface: Iface) -> list[Iface]:
+    """The interface at the other end of a cable; none if that is the host, or if the segment is not
+    a cable."""
+    if iface.bridge is None:
+        return []
+    bridge, members = state.bridges[iface.bridge], state.members_of(iface.bridge)
+    if _ends(bridge, members) != 2:
+        return []
+    return [member for member in members if member.name != iface.name]
+
+
+def _ends(bridge: Bridge, members: Sequence[Iface]) -> int:
+    outside = bridge.uplink is not None and bridge.uplink != "nat"
+    return len(members) + bool(bridge.addresses) + outside
+
+
+def cut(state: State, name: str | None, far: Sequence[Iface]) -> None:
+    """Record that one end of a cable was pulled, unless something has been connected to it since.
+    `far` is its other end."""
+    bridge = state.bridges.get(name) if name is not None else None
+    if bridge is None or not far:
+        return
+    members = state.members_of(bridge.name)
+    if [m.name for m in members] == [i.name for i in far] and _ends(bridge, members) == 1:
+        bridge.cut = True
