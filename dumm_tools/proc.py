@@ -86,6 +86,23 @@ def run(
     return done
 
 
+def convert(argv: Sequence[str], data: bytes) -> bytes:
+    """Run a filter on `data`, and return its output; DummError as for `run`."""
+    import shlex
+    import subprocess
+
+    log(shlex.join(argv))
+    env = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(argv, input=data, capture_output=True, env=env, check=False)
+    except FileNotFoundError:
+        raise not_installed(argv[0]) from None
+    if done.returncode != 0:
+        last = done.stderr.decode(errors="surrogateescape").strip().rpartition("\n")[2]
+        raise DummError(f"{argv[0]} failed: {last or f'exit status {done.returncode}'}")
+    return done.stdout
+
+
 def start(argv: Sequence[str], *, stdout: int) -> subprocess.Popen[bytes]:
     """Start a program that runs beside us, with our stdin and stderr and with the descriptor
     `stdout`. Its signals are the default ones, unless they are blocked. DummError."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -16,7 +19,7 @@ from support.labs import Lab, recorded
 
 from dumm_tools import statefile
 from dumm_tools.cli.bridge import cli
-from dumm_tools.labs import graph
+from dumm_tools.labs import graph, picture, placement
 from dumm_tools.model import Bridge, Iface, State
 
 #: As odd as a bridge's name may be; `end` and `graph` are keywords of the formats.
@@ -97,6 +100,14 @@ def test_dot_output_is_one_graph(printed: Callable[[str], str]) -> None:
     assert done.stdout.count("\nedge ") == 2 * 2 + 1 + 2
 
 
+def test_png_and_pdf_are_rendered(tmp_path: Path) -> None:
+    labdir = lab_of(tmp_path)
+    for form, magic in (("png", b"\x89PNG\r\n\x1a\n"), ("pdf", b"%PDF-")):
+        done = CliRunner().invoke(cli, ["-C", labdir, "graph", "--format", form])
+        assert done.exit_code == 0, done.output
+        assert done.stdout_bytes.startswith(magic)
+
+
 def test_mermaid_output_is_quoted(printed: Callable[[str], str]) -> None:
     found = printed("mermaid").splitlines()
     assert found[0] == "flowchart LR"
@@ -127,6 +138,224 @@ def test_rings_and_chains_are_not_drawn_as_strips(tmp_path: Path, closed: bool) 
     assert height > 200
     if closed:
         assert 1 / 3 < width / height < 3
+
+
+Cables = list[tuple[str, str, str]]
+
+
+def ring(number: int, *, closed: bool = True) -> Cables:
+    """Routers in a ring, or in a chain: (guest, device, bridge)."""
+    return [
+        (f"r{(n + slot) % number}", f"eth{slot}", f"lan{n}")
+        for n in range(number if closed else number - 1)
+        for slot in range(2)
+    ]
+
+
+def star(number: int) -> Cables:
+    """End systems on one segment."""
+    return [(f"g{n}", "eth0", "lan0") for n in range(number)]
+
+
+def fabric(spines: int, leaves: int, ends: int) -> Cables:
+    """Spines, leaves, and segments of end systems."""
+    found = []
+    for leaf in range(leaves):
+        for spine in range(spines):
+            line = f"l{leaf}s{spine}"
+            found += [(f"leaf{leaf}", f"eth{spine}", line), (f"spine{spine}", f"eth{leaf}", line)]
+        found.append((f"leaf{leaf}", "lan", f"lan{leaf}"))
+        found += [(f"h{leaf}x{n}", "eth0", f"lan{leaf}") for n in range(ends)]
+    return found
+
+
+def office() -> Cables:
+    """A gateway, two segments of end systems, and a tunnel to a third."""
+    members = {
+        "wan": "gw", "lan0": "gw alice bob carol", "lan1": "gw moon", "vpn": "moon sun",
+        "lan2": "sun dave erin", "lan9": "dora",
+    }  # fmt: skip
+    return [(guest, name, name) for name, guests in members.items() for guest in guests.split()]
+
+
+def mesh(number: int) -> Cables:
+    """Each router is connected to each other."""
+    pairs = [(one, other) for one in range(number) for other in range(one)]
+    return [(f"r{n}", f"eth{a + b - n}", f"m{a}x{b}") for a, b in pairs for n in (a, b)]
+
+
+LABS: dict[str, tuple[Cables, str | None]] = {
+    "pair": (ring(2, closed=False), None),
+    "ring4": (ring(4), None),
+    "ring8": (ring(8), None),
+    "ring20": (ring(20), None),
+    "chain5": (ring(5, closed=False), None),
+    "chain20": (ring(20, closed=False), None),
+    "ring with end systems": (
+        [*ring(5), *((f"{g}{n}", "lan", f"end{n}") for n in range(5) for g in "rhi")],
+        None,
+    ),
+    "star60": (star(60), None),
+    "star60 with an uplink": (star(60), "lan0"),
+    "fabric": (fabric(2, 4, 3), None),
+    "large fabric": (fabric(4, 8, 2), None),
+    "office": (office(), "wan"),
+    "mesh": (mesh(5), None),
+}
+
+
+def drawn(place: Path, cables: Cables, uplink: str | None, *, core: bool = False) -> bytes:
+    """The dot text of a lab with these cables, whose interfaces all have an address."""
+
+    def fill(state: State) -> None:
+        for bridge in sorted({bridge for _, _, bridge in cables}):
+            state.bridges[bridge] = Bridge(bridge, uplink="nat" if bridge == uplink else None)
+        for n, (guest, device, bridge) in enumerate(cables):
+            name, mac = f"{guest}-{device}", f"02:00:00:00:{n // 256:02x}:{n % 256:02x}"
+            slot = len(state.ifaces_of(guest))
+            iface = Iface(name, guest, device, slot, name, mac, bridge)
+            iface.addresses = [f"10.0.{n}.{100 + slot}/24"]
+            state.ifaces[name] = iface
+
+    guests = {guest for guest, _, _ in cables}
+    return graph.draw(recorded(place, *guests, fill=fill), "dot", core=core)
+
+
+Point = tuple[float, float]
+
+
+class Node:
+    """A box or a label in a picture: its centre, and half of its size, in points."""
+
+    def __init__(self, found: dict[str, str]) -> None:
+        self.name = found["name"]
+        self.x, self.y = (float(n) for n in found["pos"].split(","))
+        self.width, self.height = float(found["width"]) * 36, float(found["height"]) * 36
+
+    def holds(self, point: Point, margin: float) -> bool:
+        """Whether a point is inside, at least `margin` from the border."""
+        x, y = abs(point[0] - self.x), abs(point[1] - self.y)
+        return x < self.width - margin and y < self.height - margin
+
+
+def curve(points: list[Point]) -> list[Point]:
+    """Points on a piecewise Bezier curve."""
+    found = []
+    for start in range(0, len(points) - 1, 3):
+        for step in range(21):
+            t = step / 20
+            weights = ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3)
+            near = list(zip(weights, points[start : start + 4], strict=True))
+            found.append((sum(w * p[0] for w, p in near), sum(w * p[1] for w, p in near)))
+    return found
+
+
+def rendered(text: bytes) -> tuple[dict[int, Node], list[tuple[int, int, list[Point]]]]:
+    """The nodes, and the visible edges with points on them, as Graphviz places them."""
+    done = subprocess.run(["dot", "-Tjson"], input=text, capture_output=True, check=True)
+    assert done.stderr == b""
+    found = json.loads(done.stdout)
+    nodes = {o["_gvid"]: Node(o) for o in found["objects"]}
+    edges = [
+        (
+            e["tail"],
+            e["head"],
+            [p for d in e["_draw_"] if d["op"] == "b" for p in curve(d["points"])],
+        )
+        for e in found["edges"]
+        if e.get("style") != "invis"
+    ]
+    return nodes, edges
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_labels_are_on_their_cables_and_nothing_runs_behind_boxes(
+    tmp_path: Path, name: str
+) -> None:
+    cables, uplink = LABS[name]
+    nodes, edges = rendered(drawn(tmp_path, cables, uplink))
+    assert len(edges) == 2 * len(cables) + bool(uplink)
+    for tail, head, points in edges:
+        for number, node in nodes.items():
+            if number not in (tail, head):
+                hit = any(node.holds(point, 1) for point in points)
+                assert not hit, (nodes[tail].name, nodes[head].name, node.name)
+        for end, point in ((tail, points[0]), (head, points[-1])):
+            # A cable ends at the border of its label, at most three points away.
+            assert nodes[end].holds(point, -3), (nodes[tail].name, nodes[head].name)
+    for one in nodes.values():
+        for other in nodes.values():
+            if one is not other:
+                apart = abs(one.x - other.x) > one.width + other.width - 1
+                apart = apart or abs(one.y - other.y) > one.height + other.height - 1
+                assert apart, (one.name, other.name)
+
+
+@pytest.mark.parametrize("name", ["ring4", "ring8", "ring20", "chain20", "chain5"])
+def test_cables_of_rings_and_chains_are_nearly_straight(tmp_path: Path, name: str) -> None:
+    """From guest to guest, along its labels, a cable is hardly longer than the straight line."""
+    nodes, edges = rendered(drawn(tmp_path, *LABS[name]))
+    near: dict[int, list[int]] = {}
+    for tail, head, _ in edges:
+        near.setdefault(tail, []).append(head)
+        near.setdefault(head, []).append(tail)
+
+    def distance(*way: Node) -> float:
+        return sum(math.hypot(a.x - b.x, a.y - b.y) for a, b in itertools.pairwise(way))
+
+    for number, node in nodes.items():
+        if node.name.startswith("bridge "):
+            way = [number]
+            for _ in range(2):
+                (before,) = [n for n in near[way[0]] if n not in way][:1]
+                (after,) = [n for n in near[way[-1]] if n not in (*way, before)][:1]
+                way = [before, *way, after]
+            found = [nodes[n] for n in way]
+            assert distance(*found) < 1.2 * distance(found[0], found[-1]), node.name
+
+
+def test_the_dot_text_does_not_depend_on_the_order_of_creation(tmp_path: Path) -> None:
+    texts = []
+    for number, cables in enumerate((fabric(2, 4, 3), sorted(fabric(2, 4, 3), key=hash))):
+        (tmp_path / str(number)).mkdir()
+        text = drawn(tmp_path / str(number), cables, None).decode()
+        texts.append(re.sub(r"10\.0\.\d+\.\d+", "A", text))
+    assert texts[0] == texts[1]
+
+
+def test_core_leaves_out_end_systems(tmp_path: Path) -> None:
+    text = drawn(tmp_path, *LABS["office"], core=True).decode()
+    assert set(re.findall(r'^\t"guest (\w+)" \[', text, re.M)) == {"gw", "moon", "sun"}
+    assert '"bridge lan0" [label="lan0\\n3 guests", shape=box' in text
+    assert '"bridge lan9" [label="lan9\\n1 guest", shape=box' in text
+    assert '"bridge vpn" [label="vpn", shape=plain' in text
+    (tmp_path / "star").mkdir()
+    text = drawn(tmp_path / "star", star(60), None, core=True).decode()
+    assert "guest g" not in text
+    assert "60 guests" in text
+
+
+def test_core_applies_to_all_formats(tmp_path: Path) -> None:
+    labdir = lab_of(tmp_path)
+    done = CliRunner().invoke(cli, ["-C", labdir, "graph", "--core", "--format", "json"])
+    found = json.loads(done.output)
+    assert (found["guests"], found["ifaces"], len(found["bridges"])) == ([], [], 2)
+    done = CliRunner().invoke(cli, ["-C", labdir, "graph", "--core", "--format", "mermaid"])
+    assert "2 guests" in done.output
+
+
+def test_mermaid_draws_a_segment_of_two_as_one_line(tmp_path: Path) -> None:
+    def fill(state: State) -> None:
+        state.bridges["lan0"] = Bridge("lan0")
+        for n, guest in enumerate(("a", "b")):
+            name = f"{guest}-eth0"
+            state.ifaces[name] = Iface(name, guest, "eth0", 0, name, f"02:00:00:00:00:0{n}", "lan0")
+            state.ifaces[name].addresses = [f"10.0.0.{n + 1}/24"]
+
+    text = graph.draw(recorded(tmp_path, "a", "b", fill=fill), "mermaid").decode()
+    label = "a eth0<br/>10.0.0.1/24<br/>lan0<br/>b eth0<br/>10.0.0.2/24"
+    assert f'    g0 -.-|"{label}"| g1' in text.splitlines()
+    assert ":::bridge" not in text
 
 
 @pytest.mark.uml
@@ -170,5 +399,7 @@ def test_missing_graphviz_is_an_error(printed: Callable[[str], str], tmp_path: P
 
 def test_guests_are_placed_on_the_far_side_of_their_bridge(tmp_path: Path) -> None:
     labdir = lab_of(tmp_path)
-    picture = graph.look(labdir, statefile.load(labdir))
-    assert graph.behind_bridges(picture, graph.ranks(picture)) == {"end-eth0", "graph-eth0"}
+    found = picture.look(labdir, statefile.load(labdir))
+    sides = placement.sides(found, placement.ranks(found))
+    assert [c.iface.name for c in sides[ODD].before] == []
+    assert [c.iface.name for c in sides[ODD].after] == ["end-eth0", "graph-eth0"]

@@ -26,7 +26,7 @@ from support.labs import Lab, recorded
 from dumm_tools import records
 from dumm_tools import statefile as store
 from dumm_tools.errors import DummError, NotFound, TimedOut
-from dumm_tools.labs import graph
+from dumm_tools.labs import dot, graph, mermaid, picture
 from dumm_tools.model import Boot, Bridge, Guest, Iface, State
 from dumm_tools.net import nat, nic
 
@@ -174,9 +174,9 @@ def test_state_damaged_at_any_place_is_reported(changes: list[tuple[tuple[Any, .
     with contextlib.suppress(DummError, OSError):
         state = records.decode("state.json", json.dumps({**data, "lock_inode": 5}), 5)
         records.says("state.json", records.encode(state), state)
-        picture = graph.look("/nonexistent", state)
-        for draw in (graph.as_json, graph.as_dot, graph.as_mermaid):
-            draw(picture)
+        drawing = picture.look("/nonexistent", state)
+        for draw in (graph.as_json, dot.as_dot, mermaid.as_mermaid):
+            draw(drawing)
         for name in state.guests:
             with contextlib.suppress(DummError, OSError):
                 nic.boot_records(state, name)

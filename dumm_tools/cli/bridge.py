@@ -189,12 +189,13 @@ def uplink(name: str, nat: bool, device: str | None, remove: bool, host_access: 
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["dot", "svg", "mermaid", "json"]),
+    type=click.Choice(["dot", "svg", "png", "pdf", "mermaid", "json"]),
     default="dot",
     show_default=True,
-    help="Output format; svg is rendered by Graphviz.",
+    help="Output format; svg, png and pdf are rendered by Graphviz.",
 )
-def graph(form: Literal["dot", "svg", "mermaid", "json"]) -> None:
+@click.option("--core", is_flag=True, help="Leave out guests on fewer than two segments.")
+def graph(form: Literal["dot", "svg", "png", "pdf", "mermaid", "json"], core: bool) -> None:
     """Print a picture of the current state of the lab.
 
     It shows guests with their states, interfaces with their addresses and shaping, bridges, the
@@ -202,7 +203,7 @@ def graph(form: Literal["dot", "svg", "mermaid", "json"]) -> None:
     """
     from dumm_tools.labs import graph as domain
 
-    click.echo(domain.draw(entered(make=False), form), nl=False)
+    click.echo(domain.draw(entered(make=False), form, core=core), nl=False)
 
 
 def main() -> None:
