@@ -18,7 +18,7 @@ pytestmark = pytest.mark.uml
 PLACES = [("sid", "--isolated"), ("trixie", "--isolated"), ("bookworm", "--isolated")]
 if ROOT:
     PLACES += [("sid", "--host-net"), ("bookworm", "--host-net")]
-#: What a device shows in its guest when it is up, with and without a carrier.
+#: A device that is up, as its guest sees it, with and without a carrier.
 LIVE, DEAD = "UP up", "NO-CARRIER UP dormant"
 
 
@@ -137,7 +137,7 @@ def test_pulled_cable_is_a_lost_carrier(lab: Lab) -> None:
 
 
 def test_carrier_at_the_start(lab: Lab) -> None:
-    """Of interfaces that are plugged in, pulled, on a cut cable, on a segment that is down."""
+    """Interfaces are plugged in, pulled, on a cut cable, on a segment that is down."""
     lab("dumm-bridge create lan0 lan1 lan2")
     lab("dumm-guest create a b")
     lab("dumm-iface create a-eth0 --address 10.0.0.1/24 --address fd00::1/64")
@@ -217,7 +217,7 @@ def test_only_a_cable_is_cut(quick: Lab) -> None:
 
 
 def test_deletions(quick: Lab) -> None:
-    """Of the other end of a cable, of the guest there, and of the segment."""
+    """The other end of a cable is deleted, the guest there, and the segment."""
     lab = quick
     pair(lab, "c")
     lab("dumm-bridge connect lan1 c-eth0")

@@ -166,6 +166,7 @@ class Control:
         self._line = line
         self._deadline = deadline
         self._budget = ANSWER_MAX
+        self._namespace = 0
 
     def left(self) -> float:
         """Seconds left for the conversation; TimeoutError if there are none."""
@@ -185,6 +186,14 @@ class Control:
         data = self._line.wait_frame(min(timeout, self.left()), (protocol.ANSWER,)).data
         self._budget = protocol.within(self._budget - protocol.HEAD - len(data), 0, ANSWER_MAX)
         return data
+
+    def enter(self, number: int) -> None:
+        """Talk to another network namespace of the guest, numbered from 1 on, or to the agent's own
+        (0). OSError, with ENOENT after the last one."""
+        if number or self._namespace:
+            self._namespace = number
+            self._line.send(protocol.NETNS, number.to_bytes(4, "little"))
+            self._done(f"network namespace {number}")
 
     def load_module(self, name: str) -> None:
         """Load a kernel module and its dependencies in the guest; OSError."""

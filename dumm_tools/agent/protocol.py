@@ -17,7 +17,8 @@ from dumm_tools.model import Record
 
 # To the guest.
 HELLO, RUN, INPUT, BULK, INPUT_END = b"R", b"X", b"I", b"J", b"E"
-SIGNAL, RESIZE, NETLINK, MODULE, STORE, POWER = b"S", b"W", b"N", b"M", b"F", b"P"
+SIGNAL, RESIZE, NETLINK, NETNS = b"S", b"W", b"N", b"G"
+MODULE, STORE, POWER = b"M", b"F", b"P"
 # From the guest.
 READY, OUTPUT, ERRORS, TAKEN, BULK_TAKEN, DEAF = b"r", b"o", b"e", b"k", b"j", b"c"
 STATUS, FAILED, ANSWER, DONE, TAKEN_LINE, UP = b"x", b"f", b"n", b"d", b"a", b"b"

@@ -40,7 +40,8 @@ _ALL_GROUPS = 0xFFFD
 
 class Link(NamedTuple):
     """A network device as its kernel describes it. `parent` is the name of its parent in sysfs,
-    `port_of` the kind of device that it is a port of, such as bond."""
+    `port_of` the kind of device that it is a port of, such as bond. `foreign`: it is in another
+    network namespace of its guest."""
 
     ifindex: int
     name: str
@@ -50,6 +51,7 @@ class Link(NamedTuple):
     parent: str | None
     altnames: tuple[str, ...]
     port_of: str | None
+    foreign: bool = False
 
 
 class Address(NamedTuple):

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from dumm_tools import address
 from dumm_tools.agent.client import Control, LineLost
-from dumm_tools.errors import DummError
+from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, qdisc, route, rtnl
-from dumm_tools.linux.netlink import Channel, Request
+from dumm_tools.linux.netlink import Request
 from dumm_tools.linux.rtnl import Link
 from dumm_tools.model import Iface
 from dumm_tools.net import link_requests
@@ -22,30 +22,62 @@ from dumm_tools.running import contact
 
 #: Errors during a rollback that must not hide the error that caused it.
 UNDO_FAILURES = (DummError, OSError, LineLost)
+#: Other network namespaces of a guest that are searched for a device.
+NAMESPACES_MAX = 64
 #: Seconds to wait for a guest whose answer is only a part of the request.
 ASK_TIMEOUT = 2.0
 
 
-def find(channel: Channel, iface: Iface) -> Link | None:
-    """The interface's device in its guest, by its name or, if it was renamed, by its parent in
-    sysfs."""
-    parent = f"uml-vector.{iface.slot}"
+def find(control: Control, iface: Iface) -> Link | None:
+    """The interface's device in the guest's first network namespace, by its name or, if the guest
+    has renamed it, by its parent in sysfs. The guest may have given its name to another device."""
+    control.enter(0)
     try:
-        link = rtnl.find_link(channel, iface.device)
-        if link.parent in (parent, None):
+        link = rtnl.find_link(control, iface.device)
+        if link.parent == _parent(iface):
             return link
     except OSError as e:
         if e.errno != errno.ENODEV:
             raise
-    for link in rtnl.links(channel):
-        if link.parent == parent or (link.parent is None and link.name == born_as(iface)):
-            return link
+    return _listed(control, iface)
+
+
+def _parent(iface: Iface) -> str:
+    return f"uml-vector.{iface.slot}"
+
+
+def _listed(control: Control, iface: Iface) -> Link | None:
+    return next((k for k in rtnl.links(control) if k.parent == _parent(iface)), None)
+
+
+def search(control: Control, iface: Iface) -> Link | None:
+    """The interface's device in one of the guest's other network namespaces, to which the control
+    line then leads."""
+    for number in range(1, NAMESPACES_MAX):
+        try:
+            control.enter(number)
+            link = _listed(control, iface)
+        except OSError as e:
+            if e.errno == errno.ENOENT:
+                break
+            continue  # it is no longer there
+        if link is not None:
+            return link._replace(foreign=True)
+    control.enter(0)
     return None
 
 
-def need(control: Control, iface: Iface) -> Link:
-    """The interface's device; DummError if its guest has none."""
-    link = find(control, iface)
+def away(iface: Iface) -> Conflict:
+    """The error for a change that only the guest itself can make."""
+    return Conflict(f"guest '{iface.guest}' has moved '{iface.name}' to another network namespace")
+
+
+def need(control: Control, iface: Iface, *, anywhere: bool = False) -> Link:
+    """The interface's device; Conflict if it is not in the guest's first network namespace, unless
+    it may be `anywhere`; DummError if its guest has none."""
+    link = find(control, iface) or search(control, iface)
+    if link is not None and link.foreign and not anywhere:
+        raise away(iface)
     if link is None:
         raise DummError(
             f"guest '{iface.guest}' has no device for '{iface.name}'",
@@ -110,7 +142,10 @@ def del_addresses(
         contact.control(labdir, iface.guest) as control,
         explained(f"remove an address from '{iface.name}'"),
     ):
-        index = need(control, iface).ifindex
+        link = need(control, iface, anywhere=True)
+        if link.foreign:
+            return  # the kernel removed them when it was moved there
+        index = link.ifindex
         for text in addresses:
             try:
                 netlink.transact(control, [rtnl.address(rtnl.RTM_DELADDR, index, text)])
@@ -133,7 +168,8 @@ def live_addresses(labdir: str, iface: Iface) -> list[str]:
         contact.control(labdir, iface.guest) as control,
         explained(f"list the addresses of '{iface.name}'"),
     ):
-        return [a.address for a in rtnl.addresses(control, need(control, iface).ifindex)]
+        index = need(control, iface, anywhere=True).ifindex
+        return [a.address for a in rtnl.addresses(control, index)]
 
 
 def add_routes(labdir: str, iface: Iface, routes: list[dict[str, str]]) -> None:
@@ -155,7 +191,10 @@ def del_routes(labdir: str, iface: Iface, routes: list[dict[str, str]]) -> None:
         contact.control(labdir, iface.guest) as control,
         explained(f"remove a route from '{iface.name}'"),
     ):
-        index = need(control, iface).ifindex
+        link = need(control, iface, anywhere=True)
+        if link.foreign:
+            return  # the kernel removed them when it was moved there
+        index = link.ifindex
         for each in routes:
             request = route.route(route.RTM_DELROUTE, index, each["dest"], each.get("via"))
             _tolerant(control, request, errno.ESRCH, errno.ENODEV, errno.EAFNOSUPPORT)
@@ -203,7 +242,7 @@ def live_link(labdir: str, iface: Iface, seconds: float = ASK_TIMEOUT) -> Link:
         contact.control(labdir, iface.guest, seconds) as control,
         explained(f"ask for '{iface.name}'"),
     ):
-        return need(control, iface)
+        return need(control, iface, anywhere=True)
 
 
 def live_shape(labdir: str, iface: Iface, seconds: float = ASK_TIMEOUT) -> dict[str, float]:
@@ -212,5 +251,5 @@ def live_shape(labdir: str, iface: Iface, seconds: float = ASK_TIMEOUT) -> dict[
         contact.control(labdir, iface.guest, seconds) as control,
         explained(f"ask for the shape of '{iface.name}'"),
     ):
-        index = need(control, iface).ifindex
+        index = need(control, iface, anywhere=True).ifindex
         return link_requests.shape_of(qdisc.read(control, index))

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from dumm_tools import address, proc
 from dumm_tools.agent import protocol
 from dumm_tools.agent.client import ANSWER_TIMEOUT, Control
-from dumm_tools.errors import DummError
+from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, rtnl
-from dumm_tools.linux.netlink import Channel, Request
+from dumm_tools.linux.netlink import Request
 from dumm_tools.linux.rtnl import Link
 from dumm_tools.model import Iface, State
 from dumm_tools.net import guest_links, link_requests, segment
@@ -69,14 +69,14 @@ def _name(iface: Iface, index: int, carrier: bool) -> Request:
     return rtnl.link(rtnl.RTM_SETLINK, iface.name, wanted, index=index, up=iface.up)
 
 
-def _newborn(channel: Channel, iface: Iface) -> Link | None:
+def _newborn(control: Control, iface: Iface) -> Link | None:
     """The newly created device, unless the guest has already renamed it."""
     try:
-        return rtnl.find_link(channel, guest_links.born_as(iface))
+        return rtnl.find_link(control, guest_links.born_as(iface))
     except OSError as e:
         if e.errno != errno.ENODEV:
             raise
-    return guest_links.find(channel, iface)
+    return guest_links.find(control, iface)
 
 
 def plug(
@@ -92,8 +92,8 @@ def plug(
         contact.control(labdir, iface.guest) as control,
         explained(f"set up '{iface.name}' in its guest"),
     ):
-        link = guest_links.find(control, iface)
-        if link is not None and link.name != guest_links.born_as(iface):
+        link = guest_links.find(control, iface) or _configure(labdir, control, iface)
+        if link is not None and (link.foreign or link.name != guest_links.born_as(iface)):
             up = iface.up if switch else None
             if link.up and reopen:
                 netlink.transact(control, [_down(iface, link)])
@@ -101,9 +101,6 @@ def plug(
                 link = link._replace(up=False)
             _adjust(control, iface, link, carrier, up)
             return
-        if link is None:
-            proc.log(f"plug {iface.name} into the running guest")
-            contact.mconsole(labdir, iface.guest, f"config {uml_arg(iface)}", control.left())
         try:
             link = link or _newborn(control, iface)
             if link is None:
@@ -124,6 +121,29 @@ def plug(
             raise
 
 
+def _configure(labdir: str, control: Control, iface: Iface) -> Link | None:
+    """Have the guest's kernel create a device; if it has it in another network namespace, return
+    that one."""
+    proc.log(f"plug {iface.name} into the running guest")
+    try:
+        contact.mconsole(labdir, iface.guest, f"config {uml_arg(iface)}", control.left())
+    except DummError as e:
+        if "already configured" not in str(e):
+            raise
+        link = guest_links.find(control, iface) or guest_links.search(control, iface)
+        if link is None:
+            raise _hidden(iface) from None
+        return link
+    return None
+
+
+def _hidden(iface: Iface) -> Conflict:
+    return Conflict(
+        f"guest '{iface.guest}' has '{iface.name}' in a network namespace that cannot be found",
+        hint="only those of processes, and those in /run/netns, are searched",
+    )
+
+
 def _adjust(
     control: Control, iface: Iface, link: Link, carrier: bool, up: bool | None = None
 ) -> None:
@@ -136,14 +156,14 @@ def _adjust(
         up = iface.up and carrier
     attributes = rtnl.carrier(carrier)
     flag = rtnl.link(rtnl.RTM_SETLINK, iface.name, attributes, index=link.ifindex, up=up)
-    restored = _restored(iface, link.ifindex) if up and not link.up else []
+    restored = _restored(iface, link.ifindex) if up and not link.up and not link.foreign else []
     if restored:
         guest_links.load_ipv6(control, iface)
     netlink.transact(control, [flag, *restored])
 
 
 def _restored(iface: Iface, index: int) -> list[Request]:
-    """What a device lost that went down: its IPv6 addresses, and all its routes."""
+    """Losses of a device that went down: its IPv6 addresses, and all its routes."""
     lost = [r for r in link_requests.addresses(iface, index) if address.is_v6(r.subject)]
     return [*lost, *link_requests.routes(iface, index)]
 
@@ -183,7 +203,9 @@ def live_mtu(labdir: str, iface: Iface) -> int | None:
         contact.control(labdir, iface.guest) as control,
         explained(f"ask for the MTU of '{iface.name}'"),
     ):
-        link = guest_links.find(control, iface)
+        link = guest_links.find(control, iface) or guest_links.search(control, iface)
+        if link is not None and link.foreign:
+            raise guest_links.away(iface)
         return link.mtu if link is not None else None
 
 
@@ -202,8 +224,8 @@ def set_carriers(
         explained(f"set the carrier of '{ifaces[0].name}' in its guest"),
     ):
         for iface in ifaces:
-            link = guest_links.find(control, iface)
-            if link is not None and link.name != guest_links.born_as(iface):
+            link = guest_links.find(control, iface) or guest_links.search(control, iface)
+            if link is not None and (link.foreign or link.name != guest_links.born_as(iface)):
                 _adjust(control, iface, link, wanted[iface.name])
 
 
@@ -218,18 +240,36 @@ def unplug(labdir: str, iface: Iface, timeout: float = ANSWER_TIMEOUT) -> None:
 
 def _unplug(labdir: str, control: Control, iface: Iface) -> None:
     link = guest_links.find(control, iface)
-    if link is not None and link.up:
+    if link is None:
+        try:
+            _remove(labdir, control, iface)
+        except DummError as e:
+            if "open" not in str(e):  # vector_remove, arch/um/drivers/vector_kern.c
+                raise
+            # It is up, in another network namespace.
+            link = guest_links.search(control, iface)
+            if link is None:
+                raise _hidden(iface) from None
+    if link is None:
+        return
+    if link.up:
         netlink.transact(control, [_down(iface, link)])
     try:
-        contact.mconsole(
-            labdir, iface.guest, f"remove {guest_links.born_as(iface)}", control.left()
-        )
-    except DummError as e:
-        # "Device doesn't exist" (mconsole_kern.c, mconsole_remove)
-        if link is None and "exist" in str(e):
-            return
-        if link is not None and link.up:
+        _remove(labdir, control, iface)
+    except DummError:
+        if link.up:
             with contextlib.suppress(*guest_links.UNDO_FAILURES):
                 up = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=True)
-                netlink.transact(control, [up, *_restored(iface, link.ifindex)])
+                restored = [] if link.foreign else _restored(iface, link.ifindex)
+                netlink.transact(control, [up, *restored])
         raise
+
+
+def _remove(labdir: str, control: Control, iface: Iface) -> None:
+    """Have the guest's kernel remove the device; a missing one is ignored."""
+    command = f"remove {guest_links.born_as(iface)}"
+    try:
+        contact.mconsole(labdir, iface.guest, command, control.left())
+    except DummError as e:
+        if "exist" not in str(e):  # mconsole_remove, arch/um/drivers/mconsole_kern.c
+            raise

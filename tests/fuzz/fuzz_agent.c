@@ -32,6 +32,7 @@ void abort(void) __attribute__((noreturn));
 #include "../../dumm_tools/agent/src/line.c"
 #include "../../dumm_tools/agent/src/module.c"
 #include "../../dumm_tools/agent/src/net.c"
+#include "../../dumm_tools/agent/src/netns.c"
 #include "../../dumm_tools/agent/src/power.c"
 #include "../../dumm_tools/agent/src/program.c"
 #include "../../dumm_tools/agent/src/serve.c"

@@ -1,6 +1,7 @@
 /* Netlink: the host talks to this guest's kernel over a line or, at boot, through a file. */
 #include "net.h"
 #include "line.h"
+#include "netns.h"
 
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
@@ -12,7 +13,6 @@
 #define SOCK_RAW 3
 #define SOCK_DGRAM 2
 #define SOCK_CLOEXEC O_CLOEXEC
-#define SOCK_NONBLOCK O_NONBLOCK
 #endif
 
 /* linux/if.h would include many socket types of libc; this is the only part needed. */
@@ -24,14 +24,8 @@ struct index_request {
 
 void net_send(struct line *l, const u8 *payload, u32 n)
 {
-	if (l->netlink < 0) {
-		int size = 1 << 20;
-
-		l->netlink = (int)SYS3(socket, AF_NETLINK,
-				       SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
-		SYS5(setsockopt, l->netlink, 1 /* SOL_SOCKET */, 33 /* SO_RCVBUFFORCE */, &size,
-		     sizeof size);
-	}
+	if (l->netlink < 0)
+		l->netlink = netns_own_socket();
 	long r = SYS6(sendto, l->netlink, payload, n, 0, NULL, 0);
 
 	if (r < 0) { /* answer as the kernel would */
@@ -44,6 +38,16 @@ void net_send(struct line *l, const u8 *payload, u32 n)
 		m.h.nlmsg_seq = m.e.msg.nlmsg_seq;
 		line_send(l, ANSWER, &m, sizeof m);
 	}
+}
+
+long net_enter(struct line *l, u32 number)
+{
+	sys_close(&l->netlink);
+	long r = number ? netns_socket(number) : 0;
+
+	if (number && r >= 0)
+		l->netlink = (int)r;
+	return r;
 }
 
 void net_receive(struct line *l)

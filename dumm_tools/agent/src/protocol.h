@@ -36,6 +36,8 @@ enum {
 	SIGNAL = 'S',	/* number(1), to the program's process group */
 	RESIZE = 'W',	/* rows(2) cols(2) of the program's terminal */
 	NETLINK = 'N',	/* route netlink messages for this guest's kernel */
+	NETNS = 'G',	/* number(4): NETLINK goes to this one of the guest's other network namespaces, from
+			 * 1 on, or to the agent's own (0); DONE with ENOENT after the last one */
 	MODULE = 'M',	/* the name of a kernel module to load, with its dependencies */
 	STORE = 'F',	/* path NUL value: write value to a file, such as a sysctl */
 	POWER = 'P',	/* POWER_OFF or POWER_REBOOT */
@@ -53,7 +55,7 @@ enum {
 	STATUS = 'x',	/* wait status(4) of the program; nothing follows */
 	FAILED = 'f',	/* errno(4), then text: the program could not be started */
 	ANSWER = 'n',	/* netlink messages */
-	DONE = 'd',	/* errno(4): result of MODULE or STORE */
+	DONE = 'd',	/* errno(4): result of NETNS, MODULE or STORE */
 	TAKEN_LINE = 'a',/* count(4) of bytes read from the line since HELLO: from time to time, and after SIGNAL */
 	UP = 'b',	/* "dumm-up\n": once, when the agent has opened the line */
 };

@@ -110,6 +110,14 @@ static void handle(struct line *l, u8 type, u8 *p, u32 n)
 	case NETLINK:
 		net_send(l, p, n);
 		break;
+	case NETNS:
+		if (n == 4) {
+			u32 number;
+
+			memcpy(&number, p, 4);
+			answer(l, net_enter(l, number));
+		}
+		break;
 	case MODULE:
 		answer(l, module_load((char *)p));
 		break;
