@@ -214,6 +214,10 @@ def test_only_a_cable_is_cut(quick: Lab) -> None:
     assert looks(lab, "b-eth0", "c-eth0") == [DEAD, DEAD]
     lab("dumm-iface create a-eth1 --bridge lan0")
     assert looks(lab, "a-eth1", "b-eth0") == [LIVE, LIVE]
+    lab("dumm-bridge disconnect a-eth1")
+    assert looks(lab, "a-eth1", "b-eth0") == [DEAD, DEAD]
+    lab("dumm-bridge address add lan0 10.0.0.254/24")
+    assert looks(lab, "a-eth1", "b-eth0") == [DEAD, LIVE]
 
 
 def test_deletions(quick: Lab) -> None:

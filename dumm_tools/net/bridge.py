@@ -155,8 +155,9 @@ def add_addresses(
             change.save()
             undo.pop_all()
         shared = duplicate.of_host(state, bridge, new)
-    for text in shared:
-        warn(text)
+        # The host is the other end of the cable now.
+        joined = state.members_of(name) if bridge.cut else []
+    carrier.spread(labdir, carrier.News([], None, joined, name, shared), warn)
 
 
 def _drop(
