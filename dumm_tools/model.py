@@ -14,6 +14,7 @@ TABLE_PREFIX = "dumm_"
 DEFAULT_MEMORY = 64 << 20
 
 Phase = Literal["starting", "running", "paused", "stopping"]
+BridgeKind = Literal["auto", "hub", "switch"]
 GuestState = Literal["stopped", "starting", "running", "paused", "stopping", "crashed"]
 
 
@@ -110,7 +111,8 @@ class Bridge(Record):
     """A segment; its members are the interfaces that refer to it. `uplink` is None, "nat", or "to:"
     followed by the host device that is connected to the segment. `host_access`: whether guests can
     reach the host's own services through "nat", too. If it is not `up`, no member has a carrier;
-    nor if it is `cut`: a cable whose other end was pulled."""
+    nor if it is `cut`: a cable whose other end was pulled. `kind`: the configured one;
+    with "auto", the number of its ends decides (`segment.kind`)."""
 
     name: str
     addresses: list[str] = []
@@ -118,6 +120,7 @@ class Bridge(Record):
     host_access: bool = False
     up: bool = True
     cut: bool = False
+    kind: BridgeKind = "auto"
     extra: dict[str, object] = {}
 
 

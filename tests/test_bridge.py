@@ -279,6 +279,8 @@ def test_output_shapes(labdir: str) -> None:
             "members": [],
             "uplink": None,
             "host_access": False,
+            "kind": "cable",
+            "kind_set": "auto",
         }
     ]
     args = ["-C", labdir, "connect", "lan1", "bob-eth0", "eve-eth0"]

@@ -1,4 +1,4 @@
-"""What a segment passes on: all that a wire would, between guests and through uplinks."""
+"""Frames that a segment passes on, and what makes it a cable, a hub or a switch."""
 
 from __future__ import annotations
 
@@ -190,3 +190,111 @@ def test_frames_of_all_kinds_pass(lab: Lab, wire: Path, place: str, suite: str) 
     ]
     labels = [f.split(b"label:")[1].split(b";")[0].decode() for f in frames]
     assert sorted(play.sent("a", frames, "b")[0]) == sorted(labels)
+
+
+def kinds(lab: Lab, *names: str) -> list[str]:
+    """The kinds of segments, whose bridges have the ageing time of that kind."""
+    shown = lab(["dumm-bridge", "show", "-o", "kind,kind_set", *names]).lines
+    for name, line in zip(names, shown, strict=True):
+        ageing = lab.host(f"cat /sys/class/net/{name}/bridge/ageing_time").out.strip()
+        assert ageing == ("30000" if line.startswith("switch") else "0")
+    return [line.replace("\t", " ") for line in shown]
+
+
+def test_kind_follows_the_ends(lab: Lab, place: str) -> None:
+    """Of running guests, of stopped ones, and of the host."""
+    lab("dumm-fs destroy")
+    lab(f"dumm-fs init {place} --kernel sid --master busybox")
+    lab("dumm-guest create a b c")
+    lab("dumm-bridge create lan0")
+    lab("dumm-bridge create lan1 --hub")
+    lab("dumm-bridge create lan2 --switch")
+    assert kinds(lab, "lan0", "lan1", "lan2") == ["cable auto", "hub hub", "switch switch"]
+    lab("dumm-iface create a-eth0 b-eth0 --bridge lan0")
+    assert kinds(lab, "lan0") == ["cable auto"]
+    lab("dumm-iface create c-eth0 --bridge lan0")
+    assert kinds(lab, "lan0") == ["switch auto"]
+    lab("dumm-guest start a b")
+    assert kinds(lab, "lan0") == ["switch auto"]
+    lab("dumm-bridge connect lan1 a-eth0")
+    assert kinds(lab, "lan0", "lan1") == ["cable auto", "hub hub"]
+    lab("dumm-bridge address add lan0 10.0.0.254/24")
+    assert kinds(lab, "lan0") == ["switch auto"]
+    lab("dumm-bridge address del lan0 10.0.0.254/24")
+    assert kinds(lab, "lan0") == ["cable auto"]
+    lab("dumm-bridge connect lan0 a-eth0")
+    assert kinds(lab, "lan0") == ["switch auto"]
+    lab("dumm-bridge disconnect c-eth0")
+    assert kinds(lab, "lan0") == ["cable auto"]
+    lab("dumm-bridge connect lan0 c-eth0")
+    assert kinds(lab, "lan0") == ["switch auto"]
+    lab("dumm-guest delete c")
+    assert kinds(lab, "lan0") == ["cable auto"]
+    lab("dumm-iface create a-eth1 --bridge lan0")
+    assert kinds(lab, "lan0") == ["switch auto"]
+    lab("dumm-iface delete a-eth1")
+    assert kinds(lab, "lan0") == ["cable auto"]
+    lab("dumm-bridge set lan0 --switch")
+    assert kinds(lab, "lan0") == ["switch switch"]
+    lab("dumm-bridge create lan0 --may-exist")
+    assert kinds(lab, "lan0") == ["switch switch"]
+    lab("dumm-bridge create lan0 --hub --may-exist")
+    assert kinds(lab, "lan0") == ["hub hub"]
+    lab.host("ip link delete lan0")
+    lab("dumm-guest restart a")
+    assert kinds(lab, "lan0") == ["hub hub"]
+    lab("dumm-bridge set lan0 --auto")
+    assert kinds(lab, "lan0") == ["cable auto"]
+
+
+def test_kind_is_refused(lab: Lab) -> None:
+    lab("dumm-bridge create lan0 --hub --switch", status=2)
+    lab("dumm-bridge create lan0")
+    assert "required" in lab("dumm-bridge set lan0", status=2).err
+    assert "exclusive" in lab("dumm-bridge set lan0 --hub --auto", status=2).err
+    lab("dumm-bridge set lan1 --hub", status=3)
+    assert kinds(lab, "lan0") == ["cable auto"]
+
+
+def test_only_a_cable_can_be_cut(lab: Lab, wire: Path) -> None:
+    started(lab, wire, "--isolated", SUITES[0], "a", "b")
+
+    def carriers() -> list[str]:
+        return lab("dumm-iface list -o state").lines
+
+    lab("dumm-bridge disconnect b-eth0")
+    assert carriers() == ["down", "down"]
+    lab("dumm-bridge set lan0 --switch")
+    assert carriers() == ["up", "down"]
+    assert lab("dumm-guest exec a -- cat /sys/class/net/eth0/carrier").out == "1\n"
+    lab("dumm-bridge connect lan0 b-eth0")
+    lab("dumm-bridge disconnect b-eth0")
+    assert carriers() == ["up", "down"]
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_cable_and_hub_pass_what_a_switch_keeps(
+    lab: Lab, wire: Path, place: str, suite: str
+) -> None:
+    """A frame for an address that was a source at the same end, and one for another's end."""
+    play = started(lab, wire, place, suite, "a", "b")
+    back = [frame("learned", source="02:00:00:00:00:33"), frame("back", "02:00:00:00:00:33")]
+    assert "back" in play.sent("a", back, "b")[0]
+    lab("dumm-bridge set lan0 --switch")
+    assert "back" not in play.sent("a", back, "b")[0]
+    lab("dumm-bridge set lan0 --auto")
+    assert "back" in play.sent("a", back, "b")[0]
+    lab("dumm-guest create c")
+    lab("dumm-iface create c-eth0 --bridge lan0")
+    lab("dumm-guest start c")
+    play.equip("c")
+    play.sent("b", [frame("b is here", source=B)], "a")
+    assert ["to b" in f for f in play.sent("a", [frame("to b", B)], "b", "c")] == [True, False]
+    lab("dumm-bridge set lan0 --hub")
+    assert ["to b" in f for f in play.sent("a", [frame("to b", B)], "b", "c")] == [True, True]
+    lab("dumm-bridge set lan0 --auto")
+    # An address that moves to another port is found there.
+    play.sent("b", [frame("b is here", source=B)], "a")
+    lab("dumm-bridge disconnect b-eth0")
+    lab("dumm-bridge set lan0 --switch")
+    assert "to b" in play.sent("a", [frame("to b", B)], "c")[0]

@@ -21,6 +21,7 @@ from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_v
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
+    from dumm_tools.model import BridgeKind
     from dumm_tools.net.link_views import BridgeView
 
 cli = tool(
@@ -43,28 +44,55 @@ FIELDS: list[Field[BridgeView]] = [
         lambda v: v.record.host_access,
         in_table=False,
     ),
+    Field("kind", "Present kind of the segment: cable, hub or switch.", lambda v: v.kind),
+    Field(
+        "kind_set",
+        "Configured kind: auto, hub or switch.",
+        lambda v: v.record.kind,
+        in_table=False,
+    ),
 ]
 
 several = click.argument("names", metavar="BR...", nargs=-1, required=True, type=BRIDGE)
 one = click.argument("name", metavar="BR", type=BRIDGE)
+hub_option = click.option("--hub", is_flag=True, help="Send each frame to all other ends.")
+switch_option = click.option("--switch", is_flag=True, help="Learn where addresses are.")
 interfaces = click.argument("ifaces", metavar="IFACE...", nargs=-1, required=True, type=IFACE)
+
+
+def _kind(hub: bool, switch: bool, auto: bool = False) -> BridgeKind | None:
+    if hub + switch + auto > 1:
+        raise click.UsageError("--hub, --switch and --auto are mutually exclusive")
+    return "hub" if hub else "switch" if switch else "auto" if auto else None
 
 
 @cli.command()
 @click.argument("names", metavar="BR...", nargs=-1, required=True)
 @address_options
+@hub_option
+@switch_option
 @click.option(
-    "--may-exist", is_flag=True, help="Do not fail if it already exists; leave it unchanged."
+    "--may-exist",
+    is_flag=True,
+    help="Do not fail if it already exists; change only its kind, if one is given.",
 )
-def create(names: tuple[str, ...], addresses: tuple[str, ...], may_exist: bool) -> int:
-    """Create bridges. Addresses are those of the host on the segment."""
+def create(
+    names: tuple[str, ...], addresses: tuple[str, ...], hub: bool, switch: bool, may_exist: bool
+) -> int:
+    """Create bridges. Addresses are those of the host on the segment.
+
+    A segment with two ends is a cable, and one with more is a switch, unless --hub or --switch is
+    given. Its ends are the interfaces on it, the host if it has an address there, and a device of
+    the host that is its uplink.
+    """
     from dumm_tools.net import bridge
 
+    kind = _kind(hub, switch)
     need_single(names, addresses)
     return each(
         names,
         lambda name: bridge.create(
-            entered(), name, addresses=addresses, may_exist=may_exist, warn=warn
+            entered(), name, addresses=addresses, kind=kind, may_exist=may_exist, warn=warn
         ),
     )
 
@@ -78,6 +106,21 @@ delete_verb(
 )
 list_verb(cli, FIELDS, "bridges", "List the bridges.")
 show_verb(cli, FIELDS, several, "bridge_view", "Show all fields of bridges.")
+
+
+@cli.command("set")
+@one
+@hub_option
+@switch_option
+@click.option("--auto", is_flag=True, help="A cable with two ends, a switch with more.")
+def set_(name: str, hub: bool, switch: bool, auto: bool) -> None:
+    """Change the kind of a segment, immediately."""
+    from dumm_tools.net import bridge
+
+    kind = _kind(hub, switch, auto)
+    if kind is None:
+        raise click.UsageError("one of --hub, --switch and --auto is required")
+    bridge.set_kind(entered(), name, kind, warn=warn)
 
 
 @cli.command()

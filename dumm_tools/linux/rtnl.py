@@ -36,6 +36,8 @@ _IN6_ADDR_GEN_MODE_NONE = 1  # linux/if_link.h
 #: All of 01:80:C2:00:00:00 to :0F except for PAUSE frames, which the kernel drops in any case
 #: (BR_GROUPFWD_MACPAUSE, net/bridge/br_private.h).
 _ALL_GROUPS = 0xFFFD
+#: Units of time in messages, per second (asm-generic/param.h).
+_USER_HZ = 100
 
 
 class Link(NamedTuple):
@@ -89,10 +91,12 @@ def link(
     )
 
 
-def new_bridge(name: str, mac: str) -> Request:
-    """Make a bridge that adds nothing of its own to a segment: no STP, no delay, no snooping.
-    OSError(EEXIST) if a device has this name."""
+def new_bridge(name: str, mac: str, ageing: int = 300) -> Request:
+    """Make a bridge that adds nothing of its own to a segment: no STP, no delay, no snooping. It
+    remembers for `ageing` seconds where an address is. OSError(EEXIST) if a device has this
+    name."""
     data = [
+        ("IFLA_BR_AGEING_TIME", ageing * _USER_HZ),
         ("IFLA_BR_FORWARD_DELAY", 0),
         ("IFLA_BR_STP_STATE", 0),
         ("IFLA_BR_MCAST_SNOOPING", 0),
@@ -104,6 +108,15 @@ def new_bridge(name: str, mac: str) -> Request:
         ("IFLA_LINKINFO", {"attrs": info}),
     ]
     return link(RTM_NEWLINK, name, attributes, flags=NLM_F_CREATE | NLM_F_EXCL)
+
+
+def set_ageing(bridge: str, ageing: int) -> Request:
+    """Set for how many seconds a bridge remembers where an address is, and make it forget what it
+    knows: it would go on using old entries. OSError(ENODEV)."""
+    data = [("IFLA_BR_AGEING_TIME", ageing * _USER_HZ), ("IFLA_BR_FDB_FLUSH", True)]
+    info = [("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", {"attrs": data})]
+    attributes = [("IFLA_IFNAME", bridge), ("IFLA_LINKINFO", {"attrs": info})]
+    return link(RTM_NEWLINK, bridge, attributes)
 
 
 def open_port(port: str) -> Request:

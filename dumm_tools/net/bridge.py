@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dumm_tools import address, names, statefile, waiting
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import netlink, rtnl
-from dumm_tools.model import Bridge, Iface, State
+from dumm_tools.model import Bridge, BridgeKind, Iface, State
 from dumm_tools.net import (
     cable,
     carrier,
@@ -20,6 +20,7 @@ from dumm_tools.net import (
     guard,
     host_links,
     host_uplink,
+    learning,
     link_views,
     nat,
     uplink,
@@ -33,11 +34,12 @@ def create(
     name: str,
     *,
     addresses: Sequence[str] = (),
+    kind: BridgeKind | None = None,
     may_exist: bool = False,
     warn: Report = lambda _: None,
 ) -> None:
-    """Create a bridge. Addresses that the host has on another one are reported to `warn`. Usage,
-    Conflict."""
+    """Create a bridge; an existing one becomes of this kind, if one is given. Addresses that the
+    host has on another one are reported to `warn`. Usage, Conflict."""
     names.bridge(name)
     wanted = address.interfaces(list(addresses))
     rtnl.load()
@@ -48,7 +50,7 @@ def create(
             raise Conflict(f"bridge '{name}' already exists")
         with netlink.host() as channel:
             if name not in state.bridges:
-                state.bridges[name] = Bridge(name, wanted)
+                state.bridges[name] = Bridge(name, wanted, kind=kind or "auto")
                 if any(i.tap == name for i in state.ifaces.values()):
                     raise Conflict(f"'{name}' is already an interface")
                 # The record makes a bridge ours, even if the command that made it was killed.
@@ -56,8 +58,30 @@ def create(
                 shared = duplicate.of_host(state, state.bridges[name], wanted)
                 change.save()
             host_links.ensure_bridge(channel, state, state.bridges[name])
+        differs = kind is not None and kind != state.bridges[name].kind
     for text in shared:
         warn(text)
+    if kind is not None and differs:
+        set_kind(labdir, name, kind, warn=warn)
+
+
+def set_kind(labdir: str, name: str, kind: BridgeKind, *, warn: Report = lambda _: None) -> None:
+    """Make a segment a hub or a switch, or let the number of its ends decide. A cut
+    cable that becomes one of these gets its carrier back; guests that are not told are reported to
+    `warn`. Usage, NotFound."""
+    names.bridge(name)
+    rtnl.load()
+    with waiting.unbroken():
+        with statefile.transaction(labdir) as change:
+            bridge = link_views.bridge(change.state, name)
+            bridge.kind = kind
+            mended = bridge.cut and kind != "auto"
+            bridge.cut = bridge.cut and not mended
+            change.save()
+            learning.settle(change.state, name)
+            members = change.state.members_of(name) if mended else []
+        failures = carrier.announce(labdir, members, None) if members else {}
+        carrier.warn_of(failures, members, warn)
 
 
 def delete(
@@ -193,6 +217,7 @@ def del_addresses(
                 host_links.add_addresses(channel, name, [a for a in left if not address.is_v6(a)])
                 guard.bridge(channel, state, bridge, left)
         bridge.addresses = left
+        learning.settle(state, name)
         if bridge.uplink == "nat" and link_views.ours(state, name):
             nat.make(state)
 

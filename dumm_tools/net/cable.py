@@ -15,7 +15,7 @@ from dumm_tools.errors import Conflict, TimedOut
 from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.linux.netlink import Channel
 from dumm_tools.model import GuestState, Iface, State
-from dumm_tools.net import guest_links, host_links, link_views, nic, segment
+from dumm_tools.net import guest_links, host_links, learning, link_views, nic, segment
 from dumm_tools.running import contact, guest_views, liveness, turn
 
 
@@ -114,6 +114,7 @@ def _take_back(labdir: str, before: Iface | None, after: Iface) -> _Restored | N
             with netlink.host() as channel:
                 host_links.remove(channel, state, [record.tap])
             del state.ifaces[record.name]
+            learning.settle(state, record.bridge)
             if running:
                 refresh_boot(labdir, state, record.guest)
             return None
@@ -122,6 +123,7 @@ def _take_back(labdir: str, before: Iface | None, after: Iface) -> _Restored | N
                 setattr(record, key, value)
         if record.bridge not in state.bridges:
             record.bridge = None
+        learning.settle(state, after.bridge, record.bridge)
         change.save()
         reopen = settle_host(labdir, state, record, running)
         return _Restored(record, segment.has_carrier(state, record), reopen) if running else None
@@ -147,3 +149,4 @@ def unplugged(state: State, ifaces: Sequence[Iface]) -> None:
             if record is not None and record.bridge == old.bridge:
                 host_links.unplug(channel, state, record.tap)
                 record.bridge = None
+    learning.settle(state, *{i.bridge for i in ifaces})

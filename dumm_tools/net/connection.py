@@ -8,7 +8,7 @@ from dumm_tools import names, statefile, waiting
 from dumm_tools.errors import Conflict
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.model import State
-from dumm_tools.net import cable, carrier, host_links, link_views, nic, segment
+from dumm_tools.net import cable, carrier, host_links, learning, link_views, nic, segment
 from dumm_tools.running import liveness, turn
 
 Report = Callable[[str], None]
@@ -39,6 +39,7 @@ def _connect(labdir: str, name: str, interface: str) -> carrier.News:
             with netlink.host() as channel:
                 host_links.ensure_bridge(channel, state, bridge)
             reopen = cable.settle_host(labdir, state, member, running)
+            learning.settle(state, news.left)
         if running:
             with cable.taking_back(labdir, before, member):
                 nic.plug(labdir, member, bridge.up, reopen=reopen, switch=False)
@@ -62,6 +63,7 @@ def _move(labdir: str, name: str, interface: str) -> carrier.News | None:
         with netlink.host() as channel:
             host_links.ensure_bridge(channel, state, bridge)
         cable.settle_host(labdir, state, member, running=False)
+        learning.settle(state, news.left)
     return news
 
 

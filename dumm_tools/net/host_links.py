@@ -17,7 +17,7 @@ from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, rtnl, sysctl, sysfs, tun
 from dumm_tools.linux.netlink import Channel, Request
 from dumm_tools.model import Bridge, Iface, State
-from dumm_tools.net import guard, host_uplink
+from dumm_tools.net import guard, host_uplink, learning
 from dumm_tools.net.link_views import bridge_mac, ours
 from dumm_tools.statefile import need_here
 
@@ -88,8 +88,9 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
         made = not sysfs.exists(name)
         if made:
             proc.log(f"make bridge {name}")
+            born = bridge_mac(state, name), learning.ageing(state, bridge)
             try:
-                netlink.transact(channel, [rtnl.new_bridge(name, bridge_mac(state, name))])
+                netlink.transact(channel, [rtnl.new_bridge(name, *born)])
             except FileExistsError:
                 raise Conflict(f"'{name}' already exists and does not belong to this lab") from None
             undo.callback(discard_bridge, channel, state, name)
@@ -104,6 +105,8 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
             _ensure_uplink(channel, state, bridge)
         if made:
             _plug_members(channel, state, name)
+        else:
+            learning.settle(state, name)
         undo.pop_all()
     return made
 

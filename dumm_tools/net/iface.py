@@ -21,6 +21,7 @@ from dumm_tools.net import (
     duplicate,
     guest_links,
     host_links,
+    learning,
     link_requests,
     link_views,
     nic,
@@ -83,6 +84,8 @@ def create(
                 news = carrier.moved(state, made, made.bridge or "")._replace(shared=[])
             if running:
                 reopen = cable.settle_host(labdir, state, made)
+            else:
+                learning.settle(state, made.bridge)
         if running:
             # An existing one may be from a command that was killed before the guest had it.
             with cable.taking_back(labdir, None if fresh else made, made):
@@ -163,7 +166,7 @@ def _forget(state: State, name: str) -> None:
     """Remove the tap of an interface that its guest no longer has, and forget the interface."""
     with netlink.host() as channel:
         host_links.remove(channel, state, [state.ifaces[name].tap])
-    del state.ifaces[name]
+    learning.settle(state, state.ifaces.pop(name).bridge)
 
 
 def set_up(labdir: str, name: str, up: bool) -> None:
@@ -342,8 +345,9 @@ def delete_of_guest(state: State, guest: str) -> list[carrier.Pulled]:
     """Forget the interfaces of a guest that is not running, and remove what is left of them. The
     caller saves the state, and then has `carrier.pulled` tell the other ends of the cables."""
     release(state, guest)
-    found = []
-    for iface in state.ifaces_of(guest):
+    found, gone = [], state.ifaces_of(guest)
+    for iface in gone:
         found += [carrier.Pulled(iface.bridge, far) for far in segment.far_ends(state, iface)]
         del state.ifaces[iface.name]
+    learning.settle(state, *{each.bridge for each in gone})
     return [each for each in found if each.far.guest != guest]

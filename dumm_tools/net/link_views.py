@@ -52,6 +52,11 @@ class BridgeView(NamedTuple):
     lab: State
 
     @property
+    def kind(self) -> str:
+        """`cable`, `hub` or `switch`."""
+        return segment.kind(self.record, len(self.members))
+
+    @property
     def state(self) -> str:
         """`up` when it is there, ours and up."""
         name = self.record.name

@@ -1,14 +1,17 @@
-"""Segments as recorded: their ends, and whether an interface has a carrier.
+"""Segments as recorded: their ends, their kind, and whether an interface has a carrier.
 
 By default, a segment with two ends is a cable: if one end is pulled, the other loses its carrier.
-Based on records only.
+Based on records only, so that nothing depends on which guests are running.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from dumm_tools.model import Bridge, Iface, State
+
+Kind = Literal["cable", "hub", "switch"]
 
 
 def has_carrier(state: State, iface: Iface) -> bool:
@@ -28,22 +31,30 @@ def far_ends(state: State, iface: Iface) -> list[Iface]:
     if iface.bridge is None:
         return []
     bridge, members = state.bridges[iface.bridge], state.members_of(iface.bridge)
-    if _ends(bridge, members) != 2:
+    if bridge.kind != "auto" or _ends(bridge, len(members)) != 2:
         return []
     return [member for member in members if member.name != iface.name]
 
 
-def _ends(bridge: Bridge, members: Sequence[Iface]) -> int:
+def kind(bridge: Bridge, members: int) -> Kind:
+    """The kind of a segment with so many members. Its ends are these, the host if it has an address
+    there, and a device of the host."""
+    if bridge.kind != "auto":
+        return bridge.kind
+    return "cable" if _ends(bridge, members) <= 2 else "switch"
+
+
+def _ends(bridge: Bridge, members: int) -> int:
     outside = bridge.uplink is not None and bridge.uplink != "nat"
-    return len(members) + bool(bridge.addresses) + outside
+    return members + bool(bridge.addresses) + outside
 
 
 def cut(state: State, name: str | None, far: Sequence[Iface]) -> None:
     """Record that one end of a cable was pulled, unless something has been connected to it since.
     `far` is its other end."""
     bridge = state.bridges.get(name) if name is not None else None
-    if bridge is None or not far:
+    if bridge is None or not far or bridge.kind != "auto":
         return
     members = state.members_of(bridge.name)
-    if [m.name for m in members] == [i.name for i in far] and _ends(bridge, members) == 1:
+    if [m.name for m in members] == [i.name for i in far] and _ends(bridge, len(members)) == 1:
         bridge.cut = True

@@ -16,7 +16,7 @@ from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.linux.netlink import Channel
 from dumm_tools.model import Bridge
-from dumm_tools.net import guard, host_links, host_uplink, link_views, nat
+from dumm_tools.net import guard, host_links, host_uplink, learning, link_views, nat
 from dumm_tools.running import entry, usernet
 
 
@@ -94,6 +94,7 @@ def _forget(labdir: str, name: str, undone: _Change) -> None:
             bridge.uplink, bridge.host_access = undone.before
             if bridge.uplink is None:
                 bridge.extra.pop("uplink_before", None)
+            learning.settle(change.state, name)
             if change.state.here and link_views.ours(change.state, name):
                 guard.renew(change.state)
     end_outside(labdir)
@@ -121,6 +122,7 @@ def clear(labdir: str, name: str) -> None:
             if change.state.isolated and not nat.bridges_of(change.state):
                 usernet.unclose(labdir, change.state)
         bridge.extra.pop("uplink_before", None)
+        learning.settle(change.state, name)
     end_outside(labdir)
 
 
