@@ -66,6 +66,9 @@ class Boot(Record):
     group: int = 0
     #: The control group that limits its memory; empty if none could be created.
     cgroup: str = ""
+    #: The init that it runs, None for none; empty if an earlier version started it, which did not
+    #: record this.
+    init: str | None = ""
     extra: dict[str, object] = {}
 
 
@@ -81,6 +84,13 @@ class Guest(Record):
     overlays: list[str] = []
     boot: Boot | None = None
     extra: dict[str, object] = {}
+
+    @property
+    def current_init(self) -> str | None:
+        """The init of the current boot; another setting takes effect at the next start."""
+        if self.boot is None or self.boot.init == "":
+            return self.init
+        return self.boot.init
 
 
 class Iface(Record):

@@ -82,7 +82,7 @@ static int refused(long result)
 static int list_root(void)
 {
 	static const char known[] =
-		" . .. usr lib lib64 bin linux guest run uml xfer initrd dev tmp proc ";
+		" . .. usr lib lib64 bin linux kernel boot guest run uml xfer initrd dev tmp proc ";
 	char name[300];
 	DIR *d = opendir("/");
 
@@ -202,7 +202,7 @@ static int write_given(void)
 {
 	static const char *const paths[] = { "/xfer/rogue", "/rogue", "/etc/rogue", "/dev/rogue", NULL };
 
-	if (open("/initrd", O_WRONLY) >= 0)
+	if (open("/initrd", O_WRONLY) >= 0 || open("/boot", O_WRONLY) >= 0 || !unlink("/kernel"))
 		return 0;
 	return first_of(paths, O_WRONLY | O_CREAT | O_EXCL);
 }

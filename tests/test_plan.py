@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dumm_tools.guests import arguments, jail, plan, run_dir
+from dumm_tools.guests import jail, plan, run_dir
 from dumm_tools.guests.plan import Parts, Plan
 from dumm_tools.images.kernel import Kernel
 from dumm_tools.images.master import Master
@@ -30,20 +30,13 @@ def words_of(made: Plan) -> list[str]:
     return jail.command("/lab", made, "", locks=3, first=10)
 
 
-def test_devices_are_in_the_order_of_their_slots() -> None:
-    made = planned(3)
-    assert [nic.partition(":")[0] for nic in made.nics] == ["vec0", "vec1", "vec2"]
-    assert made.late == 0
-
-
-def test_devices_that_do_not_fit_are_plugged_in_later() -> None:
-    made = planned(100)
-    assert made.late > 0
-    assert len(made.nics) + made.late == 100
-    words = words_of(made)
-    line = " ".join(words[words.index("--") + 2 :])
-    assert len(line) <= arguments.COMMAND_LINE_MAX
-    assert len(line) > arguments.COMMAND_LINE_MAX - 200
+def test_kernel_is_called_by_the_name_of_what_executes_it_again() -> None:
+    words = words_of(planned(3))
+    assert words[words.index("--") + 1] == "/boot"
+    link = words.index("/usr/bin/linux")
+    assert words[link - 1 : link + 2] == ["--symlink", "/usr/bin/linux", "/kernel"]
+    # Its NICs may differ from boot to boot.
+    assert not [word for word in words if word.startswith("vec")]
 
 
 def test_arguments_of_the_user_replace_defaults() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dumm_tools.agent import protocol
 from dumm_tools.agent.protocol import Frame, Ready
 from dumm_tools.agent.protocol import LineLost as LineLost
+from dumm_tools.agent.protocol import Rebooted as Rebooted
 from dumm_tools.linux import fifo
 
 #: Serial lines of a guest; line 0 is for control, the others for programs. An open terminal
@@ -108,8 +109,10 @@ class Line:
             self._inbox += os.read(self._out, _PIECE)
 
     def frames(self) -> Iterator[Frame]:
-        """The complete frames received so far; BadFrame."""
+        """The complete frames received so far; BadFrame, Rebooted."""
         for frame in protocol.frames(self._inbox):
+            if frame.kind == protocol.UP:  # another agent has opened the line
+                raise protocol.Rebooted
             if frame.kind == protocol.TAKEN_LINE:
                 way = self.sent - self.taken
                 self.taken += protocol.advanced(frame.number, self.taken, way)

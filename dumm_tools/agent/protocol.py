@@ -32,7 +32,7 @@ POWER_OFF, POWER_REBOOT = b"o", b"r"
 #: The agent's instructions for the boot: a file of this name in run/NAME, with records of these
 #: types.
 BOOT_FILE = "xfer/boot"
-BOOT_HOSTNAME, BOOT_INIT, BOOT_MODULE, BOOT_NETLINK = b"H", b"I", b"M", b"N"
+BOOT_HOSTNAME, BOOT_INIT, BOOT_MODULE, BOOT_NETLINK, BOOT_NIC = b"H", b"I", b"M", b"N", b"V"
 
 INPUT_WINDOW = 16384
 #: Bytes in flight to the agent; more would block the line forever.
@@ -68,6 +68,10 @@ _FORMS: dict[bytes, tuple[int, int, int, int]] = {
 
 class LineLost(Exception):
     """The guest's kernel ended while we were waiting for its agent."""
+
+
+class Rebooted(LineLost):
+    """The guest has rebooted while we were waiting for its agent: no answer will come."""
 
 
 class BadFrame(LineLost):

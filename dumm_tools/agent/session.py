@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from dumm_tools.agent import protocol
-from dumm_tools.agent.client import Line, LineLost
+from dumm_tools.agent.client import Line, LineLost, Rebooted
 from dumm_tools.agent.protocol import INPUT_WINDOW
 from dumm_tools.errors import ExecFailed, TimedOut
 from dumm_tools.linux import stream, tty
@@ -120,7 +120,7 @@ class Session:
         # A signal that ends us unless the guest accepts it: its position in the data, deadline.
         self._signalled, self._signal_at, self._signal_until = 0, 0, math.inf
         self._moved_at = 0.0  # when our reader last accepted something
-        self._boot = self._boot_mark()
+        self._boot, self._rebooted = self._boot_mark(), False
 
     def run(self) -> int:
         """The program's exit status: 0-255, or 128 + n if a signal killed it. ExecFailed if it
@@ -132,8 +132,10 @@ class Session:
             except OSError as e:
                 what = self._program.argv[0]
                 raise ExecFailed(f"cannot run '{what}': {e.strerror}", 126) from None
-            while self._status is None or self._out.backlog or self._err.backlog:
+            while not self._is_over() or self._out.backlog or self._err.backlog:
                 self._step(wakeup)
+        if self._status is None:
+            raise Rebooted
         if self._overdue:
             raise self._too_long()
         return protocol.exit_status(self._status)
@@ -142,7 +144,7 @@ class Session:
         poll = select.poll()
         line, out, err = self._line, self._out, self._err
         poll.register(wakeup, select.POLLIN)
-        if self._status is None:
+        if not self._is_over():
             line.register(poll, read=self._waiting() < BACKLOG_MAX)
             if self._stdin is not None and self._may_read():
                 poll.register(self._stdin, select.POLLIN)
@@ -150,23 +152,29 @@ class Session:
             sink.register(poll)
         events = dict(poll.poll(self._wait_ms()))
         if not events and self._boot_mark() != self._boot:
-            raise LineLost  # the guest has rebooted, in the same process: no answer will come
+            self._rebooted = True  # in the same process
         if wakeup in events:
             os.read(wakeup, 512)
         self._forward_signals()
         self._check_time()
         for sink in (out, err):
             self._write(sink, events)
-        if self._status is None:
+        if not self._is_over():
             line.write()
             if line.readable(events):
                 line.read()
-                self._take_frames()
+                try:
+                    self._take_frames()
+                except Rebooted:
+                    self._rebooted = True
             elif line.pidfd in events:
                 raise LineLost
             if self._stdin is not None and events.get(self._stdin):
                 self._read_stdin()
             self._send_inline()
+
+    def _is_over(self) -> bool:
+        return self._status is not None or self._rebooted
 
     def _waiting(self) -> int:
         return len(self._out.backlog) + len(self._err.backlog)

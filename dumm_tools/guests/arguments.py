@@ -1,4 +1,5 @@
-"""The command line of a guest's kernel."""
+"""The command line of a guest's kernel, except for its NICs, which may differ from boot to boot
+(agent/jail/boot.c)."""
 
 from __future__ import annotations
 
@@ -9,15 +10,10 @@ from dumm_tools.agent.client import LINES
 from dumm_tools.guests.run_dir import CONSOLES
 from dumm_tools.model import Guest
 
-#: The kernel's command line (COMMAND_LINE_SIZE, arch/um/include/asm/setup.h), less a margin for
-#: what the user adds; NICs that do not fit are plugged in once the guest is running.
-COMMAND_LINE_MAX = 3500
 #: Arguments that only we may set: another value, or words after `--`, would cut the guest off.
 _OURS = re.compile(
     r"--.*|(mem|umid|uml_dir|initrd|rdinit|DUMM_\w+|(con|ssl|vec)\d*)(=.*)?", re.DOTALL
 )
-#: A descriptor with as many digits as any is likely to have.
-_HIGH = 999
 
 
 def is_ours(argument: str) -> bool:
@@ -26,8 +22,7 @@ def is_ours(argument: str) -> bool:
 
 
 def of_boot(guest: Guest, nonce: str, *, release: tuple[int, ...], own_user: bool) -> list[str]:
-    """The arguments for one boot of a guest with a kernel of that release, without terminals and
-    NICs."""
+    """The arguments for one boot of a guest with a kernel of that release, without terminals."""
     args = [
         f"mem={guest.memory >> 10}K",
         "initrd=/initrd",
@@ -67,12 +62,3 @@ def of_terminals(first: int) -> list[str]:
     lines = first + 2 * CONSOLES - 1
     args += [f"ssl{n}=fd:{lines + 2 * n},fd:{lines + 2 * n + 1}" for n in range(LINES)]
     return args
-
-
-def fitting(args: Sequence[str], nics: Sequence[str]) -> list[str]:
-    """As many of the NICs, from the first on, as fit on the command line after `args`."""
-    room = COMMAND_LINE_MAX - len(" ".join([*args, *of_terminals(_HIGH)]))
-    count = len(nics)
-    while count and len(" ".join(nics[:count])) > room:
-        count -= 1
-    return list(nics[:count])

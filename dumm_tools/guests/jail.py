@@ -10,6 +10,9 @@ from dumm_tools.guests.plan import Plan
 from dumm_tools.images.kernel import Kernel
 from dumm_tools.running import liveness
 
+#: The program that executes the kernel, at each boot anew (boot.c).
+_BOOT = "/boot"
+
 
 def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> list[str]:
     """The jail's arguments. Its descriptors are numbered consecutively from `first`: the terminals,
@@ -32,8 +35,7 @@ def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> lis
         *limits.jail_options(plan.memory),
         "--group", str(plan.group),
         "--user", str(plan.user),
-        "--", plan.kernel.binary,
-        *plan.arguments, *arguments.of_terminals(first), *plan.nics,
+        "--", _BOOT, *plan.arguments, *arguments.of_terminals(first),
     ]
     # fmt: on
 
@@ -63,6 +65,8 @@ def _guest_files(labdir: str, plan: Plan) -> list[str]:
         "--symlink", "run/uml", "/uml",
         "--ro-bind", os.path.join(run, "xfer"), "/xfer",
         "--ro-bind", INITRD, "/initrd",
+        "--ro-bind", JAIL, _BOOT,
+        "--symlink", plan.kernel.binary, "/kernel",
         "--dev", "/dev/null", "/dev/null",
         "--dev", "/dev/urandom", "/dev/urandom",
         "--dev", "/dev/net/tun", "/dev/net/tun",

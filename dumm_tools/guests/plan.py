@@ -10,7 +10,6 @@ from dumm_tools.images.kernel import Kernel
 from dumm_tools.images.master import Master
 from dumm_tools.linux import namespaces
 from dumm_tools.model import Guest, State
-from dumm_tools.net import nic
 
 
 class Parts(NamedTuple):
@@ -24,7 +23,7 @@ class Parts(NamedTuple):
 
 class Plan(NamedTuple):
     """One boot of a guest. `group` and `user` are ids that no other guest has, or 0 if there are
-    none to spare. `late` NICs do not fit on the kernel's command line and are plugged in later."""
+    none to spare."""
 
     name: str
     nonce: str
@@ -34,8 +33,6 @@ class Plan(NamedTuple):
     group: int
     user: int
     arguments: tuple[str, ...]
-    nics: tuple[str, ...]
-    late: int
 
 
 def make(state: State, guest: Guest, parts: Parts, nonce: str) -> Plan:
@@ -43,8 +40,6 @@ def make(state: State, guest: Guest, parts: Parts, nonce: str) -> Plan:
     group = _own_group(state)
     user = group if group and namespaces.has_id("uid", group) else 0
     args = arguments.of_boot(guest, nonce, release=parts.release, own_user=user != 0)
-    nics = [nic.uml_arg(iface) for iface in state.ifaces_of(guest.name)]
-    fitting = arguments.fitting(args, nics)
     return Plan(
         name=guest.name,
         nonce=nonce,
@@ -54,8 +49,6 @@ def make(state: State, guest: Guest, parts: Parts, nonce: str) -> Plan:
         group=group,
         user=user,
         arguments=tuple(args),
-        nics=tuple(fitting),
-        late=len(nics) - len(fitting),
     )
 
 

@@ -46,6 +46,7 @@ def clear(labdir: str, state: State, plan: Plan) -> Boot:
         master=plan.master.path,
         group=plan.group,
         cgroup=limits.ceiling(f"dumm-{state.id}-{plan.name}", plan.name, plan.memory),
+        init=state.guests[plan.name].init,
     )
 
 

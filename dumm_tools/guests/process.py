@@ -14,8 +14,6 @@ from dumm_tools.linux.child import Child
 from dumm_tools.running import liveness
 
 _LOG = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-#: Not TMPDIR, which a C library ignores if the real and effective users differ (ld.so(8)).
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "TMP": "/dev/shm"}
 
 
 def spawn(labdir: str, plan: Plan, cgroup: str, turn: int, locks: list[int]) -> Child:
@@ -47,4 +45,4 @@ def spawn(labdir: str, plan: Plan, cgroup: str, turn: int, locks: list[int]) -> 
             proc.log(" ".join(argv), 2)
             return argv
 
-        return child.spawn(JAIL, [*terminals, *locks, log, turn], command, _ENVIRONMENT)
+        return child.spawn(JAIL, [*terminals, *locks, log, turn], command, env={})

@@ -14,7 +14,6 @@ from dumm_tools.agent.protocol import Ready
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.linux import process
 from dumm_tools.linux.child import Child
-from dumm_tools.net import iface
 from dumm_tools.running import contact, guest_views, liveness, turn
 from dumm_tools.statefile import load
 
@@ -26,14 +25,12 @@ LAST_WORDS = 1.0
 
 class Booting(NamedTuple):
     """A guest that was started and has not answered yet. `jail` is the launcher of its jail; None
-    once that has ended, or if another command started the guest. `late` NICs are still to be
-    plugged in."""
+    once that has ended, or if another command started the guest."""
 
     name: str
     nonce: str
     deadline: float
     jail: Child | None = None
-    late: int = 0
 
 
 def settle(
@@ -50,14 +47,10 @@ def settle(
             raise DummError(f"cannot start guest '{name}': {reason}")
         booting = booting._replace(jail=None)
         end = max(end, begin + grace)
-    if not wait and not booting.late:
+    if not wait:
         return None
     try:
         ready = _ready(labdir, booting, end)
-        if booting.late:
-            iface.plug_late(labdir, name, booting.late)
-            booting = booting._replace(late=0)
-            ready = _ready(labdir, booting, end)
     except TimedOut:
         if time.monotonic() < booting.deadline:
             return booting
@@ -105,6 +98,8 @@ def _await_ready(labdir: str, name: str, deadline: float) -> None:
     state = load(labdir)
     guest = guest_views.get(state, name)
     now = liveness.guest_state(labdir, state, guest)
+    if now == "stopping" and guest.boot is not None and guest.boot.phase != now:
+        now = "starting"  # by itself: it may reboot
     if now in ("stopped", "crashed", "stopping") or guest.boot is None:
         raise Conflict(f"guest '{name}' is {now}")
     if now == "running" and deadline <= time.monotonic():

@@ -117,7 +117,7 @@ def _begin(labdir: str, name: str, nonce: str, deadline: float) -> Booting:
                     jail = process.spawn(labdir, plan, guest.boot.cgroup, own_turn, locks)
                     failed.callback(jail.wait)
         failed.pop_all()
-    return Booting(name, nonce, deadline, jail, plan.late)
+    return Booting(name, nonce, deadline, jail)
 
 
 @contextlib.contextmanager

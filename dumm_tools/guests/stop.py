@@ -23,6 +23,8 @@ from dumm_tools.statefile import load, transaction
 KILL_TIMEOUT = 10.0
 #: Seconds in which guests have to accept a request to stop.
 ASK_TIMEOUT = 2.0
+#: Interval of checks whether a guest reboots instead of stopping (seconds).
+LOOK = 0.2
 
 OnError = Callable[[str, Exception], None]
 
@@ -77,7 +79,7 @@ def _mark(labdir: str, name: str) -> _Ending:
     with transaction(labdir) as change:
         guest = guest_views.get(change.state, name)
         now = liveness.guest_state(labdir, change.state, guest)
-        boot = guest.boot
+        boot, init = guest.boot, guest.current_init
         if boot is not None and now == "stopped":  # it halted by itself, and left its taps
             release(change.state, guest)
             guest.boot = None
@@ -89,7 +91,7 @@ def _mark(labdir: str, name: str) -> _Ending:
                 boot.phase = before
     if now == "stopped":
         raise Conflict(f"guest '{name}' is not running")
-    return _Ending(boot.nonce if boot else "", now, guest.init)
+    return _Ending(boot.nonce if boot else "", now, init)
 
 
 def _ask_all(labdir: str, guests: Mapping[str, _Ending]) -> set[str]:
@@ -134,11 +136,14 @@ def _poweroff(labdir: str, name: str, seconds: float) -> bool:
 
 
 def _await_exit(labdir: str, name: str, deadline: float) -> None:
-    """Wait until the guest's process has exited, or until the deadline."""
+    """Wait until the guest's process has exited or, in the same process, the guest has rebooted
+    instead; or until the deadline."""
     pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is not None:
         try:
-            process.wait_exit(pidfd, max(0.0, deadline - time.monotonic()))
+            while (left := deadline - time.monotonic()) > 0 and liveness.was_ready(labdir, name):
+                if process.wait_exit(pidfd, min(LOOK, left)):
+                    break
         finally:
             os.close(pidfd)
 

@@ -107,16 +107,6 @@ def _free_tap(state: State, name: str) -> str:
     return tap
 
 
-def plug_late(labdir: str, guest: str, count: int) -> None:
-    """Add its last `count` devices to a guest that has just become ready."""
-    with cable.turn_of(labdir, guest):
-        with statefile.transaction(labdir) as change:
-            late = change.state.ifaces_of(guest)[-count:]
-            reopen = [cable.settle_host(labdir, change.state, iface) for iface in late]
-        for iface, anew in zip(late, reopen, strict=True):
-            nic.plug(labdir, iface, segment.has_carrier(change.state, iface), reopen=anew)
-
-
 def delete(
     labdir: str, name: str, *, if_exists: bool = False, warn: Report = lambda _: None
 ) -> None:

@@ -37,10 +37,10 @@ def uml_arg(iface: Iface) -> str:
 
 
 def boot_records(state: State, guest: str) -> list[tuple[bytes, int, bytes]]:
-    """The agent's boot instructions for the guest's interfaces: (kind, slot, payload). A
-    BOOT_NETLINK is a message about vec<slot>, in which the agent inserts the index."""
+    """The boot instructions for the guest's interfaces: (kind, slot, payload). A BOOT_NIC creates
+    vec<slot>; a BOOT_NETLINK is a message about it, in which the agent inserts the index."""
     ifaces = state.ifaces_of(guest)
-    records: list[tuple[bytes, int, bytes]] = []
+    records = [(protocol.BOOT_NIC, i.slot, uml_arg(i).encode() + b"\0") for i in ifaces]
     if any(map(link_requests.needs_ipv6, ifaces)):
         records.append((protocol.BOOT_MODULE, 0, b"ipv6\0"))
     if any(i.shape for i in ifaces):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dumm_tools import waiting
 from dumm_tools.agent import protocol
 from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line
-from dumm_tools.agent.protocol import BadFrame, LineLost, Ready
+from dumm_tools.agent.protocol import BadFrame, LineLost, Ready, Rebooted
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.linux import mconsole as mc
 from dumm_tools.model import Guest
@@ -33,6 +33,8 @@ def _taken(labdir: str, name: str, numbers: range, deadline: float) -> Iterator[
             yield line
         except BadFrame:
             raise DummError(f"guest '{name}' gave an invalid answer") from None
+        except Rebooted:
+            raise DummError(f"guest '{name}' has rebooted") from None
         except LineLost:
             raise DummError(f"guest '{name}' has ended") from None
         except TimeoutError:
@@ -182,12 +184,13 @@ def halt(labdir: str, name: str, timeout: float = ANSWER_TIMEOUT) -> None:
 
 
 def write_boot(labdir: str, guest: Guest, records: list[tuple[bytes, int, bytes]]) -> None:
-    """Write the agent's instructions for the boot (boot.c, boot_configure), atomically."""
+    """Write the instructions for this boot and for each reboot of the guest, atomically: for its
+    agent (src/boot.c) and, before that, for its jail (jail/boot.c)."""
     head: list[tuple[bytes, int, bytes]] = [
         (protocol.BOOT_HOSTNAME, 0, guest.name.encode() + b"\0")
     ]
-    if guest.init:
-        head.append((protocol.BOOT_INIT, 0, os.fsencode(guest.init) + b"\0"))
+    if init := guest.current_init:
+        head.append((protocol.BOOT_INIT, 0, os.fsencode(init) + b"\0"))
     path = os.path.join(liveness.run_dir(labdir, guest.name), protocol.BOOT_FILE)
     with open(path + ".new", "wb") as file:
         for kind, slot, payload in head + records:

@@ -129,12 +129,14 @@ def guest_state(labdir: str, state: State, guest: Guest) -> GuestState:
         return "stopping"
     if ready_nonce(labdir, guest.name) != boot.nonce:
         return "starting"
+    if is_ending(labdir, guest.name):
+        return "stopping"
     return "paused" if boot.phase == "paused" else "running"
 
 
 def ready_nonce(labdir: str, name: str) -> str:
-    """The nonce written by the agent when it was ready. The guest can write to this file, so do not
-    trust it."""
+    """The nonce written by the agent when it was ready; "" before, and again while the guest
+    reboots (agent/jail/boot.c). The guest can write to this file, so do not trust it."""
     path = os.path.join(run_dir(labdir, name), "uml", "ready")
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -146,6 +148,16 @@ def ready_nonce(labdir: str, name: str) -> str:
         return ""
     finally:
         os.close(fd)
+
+
+def was_ready(labdir: str, name: str) -> bool:
+    """Whether the agent of this boot has ever been ready."""
+    return os.path.lexists(os.path.join(run_dir(labdir, name), "uml", "ready"))
+
+
+def is_ending(labdir: str, name: str) -> bool:
+    """Whether the agent is shutting the guest down, to halt or to reboot, as it says itself."""
+    return os.path.lexists(os.path.join(run_dir(labdir, name), "uml", "ending"))
 
 
 def pid_of(labdir: str, name: str) -> tuple[int, int] | None:

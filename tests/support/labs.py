@@ -149,18 +149,18 @@ def _text(out: bytes, err: bytes) -> str:
 def new_lab(
     packs: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Lab]]:
-    """Make working sets: `new_lab(name="lab", kernel="sid")`; all are destroyed at the end, and
-    must leave nothing behind.
+    """Make working sets: `new_lab("lab", "--isolated", kernel="sid")`, with further options
+    of `dumm-fs init`; all are destroyed at the end, and must leave nothing behind.
     """
     labs: list[Lab] = []
     before = World.now()
 
-    def make(name: str = "lab", kernel: str = SUITES[0]) -> Lab:
+    def make(name: str = "lab", *options: str, kernel: str = SUITES[0]) -> Lab:
         directory = tmp_path / name
         directory.mkdir()
         lab = Lab(directory, packs)
         labs.append(lab)
-        lab(["dumm-fs", "init", "--kernel", kernel, "--master", "busybox"])
+        lab(["dumm-fs", "init", "--kernel", kernel, "--master", "busybox", *options])
         return lab
 
     yield make

@@ -1,5 +1,6 @@
-/* The C code on the host's side: `jail` starts a program in a jail, `hold` keeps a lab's
- * namespaces. */
+/* The C code on the host's side: `jail` starts a program in a jail, where `boot` becomes a guest's
+ * kernel; `hold` keeps a lab's namespaces. */
+#include "boot.h"
 #include "hold.h"
 #include "jail.h"
 
@@ -8,6 +9,9 @@
 
 int main(int argc, char **argv)
 {
+	/* The name is all that UML leaves to us. */
+	if (argc > 0 && !strcmp(argv[0], "/boot"))
+		run_boot(argv);
 	if (argc > 1 && !strcmp(argv[1], "jail"))
 		return run_jail(argc - 1, argv + 1);
 	if (argc > 1 && !strcmp(argv[1], "hold"))

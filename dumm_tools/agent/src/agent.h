@@ -41,6 +41,7 @@ struct agent {
 	char trouble[200];	/* what failed at boot */
 	int host;		/* O_PATH descriptor of the jail's root, seen through hostfs */
 	bool is_init;
+	bool late;		/* whether NICs are missing that can be asked for */
 	struct line lines[LINES_MAX];
 	int line_count, open_count;
 	int console_pid;	/* the shell that serves the raw console */
@@ -48,6 +49,15 @@ struct agent {
 };
 
 extern struct agent agent;
+
+/* Files outside the guest's tree, which jail/boot.c removes: the nonce of a boot that is ready; an
+ * empty one if it is about to end; and one that asks for missing NICs (jail/late.c). */
+#define READY_FILE "run/uml/ready"
+#define ENDING_FILE "run/uml/ending"
+#define PLUG_FILE "run/uml/plug"
+
+/* Create such a file; return the kernel's result. */
+long write_host(const char *path, const char *text);
 
 /* Record a failure: it is reported to the host with READY, and on the console immediately. */
 void complain(const char *what, long error);

@@ -78,6 +78,24 @@ void boot_mounts(void)
 	SYS2(symlink, "/proc/self/fd/2", "/dev/stderr");
 }
 
+/* Configure a device, and wait for one that is plugged in late; for all of them together, 10 s. */
+static long configure(u32 slot, u8 *message, u32 length)
+{
+	static int patience = 1000;
+	static bool asked;
+	long r = net_apply(slot, message, length);
+
+	if (r == -ENODEV && agent.late && !asked) {
+		write_host(PLUG_FILE, "");
+		asked = true;
+	}
+	for (; r == -ENODEV && asked && patience > 0; patience--) {
+		sys_poll(NULL, 0, 10);
+		r = net_apply(slot, message, length);
+	}
+	return r;
+}
+
 const char *boot_configure(char *buf, size_t size)
 {
 	const char *init = NULL;
@@ -110,8 +128,7 @@ const char *boot_configure(char *buf, size_t size)
 				complain((char *)payload, r);
 			break;
 		case BOOT_NETLINK:
-			/* A missing NIC did not fit on the command line, and will be plugged in later. */
-			if ((r = net_apply(slot, payload, length)) < 0 && r != -ENODEV)
+			if ((r = configure(slot, payload, length)) < 0)
 				complain("interface", r);
 			break;
 		}
@@ -121,10 +138,8 @@ const char *boot_configure(char *buf, size_t size)
 
 void boot_ready(void)
 {
-	int fd = (int)sys_openat(agent.host, "run/uml/ready", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC,
-				 0644);
+	long r = write_host(READY_FILE, agent.nonce);
 
-	if (fd < 0 || sys_write(fd, agent.nonce, str_len(agent.nonce)) < 0)
-		complain("ready", fd);
-	sys_close(&fd);
+	if (r < 0)
+		complain("ready", r);
 }

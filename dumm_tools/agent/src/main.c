@@ -169,6 +169,7 @@ int agent_main(char **argv, char **env)
 	agent.line_count = count ? (int)str_number(&count) : LINES_MAX;
 	if (agent.line_count > LINES_MAX)
 		agent.line_count = LINES_MAX;
+	agent.late = env_get(env, "DUMM_LATE");
 	agent.is_init = true;
 	agent.console = -1;
 	boot_mounts();

@@ -20,6 +20,7 @@ static bool all_gone(int tenths)
 
 void power(char how)
 {
+	write_host(ENDING_FILE, "");
 	if (agent.is_init) {
 		sys_kill(-1, SIGTERM);
 		sys_kill(-1, SIGHUP); /* interactive shells ignore the other */

@@ -80,6 +80,7 @@ enum {
 	BOOT_INIT = 'I',	/* the path of the guest's own init */
 	BOOT_MODULE = 'M',	/* the name of a kernel module */
 	BOOT_NETLINK = 'N',	/* a netlink message for the device of a slot */
+	BOOT_NIC = 'V',		/* the device as an argument of the kernel: for the jail (jail/boot.c) */
 };
 
 #endif
