@@ -38,6 +38,10 @@ def interface(text: str) -> str:
         unfit = packed[0] == 0xFF or packed == bytes(15) + b"\1"
     if unfit or not any(packed):
         raise Usage(f"'{address}' cannot be an interface's address")
+    if not int(prefix):
+        raise Usage(
+            f"'{text}' would make every address a neighbour", hint=f"such as {address}/{bits}"
+        )
     found = f"{socket.inet_ntop(family, packed)}/{int(prefix)}"
     if is_reserved(address, found):
         raise Usage(f"'{address}' is not a host address in {network(found, strict=False)}")
@@ -74,8 +78,11 @@ def host(text: str) -> str:
         packed = socket.inet_pton(family, text)
     except (OSError, ValueError):
         raise Usage(f"bad address {text!r}", hint="such as 10.0.0.1 or fd00::1") from None
-    multicast = packed[0] == 0xFF if family == socket.AF_INET6 else packed[0] >= 0xE0
-    if multicast or not any(packed):
+    if family == socket.AF_INET6:
+        unfit = packed[0] == 0xFF or packed == bytes(15) + b"\1"
+    else:
+        unfit = packed[0] >= 0xE0 or packed[0] == 127
+    if unfit or not any(packed):
         raise Usage(f"'{text}' cannot be a gateway")
     return socket.inet_ntop(family, packed)
 
@@ -111,6 +118,14 @@ def network(text: str, *, strict: bool = True) -> str:
     if strict and kept != number:
         raise Usage(f"destination '{text}' has host bits", hint=f"the network is {found}")
     return found
+
+
+def is_inside(network_: str, other: str) -> bool:
+    """Whether a network or address is a part of another network; both in canonical form."""
+    number, bits, length = _split(network_)
+    start, width, least = _split(other)
+    shift = bits - least
+    return bits == width and length >= least and number >> shift == start >> shift
 
 
 def is_near(gateway: str, addresses: list[str]) -> bool:

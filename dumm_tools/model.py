@@ -73,7 +73,8 @@ class Boot(Record):
 
 
 class Guest(Record):
-    """A guest as configured by the user; None stands for the working set's default."""
+    """A guest as configured by the user; None stands for the working set's default. `rules` are
+    those of `dumm-iface rule` (`routing.Rule`)."""
 
     name: str
     kernel: str | None = None
@@ -82,6 +83,7 @@ class Guest(Record):
     init: str | None = None
     args: list[str] = []
     overlays: list[str] = []
+    rules: list[dict[str, Any]] = []
     boot: Boot | None = None
     extra: dict[str, object] = {}
 
@@ -98,8 +100,9 @@ class Iface(Record):
 
     `slot` is the N of the kernel's vecN, fixed for the interface's lifetime, so that neither names
     nor order depend on when something was plugged in. `tap` is the host's device name. `up` is the
-    device's own switch in the guest, whether or not it has a carrier. A route has `dest` and
-    optionally `via`; `shape` contains the settings of `dumm-iface shape`, in its units.
+    device's own switch in the guest, whether or not it has a carrier. `routes` are those that were
+    added to it (`routing.Route`); `shape` contains the settings of `dumm-iface shape`, in its
+    units.
     """
 
     name: str
@@ -112,7 +115,7 @@ class Iface(Record):
     mtu: int = 1500
     up: bool = True
     addresses: list[str] = []
-    routes: list[dict[str, str]] = []
+    routes: list[dict[str, Any]] = []
     shape: dict[str, float] = {}
     extra: dict[str, object] = {}
 

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from types import UnionType
-from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from dumm_tools import names
 from dumm_tools.errors import DummError, Usage
@@ -20,7 +20,6 @@ TABLES = ("bridges", "guests", "ifaces")
 _ID = re.compile(r"[0-9A-Za-z]{1,64}")
 #: The characters of addresses. They are checked more closely when a command needs them, as that is
 #: slow to import.
-_HOST = re.compile(r"[0-9a-fA-F.:]+")
 _NETWORK = re.compile(r"([0-9a-fA-F.:]+)/([0-9]{1,3})")
 _MAC = re.compile(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 #: More than the largest value in any unit, 100 Gbit/s.
@@ -187,6 +186,8 @@ def _check_names(path: str, state: State) -> None:
             names.guest(guest.name)
             if guest.boot and not _is_own_group(guest.boot.cgroup, state, guest.name):
                 raise Usage(f"bad control group {guest.boot.cgroup!r}")
+            if guest.rules:
+                _check_routing(guest.name, "rule", guest.rules)
         for iface in state.ifaces.values():
             if names.interface(iface.name) != (iface.guest, iface.device):
                 raise Usage(f"'{iface.name}' is not '{iface.guest}-{iface.device}'")
@@ -206,12 +207,8 @@ def _check_names(path: str, state: State) -> None:
 def _check_values(iface: Iface) -> None:
     """Raise Usage for values of the right type that no command would write."""
     _check_addresses(iface.addresses)
-    for route in iface.routes:
-        _check_addresses([route.get("dest")])
-        via = route.get("via", "::")
-        known = {"dest", "via"} >= route.keys()
-        if not known or not isinstance(via, str) or not _HOST.fullmatch(via):
-            raise Usage(f"'{iface.name}' has a bad route: {json.dumps(route)}")
+    if iface.routes:
+        _check_routing(iface.name, "route", iface.routes)
     for key, value in iface.shape.items():
         if type(value) not in (int, float) or not 0 <= value <= _SHAPE_MAX:
             raise Usage(f"'{iface.name}' has a bad {key}: {json.dumps(value)}")
@@ -219,6 +216,17 @@ def _check_values(iface: Iface) -> None:
         raise Usage(f"'{iface.name}' has a bad slot or MTU")
     if not _MAC.fullmatch(iface.mac):
         raise Usage(f"'{iface.name}' has a bad MAC address: {iface.mac!r}")
+
+
+def _check_routing(owner: str, what: Literal["route", "rule"], found: list[dict[str, Any]]) -> None:
+    from dumm_tools import routing  # most labs have neither routes nor rules
+
+    decode: Callable[[dict[str, Any]], object] = getattr(routing, what)
+    for each in found:
+        try:
+            decode(each)
+        except ValueError:
+            raise Usage(f"'{owner}' has a bad {what}: {json.dumps(each)}") from None
 
 
 def _check_addresses(addresses: list[Any]) -> None:

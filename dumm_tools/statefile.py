@@ -34,6 +34,12 @@ def outline(labdir: str) -> Outline:
     return records.outline(os.path.join(labdir, FILE), _read(labdir))
 
 
+def mentions(labdir: str, *keys: str) -> bool:
+    """Whether a record may have one of these keys; quicker than `load`."""
+    text = _read(labdir)
+    return any(f'"{key}":' in text for key in keys)
+
+
 class Transaction:
     """A state that may be changed, and whose changes may be saved before the end. A file that only
     differs in formatting is left as it is."""

@@ -27,7 +27,7 @@ from dumm_tools.agent import protocol, session
 from dumm_tools.agent.client import LINES, Control, Line, LineLost
 from dumm_tools.errors import DummError
 from dumm_tools.guests import readiness
-from dumm_tools.linux import mconsole, netlink, qdisc, route, rtnl
+from dumm_tools.linux import mconsole, netlink, qdisc, route, rtnl, rule
 from dumm_tools.net import link_requests
 from dumm_tools.running import liveness
 
@@ -233,6 +233,7 @@ ASKED: list[Callable[[netlink.Channel], object]] = [
     rtnl.links,
     lambda channel: rtnl.addresses(channel, 1),
     route.routes,
+    rule.rules,
     lambda channel: link_requests.shape_of(qdisc.read(channel, 1)),
 ]
 

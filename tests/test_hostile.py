@@ -29,7 +29,7 @@ from dumm_tools.agent.client import Control, Line
 from dumm_tools.agent.protocol import BadFrame, LineLost
 from dumm_tools.cli import ending
 from dumm_tools.errors import DummError, TimedOut
-from dumm_tools.linux import mconsole, netlink, qdisc, route, rtnl
+from dumm_tools.linux import mconsole, netlink, qdisc, route, rtnl, rule
 from dumm_tools.running import contact
 
 
@@ -186,6 +186,7 @@ ASKED: dict[str, Callable[[netlink.Channel], object]] = {
     "links": rtnl.links,
     "addresses": lambda channel: rtnl.addresses(channel, 1),
     "routes": route.routes,
+    "rules": rule.rules,
     "qdisc": lambda channel: qdisc.read(channel, 1),
 }
 

@@ -120,7 +120,9 @@ WHOLE: dict[str, Any] = {
     "template": "t",
     "opened": {"here": "x", "devices": ["eth0"]},
     "guests": {
-        "a": {"kernel": "k", "master": "/m", "memory": 1 << 26, "init": "/i", "args": ["x=1"]},
+        "a": {"kernel": "k", "master": "/m", "memory": 1 << 26, "init": "/i", "args": ["x=1"],
+              "rules": [{"family": "inet", "priority": 9, "from": "10.0.0.0/8", "table": 5},
+                        {"family": "inet6", "priority": 8, "iif": "eth0", "kind": "prohibit"}]},
         "b": {
             "overlays": ["/l"],
             "boot": {"nonce": "n", "phase": "running", "host_boot": "h", "group": 7, "cgroup": ""},
@@ -130,7 +132,10 @@ WHOLE: dict[str, Any] = {
         "a-eth0": {
             "guest": "a", "device": "eth0", "slot": 0, "tap": "a-eth0", "mac": "02:00:00:00:00:01",
             "bridge": "lan0", "mtu": 1500, "up": True, "addresses": ["10.0.0.1/24", "fd00::1/64"],
-            "routes": [{"dest": "10.1.0.0/16", "via": "10.0.0.2"}, {"dest": "::/0"}],
+            "routes": [{"dest": "10.1.0.0/16", "via": "10.0.0.2"}, {"dest": "::/0"},
+                       {"dest": "10.2.0.0/16", "kind": "blackhole", "table": 5, "metric": 7},
+                       {"dest": "10.3.0.0/16", "src": "10.0.0.1", "onlink": True,
+                        "hops": [{"via": "10.0.0.2"}, {"via": "fe80::1", "device": "eth1"}]}],
             "shape": {"delay": 20, "loss": 1.5, "rate": 1000000},
         },
     },

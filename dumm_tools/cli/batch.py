@@ -24,7 +24,7 @@ TOOLS = ("guest", "iface", "bridge", "fs", "console")
 #: Modules imported by most verbs of a tool: once here, rather than in each child.
 DOMAIN = {
     "guest": ("guests.start", "guests.execution", "guests.guest", "running.guest_views"),
-    "iface": ("net.iface", "net.link_views", "net.route", "net.shape"),
+    "iface": ("net.iface", "net.link_views", "net.route", "net.rule", "net.shape"),
     "bridge": ("net.bridge", "net.link_views"),
 }
 LEAVE = ("exit", "quit")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dumm_tools import output
-from dumm_tools.cli.commands import Group, tool
+from dumm_tools.cli.commands import tool
 from dumm_tools.cli.ending import die_of, each, run, warn
+from dumm_tools.cli.iface_route import route_group, rule_group
 from dumm_tools.cli.lab import entered
 from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_verb
 from dumm_tools.cli.shapes import output_options
@@ -19,7 +20,6 @@ from dumm_tools.output import Field
 if TYPE_CHECKING:
     from dumm_tools.net import live
     from dumm_tools.net.link_views import InterfaceView
-    from dumm_tools.net.route import RouteView
 
 cli = tool(
     "dumm-iface",
@@ -79,15 +79,6 @@ FIELDS: list[Field[InterfaceView]] = [
     ),
 ]
 
-ROUTE_FIELDS: list[Field[RouteView]] = [
-    Field("dest", "Destination, A/P or `default`.", lambda v: v.shown),
-    Field("via", "Gateway.", lambda v: v.via),
-    Field("iface", "Outgoing interface.", lambda v: v.iface),
-    Field("guest", "Guest that it belongs to.", lambda v: v.guest, in_table=False),
-    Field("device", "Device in the guest.", lambda v: v.device, in_table=False),
-    Field("family", "inet or inet6.", lambda v: v.family),
-]
-
 ADDRESS_FIELDS: list[Field[str]] = [
     Field("address", "Address with its prefix length, A/P.", lambda a: a),
     Field("family", "inet or inet6.", lambda a: "inet6" if ":" in a else "inet"),
@@ -130,10 +121,6 @@ def _new_ifaces(state: Any, _directory: str) -> Iterable[str]:
     for guest in state.guests:
         taken = {i.device for i in state.ifaces_of(guest)}
         yield next(f"{guest}-eth{n}" for n in range(len(taken) + 1) if f"eth{n}" not in taken)
-
-
-def _known_guests(state: Any, _directory: str) -> Iterable[str]:
-    return list(state.guests)
 
 
 IFACE = Name("interface", known_ifaces)
@@ -272,51 +259,8 @@ def address_list(name: str, live: bool, shape: output.Shape) -> None:
     )
 
 
-route_group = Group(name="route", help="Manage the routes of guests.")
 cli.add_command(route_group)
-destination = click.argument("dest", metavar="DEST")
-
-
-@route_group.command("add")
-@one
-@destination
-@click.option("--via", metavar="GW", help="Gateway; without it, DEST is on the segment itself.")
-@click.option("--may-exist", is_flag=True, help="Do not fail if it already exists.")
-def route_add(name: str, dest: str, via: str | None, may_exist: bool) -> None:
-    """Add a route through an interface to its guest.
-
-    DEST is a network (A/P), an address, or `default`. The gateway must be in a network that the
-    interface has an address in, or that a route without a gateway leads to. The route is active
-    while the interface is up.
-    """
-    from dumm_tools.net import route
-
-    route.add(entered(), name, dest, via=via, may_exist=may_exist)
-
-
-@route_group.command("del")
-@one
-@destination
-@click.option("--via", metavar="GW", help="Only a route via this gateway.")
-@click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
-def route_del(name: str, dest: str, via: str | None, if_exists: bool) -> None:
-    """Remove a route from a guest."""
-    from dumm_tools.net import route
-
-    route.delete(entered(), name, dest, via=via, if_exists=if_exists)
-
-
-@route_group.command("list")
-@click.argument("guest", metavar="GUEST", type=Name("guest", _known_guests))
-@click.option(
-    "--live", is_flag=True, help="List those currently in its kernel, including the kernel's own."
-)
-@output_options(ROUTE_FIELDS)
-def route_list(guest: str, live: bool, shape: output.Shape) -> None:
-    """List the routes configured for a guest."""
-    from dumm_tools.net import route
-
-    output.emit(route.list_(entered(make=False), guest, ask_guest=live), ROUTE_FIELDS, shape)
+cli.add_command(rule_group)
 
 
 @cli.command("shape")

@@ -23,11 +23,7 @@ def as_dot(picture: Picture) -> str:
     lines = placement.lines(picture)
     sides = placement.sides(picture, rank)
     around = placement.is_round(picture, rank)
-    layout = (
-        'layout=neato, overlap=scalexy, sep="+8"'
-        if around
-        else f"rankdir=LR, ranksep={0.7 if placement.in_tiers(picture) else 0.3}"
-    )
+    layout = 'layout=neato, overlap=scalexy, sep="+8"' if around else "rankdir=LR, ranksep=0.3"
     out = [
         "graph lab {",
         f"\tgraph [{layout}, nodesep=0.08, splines=true, outputorder=edgesfirst];",

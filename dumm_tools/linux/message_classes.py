@@ -59,6 +59,15 @@ def route() -> Any:
 
 
 @functools.cache
+def rule() -> Any:
+    """RTM_NEWRULE and the like (struct fib_rule_hdr)."""
+    _pyroute2()
+    from pyroute2.netlink.rtnl.fibmsg import fibmsg
+
+    return fibmsg
+
+
+@functools.cache
 def qdisc() -> Any:
     """RTM_NEWQDISC and the like (struct tcmsg), with the options of netem. pyroute2 lacks those of
     64 bits, without which a delay is at most 4 s, and a rate at most 34 Gbit/s."""

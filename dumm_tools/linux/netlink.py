@@ -35,8 +35,9 @@ _NETLINK_EXT_ACK = 11
 
 _HEADER = struct.Struct("=IHHII")
 #: The type of the answer to a request, and its minimum size after the header: for RTM_GETLINK,
-#: GETADDR, GETROUTE and GETQDISC (linux/rtnetlink.h), and for NFT_MSG_GETTABLE of nfnetlink.
-_ANSWERS = {18: (16, 16), 22: (20, 8), 26: (24, 12), 38: (36, 20), 0xA01: (0xA00, 4)}
+#: GETADDR, GETROUTE, GETRULE and GETQDISC (linux/rtnetlink.h), and for NFT_MSG_GETTABLE of
+#: nfnetlink.
+_ANSWERS = {18: (16, 16), 22: (20, 8), 26: (24, 12), 34: (32, 12), 38: (36, 20), 0xA01: (0xA00, 4)}
 _ERRNO_MAX = 4095  # linux/err.h
 #: Maximum length of the kernel's own message in an error.
 _WORDS_MAX = 200

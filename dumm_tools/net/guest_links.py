@@ -1,4 +1,4 @@
-"""The device of an interface in its running guest: find it, set its addresses, routes and shaping.
+"""The device of an interface in its running guest: find it, set its addresses and shaping.
 
 This uses netlink through the agent: no program runs in the guest. Writes no state.
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dumm_tools import address
 from dumm_tools.agent.client import Control, LineLost
 from dumm_tools.errors import Conflict, DummError
-from dumm_tools.linux import netlink, qdisc, route, rtnl
+from dumm_tools.linux import netlink, qdisc, rtnl
 from dumm_tools.linux.netlink import Request
 from dumm_tools.linux.rtnl import Link
 from dumm_tools.model import Iface
@@ -172,48 +172,13 @@ def live_addresses(labdir: str, iface: Iface) -> list[str]:
         return [a.address for a in rtnl.addresses(control, index)]
 
 
-def add_routes(labdir: str, iface: Iface, routes: list[dict[str, str]]) -> None:
-    """Add routes through the device to the running guest, as far as they are possible now."""
-    with (
-        contact.control(labdir, iface.guest) as control,
-        explained(f"add a route to '{iface.name}'"),
-    ):
-        link = need(control, iface)
-        if not link.up:
-            return
-        load_ipv6(control, iface)
-        netlink.transact(control, link_requests.routes(iface, link.ifindex, routes))
-
-
-def del_routes(labdir: str, iface: Iface, routes: list[dict[str, str]]) -> None:
-    """Remove routes from the running guest; missing ones are ignored."""
-    with (
-        contact.control(labdir, iface.guest) as control,
-        explained(f"remove a route from '{iface.name}'"),
-    ):
-        link = need(control, iface, anywhere=True)
-        if link.foreign:
-            return  # the kernel removed them when it was moved there
-        index = link.ifindex
-        for each in routes:
-            request = route.route(route.RTM_DELROUTE, index, each["dest"], each.get("via"))
-            _tolerant(control, request, errno.ESRCH, errno.ENODEV, errno.EAFNOSUPPORT)
-
-
-def _tolerant(control: Control, request: Request, *numbers: int) -> None:
+def tolerant(control: Control, request: Request, *numbers: int) -> None:
     """Send a request that may have been carried out already."""
     try:
         netlink.transact(control, [request])
     except OSError as e:
         if e.errno not in numbers:
             raise
-
-
-def live_routes(labdir: str, guest: str) -> list[tuple[str, route.Route]]:
-    """The routes of the running guest, with the names of their devices."""
-    with contact.control(labdir, guest) as control, explained(f"list the routes of '{guest}'"):
-        by_index = {link.ifindex: link.name for link in rtnl.links(control)}
-        return [(by_index.get(r.ifindex, "?"), r) for r in route.routes(control)]
 
 
 def change_shape(labdir: str, iface: Iface) -> None:
@@ -227,7 +192,7 @@ def change_shape(labdir: str, iface: Iface) -> None:
             apply_shape(control, iface, index)
         else:
             request = qdisc.remove(index, iface.name)
-            _tolerant(control, request, errno.ENOENT, errno.EINVAL)
+            tolerant(control, request, errno.ENOENT, errno.EINVAL)
 
 
 def restore_shape(labdir: str, iface: Iface) -> None:

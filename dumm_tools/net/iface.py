@@ -20,11 +20,12 @@ from dumm_tools.net import (
     carrier,
     duplicate,
     guest_links,
+    guest_routes,
     host_links,
     learning,
-    link_requests,
     link_views,
     nic,
+    route_requests,
     segment,
 )
 from dumm_tools.running import guest_views, liveness, turn
@@ -144,7 +145,9 @@ def delete(
             def unplug(owner: str, seconds: float) -> None:
                 if owner == guest:
                     with turn.unless_ended(labdir, guest):
+                        after, orphans = guest_routes.leave(labdir, iface, seconds)
                         nic.unplug(labdir, iface, seconds)
+                        guest_routes.rejoin(labdir, after, orphans, seconds)
 
             failures = carrier.announce(
                 labdir, ends, False, record, also=unplug, about=guest.__eq__
@@ -156,6 +159,8 @@ def _forget(state: State, name: str) -> None:
     """Remove the tap of an interface that its guest no longer has, and forget the interface."""
     with netlink.host() as channel:
         host_links.remove(channel, state, [state.ifaces[name].tap])
+    for left in route_requests.without(state.ifaces_of(state.ifaces[name].guest), name):
+        state.ifaces[left.name].routes = left.routes
     learning.settle(state, state.ifaces.pop(name).bridge)
 
 
@@ -248,8 +253,10 @@ def add_addresses(
             with cable.taking_back(labdir, before, iface), contextlib.ExitStack() as undo:
                 guest_links.add_addresses(labdir, iface, wanted)
                 undo.callback(guest_links.drop_addresses, labdir, iface, new)
-                if iface.routes:  # one may have been waiting for this
-                    guest_links.add_routes(labdir, iface, iface.routes)
+                # A route may have been waiting for this.
+                ifaces = guest_routes.siblings(labdir, iface)
+                waiting = route_requests.touching(ifaces, iface)
+                guest_routes.put(labdir, iface, ifaces, waiting)
                 undo.pop_all()
     for text in shared:
         warn(text)
@@ -281,13 +288,12 @@ def del_addresses(
 
 def _del_addresses(labdir: str, iface: Iface, unwanted: list[str], left: list[str]) -> None:
     """In the running guest, including the routes that depend on them."""
-    after = iface.but(addresses=left)
-    lost = [r for r in iface.routes if not link_requests.is_usable(after, r)]
-    if lost:
-        guest_links.del_routes(labdir, iface, lost)
+    before = guest_routes.siblings(labdir, iface)
+    after = [i.but(addresses=left) if i.name == iface.name else i for i in before]
+    guest_routes.drop(labdir, iface, before, route_requests.lost(before, after))
     guest_links.del_addresses(labdir, iface, unwanted, left)
-    if iface.routes:  # the kernel drops all of them with the last address
-        guest_links.add_routes(labdir, after, after.routes)
+    # The kernel drops all routes of the device with its last address.
+    guest_routes.put(labdir, iface, after, route_requests.touching(after, after[0]))
 
 
 def addresses_of(labdir: str, name: str, *, ask_guest: bool = False) -> list[str]:

@@ -1,14 +1,13 @@
-"""The configuration of a guest's device: addresses, routes and shaping, as netlink requests and as
+"""The configuration of a guest's device: addresses and shaping, as netlink requests and as
 values for display. Based on records only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from dumm_tools import address
-from dumm_tools.linux import netlink, qdisc, route, rtnl
+from dumm_tools.linux import netlink, qdisc, rtnl
 from dumm_tools.linux.netlink import Request
 from dumm_tools.model import Iface
+from dumm_tools.net import route_requests
 
 #: Bytes before a packet: an Ethernet header with a VLAN tag.
 _ETHERNET = 18
@@ -29,9 +28,9 @@ MODULE = "sch_netem"
 
 
 def needs_ipv6(iface: Iface) -> bool:
-    """Whether it has an IPv6 address or route."""
+    """Whether it has an IPv6 address, or a route to or via one."""
     return any(map(address.is_v6, iface.addresses)) or any(
-        address.is_v6(r["dest"]) for r in iface.routes
+        route_requests.needs_ipv6(each.route) for each in route_requests.owned([iface])
     )
 
 
@@ -39,32 +38,6 @@ def addresses(iface: Iface, index: int) -> list[Request]:
     """The addresses of a device, whether or not it already has them."""
     flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
     return [rtnl.address(rtnl.RTM_NEWADDR, index, a, flags=flags) for a in iface.addresses]
-
-
-def routes(
-    iface: Iface, index: int, chosen: Sequence[dict[str, str]] | None = None
-) -> list[Request]:
-    """The routes of a device that is up, or those chosen. A route whose gateway it cannot reach
-    through its addresses stays inactive until it can."""
-    wanted = iface.routes if chosen is None else chosen
-    flags = netlink.NLM_F_CREATE | netlink.NLM_F_REPLACE
-    return [
-        route.route(route.RTM_NEWROUTE, index, r["dest"], r.get("via"), flags=flags)
-        for r in sorted(wanted, key=lambda r: "via" in r)  # routes to a gateway first
-        if is_usable(iface, r)
-    ]
-
-
-def is_usable(iface: Iface, recorded: dict[str, str]) -> bool:
-    """Whether the kernel would accept this route."""
-    via = recorded.get("via")
-    return iface.up and (via is None or address.is_near(via, near(iface)))
-
-
-def near(iface: Iface) -> list[str]:
-    """The networks on the interface's own segment, according to its addresses and its routes
-    without a gateway."""
-    return iface.addresses + [r["dest"] for r in iface.routes if "via" not in r]
 
 
 def _netem(iface: Iface) -> qdisc.Netem:

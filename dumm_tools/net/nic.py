@@ -19,7 +19,14 @@ from dumm_tools.linux import netlink, rtnl
 from dumm_tools.linux.netlink import Request
 from dumm_tools.linux.rtnl import Link
 from dumm_tools.model import Iface, State
-from dumm_tools.net import guest_links, link_requests, segment
+from dumm_tools.net import (
+    guest_links,
+    guest_routes,
+    link_requests,
+    route_requests,
+    rule_requests,
+    segment,
+)
 from dumm_tools.net.host_links import explained
 from dumm_tools.running import contact
 
@@ -37,11 +44,13 @@ def uml_arg(iface: Iface) -> str:
 
 
 def boot_records(state: State, guest: str) -> list[tuple[bytes, int, bytes]]:
-    """The boot instructions for the guest's interfaces: (kind, slot, payload). A BOOT_NIC creates
-    vec<slot>; a BOOT_NETLINK is a message about it, in which the agent inserts the index."""
+    """The boot instructions for the guest's network: (kind, slot, payload). A BOOT_NIC creates
+    vec<slot>; a BOOT_NETLINK is a message about it, in which the agent inserts the index. Routes
+    come last: they may depend on several interfaces."""
     ifaces = state.ifaces_of(guest)
+    rules = rule_requests.of(state.guests[guest])
     records = [(protocol.BOOT_NIC, i.slot, uml_arg(i).encode() + b"\0") for i in ifaces]
-    if any(map(link_requests.needs_ipv6, ifaces)):
+    if any(map(link_requests.needs_ipv6, ifaces)) or any(map(rule_requests.needs_ipv6, rules)):
         records.append((protocol.BOOT_MODULE, 0, b"ipv6\0"))
     if any(i.shape for i in ifaces):
         records.append((protocol.BOOT_MODULE, 0, link_requests.MODULE.encode() + b"\0"))
@@ -49,10 +58,11 @@ def boot_records(state: State, guest: str) -> list[tuple[bytes, int, bytes]]:
         requests = [
             _name(iface, 0, segment.has_carrier(state, iface)),
             *link_requests.addresses(iface, 0),
-            *link_requests.routes(iface, 0),
             *link_requests.shaping(iface, 0),
         ]
         records += [(protocol.BOOT_NETLINK, iface.slot, r.data) for r in requests]
+    records += [(protocol.BOOT_ROUTE, *payload) for payload in route_requests.at_boot(ifaces)]
+    records += [(protocol.BOOT_ROUTE, 0, rule_requests.new(each).data) for each in rules]
     return records
 
 
@@ -99,7 +109,7 @@ def plug(
                 netlink.transact(control, [_down(iface, link)])
                 up = iface.up if switch else True
                 link = link._replace(up=False)
-            _adjust(control, iface, link, carrier, up)
+            _adjust(labdir, control, iface, link, carrier, up)
             return
         try:
             link = link or _newborn(control, iface)
@@ -114,7 +124,7 @@ def plug(
             netlink.transact(control, link_requests.addresses(iface, index))
             guest_links.apply_shape(control, iface, index)
             netlink.transact(control, [_name(iface, index, carrier)])
-            netlink.transact(control, link_requests.routes(iface, index))
+            netlink.transact(control, guest_routes.through(labdir, control, iface, index))
         except BaseException:
             with contextlib.suppress(*guest_links.UNDO_FAILURES):
                 _unplug(labdir, control, iface)
@@ -145,7 +155,12 @@ def _hidden(iface: Iface) -> Conflict:
 
 
 def _adjust(
-    control: Control, iface: Iface, link: Link, carrier: bool, up: bool | None = None
+    labdir: str,
+    control: Control,
+    iface: Iface,
+    link: Link,
+    carrier: bool,
+    up: bool | None = None,
 ) -> None:
     """Set the carrier of a device, and bring it up or down, unless `up` is None.
 
@@ -156,16 +171,18 @@ def _adjust(
         up = iface.up and carrier
     attributes = rtnl.carrier(carrier)
     flag = rtnl.link(rtnl.RTM_SETLINK, iface.name, attributes, index=link.ifindex, up=up)
-    restored = _restored(iface, link.ifindex) if up and not link.up and not link.foreign else []
+    restored = []
+    if up and not link.up and not link.foreign:
+        restored = _restored(labdir, control, iface, link.ifindex)
     if restored:
         guest_links.load_ipv6(control, iface)
     netlink.transact(control, [flag, *restored])
 
 
-def _restored(iface: Iface, index: int) -> list[Request]:
+def _restored(labdir: str, control: Control, iface: Iface, index: int) -> list[Request]:
     """Losses of a device that went down: its IPv6 addresses, and all its routes."""
     lost = [r for r in link_requests.addresses(iface, index) if address.is_v6(r.subject)]
-    return [*lost, *link_requests.routes(iface, index)]
+    return [*lost, *guest_routes.through(labdir, control, iface, index)]
 
 
 def _down(iface: Iface, link: Link) -> Request:
@@ -194,7 +211,7 @@ def change(labdir: str, iface: Iface, carrier: bool, *, mtu: bool, mac: bool) ->
                     netlink.transact(control, [_set(iface, link, IFLA_MTU=link.mtu)])
             raise
         finally:
-            _adjust(control, iface, link._replace(up=False), carrier, iface.up)
+            _adjust(labdir, control, iface, link._replace(up=False), carrier, iface.up)
 
 
 def live_mtu(labdir: str, iface: Iface) -> int | None:
@@ -226,7 +243,7 @@ def set_carriers(
         for iface in ifaces:
             link = guest_links.find(control, iface) or guest_links.search(control, iface)
             if link is not None and (link.foreign or link.name != guest_links.born_as(iface)):
-                _adjust(control, iface, link, wanted[iface.name])
+                _adjust(labdir, control, iface, link, wanted[iface.name])
 
 
 def unplug(labdir: str, iface: Iface, timeout: float = ANSWER_TIMEOUT) -> None:
@@ -260,7 +277,9 @@ def _unplug(labdir: str, control: Control, iface: Iface) -> None:
         if link.up:
             with contextlib.suppress(*guest_links.UNDO_FAILURES):
                 up = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=True)
-                restored = [] if link.foreign else _restored(iface, link.ifindex)
+                restored = []
+                if not link.foreign:
+                    restored = _restored(labdir, control, iface, link.ifindex)
                 netlink.transact(control, [up, *restored])
         raise
 

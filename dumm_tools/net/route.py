@@ -1,28 +1,35 @@
-"""Routes of guests: recorded with their outgoing interface, and active while it is up."""
+"""Routes of guests: recorded with an interface, and active while they are possible."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from dumm_tools import address, names, statefile
-from dumm_tools.errors import Conflict, NotFound, Usage
+from dumm_tools import address, names, routing, statefile
+from dumm_tools.errors import Conflict, NotFound
 from dumm_tools.model import Iface, State
-from dumm_tools.net import cable, guest_links, link_requests, link_views
+from dumm_tools.net import cable, guest_links, guest_routes, link_views, route_check, route_requests
+from dumm_tools.net.route_check import DEFAULT, EVERYWHERE
+from dumm_tools.net.route_requests import Owned
 from dumm_tools.running import guest_views, liveness
-
-#: The user's name for a route to everywhere.
-DEFAULT = "default"
-_EVERYWHERE = {False: "0.0.0.0/0", True: "::/0"}
 
 
 class RouteView(NamedTuple):
-    """A route as shown by `route list`; `iface` is None for a device that we did not create."""
+    """A route, or one of its next hops, as shown by `route list`. `iface` is None for a device that
+    we did not create, both are None for a route that ends here."""
 
     guest: str
     iface: str | None
-    device: str
+    device: str | None
     dest: str
     via: str | None
+    kind: str = routing.UNICAST
+    metric: int | None = None
+    table: int = routing.MAIN
+    src: str | None = None
+    weight: int = 1
+    onlink: bool = False
 
     @property
     def family(self) -> str:
@@ -32,137 +39,122 @@ class RouteView(NamedTuple):
     @property
     def shown(self) -> str:
         """The destination as the user writes it."""
-        return DEFAULT if self.dest in _EVERYWHERE.values() else self.dest
-
-
-def _wanted(dest: str, via: str | None) -> dict[str, str]:
-    """The record of a route; Usage."""
-    gateway = address.host(via) if via is not None else None
-    if dest == DEFAULT:
-        if gateway is None:
-            raise Usage("a default route needs a gateway", hint="--via GW")
-        network_ = _EVERYWHERE[address.is_v6(gateway)]
-    else:
-        network_ = address.network(dest)
-    if gateway is None:
-        return {"dest": network_}
-    if address.is_v6(network_) != address.is_v6(gateway):
-        raise Usage(f"'{network_}' and its gateway '{gateway}' are of different address families")
-    return {"dest": network_, "via": gateway}
-
-
-def _text(route: dict[str, str]) -> str:
-    shown = DEFAULT if route["dest"] in _EVERYWHERE.values() else route["dest"]
-    return f"{shown} via {route['via']}" if "via" in route else shown
+        return DEFAULT if self.dest in EVERYWHERE.values() else self.dest
 
 
 def add(
-    labdir: str, name: str, dest: str, *, via: str | None = None, may_exist: bool = False
+    labdir: str,
+    name: str,
+    dest: str,
+    *,
+    via: Sequence[str] = (),
+    kind: str = routing.UNICAST,
+    metric: int | None = None,
+    table: str | None = None,
+    src: str | None = None,
+    onlink: bool = False,
+    may_exist: bool = False,
 ) -> None:
     """Add a route through an interface to its guest. Usage, NotFound, Conflict."""
-    wanted = _wanted(dest, via)
-    guest, _ = names.interface(name)
+    wanted = route_check.wanted(
+        dest, via, kind=kind, metric=metric, table=table, src=src, onlink=onlink
+    )
+    guest, device = names.interface(name)
+    wanted = wanted._replace(
+        hops=tuple(h._replace(device=None) if h.device == device else h for h in wanted.hops)
+    )
     with cable.turn_of(labdir, guest):
         with statefile.transaction(labdir) as change:
             state = change.state
             record = link_views.interface(state, name)
-            _check_gateway(record, wanted)
+            route_check.check_hops(state, record, wanted)
             running = cable.reachable(labdir, state, guest)
             before = record.but()
-            there = wanted in record.routes
+            there = Owned(name, wanted) in route_requests.owned([record])
             if there and not may_exist:
-                raise Conflict(f"'{name}' already has the route '{_text(wanted)}'")
+                raise Conflict(f"'{name}' already has the route '{route_check.text(wanted)}'")
             if not there:
-                _check_free(state, record, wanted)
-                record.routes = [*record.routes, wanted]
+                route_check.check_free(state, record, wanted)
+                record.routes = [*record.routes, routing.record(wanted)]
                 change.save()
                 if running:
                     cable.refresh_boot(labdir, state, guest)
         if running:
-            # Finish what a killed command left undone; and other routes may depend on this one.
-            waiting = [
-                r
-                for r in record.routes
-                if "via" not in wanted
-                and "via" in r
-                and address.is_near(r["via"], [wanted["dest"]])
-            ]
             with cable.taking_back(labdir, before, record):
-                guest_links.add_routes(labdir, record, [wanted, *waiting])
+                _tell(labdir, before, record, Owned(name, wanted))
 
 
-def _check_gateway(record: Iface, wanted: dict[str, str]) -> None:
-    via = wanted.get("via")
-    if via is None:
-        return
-    if any(a.partition("/")[0] == via for a in record.addresses):
-        raise Usage(f"the gateway '{via}' is an address of '{record.name}' itself")
-    if any(address.is_reserved(via, a) for a in record.addresses):
-        raise Usage(f"the gateway '{via}' is not a host address on '{record.name}'")
-    if not address.is_near(via, link_requests.near(record)):
-        raise Usage(
-            f"the gateway '{via}' is not in any network that '{record.name}' has an address in",
-            hint=f"dumm-iface address add {record.name} A/P",
-        )
-
-
-def _check_free(state: State, record: Iface, wanted: dict[str, str]) -> None:
-    """Raise Conflict if the guest already has a route to this destination: its kernel would replace
-    it."""
-    for other in state.ifaces_of(record.guest):
-        for route in other.routes:
-            if route["dest"] == wanted["dest"]:
-                raise Conflict(
-                    f"'{record.guest}' already has a route to this destination: '{_text(route)}'"
-                    f" through '{other.name}'"
-                )
-        # The kernel would replace its own route with this one (fib_table_insert, NLM_F_REPLACE).
-        if any(address.network(a, strict=False) == wanted["dest"] for a in other.addresses):
-            raise Conflict(
-                f"'{wanted['dest']}' is already on '{other.name}' because of its address"
-            )
+def _tell(labdir: str, before: Iface, record: Iface, wanted: Owned) -> None:
+    """Add a route to the running guest, which may have been done before; and then those that were
+    waiting for it."""
+    ifaces = guest_routes.siblings(labdir, record)
+    earlier = [before if i is record else i for i in ifaces]
+    waiting = [e for e in route_requests.changed(earlier, ifaces) if e != wanted]
+    # After a killed command, they may still be waiting.
+    if any(hop.via is None for hop in wanted.route.hops):
+        waiting += [
+            e
+            for e in route_requests.touching(ifaces, record)
+            if e not in waiting
+            and any(address.is_near(via, [wanted.route.dest]) for via in e.route.gateways)
+        ]
+    guest_routes.put(labdir, record, ifaces, [wanted])
+    try:
+        guest_routes.put(labdir, record, ifaces, waiting)
+    except BaseException:
+        with contextlib.suppress(*guest_links.UNDO_FAILURES):
+            if wanted not in route_requests.owned([before]):
+                guest_routes.drop(labdir, record, ifaces, [wanted])
+        raise
 
 
 def delete(
-    labdir: str, name: str, dest: str, *, via: str | None = None, if_exists: bool = False
+    labdir: str,
+    name: str,
+    dest: str,
+    *,
+    via: Sequence[str] = (),
+    kind: str | None = None,
+    metric: int | None = None,
+    table: str | None = None,
+    if_exists: bool = False,
 ) -> None:
     """Remove a route from a guest. Usage, NotFound, Conflict."""
-    gateway = address.host(via) if via is not None else None
-    network_ = None if dest == DEFAULT else address.network(dest)
     guest, _ = names.interface(name)
 
-    def planned(state: State) -> tuple[Iface, list[dict[str, str]]]:
-        """The record, and which of its routes are meant."""
+    def planned(state: State) -> tuple[Iface, Iface, list[Owned]]:
+        """The record now and afterwards, and which of its routes is meant."""
         record = link_views.interface(state, name)
-        meant = [
-            r
-            for r in record.routes
-            if gateway in (None, r.get("via"))
-            and (r["dest"] == network_ if network_ else r["dest"] in _EVERYWHERE.values())
-        ]
-        if len(meant) > 1:
-            raise Usage(
-                f"'{name}' has default routes of both address families",
-                hint=" or ".join(_EVERYWHERE.values()),
-            )
+        meant = route_check.meant(record, dest, via, kind=kind, metric=metric, table=table)
         if not meant and not if_exists:
-            text = f"{network_ or dest} via {gateway}" if gateway else network_ or dest
-            raise NotFound(f"'{name}' has no route '{text}'")
-        return record, meant
+            words = [dest, *(f"via {each}" for each in via)]
+            raise NotFound(f"'{name}' has no route '{' '.join(words)}'")
+        left = [r for r in record.routes if routing.route(r) not in [e.route for e in meant]]
+        return record, record.but(routes=left), meant
 
     with cable.turn_of(labdir, guest):
         if liveness.alive(labdir, guest):
             state = statefile.load(labdir)
-            record, meant = planned(state)
+            record, after, meant = planned(state)
             if cable.reachable(labdir, state, guest) and meant:
-                after = record.but(routes=[r for r in record.routes if r not in meant])
-                lost = [r for r in after.routes if not link_requests.is_usable(after, r)]
-                guest_links.del_routes(labdir, record, lost + meant)
+                _untell(labdir, record, after, meant[0])
         with statefile.transaction(labdir) as change:
-            record, meant = planned(change.state)
-            record.routes = [r for r in record.routes if r not in meant]
+            record, after, meant = planned(change.state)
+            record.routes = after.routes
             if liveness.is_running(labdir, change.state, guest):
                 cable.refresh_boot(labdir, change.state, guest)
+
+
+def _untell(labdir: str, record: Iface, after: Iface, meant: Owned) -> None:
+    """Remove a route from the running guest, and first those that depend on it."""
+    before = guest_routes.siblings(labdir, record)
+    left = [after if i is record else i for i in before]
+    lost = [e for e in route_requests.lost(before, left) if e != meant]
+    guest_routes.drop(labdir, record, before, [*lost, meant])
+    # Without a metric, the request removes a route with another one if there is no such route.
+    same = (meant.route.dest, meant.route.table)
+    others = [e for e in route_requests.owned(left) if (e.route.dest, e.route.table) == same]
+    guest_routes.put(labdir, after, left, others)
 
 
 def list_(labdir: str, guest: str, *, ask_guest: bool = False) -> list[RouteView]:
@@ -171,15 +163,60 @@ def list_(labdir: str, guest: str, *, ask_guest: bool = False) -> list[RouteView
     guest_views.get(state, names.guest(guest))
     if ask_guest:
         liveness.need_running(labdir, state, state.guests[guest])
-        by_device = {i.device: i.name for i in state.ifaces_of(guest)}
-        views = [
-            RouteView(guest, by_device.get(device), device, route.dest, route.via)
-            for device, route in guest_links.live_routes(labdir, guest)
-        ]
+        views = _live(labdir, state, guest)
     else:
-        views = [
-            RouteView(guest, record.name, record.device, route["dest"], route.get("via"))
-            for record in state.ifaces_of(guest)
-            for route in record.routes
-        ]
-    return sorted(views, key=lambda v: (v.family, v.shown, v.device))
+        views = _recorded(state, guest)
+    return sorted(views, key=_order)
+
+
+def _order(view: RouteView) -> tuple[object, ...]:
+    """By address family, the table main first, then by destination."""
+    other = view.table != routing.MAIN
+    where = (view.device or "", view.via or "")
+    return view.family, other, view.table, view.shown, view.metric or 0, *where
+
+
+def _live(labdir: str, state: State, guest: str) -> list[RouteView]:
+    by_device = {i.device: i.name for i in state.ifaces_of(guest)}
+    return [
+        RouteView(
+            guest,
+            by_device.get(device) if device else None,
+            device,
+            route.dest,
+            route.hop.via if route.hop else None,
+            route.kind,
+            route.metric,
+            route.table,
+            route.src,
+            route.hop.weight if route.hop else 1,
+            route.onlink,
+        )
+        for device, route in guest_routes.live(labdir, guest)
+    ]
+
+
+def _recorded(state: State, guest: str) -> list[RouteView]:
+    ifaces = state.ifaces_of(guest)
+    views = []
+    for owner, route in route_requests.owned(ifaces):
+        view = RouteView(
+            guest,
+            owner,
+            None,
+            route.dest,
+            None,
+            route.kind,
+            route.metric,
+            route.table,
+            route.src,
+            onlink=route.onlink,
+        )
+        for hop in route.hops:
+            iface = route_requests.behind(ifaces, owner, hop)
+            device = iface.device if iface else hop.device
+            name = iface.name if iface else None
+            views.append(view._replace(iface=name, device=device, via=hop.via, weight=hop.weight))
+        if not route.hops:
+            views.append(view)
+    return views

@@ -131,6 +131,10 @@ const char *boot_configure(char *buf, size_t size)
 			if ((r = configure(slot, payload, length)) < 0)
 				complain("interface", r);
 			break;
+		case BOOT_ROUTE:
+			if ((r = net_route(slot, payload, length)) < 0 && r != -ENODEV)
+				complain("route", r);
+			break;
 		}
 	}
 	return init;

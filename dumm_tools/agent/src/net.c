@@ -94,29 +94,32 @@ static int index_of(int s, u32 slot)
 	return known[slot] = r.index;
 }
 
-/* Send a message of the boot file. The device's index was not known on the host: it is at the same
- * offset in ifinfomsg, ifaddrmsg and tcmsg; in a route it is the first attribute. */
-long net_apply(u32 slot, u8 *message, u32 n)
+static int boot_socket(void)
 {
 	static int s = -1;
-	static u8 answer[4096];
-	struct nlmsghdr *h = (void *)message;
 
 	if (s < 0)
 		s = (int)SYS3(socket, AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
-	if (s < 0)
-		return s;
-	if (n < sizeof *h + 8)
-		return -EINVAL;
+	return s;
+}
+
+static long put_index(int s, u32 slot, u8 *message, u32 n, u32 at)
+{
 	int index = index_of(s, slot);
-	u32 at = h->nlmsg_type == RTM_NEWROUTE ? (u32)sizeof *h + sizeof(struct rtmsg) + 4
-					       : (u32)sizeof *h + 4;
 
 	if (!index)
 		return -ENODEV;
 	if (at + 4 > n)
 		return -EINVAL;
 	memcpy(message + at, &index, 4);
+	return 0;
+}
+
+static long transact(int s, u8 *message, u32 n)
+{
+	static u8 answer[4096];
+	struct nlmsghdr *h = (void *)message;
+
 	h->nlmsg_len = n;
 	h->nlmsg_flags |= NLM_F_REQUEST | NLM_F_ACK;
 	long r = SYS6(sendto, s, message, n, 0, NULL, 0);
@@ -131,4 +134,46 @@ long net_apply(u32 slot, u8 *message, u32 n)
 		if (h->nlmsg_type == NLMSG_ERROR)
 			return *(int *)(answer + sizeof *h);
 	}
+}
+
+/* Send a message of the boot file. The device's index was not known on the host: it is at the same
+ * offset in ifinfomsg, ifaddrmsg and tcmsg. */
+long net_apply(u32 slot, u8 *message, u32 n)
+{
+	int s = boot_socket();
+
+	if (s < 0)
+		return s;
+	if (n < sizeof(struct nlmsghdr) + 8)
+		return -EINVAL;
+	long r = put_index(s, slot, message, n, sizeof(struct nlmsghdr) + 4);
+
+	return r < 0 ? r : transact(s, message, n);
+}
+
+/* Likewise, for a message with a number of devices, whose places come first. */
+long net_route(u32 places, u8 *payload, u32 n)
+{
+	int s = boot_socket();
+
+	if (s < 0)
+		return s;
+	if (n < 4 * places + sizeof(struct nlmsghdr) + 8)
+		return -EINVAL;
+	u8 *message = payload + 4 * places;
+
+	n -= 4 * places;
+	for (u8 *p = payload; p < message; p += 4) {
+		u32 at = (u32)(p[0] | p[1] << 8), slot = (u32)(p[2] | p[3] << 8);
+
+		if (at == 0 && index_of(s, slot))
+			continue;
+		if (at > 0 && at < sizeof(struct nlmsghdr))
+			return -EINVAL;
+		long r = put_index(s, slot, message, n, at);
+
+		if (r < 0)
+			return r;
+	}
+	return transact(s, message, n);
 }
