@@ -298,3 +298,10 @@ def test_cable_and_hub_pass_what_a_switch_keeps(
     lab("dumm-bridge disconnect b-eth0")
     lab("dumm-bridge set lan0 --switch")
     assert "to b" in play.sent("a", [frame("to b", B)], "c")[0]
+
+
+def test_host_netfilter_leaves_frames_alone(lab: Lab, wire: Path) -> None:
+    """With br_netfilter, a kernel drops frames with an IP header that it does not like."""
+    play = started(lab, wire, "--isolated", SUITES[0], "a", "b")
+    frames = [frame("IPv4", kind=0x0800), frame("IPv6", kind=0x86DD), frame("ARP", kind=0x0806)]
+    assert sorted(play.sent("a", frames, "b")[0]) == ["ARP", "IPv4", "IPv6"]

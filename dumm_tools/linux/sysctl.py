@@ -1,4 +1,5 @@
-"""Settings of network devices in /proc/sys/net (Documentation/networking/ip-sysctl.rst).
+"""Settings of network devices, and of bridges, in /proc/sys/net (the kernel's
+Documentation/networking/ip-sysctl.rst).
 
 /proc/sys/net, unlike /sys, shows the caller's own network namespace. Settings disappear with their
 device. Device names must have been validated by the caller.
@@ -6,6 +7,7 @@ device. Device names must have been validated by the caller.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 
@@ -47,6 +49,14 @@ def forwards(device: str) -> bool:
     return _read("ipv4", device, "forwarding") not in (None, "0")
 
 
+def bypass_netfilter() -> None:
+    """Keep frames that stay on their bridge from netfilter's IP and ARP hooks, for all bridges of
+    the network namespace. OSError; nothing is done if the kernel has no br_netfilter."""
+    for kind in ("iptables", "ip6tables", "arptables"):
+        with contextlib.suppress(FileNotFoundError):
+            _set(f"/proc/sys/net/bridge/bridge-nf-call-{kind}", 0)
+
+
 def _path(family: str, device: str, name: str) -> str:
     return f"/proc/sys/net/{family}/conf/{device}/{name}"
 
@@ -60,7 +70,11 @@ def _read(family: str, device: str, name: str) -> str | None:
 
 
 def _write(family: str, device: str, name: str, value: int) -> None:
-    fd = os.open(_path(family, device, name), os.O_WRONLY | os.O_CLOEXEC)
+    _set(_path(family, device, name), value)
+
+
+def _set(path: str, value: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, b"%d\n" % value)
     finally:

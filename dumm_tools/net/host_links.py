@@ -59,6 +59,15 @@ def _quiet(device: str) -> None:
         sysctl.set_ipv6(device, False)
 
 
+def _keep_netfilter_off(state: State) -> None:
+    """Frames on a segment are none of the host's IP filters' business. With br_netfilter, they
+    would drop those with an odd IP header and reassemble fragments. The setting is for the whole
+    network namespace, so only an isolated lab may change it."""
+    if state.isolated:
+        with contextlib.suppress(OSError):
+            sysctl.bypass_netfilter()
+
+
 def _dress(state: State, device: str, up: bool = True, **attributes: object) -> Request:
     """Tag a link, keep it quiet, bring it up or down. Without IPv6, it has no address generation
     mode."""
@@ -94,6 +103,7 @@ def ensure_bridge(channel: Channel, state: State, bridge: Bridge) -> bool:
             except FileExistsError:
                 raise Conflict(f"'{name}' already exists and does not belong to this lab") from None
             undo.callback(discard_bridge, channel, state, name)
+            _keep_netfilter_off(state)
         check_free(state, name)
         if made or sysfs.read(name, "ifalias") != state.tag or sysfs.is_up(name) != bridge.up:
             _quiet(name)  # until it has an address
