@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from dumm_tools.linux import process
+from dumm_tools.linux import process, sysfs
 
 CLONE_NEWNS = 0x00020000  # linux/sched.h
 CLONE_NEWUTS = 0x04000000
@@ -67,6 +67,7 @@ def enter(pidfd: int, flags: int = ALL) -> None:
                 raise PermissionError(errno.EPERM, "they do not belong to the same user namespace")
         for fd, flag in entered:
             _setns(fd, flag)
+        sysfs.forget()
     finally:
         for fd in opened:
             os.close(fd)

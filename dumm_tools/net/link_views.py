@@ -15,14 +15,15 @@ from dumm_tools.net import segment
 
 
 class InterfaceView(NamedTuple):
-    """An interface: its record, and the values of its tap in sysfs, read on demand."""
+    """An interface: its record, and the values of its tap in sysfs, read on demand. `tag` is None
+    if the lab's namespaces do not exist."""
 
     record: Iface
-    tag: str
+    tag: str | None
     has_carrier: bool
 
     def _number(self, file: str) -> int | None:
-        if sysfs.read(self.record.tap, "ifalias") != self.tag:
+        if self.tag is None or sysfs.read(self.record.tap, "ifalias") != self.tag:
             return None
         return sysfs.number(self.record.tap, file)
 
@@ -60,7 +61,7 @@ class BridgeView(NamedTuple):
     def state(self) -> str:
         """`up` when it is there, ours and up."""
         name = self.record.name
-        return "up" if sysfs.is_up(name) and ours(self.lab, name) else "down"
+        return "up" if ours(self.lab, name) and sysfs.is_up(name) else "down"
 
 
 def interfaces(state: State) -> list[InterfaceView]:
@@ -74,7 +75,8 @@ def interface_view(state: State, name: str) -> InterfaceView:
 
 
 def _view(state: State, iface: Iface) -> InterfaceView:
-    return InterfaceView(iface, state.tag, segment.has_carrier(state, iface))
+    tag = state.tag if state.here else None
+    return InterfaceView(iface, tag, segment.has_carrier(state, iface))
 
 
 def bridges(state: State) -> list[BridgeView]:
@@ -109,6 +111,8 @@ def bridge(state: State, name: str) -> Bridge:
 
 def ours(state: State, device: str) -> bool:
     """Whether a device with this name exists and was made by this working set."""
+    if not state.here:
+        return False
     alias = sysfs.read(device, "ifalias")
     if alias:
         return alias == state.tag
@@ -124,5 +128,5 @@ def bridge_mac(state: State, name: str) -> str:
 
 def our_links(state: State) -> list[str]:
     """The names of all existing links of this working set, bridges last."""
-    found = [d for d in sysfs.devices() if ours(state, d)]
+    found = [d for d in sysfs.devices() if ours(state, d)] if state.here else []
     return sorted(found, key=lambda d: (sysfs.exists(f"{d}/bridge"), d))
