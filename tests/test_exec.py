@@ -385,6 +385,15 @@ def test_timeout_applies_while_the_guest_is_suspended(lab: Lab, frozen: Callable
     assert one_line_error(done.err) == "guest 'sid' does not answer"
 
 
+def opened(pid: int) -> set[str]:
+    """What a process has open."""
+    found = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(fd))
+    return found
+
+
 def test_timeout_applies_while_no_line_is_free(lab: Lab) -> None:
     up = ["dumm-guest", "exec", "sid", "--", "sh", "-c", "echo up; exec sleep 1000"]
     busy = [lab.start(up) for _ in range(17)]
@@ -393,6 +402,11 @@ def test_timeout_applies_while_no_line_is_free(lab: Lab) -> None:
         assert process.stdout.readline() == b"up\n"
     done = lab("dumm-guest exec --timeout 0.5 sid -- true", status=5)
     assert one_line_error(done.err) == "guest 'sid' is busy: all its lines are in use"
+    waiting = lab.start("dumm-guest exec sid -- echo done")
+    until(lambda: "anon_inode:inotify" in opened(waiting.pid), "it waits for a line")
+    until(lambda: is_waiting(waiting.pid), "it does so without looking all the time")
+    busy[0].terminate()
+    assert waiting.communicate(timeout=PATIENCE)[0] == b"done\n"
     for process in busy:
         process.terminate()
         assert process.wait(PATIENCE) == 143

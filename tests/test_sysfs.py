@@ -31,9 +31,9 @@ def elsewhere() -> Iterator[list[str]]:
 @pytest.fixture
 def bridge() -> Iterator[str]:
     """A bridge of somebody else, in the session's own network namespace."""
-    subprocess.run("ip link add lan0 type bridge".split(), check=True)
+    subprocess.run(["ip", "link", "add", "lan0", "type", "bridge"], check=True)
     yield "lan0"
-    subprocess.run("ip link del lan0".split(), check=True)
+    subprocess.run(["ip", "link", "del", "lan0"], check=True)
 
 
 @pytest.mark.uml

@@ -34,14 +34,22 @@ ANSWER_MAX = 8 << 20
 _PIECE = 1 << 20
 
 
+def inward(directory: str, number: int) -> int:
+    """Open the FIFO of line `number` that leads into the guest, and whose lock is the line's."""
+    return fifo.open_nonblocking(os.path.join(directory, f"line{number}.in"))
+
+
 class Line:
     """A line in our possession: `send` and `frames` talk to the agent, `close` releases it."""
 
-    def __init__(self, directory: str, number: int, pidfd: int) -> None:
-        """Open line `number`; BlockingIOError if another client is using it."""
+    def __init__(
+        self, directory: str, number: int, pidfd: int, *, opened: int | None = None
+    ) -> None:
+        """Open line `number`, unless that has been done with `inward`; BlockingIOError if another
+        client is using it."""
         self.number = number
         self.pidfd = pidfd
-        self._in = fifo.open_nonblocking(os.path.join(directory, f"line{number}.in"))
+        self._in = inward(directory, number) if opened is None else os.dup(opened)
         try:
             fcntl.flock(self._in, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._out = fifo.open_nonblocking(os.path.join(directory, f"line{number}.out"))

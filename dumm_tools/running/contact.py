@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from dumm_tools import waiting
 from dumm_tools.agent import protocol
-from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line
+from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line, inward
 from dumm_tools.agent.protocol import BadFrame, LineLost, Ready, Rebooted
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.linux import mconsole as mc
@@ -48,12 +48,13 @@ def _taken(labdir: str, name: str, numbers: range, deadline: float) -> Iterator[
 def _take(labdir: str, name: str, numbers: range, pidfd: int, deadline: float) -> Line:
     """The first free line; if there is none, wait until one is closed."""
     directory = liveness.run_dir(labdir, name)
-    closed = -1
-    try:
+    ends: dict[int, int] = {}
+    with contextlib.ExitStack() as stack:
+        closed = -1
         while True:
             for number in numbers:
                 try:
-                    return Line(directory, number, pidfd)
+                    return Line(directory, number, pidfd, opened=ends.get(number))
                 except BlockingIOError:
                     continue
                 except FileNotFoundError:
@@ -61,7 +62,12 @@ def _take(labdir: str, name: str, numbers: range, pidfd: int, deadline: float) -
             from dumm_tools.linux import inotify  # rarely needed, and slow to import
 
             if closed < 0:  # and try again: one may have been closed before the watch
+                for number in numbers:  # closing one after each try would wake us again and again
+                    with contextlib.suppress(FileNotFoundError):
+                        ends[number] = inward(directory, number)
+                        stack.callback(os.close, ends[number])
                 closed = inotify.watch(directory, inotify.IN_CLOSE)
+                stack.callback(os.close, closed)
                 continue
             poll = select.poll()
             poll.register(closed, select.POLLIN)
@@ -74,9 +80,6 @@ def _take(labdir: str, name: str, numbers: range, pidfd: int, deadline: float) -
             if left <= 0:
                 raise TimedOut(f"guest '{name}' is busy: all its lines are in use")
             inotify.drain(closed)
-    finally:
-        if closed >= 0:
-            os.close(closed)
 
 
 @contextlib.contextmanager
