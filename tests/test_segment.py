@@ -192,6 +192,31 @@ def test_frames_of_all_kinds_pass(lab: Lab, wire: Path, place: str, suite: str) 
     assert sorted(play.sent("a", frames, "b")[0]) == sorted(labels)
 
 
+@pytest.mark.parametrize("suite", SUITES)
+def test_full_packets_pass_with_two_tags(lab: Lab, wire: Path, place: str, suite: str) -> None:
+    """A provider's tag around a customer's (1522 bytes), on a cable and on a switch. Like a veth, a
+    tap has room for the inner one, and the bridge takes the outer one off meanwhile."""
+    play = started(lab, wire, place, suite, "a", "b")
+    for mtu in (1500, 9000):
+        for guest in "ab":
+            lab(f"dumm-iface set {guest}-eth0 --mtu {mtu}")
+            script = "modprobe 8021q; set -e"
+            for lower, name, protocol in (
+                ("eth0", "s", "802.1ad"),
+                ("s", "sc", "802.1Q"),
+                ("eth0", "c", "802.1Q"),
+                ("c", "cc", "802.1Q"),
+            ):
+                made = f"{name} type vlan protocol {protocol} id 7"
+                script += f"; ip link add link {lower} name {made}; ip link set {name} up"
+            lab(["dumm-guest", "exec", guest, "--", "sh", "-c", script])
+        for kind in ("--auto", "--switch"):
+            lab(f"dumm-bridge set lan0 {kind}")
+            for device in ("eth0", "s", "sc", "c", "cc"):
+                found = play.sent("a", [frame(device, size=mtu)], "b", device=device)
+                assert found == [{device: mtu + 14}]
+
+
 def kinds(lab: Lab, *names: str) -> list[str]:
     """The kinds of segments, whose bridges have the ageing time of that kind."""
     shown = lab(["dumm-bridge", "show", "-o", "kind,kind_set", *names]).lines
