@@ -20,7 +20,7 @@ from support.labs import Lab, recorded
 from dumm_tools import statefile
 from dumm_tools.cli.bridge import cli
 from dumm_tools.labs import graph, picture, placement
-from dumm_tools.model import Bridge, Iface, State
+from dumm_tools.model import Bridge, BridgeKind, Iface, State
 
 #: As odd as a bridge's name may be; `end` and `graph` are keywords of the formats.
 ODD = "b.e_nd-x"
@@ -344,18 +344,37 @@ def test_core_applies_to_all_formats(tmp_path: Path) -> None:
     assert "2 guests" in done.output
 
 
-def test_mermaid_draws_a_segment_of_two_as_one_line(tmp_path: Path) -> None:
+def between_two(place: Path, kind: BridgeKind) -> str:
+    """Two guests on a segment."""
+
     def fill(state: State) -> None:
-        state.bridges["lan0"] = Bridge("lan0")
+        state.bridges["lan0"] = Bridge("lan0", kind=kind)
         for n, guest in enumerate(("a", "b")):
             name = f"{guest}-eth0"
             state.ifaces[name] = Iface(name, guest, "eth0", 0, name, f"02:00:00:00:00:0{n}", "lan0")
             state.ifaces[name].addresses = [f"10.0.0.{n + 1}/24"]
 
-    text = graph.draw(recorded(tmp_path, "a", "b", fill=fill), "mermaid").decode()
+    return recorded(place, "a", "b", fill=fill)
+
+
+def test_mermaid_draws_a_cable_as_one_line(tmp_path: Path) -> None:
+    text = graph.draw(between_two(tmp_path, "auto"), "mermaid").decode()
     label = "a eth0<br/>10.0.0.1/24<br/>lan0<br/>b eth0<br/>10.0.0.2/24"
     assert f'    g0 -.-|"{label}"| g1' in text.splitlines()
     assert ":::bridge" not in text
+
+
+@pytest.mark.parametrize("kind", ["hub", "switch"])
+def test_hubs_and_switches_of_two_are_not_lines(tmp_path: Path, kind: BridgeKind) -> None:
+    labdir = between_two(tmp_path, kind)
+    found = picture.look(labdir, statefile.load(labdir))
+    assert placement.lines(found) == {}
+    text = graph.draw(labdir, "mermaid").decode()
+    assert '    b0["lan0"]:::bridge' in text.splitlines()
+    assert '    g1 -.-|"eth0<br/>10.0.0.2/24"| b0' in text.splitlines()
+    # The name of a line is plain text.
+    [box] = [n for n in graph.draw(labdir, "dot").decode().splitlines() if '"bridge lan0" [' in n]
+    assert "shape=box" in box
 
 
 @pytest.mark.uml

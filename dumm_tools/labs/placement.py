@@ -34,7 +34,7 @@ def by_number(name: str) -> list[tuple[str, int]]:
 
 
 def lines(picture: Picture) -> dict[str, tuple[Cable, Cable]]:
-    """The segments that are drawn as a line between two interfaces: they have no other ends."""
+    """The segments that are drawn as a line between two interfaces: cables with no other ends."""
     ends: dict[str, list[Cable]] = {}
     for cable in picture.cables:
         if cable.iface.bridge is not None:
@@ -42,7 +42,10 @@ def lines(picture: Picture) -> dict[str, tuple[Cable, Cable]]:
     others = {
         b.record.name
         for b in picture.bridges
-        if b.record.addresses or b.record.uplink or b.record.name in picture.left_out
+        if b.kind != "cable"
+        or b.record.addresses
+        or b.record.uplink
+        or b.record.name in picture.left_out
     }
     return {
         name: (cables[0], cables[1])
