@@ -386,7 +386,7 @@ def test_timeout_applies_while_the_guest_is_suspended(lab: Lab, frozen: Callable
 
 
 def opened(pid: int) -> set[str]:
-    """What a process has open."""
+    """The open files of a process."""
     found = set()
     for fd in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
