@@ -208,6 +208,42 @@ def test_rebooting_guest_is_starting(lab: Lab) -> None:
     assert "10.0.0.9/24" not in network(lab)
 
 
+CHANGES = {
+    "rule del a --priority 5": 0,
+    "route del a-eth0 10.5.0.0/16": 0,
+    "address del a-eth0 10.0.0.1/24": 0,
+    "create a-eth1 --bridge lan": 5,
+    "address add a-eth0 10.0.0.9/24": 5,
+}
+
+
+@pytest.mark.parametrize("command", CHANGES)
+def test_reboot_in_the_middle_of_a_change(lab: Lab, command: str) -> None:
+    """The next boot has what is recorded afterwards, whether the change was made or taken back."""
+    lab("dumm-bridge create lan")
+    lab("dumm-guest create a --start")
+    lab("dumm-iface create a-eth0 --bridge lan --address 10.0.0.1/24")
+    lab("dumm-iface route add a-eth0 10.5.0.0/16 --via 10.0.0.2")
+    lab("dumm-iface rule add a --to 10.6.0.0/16 --table 6 --priority 5")
+    run = lab.directory / "run" / "a"
+    ready, pid = (run / "uml/ready").read_text(), pid_of(lab, "a")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        process = lab.start(f"dumm-iface {command}")
+        until(lambda: is_waiting(process.pid), "it waits for the guest")
+        (run / "uml/ready").unlink()  # what a reboot does first
+        if CHANGES[command]:
+            assert process.wait(PATIENCE) == CHANGES[command]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert process.wait(PATIENCE) == CHANGES[command]
+    told = (run / "xfer/boot").read_bytes()
+    (run / "uml/ready").write_text(ready)
+    lab("dumm-bridge down lan")
+    lab("dumm-bridge up lan")  # writes the file anew
+    assert told == (run / "xfer/boot").read_bytes()
+
+
 @pytest.mark.parametrize("command", ["stop", "restart", "stop --kill"])
 def test_stop_while_a_guest_reboots(lab: Lab, command: str) -> None:
     lab("dumm-bridge create lan")

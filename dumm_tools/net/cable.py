@@ -52,7 +52,8 @@ def refresh_boot(labdir: str, state: State, guest: str) -> None:
 
 
 def refresh_boots(labdir: str, state: State, guests: Collection[str]) -> None:
-    """As `refresh_boot`, for those of the guests that are not stopped."""
+    """As `refresh_boot`, for those of the guests that are not stopped. Those that were running a
+    moment ago may be rebooting."""
     for guest in set(guests) & state.guests.keys():
         now = liveness.guest_state(labdir, state, state.guests[guest])
         if now not in ("stopped", "crashed"):
@@ -115,8 +116,7 @@ def _take_back(labdir: str, before: Iface | None, after: Iface) -> _Restored | N
                 host_links.remove(channel, state, [record.tap])
             del state.ifaces[record.name]
             learning.settle(state, record.bridge)
-            if running:
-                refresh_boot(labdir, state, record.guest)
+            refresh_boots(labdir, state, {record.guest})
             return None
         for key, value in vars(before).items():
             if getattr(record, key) == getattr(after, key):
@@ -126,6 +126,8 @@ def _take_back(labdir: str, before: Iface | None, after: Iface) -> _Restored | N
         learning.settle(state, after.bridge, record.bridge)
         change.save()
         reopen = settle_host(labdir, state, record, running)
+        if not running:  # it may have just rebooted
+            refresh_boots(labdir, state, {record.guest})
         return _Restored(record, segment.has_carrier(state, record), reopen) if running else None
 
 

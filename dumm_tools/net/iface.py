@@ -282,8 +282,7 @@ def del_addresses(
         with statefile.transaction(labdir) as change:
             iface, left = planned(change.state)
             iface.addresses = left
-            if liveness.is_running(labdir, change.state, guest):
-                cable.refresh_boot(labdir, change.state, guest)
+            cable.refresh_boots(labdir, change.state, {guest})
 
 
 def _del_addresses(labdir: str, iface: Iface, unwanted: list[str], left: list[str]) -> None:

@@ -141,8 +141,7 @@ def delete(
         with statefile.transaction(labdir) as change:
             record, after, meant = planned(change.state)
             record.routes = after.routes
-            if liveness.is_running(labdir, change.state, guest):
-                cable.refresh_boot(labdir, change.state, guest)
+            cable.refresh_boots(labdir, change.state, {guest})
 
 
 def _untell(labdir: str, record: Iface, after: Iface, meant: Owned) -> None:

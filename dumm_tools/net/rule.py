@@ -139,8 +139,7 @@ def _forget(labdir: str, guest: str, old: Rule) -> None:
     with statefile.transaction(labdir) as change:
         record = guest_views.get(change.state, guest)
         record.rules = [r for r in record.rules if routing.rule(r) != old]
-        if liveness.is_running(labdir, change.state, guest):
-            cable.refresh_boot(labdir, change.state, guest)
+        cable.refresh_boots(labdir, change.state, {guest})
 
 
 def _tell(labdir: str, guest: str, wanted: Rule) -> None:
