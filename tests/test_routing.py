@@ -211,6 +211,7 @@ ROUTE = {
 }  # fmt: skip
 RULE = {"family": "inet", "priority": 5, "from": "10.0.0.0/8", "iif": "eth0", "fwmark": 1,
         "fwmask": 2, "table": 9}  # fmt: skip
+KINDS = ("--host-net", "--isolated")
 VALUES = st.none() | st.booleans() | st.integers(-1, 2**33) | st.text(max_size=4) | st.sampled_from(
     ["10.0.0.1", "fd00::1", "::/0", "0.0.0.0/0", "eth0", "blackhole", "unicast", "lookup", [], {}]
 )  # fmt: skip
@@ -281,10 +282,12 @@ RULES = [
     "--from 10.1.0.1 --table 100",
     "--fwmark 0x1 --iif eth1 --unreachable --priority 50",
     "--to fd09::/64 --table 101",
+    "--fwmark 0 --table 102 --priority 51",
 ]
 EXPECTED_RULES = {
     "32765\tinet\t10.1.0.1/32\t-\t-\t-\t100\tlookup",
     "50\tinet\t-\t-\teth1\t0x1\t-\tunreachable",
+    "51\tinet\t-\t-\t-\t0x0\t102\tlookup",
     "32765\tinet6\t-\tfd09::/64\t-\t-\t101\tlookup",
 }
 
@@ -295,11 +298,11 @@ def live_rules(lab: Lab) -> set[str]:
 
 
 @pytest.fixture
-def two(new_lab: Callable[..., Lab]) -> Callable[[str], Lab]:
+def two(new_lab: Callable[..., Lab]) -> Callable[..., Lab]:
     """Make a lab with the guest a, which has two interfaces."""
 
-    def make(suite: str) -> Lab:
-        lab = new_lab(kernel=suite)
+    def make(suite: str, kind: str = KINDS[0]) -> Lab:
+        lab = new_lab("lab", kind, kernel=suite)
         lab("dumm-bridge create lan0 lan1")
         lab("dumm-guest create a")
         for n in (0, 1):
@@ -311,9 +314,10 @@ def two(new_lab: Callable[..., Lab]) -> Callable[[str], Lab]:
 
 
 @pytest.mark.uml
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("suite", SUITES)
-def test_all_kinds_of_routes(two: Callable[[str], Lab], suite: str) -> None:
-    lab = two(suite)
+def test_all_kinds_of_routes(two: Callable[..., Lab], suite: str, kind: str) -> None:
+    lab = two(suite, kind)
     lab("dumm-guest start a")
     for words in ADDED:
         lab(f"dumm-iface route add {words}")
@@ -326,6 +330,10 @@ def test_all_kinds_of_routes(two: Callable[[str], Lab], suite: str) -> None:
     got = lab("dumm-guest exec a -- ip route get 10.3.0.1 from 10.1.0.1").out
     assert "via 10.1.0.2 dev eth1" in got
     lab("dumm-guest restart a")
+    assert live(lab) == EXPECTED
+    assert live_rules(lab) == EXPECTED_RULES
+    lab("dumm-guest exec a -- reboot -f", status=None)
+    lab("dumm-guest wait a")
     assert live(lab) == EXPECTED
     assert live_rules(lab) == EXPECTED_RULES
     lab("dumm-iface down a-eth1")
@@ -355,7 +363,7 @@ def test_all_kinds_of_routes(two: Callable[[str], Lab], suite: str) -> None:
 
 
 @pytest.mark.uml
-def test_route_with_several_gateways_follows_its_interfaces(two: Callable[[str], Lab]) -> None:
+def test_route_with_several_gateways_follows_its_interfaces(two: Callable[..., Lab]) -> None:
     lab = two("sid")
     lab("dumm-iface down a-eth1")
     lab("dumm-iface route add a-eth0 10.5.0.0/16 --via 10.0.0.2 --via 10.1.0.2,dev=eth1,weight=2")
@@ -380,7 +388,7 @@ def test_route_with_several_gateways_follows_its_interfaces(two: Callable[[str],
 
 
 @pytest.mark.uml
-def test_routes_without_a_metric_do_not_take_others_with_them(two: Callable[[str], Lab]) -> None:
+def test_routes_without_a_metric_do_not_take_others_with_them(two: Callable[..., Lab]) -> None:
     lab = two("sid")
     lab("dumm-guest start a")
     lab("dumm-iface route add a-eth0 default --via 10.0.0.2")

@@ -55,11 +55,14 @@ def rule(message: int, wanted: Rule, *, flags: int = 0) -> Request:
         if int(prefix or 0):
             fields[field] = int(prefix)
             attributes.append((name, network))
+    mask = wanted.fwmask
+    if wanted.fwmark == 0 and mask is None:
+        mask = _ANY_MARK  # the kernel's default for this mark is a mask of 0, which matches all
     for value, name in (
         (wanted.iif, "FRA_IIFNAME"),
         (wanted.oif, "FRA_OIFNAME"),
         (wanted.fwmark, "FRA_FWMARK"),
-        (wanted.fwmask, "FRA_FWMASK"),
+        (mask, "FRA_FWMASK"),
         (wanted.table, "FRA_TABLE"),
     ):
         if value is not None:
@@ -92,6 +95,8 @@ def _rules(message: Any) -> list[Rule]:
             return []
         mark = message_classes.value(message, "FRA_FWMARK", int)
         mask = message_classes.value(message, "FRA_FWMASK", int)
+        if mask:
+            mark = mark or 0  # the kernel omits it
         if not mark and not mask:
             mark = mask = None
         elif mask == _ANY_MARK:
