@@ -344,6 +344,17 @@ def test_core_applies_to_all_formats(tmp_path: Path) -> None:
     assert "2 guests" in done.output
 
 
+def test_mermaid_escapes_texts(tmp_path: Path) -> None:
+    """A working set may be somebody else's."""
+
+    def fill(state: State) -> None:
+        state.bridges["lan0"] = Bridge("lan0", uplink='to:x"\nclick b0 call f()<img src=y>&#1;')
+
+    text = graph.draw(recorded(tmp_path, fill=fill), "mermaid").decode()
+    escaped = "x#quot; click b0 call f()#lt;img src=y#gt;#amp;#35;1;"
+    assert f'    b0 === ub0(("outside<br/>{escaped}"))' in text.splitlines()
+
+
 def between_two(place: Path, kind: BridgeKind) -> str:
     """Two guests on a segment."""
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dumm_tools.labs import labels, placement
 from dumm_tools.labs.picture import Cable, Picture
 
+#: Labels are HTML, and end at a quote. Lines of the file would be statements.
+_ESCAPES = str.maketrans(
+    {"&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "#": "#35;", "\n": " ", "\r": " "}
+)
+
 
 def as_mermaid(picture: Picture) -> str:
     """For Markdown. A segment with two ends is one line; its label names the ends in the line's
@@ -49,5 +54,4 @@ def _end(cable: Cable) -> list[str]:
 
 
 def _text(lines: list[str]) -> str:
-    escaped = (line.replace("&", "#amp;").replace('"', "#quot;") for line in lines)
-    return '"' + "<br/>".join(escaped) + '"'
+    return '"' + "<br/>".join(line.translate(_ESCAPES) for line in lines) + '"'
