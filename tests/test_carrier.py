@@ -299,6 +299,28 @@ def test_silent_guest_at_the_other_end(quick: Lab) -> None:
         assert looks(lab, "a-eth0", "b-eth0") == [LIVE, LIVE]
 
 
+def test_guest_that_starts_or_stops(quick: Lab) -> None:
+    """Or says so: its cable can be pulled nevertheless."""
+    lab = quick
+    pair(lab)
+    ending, ready = (lab.directory / "run" / "a" / "uml" / name for name in ("ending", "ready"))
+    ending.touch()
+    assert lab("dumm-guest show a -o state").out == "stopping\n"
+    lab("dumm-bridge disconnect a-eth0")
+    assert lab("dumm-iface show a-eth0 -o bridge,carrier").out == "-\tno\n"
+    assert not pings(lab, "b", "10.0.0.1")
+    assert look(lab, "b-eth0") == DEAD
+    ending.unlink()
+    lab("dumm-bridge connect lan0 a-eth0")
+    assert looks(lab, "a-eth0", "b-eth0") == [LIVE, LIVE]
+    nonce = ready.read_bytes()
+    ready.write_bytes(b"")
+    assert lab("dumm-guest show a -o state").out == "starting\n"
+    lab("dumm-bridge disconnect a-eth0")
+    ready.write_bytes(nonce)
+    assert looks(lab, "a-eth0", "b-eth0") == [DEAD, DEAD]
+
+
 def test_old_records_of_unplugged_interfaces(quick: Lab) -> None:
     """Earlier versions recorded them as down."""
     lab = quick

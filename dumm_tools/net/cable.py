@@ -14,7 +14,7 @@ from dumm_tools import statefile
 from dumm_tools.errors import Conflict, TimedOut
 from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.linux.netlink import Channel
-from dumm_tools.model import GuestState, Iface, State
+from dumm_tools.model import Iface, State
 from dumm_tools.net import guest_links, host_links, learning, link_views, nic, segment
 from dumm_tools.running import contact, guest_views, liveness, turn
 
@@ -36,14 +36,6 @@ def reachable(labdir: str, state: State, guest: str) -> bool:
     if now in ("starting", "paused", "stopping"):
         raise Conflict(f"guest '{guest}' is {now}")
     return now == "running"
-
-
-def steady(labdir: str, state: State, guest: str) -> GuestState:
-    """The state of a guest whose cable can be pulled; Conflict while it is starting or stopping."""
-    now = liveness.guest_state(labdir, state, guest_views.get(state, guest))
-    if now in ("starting", "stopping"):
-        raise Conflict(f"guest '{guest}' is {now}")
-    return now
 
 
 def refresh_boot(labdir: str, state: State, guest: str) -> None:

@@ -80,7 +80,6 @@ def disconnect(labdir: str, interface: str, *, warn: Report = lambda _: None) ->
             member = link_views.interface(state, interface).but()
             if member.bridge is None:
                 raise Conflict(f"'{interface}' is not connected")
-            cable.steady(labdir, state, guest)
             far = segment.far_ends(state, member)
             ends = [member, *far]
 
