@@ -385,3 +385,26 @@ def test_bond_fails_over(lab: Lab) -> None:
     assert look(lab, "a-eth0") == "down"
     lab("dumm-iface up a-eth0")
     uses("eth0", "up")
+
+
+def test_bond_has_the_address_of_its_port(quick: Lab) -> None:
+    """And so the port's recorded routes are not possible, nor needed."""
+    lab = quick
+    pair(lab)
+    lab("dumm-iface route add a-eth0 default --via 10.0.0.2")
+    script = """
+        modprobe bonding max_bonds=0 || exit
+        echo +bond0 >/sys/class/net/bonding_masters
+        echo 100 >/sys/class/net/bond0/bonding/miimon
+        ip link set eth0 down; ip addr flush dev eth0
+        echo +eth0 >/sys/class/net/bond0/bonding/slaves; ip link set bond0 up
+        ip addr add 10.0.0.1/24 dev bond0; ip route add default via 10.0.0.2 dev bond0"""
+    lab(["dumm-guest", "exec", "a", "--", "sh", "-c", script])
+    for gone, back in (
+        ("dumm-bridge disconnect a-eth0", "dumm-bridge connect lan0 a-eth0"),
+        ("dumm-iface down a-eth0", "dumm-iface up a-eth0"),
+    ):
+        lab(gone)
+        lab(back)
+        assert "eth0" not in lab("dumm-guest exec a -- ip route").out
+        reaches(lab, "a", "10.0.0.2")

@@ -165,14 +165,16 @@ def _adjust(
     """Set the carrier of a device, and bring it up or down, unless `up` is None.
 
     A bond that monitors its ports does not see this carrier, only whether they are up
-    (bond_check_dev_link, drivers/net/bonding): without it, a port is down.
+    (bond_check_dev_link, drivers/net/bonding): without it, a port is down. Addresses and routes are
+    then the bond's.
     """
-    if link.port_of == "bond":
+    bonded = link.port_of == "bond"
+    if bonded:
         up = iface.up and carrier
     attributes = rtnl.carrier(carrier)
     flag = rtnl.link(rtnl.RTM_SETLINK, iface.name, attributes, index=link.ifindex, up=up)
     restored = []
-    if up and not link.up and not link.foreign:
+    if up and not link.up and not link.foreign and not bonded:
         restored = _restored(labdir, control, iface, link.ifindex)
     if restored:
         guest_links.load_ipv6(control, iface)
