@@ -321,6 +321,22 @@ def test_guest_that_starts_or_stops(quick: Lab) -> None:
     assert looks(lab, "a-eth0", "b-eth0") == [DEAD, DEAD]
 
 
+@pytest.mark.root
+def test_device_of_the_host_mends_a_cut_cable(new_lab: Callable[..., Lab]) -> None:
+    lab = make(new_lab, "sid", "--host-net")
+    pair(lab)
+    lab("dumm-bridge disconnect b-eth0")
+    assert look(lab, "a-eth0") == DEAD
+    lab.host("ip link add port0 type veth peer port1")
+    try:
+        lab("dumm-bridge uplink lan0 --to port0")
+        assert look(lab, "a-eth0") == LIVE
+        assert lab("dumm-iface show a-eth0 -o carrier").out == "yes\n"
+    finally:
+        lab("dumm-bridge uplink lan0 --none")
+        lab.host("ip link delete port0")
+
+
 def test_old_records_of_unplugged_interfaces(quick: Lab) -> None:
     """Earlier versions recorded them as down."""
     lab = quick

@@ -15,8 +15,8 @@ from dumm_tools import holder, statefile
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.linux.netlink import Channel
-from dumm_tools.model import Bridge
-from dumm_tools.net import guard, host_links, host_uplink, learning, link_views, nat
+from dumm_tools.model import Bridge, Iface
+from dumm_tools.net import carrier, guard, host_links, host_uplink, learning, link_views, nat
 from dumm_tools.running import entry, usernet
 
 
@@ -38,10 +38,12 @@ def set_(labdir: str, name: str, uplink: str, *, host_access: bool = False) -> l
     change = _record(labdir, name, uplink, host_access)
     try:
         entry.bring_up(labdir)
-        return _make(labdir, name)
+        warnings, joined = _make(labdir, name)
     except BaseException:
         _forget(labdir, name, change)
         raise
+    carrier.spread(labdir, carrier.News([], None, joined, name, []), warnings.append)
+    return warnings
 
 
 def _record(labdir: str, name: str, uplink: str, host_access: bool) -> _Change:
@@ -75,7 +77,8 @@ def _check_gateway(bridge: Bridge) -> None:
         )
 
 
-def _make(labdir: str, name: str) -> list[str]:
+def _make(labdir: str, name: str) -> tuple[list[str], list[Iface]]:
+    """Return warnings, and the other end of a cable that was cut."""
     rtnl.load()
     with statefile.transaction(labdir) as change, netlink.host() as channel:
         state = change.state
@@ -83,7 +86,7 @@ def _make(labdir: str, name: str) -> list[str]:
         if not host_links.ensure_bridge(channel, state, bridge):
             guard.renew(state)
             host_uplink.ensure(channel, state, bridge)
-        return _warnings(channel, bridge)
+        return _warnings(channel, bridge), state.members_of(name) if bridge.cut else []
 
 
 def _forget(labdir: str, name: str, undone: _Change) -> None:
