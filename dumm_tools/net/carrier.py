@@ -53,6 +53,7 @@ def announce(
     for iface in ifaces:
         by_guest.setdefault(iface.guest, set()).add(iface.name)
     told = listeners(labdir, statefile.load(labdir), ifaces)
+    failures: dict[str, Exception] = {}
     if told:
         rtnl.load()
 
@@ -62,7 +63,10 @@ def announce(
 
     def then(done: Collection[str]) -> None:
         for guest in _recorded(labdir, by_guest, on, record, done):
-            tell(labdir, guest, by_guest[guest], turn.PROMPT)
+            try:
+                tell(labdir, guest, by_guest[guest], turn.PROMPT)
+            except Exception as e:  # one failure must not affect the others
+                failures[guest] = e
 
     def again(guest: str, seconds: float) -> None:
         also(guest, seconds)
@@ -72,7 +76,7 @@ def announce(
     if not told:
         then([])
         return {}
-    return turn.each(labdir, told, talk, then, again, about=about)
+    return turn.each(labdir, told, talk, then, again, about=about) | failures
 
 
 def _recorded(
