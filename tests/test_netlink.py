@@ -120,6 +120,7 @@ def test_new_bridge_has_no_addresses_of_its_own(channel: Channel, bridge: str) -
     assert (link.up, link.mtu, link.parent) == (False, 1500, None)
     assert sysfs.read(bridge, "address") == MAC
     assert bridge in [found.name for found in rtnl.links(channel)]
+    assert [found.name for found in rtnl.links(channel, bridge.encode() + b"\0")] == [bridge]
     for file in ("stp_state", "forward_delay", "multicast_snooping"):
         assert sysfs.number(bridge, f"bridge/{file}") == 0
     with pytest.raises(FileExistsError):

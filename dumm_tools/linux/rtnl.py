@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from dumm_tools.linux import message_classes
@@ -195,9 +196,11 @@ def find_link(channel: Channel, name: str) -> Link:
     return _link(query_one(channel, request))
 
 
-def links(channel: Channel) -> list[Link]:
-    """All devices."""
-    return [_link(m) for m in query(channel, link(RTM_GETLINK, "links", flags=NLM_F_DUMP))]
+def links(channel: Channel, containing: bytes = b"") -> Iterator[Link]:
+    """All devices whose descriptions contain these bytes. Decoding a description takes 0.15 ms, so
+    that is done for one after the other."""
+    found = query(channel, link(RTM_GETLINK, "links", flags=NLM_F_DUMP))
+    return (_link(message) for message in found if containing in message)
 
 
 def addresses(channel: Channel, index: int) -> list[Address]:

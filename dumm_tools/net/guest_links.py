@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 from collections.abc import Sequence
 
 from dumm_tools import address
@@ -24,6 +25,9 @@ from dumm_tools.running import contact
 UNDO_FAILURES = (DummError, OSError, LineLost)
 #: Other network namespaces of a guest that are searched for a device.
 NAMESPACES_MAX = 64
+#: Devices whose descriptions contain the name of the parent that are looked at: a guest may have
+#: thousands of devices, and give any of them that text as its alias.
+_CANDIDATES_MAX = 64
 #: Seconds to wait for a guest whose answer is only a part of the request.
 ASK_TIMEOUT = 2.0
 
@@ -47,7 +51,9 @@ def _parent(iface: Iface) -> str:
 
 
 def _listed(control: Control, iface: Iface) -> Link | None:
-    return next((k for k in rtnl.links(control) if k.parent == _parent(iface)), None)
+    parent = _parent(iface)
+    candidates = itertools.islice(rtnl.links(control, parent.encode() + b"\0"), _CANDIDATES_MAX)
+    return next((link for link in candidates if link.parent == parent), None)
 
 
 def search(control: Control, iface: Iface) -> Link | None:
