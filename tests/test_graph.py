@@ -189,6 +189,7 @@ LABS: dict[str, tuple[Cables, str | None]] = {
     "ring4": (ring(4), None),
     "ring8": (ring(8), None),
     "ring20": (ring(20), None),
+    "ring100": (ring(100), None),
     "chain5": (ring(5, closed=False), None),
     "chain20": (ring(20, closed=False), None),
     "ring with end systems": (
@@ -291,7 +292,7 @@ def test_labels_are_on_their_cables_and_nothing_runs_behind_boxes(
                 assert apart, (one.name, other.name)
 
 
-@pytest.mark.parametrize("name", ["ring4", "ring8", "ring20", "chain20", "chain5"])
+@pytest.mark.parametrize("name", ["ring4", "ring8", "ring20", "ring100", "chain20", "chain5"])
 def test_cables_of_rings_and_chains_are_nearly_straight(tmp_path: Path, name: str) -> None:
     """From guest to guest, along its labels, a cable is hardly longer than the straight line."""
     nodes, edges = rendered(drawn(tmp_path, *LABS[name]))
