@@ -227,6 +227,8 @@ def test_deletions(quick: Lab) -> None:
     lab("dumm-bridge connect lan1 c-eth0")
     lab("dumm-iface delete b-eth0")
     assert look(lab, "a-eth0") == DEAD
+    lab("dumm-iface create a-eth0 --bridge lan0 --may-exist")
+    assert look(lab, "a-eth0") == DEAD
     lab("dumm-iface create b-eth0 --bridge lan0")
     assert looks(lab, "a-eth0", "b-eth0") == [LIVE, LIVE]
     lab("dumm-guest stop b")

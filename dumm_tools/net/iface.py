@@ -90,7 +90,9 @@ def create(
         if running:
             # An existing one may be from a command that was killed before the guest had it.
             with cable.taking_back(labdir, None if fresh else made, made):
-                live = made.bridge is not None and state.bridges[made.bridge].up
+                # A new end of a cable mends it; an existing one may be alone on it.
+                joined = state.bridges[news.bridge].up if news is not None else False
+                live = joined or segment.has_carrier(state, made)
                 nic.plug(labdir, made, live, reopen=reopen)
     if news is not None:
         carrier.spread(labdir, news, warn)
