@@ -363,6 +363,20 @@ def test_all_kinds_of_routes(two: Callable[..., Lab], suite: str, kind: str) -> 
 
 
 @pytest.mark.uml
+def test_boot_with_thousands_of_routes(two: Callable[..., Lab]) -> None:
+    lab = two("sid")
+    path = lab.directory / statefile.FILE
+    state = json.loads(path.read_text())
+    dests = [f"10.{n >> 8}.{n & 255}.0/24" for n in range(9 << 8, 29 << 8)]
+    state["ifaces"]["a-eth0"]["routes"] = [{"dest": d, "via": "10.0.0.2"} for d in dests]
+    path.write_text(json.dumps(state))
+    done = lab("dumm-guest start a")
+    assert done.err == ""
+    listed = lab("dumm-guest exec a -- ip route").lines
+    assert len([line for line in listed if " via " in line]) == len(dests)
+
+
+@pytest.mark.uml
 def test_route_with_several_gateways_follows_its_interfaces(two: Callable[..., Lab]) -> None:
     lab = two("sid")
     lab("dumm-iface down a-eth1")

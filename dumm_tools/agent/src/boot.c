@@ -107,6 +107,8 @@ const char *boot_configure(char *buf, size_t size)
 		complain(BOOT_FILE, n);
 		return NULL;
 	}
+	if ((size_t)n + 1 == size) /* the rest is missing */
+		complain(BOOT_FILE, -E2BIG);
 	for (u8 *p = (u8 *)buf, *end = p + n; p + 8 <= end;) {
 		u8 type = p[0], *payload = p + 8;
 		u32 slot = (u32)(p[2] | p[3] << 8), length;

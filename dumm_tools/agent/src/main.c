@@ -160,7 +160,7 @@ static __attribute__((noreturn)) void run_init(const char *path, int tell)
 int agent_main(char **argv, char **env);
 int agent_main(char **argv, char **env)
 {
-	static char config[256 << 10];
+	static char config[1 << 20]; /* only what is used of it takes memory */
 	const char *count = env_get(env, "DUMM_LINES");
 
 	agent.nonce = env_get(env, "DUMM_NONCE");
