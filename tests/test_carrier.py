@@ -334,6 +334,11 @@ def test_device_of_the_host_mends_a_cut_cable(new_lab: Callable[..., Lab]) -> No
         lab("dumm-bridge uplink lan0 --to port0")
         assert look(lab, "a-eth0") == LIVE
         assert lab("dumm-iface show a-eth0 -o carrier").out == "yes\n"
+        lab("dumm-bridge uplink lan0 --none")
+        assert look(lab, "a-eth0") == DEAD
+        assert lab("dumm-iface show a-eth0 -o carrier").out == "no\n"
+        lab("dumm-bridge uplink lan0 --to port0")
+        assert look(lab, "a-eth0") == LIVE
     finally:
         lab("dumm-bridge uplink lan0 --none")
         lab.host("ip link delete port0")
@@ -403,6 +408,22 @@ def test_bond_fails_over(lab: Lab) -> None:
     assert look(lab, "a-eth0") == "down"
     lab("dumm-iface up a-eth0")
     uses("eth0", "up")
+
+
+def test_guest_has_moved_the_address_to_a_bridge(quick: Lab) -> None:
+    """And so the port's recorded routes are not possible, nor needed."""
+    lab = quick
+    pair(lab)
+    lab("dumm-iface route add a-eth0 default --via 10.0.0.2")
+    script = """
+        ip link add br0 type bridge forward_delay 0 || exit
+        ip addr flush dev eth0; ip link set eth0 master br0; ip link set br0 up
+        ip addr add 10.0.0.1/24 dev br0; ip route add default via 10.0.0.2 dev br0"""
+    lab(["dumm-guest", "exec", "a", "--", "sh", "-c", script])
+    lab("dumm-iface down a-eth0")
+    lab("dumm-iface up a-eth0")
+    assert "eth0" not in lab("dumm-guest exec a -- ip route").out
+    reaches(lab, "a", "10.0.0.2")
 
 
 def test_bond_has_the_address_of_its_port(quick: Lab) -> None:

@@ -221,7 +221,7 @@ def uplink(name: str, nat: bool, device: str | None, remove: bool, host_access: 
     if host_access and (remove or device is not None):
         raise click.UsageError("--host-access requires --nat")
     if remove:
-        domain.clear(entered(make=False), name)
+        domain.clear(entered(make=False), name, warn=warn)
         return
     wanted = f"to:{device}" if device is not None else "nat"
     for warning in domain.set_(labdir(), name, wanted, host_access=host_access):

@@ -173,18 +173,26 @@ def _adjust(
         up = iface.up and carrier
     attributes = rtnl.carrier(carrier)
     flag = rtnl.link(rtnl.RTM_SETLINK, iface.name, attributes, index=link.ifindex, up=up)
-    restored = []
     if up and not link.up and not link.foreign and not bonded:
-        restored = _restored(labdir, control, iface, link.ifindex)
-    if restored:
-        guest_links.load_ipv6(control, iface)
-    netlink.transact(control, [flag, *restored])
+        _restore(labdir, control, iface, flag, link.ifindex)
+    else:
+        netlink.transact(control, [flag])
 
 
-def _restored(labdir: str, control: Control, iface: Iface, index: int) -> list[Request]:
-    """Losses of a device that went down: its IPv6 addresses, and all its routes."""
+def _restore(labdir: str, control: Control, iface: Iface, flag: Request, index: int) -> None:
+    """Bring a device up by the message `flag`, and restore what it lost when it went down: its IPv6
+    addresses, and all its routes. Routes are left out if the guest has moved the address that they
+    need, such as to a bridge that the device is a port of."""
     lost = [r for r in link_requests.addresses(iface, index) if address.is_v6(r.subject)]
-    return [*lost, *guest_routes.through(labdir, control, iface, index)]
+    routes = guest_routes.through(labdir, control, iface, index)
+    if lost or routes:
+        guest_links.load_ipv6(control, iface)
+    netlink.transact(control, [flag, *lost])
+    try:
+        netlink.transact(control, routes)
+    except OSError as e:
+        if e.errno not in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            raise
 
 
 def _down(iface: Iface, link: Link) -> Request:
@@ -279,10 +287,10 @@ def _unplug(labdir: str, control: Control, iface: Iface) -> None:
         if link.up:
             with contextlib.suppress(*guest_links.UNDO_FAILURES):
                 up = rtnl.link(rtnl.RTM_SETLINK, iface.name, index=link.ifindex, up=True)
-                restored = []
-                if not link.foreign:
-                    restored = _restored(labdir, control, iface, link.ifindex)
-                netlink.transact(control, [up, *restored])
+                if link.foreign:
+                    netlink.transact(control, [up])
+                else:
+                    _restore(labdir, control, iface, up, link.ifindex)
         raise
 
 

@@ -36,6 +36,13 @@ def far_ends(state: State, iface: Iface) -> list[Iface]:
     return [member for member in members if member.name != iface.name]
 
 
+def far_end_of_device(state: State, bridge: Bridge) -> list[Iface]:
+    """The interface at the other end of a cable to a device of the host."""
+    members = state.members_of(bridge.name)
+    alone = len(members) == 1 and bridge.kind == "auto" and _ends(bridge, 1) == 2
+    return members if alone and not bridge.addresses else []
+
+
 def kind(bridge: Bridge, members: int) -> Kind:
     """The kind of a segment with so many members. Its ends are these, the host if it has an address
     there, and a device of the host."""

@@ -16,7 +16,16 @@ from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.linux.netlink import Channel
 from dumm_tools.model import Bridge, Iface
-from dumm_tools.net import carrier, guard, host_links, host_uplink, learning, link_views, nat
+from dumm_tools.net import (
+    carrier,
+    guard,
+    host_links,
+    host_uplink,
+    learning,
+    link_views,
+    nat,
+    segment,
+)
 from dumm_tools.running import entry, usernet
 
 
@@ -112,11 +121,13 @@ def _warnings(channel: Channel, bridge: Bridge) -> list[str]:
     ]
 
 
-def clear(labdir: str, name: str) -> None:
-    """Remove a bridge's uplink, if it has one. NotFound, DummError."""
+def clear(labdir: str, name: str, *, warn: carrier.Report = lambda _: None) -> None:
+    """Remove a bridge's uplink, if it has one. A guest at the other end of a cable to a device that
+    is not told is reported to `warn`. NotFound, DummError."""
     rtnl.load()
     with statefile.transaction(labdir) as change, netlink.host() as channel:
         bridge = link_views.bridge(change.state, name)
+        far = segment.far_end_of_device(change.state, bridge)
         host_uplink.remove(channel, change.state, bridge)
         gateway = bridge.uplink == "nat"
         bridge.uplink, bridge.host_access = None, False
@@ -126,6 +137,7 @@ def clear(labdir: str, name: str) -> None:
                 usernet.unclose(labdir, change.state)
         bridge.extra.pop("uplink_before", None)
         learning.settle(change.state, name)
+    carrier.pulled(labdir, [carrier.Pulled(name, end) for end in far], warn)
     end_outside(labdir)
 
 
