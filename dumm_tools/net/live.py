@@ -53,7 +53,8 @@ class Questions:
             )
         if not self._running[guest]:
             return None
-        seconds = max(LEAST, self._deadline - time.monotonic())
+        # Half of what is left: a silent guest must leave time for the others' answers.
+        seconds = max(LEAST, (self._deadline - time.monotonic()) / 2)
         with contextlib.suppress(*guest_links.UNDO_FAILURES):
             try:
                 return question(self._labdir, iface, seconds)
