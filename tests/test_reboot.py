@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, SUITES
+from support import PATIENCE, ROOT, SUITES
 from support.checks import is_waiting, one_line_error, until
 from support.guests import pid_of, state_of
 from support.labs import Lab
@@ -21,7 +21,7 @@ from support.terminal import on_terminal
 pytestmark = pytest.mark.uml
 
 PING = "ping -c1 -W30"
-KINDS = ("--host-net", "--isolated")
+KINDS = ["--host-net", "--isolated"] if ROOT else ["--isolated"]
 
 
 def boot_id(lab: Lab, name: str = "a") -> str:
