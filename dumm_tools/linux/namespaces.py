@@ -1,7 +1,6 @@
 """Creating and entering namespaces (namespaces(7), user_namespaces(7), setns(2)).
 
-Python has os.setns and os.unshare since 3.12. In older versions they are called through _ctypes:
-importing ctypes would cost each command of an isolated lab 4 ms.
+Python has os.setns and os.unshare since 3.12. In older versions the C library is called directly.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Callable
 
 from dumm_tools.linux import process, sysfs
+from dumm_tools.linux.libc import call
 
 CLONE_NEWNS = 0x00020000  # linux/sched.h
 CLONE_NEWUTS = 0x04000000
@@ -139,12 +138,8 @@ def unshare(flags: int) -> None:
 
 
 def _call(name: str, *args: int) -> None:
-    import _ctypes
-
-    libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # the program itself, dlopen(3)
-    call: Callable[[int, tuple[int, ...]], int] = _ctypes.call_function
-    if call(_ctypes.dlsym(libc, name), args):
-        # errno is not available this way; the only likely error is a missing permission.
+    if call(name, *args):
+        # The only likely error is a missing permission.
         raise PermissionError(1, f"{name}: not permitted or not possible")
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+
+from dumm_tools.linux.libc import call
 
 _SYS = "/sys"
 _CLASS_NET = "class/net"
@@ -54,19 +56,14 @@ def _opened() -> int:
 
 def _mounted() -> int | None:
     """A new sysfs, mounted nowhere; None if we may not do that."""
-    import _ctypes  # ctypes takes 4 ms to import
-
-    libc = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # the program itself, dlopen(3)
-    syscall = _ctypes.dlsym(libc, "syscall")
-    call: Callable[[int, tuple[int | bytes | None, ...]], int] = _ctypes.call_function
-    context = call(syscall, (_SYS_FSOPEN, b"sysfs", _FSOPEN_CLOEXEC))
+    context = call("syscall", _SYS_FSOPEN, b"sysfs", _FSOPEN_CLOEXEC)
     if context < 0:
         return None
     try:
-        if call(syscall, (_SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)) < 0:
+        if call("syscall", _SYS_FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0) < 0:
             return None
         attributes = _MOUNT_ATTR_NOSUID_NODEV_NOEXEC
-        root = call(syscall, (_SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes))
+        root = call("syscall", _SYS_FSMOUNT, context, _FSMOUNT_CLOEXEC, attributes)
     finally:
         os.close(context)
     return root if root >= 0 else None
