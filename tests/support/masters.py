@@ -30,6 +30,24 @@ EXAMPLE_MASTERS = [
     "dumm-fs master build debian --name frr --may-exist --include frr",
 ]
 
+#: Debian 13 with systemd: a server of many services. Each takes a minute to build.
+SYSTEMD_MASTER = [
+    "dumm-fs master build debian --suite trixie --name debian-systemd --may-exist --include "
+    "systemd-sysv,dbus,openssh-server,passwd,ppp,pppoe,attr,acl,libcap2-bin,git,make",
+]
+#: Debian 13 with the System V init.
+SYSVINIT_MASTER = [
+    "dumm-fs master build debian --suite trixie --name debian-sysvinit --may-exist "
+    "--include sysvinit-core,initscripts",
+]
+#: What must be in the cache for tests that use a fixture, directly or through others.
+NEEDED_BY = {
+    "packs": PACKS,
+    "example_masters": EXAMPLE_MASTERS,
+    "debian_systemd": SYSTEMD_MASTER,
+    "debian_sysvinit": SYSVINIT_MASTER,
+}
+
 
 def prepare(commands: Sequence[str]) -> None:
     """Make what is missing. One of pytest-xdist's workers does it, and the others find it done."""
@@ -66,3 +84,15 @@ def packs() -> Path:
 def example_masters(packs: Path) -> Path:
     """XDG_CACHE_HOME with the masters `strongswan` and `frr` as well."""
     return packs
+
+
+@pytest.fixture(scope="session")
+def debian_systemd(packs: Path) -> str:
+    """The name of a master in the cache: Debian 13 with systemd."""
+    return "debian-systemd"
+
+
+@pytest.fixture(scope="session")
+def debian_sysvinit(packs: Path) -> str:
+    """The name of a master in the cache: Debian 13 with the System V init."""
+    return "debian-sysvinit"

@@ -112,10 +112,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Fetch what guests need while there still is a network."""
     needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     if not session.config.option.collectonly:
-        if "packs" in needed:
-            masters.prepare(masters.PACKS)
-        if "example_masters" in needed:
-            masters.prepare(masters.EXAMPLE_MASTERS)
+        for fixture, commands in masters.NEEDED_BY.items():
+            if fixture in needed:
+                masters.prepare(commands)
 
 
 @pytest.hookimpl(tryfirst=True)
