@@ -301,5 +301,5 @@ def test_oversized_pack_json_is_ignored(tmp_path: Path) -> None:
             file.truncate(1 << 40)
         lab = Lab(tmp_path, tmp_path / "cache")
         said, memory = peak(lab, ["dumm-fs", "kernel", "import", top])
-        assert "lacks the kernel's loader" in one_line_error(said, "dumm-fs")
+        assert "lacks its program's loader" in one_line_error(said, "dumm-fs")
         assert memory < MEMORY_MAX

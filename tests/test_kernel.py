@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
-from dumm_tools.images import apt, cache, elf, kernel, kernel_banner, kernel_pack
+from dumm_tools.images import apt, cache, elf, kernel, kernel_banner, kernel_pack, suites, virtiofsd
 from dumm_tools.trees import tree
 
 UML = "/usr/bin/linux.uml"
@@ -65,6 +65,20 @@ def check_runs(root: Path, release: str) -> None:
             ["setarch", "-R", "chroot", root, UML, "--version"], capture_output=True, text=True
         )
         assert done.stdout == f"{release}\n"
+
+
+def check_server_runs(root: Path) -> None:
+    """Check that a pack's virtiofsd has all that it needs in its own root tree."""
+    server = virtiofsd.find(kernel.resolve(str(root)))
+    assert server is not None
+    assert server.root == str(root / "virtiofsd")
+    assert server.lock == str(root.parent / f".{root.name}.lock")
+    assert (root / "virtiofsd/usr/share/doc/virtiofsd/copyright").is_file()
+    if os.geteuid() == 0:
+        done = subprocess.run(
+            ["chroot", server.root, server.binary, "--version"], capture_output=True, text=True
+        )
+        assert done.stdout == f"virtiofsd {kernel.facts(str(root))['virtiofsd'].split('-')[0]}\n"
 
 
 def test_resolve_a_name_a_path_and_a_link(home: Path, tmp_path: Path) -> None:
@@ -242,9 +256,36 @@ def test_fetch_makes_a_pack_that_runs(home: Path) -> None:
     assert found.date
     assert found.date.endswith("Z")
     check_runs(home / "trixie", found.release)
+    check_server_runs(home / "trixie")
     assert command("fetch", "--suite", "trixie").returncode == 4
     assert command("fetch", "--suite", "trixie", "--may-exist").stdout == "trixie\n"
     assert visible(home) == ["trixie"]
+
+
+@pytest.mark.net
+def test_fetch_completes_a_pack_of_an_earlier_version(home: Path) -> None:
+    """Debian 12 has no virtiofsd: it comes from another suite. Guests may run meanwhile."""
+    root = pack(home, "bookworm", "6.1.1")
+    old = {"suite": "bookworm", "release": "6.1.1", "version": "6.1um1"}
+    (root / "pack.json").write_text(json.dumps(old))
+    held = cache.hold(str(home / ".bookworm.lock"), str(root))
+    try:
+        unreachable = ("--mirror", "http://nohost.invalid/debian")
+        offline = command("fetch", "--suite=bookworm", "--may-exist", *unreachable)
+        assert (offline.returncode, offline.stdout) == (0, "bookworm\n")
+        [warning] = offline.stderr.splitlines()
+        assert warning.startswith("dumm-fs: warning: the kernel pack gets no virtiofsd: ")
+        done = command("fetch", "--suite=bookworm", "--may-exist", DUMM_ALLOW_EXPIRED="1")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "bookworm\n", "")
+    finally:
+        os.close(held)
+    check_server_runs(root)
+    found = kernel.facts(str(root))
+    assert found.pop("virtiofsd").startswith("1.")
+    assert found == old
+    again = command("fetch", "--suite=bookworm", "--may-exist", PATH="/nothing")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert visible(home) == ["bookworm"]
 
 
 @pytest.mark.net
@@ -269,7 +310,7 @@ def test_expired_suite_is_rejected_unless_allowed(
         kernel_pack.fetch("trixie")
     assert str(error.value) == "the release file of 'trixie' has expired"
     assert "--allow-expired" in (error.value.hint or "")
-    monkeypatch.setattr(kernel_pack, "SUITES", ("trixie", "bookworm"))
+    monkeypatch.setattr(suites, "NEWEST_FIRST", ("trixie", "bookworm"))
     said: list[str] = []
     with pytest.raises(apt.Expired):
         kernel_pack.fetch(warn=said.append)

@@ -32,6 +32,7 @@ FIELDS: list[Field[kernel.Pack]] = [
     Field("version", "Version of the package that it was made from.", lambda p: p.version),
     Field("suite", "Debian suite that it came from.", lambda p: p.suite),
     Field("date", "Date of that suite's Release file, UTC.", lambda p: p.date, in_table=False),
+    Field("virtiofsd", "Version of virtiofsd in it.", lambda p: p.virtiofsd, in_table=False),
     *place_fields("pack"),
 ]
 
@@ -51,7 +52,8 @@ def fetch(
     """Make a pack from the UML kernel of a Debian suite. Does not need root.
 
     The pack is named after the suite, and the name is printed, unless --name is given. A suite
-    whose Release file has expired is skipped; if --suite names it, this is an error.
+    whose Release file has expired is skipped; if --suite names it, this is an error. With
+    --may-exist, a pack that an earlier version fetched gets what it lacks.
     """
     from dumm_tools.images import kernel_pack
 

@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dumm_tools.errors import DummError
-from dumm_tools.images import elf, kernel, kernel_banner, libraries
+from dumm_tools.images import elf, kernel, kernel_banner, libraries, virtiofsd
 
+#: The Debian packages of a kernel and of virtiofsd with their libraries.
 LICENSED = ("user-mode-linux", "libc6", "libgcc-s1")
+SERVER_LICENSED = ("virtiofsd", "libc6", "libgcc-s1", "libcap-ng0", "libseccomp2")
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.EISDIR})
 _LIBRARY_DIRS = (
     "usr/lib/x86_64-linux-gnu",
@@ -30,26 +32,34 @@ _LIBRARY_DIRS = (
 _MODULE_DIRS = ("usr/lib/uml/modules", "lib/uml/modules", "usr/lib/modules", "lib/modules")
 
 
-class Source(NamedTuple):
-    """Descriptors of all parts of a pack. `loader` comes with the path by which the binary refers
-    to it; `libraries` and `licences` are by name; `facts` are those of an existing pack."""
+class Program(NamedTuple):
+    """Descriptors of a program's files. `loader` comes with the path by which the binary refers to
+    it; `libraries` and `licences` are by name."""
 
     binary: int
     loader: tuple[int, str] | None
-    release: str
     libraries: dict[str, int]
-    modules: int | None
     licences: dict[str, int]
+
+
+class Source(NamedTuple):
+    """All parts of a pack: the kernel, the descriptor of its modules, the pack's virtiofsd if it
+    has one. `facts` are those of an existing pack."""
+
+    program: Program
+    release: str
+    modules: int | None
     facts: dict[str, str]
+    server: Program | None = None
 
 
 class _Root:
     """A directory treated as the root directory; descriptors opened in it are closed with it."""
 
-    def __init__(self, path: str, stack: contextlib.ExitStack) -> None:
+    def __init__(self, path: str, stack: contextlib.ExitStack, place: str | None = None) -> None:
         self.path = path
         self._stack = stack
-        self._fd = self.own(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        self._fd = self.own(os.open(place or path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def own(self, fd: int) -> int:
         """Have a descriptor closed at the end."""
@@ -59,6 +69,13 @@ class _Root:
     def directory(self, path: str) -> int | None:
         """A directory in it, or None."""
         return self._open(path, os.O_RDONLY | os.O_DIRECTORY)
+
+    def below(self, path: str) -> _Root | None:
+        """A directory in it as a root directory of its own, or None."""
+        fd = self.directory(path)
+        if fd is None:
+            return None
+        return _Root(os.path.join(self.path, path), self._stack, f"/proc/self/fd/{fd}")
 
     def file(self, path: str) -> int | None:
         """A regular file in it, or None."""
@@ -88,20 +105,22 @@ def of_directory(path: str) -> Iterator[Source]:
         if binary is None:
             raise DummError(f"'{path}' is not a kernel pack: it contains no {kernel.BINARIES[0]}")
         shown = os.path.join(path, place)
-        image = elf.image(binary, shown)
         release = kernel_banner.release(binary, shown)
-        name = libraries.loader(image, shown)
-        loader = _loader(root, name) if name is not None else None
         facts = root.file("pack.json")
         yield Source(
-            binary,
-            loader,
+            _program(root, binary, shown, LICENSED),
             release,
-            _libraries(root, image, shown) if loader is not None else {},
             _first(root.directory(f"{place}/{release}") for place in _MODULE_DIRS),
-            _licences(root),
             kernel.read_facts(facts) if facts is not None else {},
+            _server(root),
         )
+
+
+@contextlib.contextmanager
+def of_server(path: str) -> Iterator[Program | None]:
+    """The virtiofsd in the subdirectory of that name, None if there is none."""
+    with contextlib.ExitStack() as stack:
+        yield _server(_Root(path, stack))
 
 
 @contextlib.contextmanager
@@ -125,17 +144,34 @@ def of_binary(path: str) -> Iterator[Source]:
             for library in libraries.of_host(image, path):
                 found[os.path.basename(library)] = root.own(elf.opened(library))
         yield Source(
-            binary,
-            loader,
+            Program(binary, loader, found, _licences(root, LICENSED)),
             release,
-            found,
             _first(
                 each.directory(f"{place}/{release}")
                 for each, place in ((beside, "lib/uml/modules"), (root, kernel.MODULES))
             ),
-            _licences(root),
             {},
         )
+
+
+def _server(root: _Root) -> Program | None:
+    below = root.below(virtiofsd.PLACE)
+    binary = below.file(virtiofsd.BINARY) if below is not None else None
+    if below is None or binary is None:
+        return None
+    shown = below.path + virtiofsd.BINARY
+    if not virtiofsd.is_server(binary):
+        raise DummError(f"'{shown}' is not a virtiofsd")
+    return _program(below, binary, shown, SERVER_LICENSED)
+
+
+def _program(root: _Root, binary: int, shown: str, licensed: tuple[str, ...]) -> Program:
+    """A program in a directory, and what it loads from there. DummError if something is missing."""
+    image = elf.image(binary, shown)
+    name = libraries.loader(image, shown)
+    loader = _loader(root, name) if name is not None else None
+    found = _libraries(root, image, shown) if loader is not None else {}
+    return Program(binary, loader, found, _licences(root, licensed))
 
 
 def _first(found: Iterator[int | None]) -> int | None:
@@ -146,7 +182,7 @@ def _loader(root: _Root, name: str) -> tuple[int, str]:
     # Debian's libc6 leaves the link /lib64 to another package.
     fd = _first(root.file(place) for place in (name, f"/usr{name}"))
     if fd is None:
-        raise DummError(f"'{root.path}' lacks the kernel's loader, {name}")
+        raise DummError(f"'{root.path}' lacks its program's loader, {name}")
     elf.image(fd, f"{root.path}{name}")
     return fd, name
 
@@ -168,6 +204,6 @@ def _libraries(root: _Root, image: elf.Image, shown: str) -> dict[str, int]:
     return found
 
 
-def _licences(root: _Root) -> dict[str, int]:
-    found = {p: root.file(f"usr/share/doc/{p}/copyright") for p in LICENSED}
+def _licences(root: _Root, packages: tuple[str, ...]) -> dict[str, int]:
+    found = {p: root.file(f"usr/share/doc/{p}/copyright") for p in packages}
     return {package: fd for package, fd in found.items() if fd is not None}

@@ -42,7 +42,8 @@ class Kernel(NamedTuple):
 
 
 class Pack(NamedTuple):
-    """A kernel pack of the cache; unknown values are None. `date` is that of the archive."""
+    """A kernel pack of the cache; unknown values are None. `date` is that of the archive,
+    `virtiofsd` the version of the one in the pack."""
 
     name: str
     path: str
@@ -50,6 +51,7 @@ class Pack(NamedTuple):
     version: str | None = None
     suite: str | None = None
     date: str | None = None
+    virtiofsd: str | None = None
 
 
 def resolve(spec: str) -> Kernel:
@@ -129,18 +131,12 @@ def _of_binary(path: str) -> Kernel:
     fd = elf.opened(real)
     try:
         image = elf.image(fd, path)
-        loader = libraries.loader(image, path)
+        libraries.loader(image, path)
         if not os.access(path, os.X_OK):
             raise DummError(f"'{path}' is not executable", hint=f"chmod +x {path}")
-        found = libraries.of_host(image, path) if loader is not None else []
+        binds = [(real, _PLAIN_BINARY), *libraries.binds(image, path)]
     finally:
         os.close(fd)
-    binds = [(real, _PLAIN_BINARY)]
-    if loader is not None:
-        binds.append((libraries.loader_file(loader, path), loader))
-        binds += [(os.path.realpath(library), library) for library in found]
-        if any(os.path.dirname(library) not in libraries.DIRECTORIES for library in found):
-            binds.append((libraries.CACHE, libraries.CACHE))
     if os.path.isdir(MODULES):
         binds.append((MODULES, MODULES))
     return Kernel(path, _PLAIN_BINARY, binds=tuple(binds))
@@ -156,6 +152,7 @@ def _describe(name: str) -> Pack:
         version=known.get("version"),
         suite=known.get("suite"),
         date=known.get("date"),
+        virtiofsd=known.get("virtiofsd"),
     )
 
 

@@ -98,6 +98,20 @@ def of_host(image: elf.Image, path: str) -> list[str]:
     return found
 
 
+def binds(image: elf.Image, path: str) -> list[tuple[str, str]]:
+    """The files that the jail of a program of this host must provide: pairs of a path on this host
+    and its path in the jail. DummError if one is missing."""
+    name = loader(image, path)
+    if name is None:
+        return []
+    found = of_host(image, path)
+    pairs = [(loader_file(name, path), name)]
+    pairs += [(os.path.realpath(library), library) for library in found]
+    if any(os.path.dirname(library) not in DIRECTORIES for library in found):
+        pairs.append((CACHE, CACHE))
+    return pairs
+
+
 def _library(path: str) -> elf.Image | None:
     """The needs of a library of this host; None if there is no suitable one."""
     try:
