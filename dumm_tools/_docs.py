@@ -2,7 +2,8 @@
 
 man/X.in is written by hand, except for its placeholders: @SYNOPSIS@ @COMMANDS@ @OPTIONS@ @FIELDS@
 @EXIT_STATUS@ come from the commands themselves, @VERSION@ and @DATE@ from constants,
-@JAIL_ATTEMPTS@ is man/jail-attempts.inc, @ATTACKS@ man/attacks.inc. The results are committed, and
+@FEATURES@ and @NEEDED@ from images/features.py, @JAIL_ATTEMPTS@ is man/jail-attempts.inc,
+@ATTACKS@ man/attacks.inc. The results are committed, and
 a test runs --check.
 """
 
@@ -20,6 +21,7 @@ from click.shell_completion import ShellComplete, get_completion_class
 
 from dumm_tools import __version__, errors
 from dumm_tools.cli.words import FieldList
+from dumm_tools.images import features
 from dumm_tools.output import Field
 
 #: Changed together with the version, not taken from the clock.
@@ -221,6 +223,17 @@ def _tables() -> Mapping[tuple[str, ...], list[Field[Any]]]:
     }
 
 
+def feature_list() -> str:
+    """The names of a kernel's capabilities."""
+    return "\n".join(entry(bold(f.name), escape(f"{f.doc}.")) for f in features.FEATURES)
+
+
+def needed_options() -> str:
+    """The options of a kernel's configuration that guests need."""
+    options = (*features.NEEDED, *features.NEEDED_SOMEHOW)
+    return ",\n".join(f"CONFIG_{escape(option)}" for option in options) + "."
+
+
 def exit_status(runs_commands: bool) -> str:
     codes = dict(errors.EXIT_CODES)
     if runs_commands:
@@ -250,6 +263,8 @@ def page(template: str, tool: click.Group | None) -> str:
         "VERSION": escape(__version__),
         "DATE": DATE,
         "EXIT_STATUS": exit_status(False),
+        "FEATURES": feature_list(),
+        "NEEDED": needed_options(),
         "JAIL_ATTEMPTS": included("jail-attempts.inc"),
         "ATTACKS": included("attacks.inc"),
     }

@@ -99,6 +99,32 @@ def list_verb(
         output.emit(all_(), fields, shape)
 
 
+def show_verb(
+    group: Group,
+    fields: Sequence[Field[V]],
+    kind: cache.Kind,
+    all_: Callable[[], list[V]],
+    help_text: str,
+) -> None:
+    """Give a group `show NAME...`, for objects among those that `all_` returns."""
+
+    @group.command(help=help_text)
+    @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=Cached(kind))
+    @output_options(fields)
+    def show(names: tuple[str, ...], shape: output.Shape) -> int:
+        known = {fields[0].get(stored): stored for stored in all_()}
+        found: list[V] = []
+
+        def one(name: str) -> None:
+            if name not in known:
+                raise NotFound(f"no {cache.NOUN[kind]} '{name}'")
+            found.append(known[name])
+
+        status = each(names, one)
+        output.emit(found, fields, shape, one_by_one=True)
+        return status
+
+
 def delete_verb(
     group: Group, kind: cache.Kind, deleter: Callable[[], Callable[[str], None]], help_text: str
 ) -> None:

@@ -124,6 +124,11 @@ def warn(text: str) -> None:
     messages.say(f"{program()}: warning: {text}", over=True)
 
 
+def note(text: str) -> None:
+    """Print a remark on stderr."""
+    messages.say(f"{program()}: {text}", over=True)
+
+
 def each(operands: Iterable[T], action: Callable[[T], object]) -> int:
     """Call `action` for all operands and report each failure; return the first failure's code."""
     prog = program()

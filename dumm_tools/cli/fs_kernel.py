@@ -13,10 +13,11 @@ from dumm_tools.cli.cached import (
     name_option,
     place_fields,
     print_chosen,
+    show_verb,
     source_options,
 )
 from dumm_tools.cli.commands import Group
-from dumm_tools.cli.ending import warn
+from dumm_tools.cli.ending import note, warn
 from dumm_tools.cli.progress import Progress
 from dumm_tools.output import Field
 
@@ -32,6 +33,12 @@ FIELDS: list[Field[kernel.Pack]] = [
     Field("version", "Version of the package that it was made from.", lambda p: p.version),
     Field("suite", "Debian suite that it came from.", lambda p: p.suite),
     Field("date", "Date of that suite's Release file, UTC.", lambda p: p.date, in_table=False),
+    Field(
+        "features",
+        "Names of the kernel's capabilities, if its configuration is known; see FEATURES.",
+        lambda p: None if p.features is None else list(p.features),
+        in_table=False,
+    ),
     Field("virtiofsd", "Version of virtiofsd in it.", lambda p: p.virtiofsd, in_table=False),
     *place_fields("pack"),
 ]
@@ -66,6 +73,7 @@ def fetch(
             may_exist=may_exist,
             progress=progress,
             warn=warn,
+            note=note,
         )
     print_chosen(name, made)
 
@@ -100,4 +108,5 @@ def _deleter() -> Callable[[str], None]:
 
 
 list_verb(group, FIELDS, _all, "List the kernel packs.")
+show_verb(group, FIELDS, "kernels", _all, "Show all fields of kernel packs.")
 delete_verb(group, "kernels", _deleter, "Delete kernel packs that are not in use by a guest.")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 
 from dumm_tools.images.inspection import Program
-from dumm_tools.trees import data
+from dumm_tools.trees import data, staging
 
 _LIBRARIES = "usr/lib/x86_64-linux-gnu"
 FACTS = "pack.json"
@@ -33,11 +33,13 @@ def write_facts(pack: str, facts: dict[str, str]) -> None:
     """Write a pack's pack.json, or replace it atomically."""
     import json
 
-    new = os.path.join(pack, f".{FACTS}.new")
-    with open(new, "w", encoding="utf-8") as file:
-        json.dump(facts, file, indent=1, sort_keys=True)
-        file.write("\n")
-    os.replace(new, os.path.join(pack, FACTS))
+    with staging.scratch(*os.path.split(pack)) as place:
+        new = os.path.join(place, FACTS)
+        with open(new, "x", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o644)
+            json.dump(facts, file, indent=1, sort_keys=True)
+            file.write("\n")
+        os.replace(new, os.path.join(pack, FACTS))
 
 
 def _copy_file(source: int, root: str, place: str, mode: int) -> None:

@@ -87,6 +87,18 @@ def hold(lock: str, path: str) -> int:
 
 
 @contextlib.contextmanager
+def held(kind: Kind, path: str) -> Iterator[None]:
+    """Protect the object at `path` from deletion meanwhile; see `hold`."""
+    lock = lock_of(kind, path)
+    fd = hold(lock, path) if lock is not None else None
+    try:
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+@contextlib.contextmanager
 def scratch(kind: Kind, name: str) -> Iterator[str]:
     """A temporary directory next to the objects; anything left in it at the end is removed."""
     from dumm_tools.trees import staging

@@ -24,6 +24,7 @@ _NEEDED_MAX = 256
 _NAME_MAX = 4096  # PATH_MAX
 #: Larger than any kernel or library with all its symbols.
 SIZE_MAX = 2 << 30
+_CHUNK = 1 << 20
 
 
 class Image(NamedTuple):
@@ -65,6 +66,19 @@ def image(fd: int, path: str) -> Image:
         return Image(_interpreter(fd, segments), _needed(fd, segments))
     except (_Broken, OSError):
         raise DummError(f"'{path}' is not an x86-64 Linux program") from None
+
+
+def find(fd: int, pattern: bytes) -> int | None:
+    """The position of the first `pattern` in an open file, which may be large and may change."""
+    at, tail = 0, b""
+    while at < SIZE_MAX and (data := os.pread(fd, _CHUNK, at)):
+        window = tail + data
+        place = window.find(pattern)
+        if place >= 0:
+            return at - len(tail) + place
+        at += len(data)
+        tail = window[1 - len(pattern) :]
+    return None
 
 
 class _Segment(NamedTuple):

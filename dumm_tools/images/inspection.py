@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dumm_tools.errors import DummError
-from dumm_tools.images import elf, kernel, kernel_banner, libraries, virtiofsd
+from dumm_tools.images import elf, kernel, kernel_banner, kernel_config, libraries, virtiofsd
 
 #: The Debian packages of a kernel and of virtiofsd with their libraries.
 LICENSED = ("user-mode-linux", "libc6", "libgcc-s1")
@@ -44,11 +44,13 @@ class Program(NamedTuple):
 
 class Source(NamedTuple):
     """All parts of a pack: the kernel, the descriptor of its modules, the pack's virtiofsd if it
-    has one. `facts` are those of an existing pack."""
+    has one. `config` is the kernel's configuration, if known, `facts` are those of an existing
+    pack."""
 
     program: Program
     release: str
     modules: int | None
+    config: dict[str, str] | None
     facts: dict[str, str]
     server: Program | None = None
 
@@ -107,10 +109,12 @@ def of_directory(path: str) -> Iterator[Source]:
         shown = os.path.join(path, place)
         release = kernel_banner.release(binary, shown)
         facts = root.file("pack.json")
+        modules = _first(root.directory(f"{place}/{release}") for place in _MODULE_DIRS)
         yield Source(
             _program(root, binary, shown, LICENSED),
             release,
-            _first(root.directory(f"{place}/{release}") for place in _MODULE_DIRS),
+            modules,
+            _config(stack, binary, modules, root.file(kernel_config.FILE)),
             kernel.read_facts(facts) if facts is not None else {},
             _server(root),
         )
@@ -143,15 +147,26 @@ def of_binary(path: str) -> Iterator[Source]:
             loader = (root.own(elf.opened(libraries.loader_file(name, path))), name)
             for library in libraries.of_host(image, path):
                 found[os.path.basename(library)] = root.own(elf.opened(library))
+        modules = _first(
+            each.directory(f"{place}/{release}")
+            for each, place in ((beside, "lib/uml/modules"), (root, kernel.MODULES))
+        )
+        file = beside.file(kernel_config.FILE.removeprefix("usr/"))
         yield Source(
             Program(binary, loader, found, _licences(root, LICENSED)),
             release,
-            _first(
-                each.directory(f"{place}/{release}")
-                for each, place in ((beside, "lib/uml/modules"), (root, kernel.MODULES))
-            ),
+            modules,
+            _config(stack, binary, modules, file),
             {},
         )
+
+
+def _config(
+    stack: contextlib.ExitStack, binary: int, modules: int | None, file: int | None
+) -> dict[str, str] | None:
+    """The kernel's configuration; `file` is a copy of it from Debian's package."""
+    inside = _Root("", stack, f"/proc/self/fd/{modules}") if modules is not None else None
+    return kernel_config.find(binary, inside.file if inside else lambda _: None, file)
 
 
 def _server(root: _Root) -> Program | None:

@@ -23,7 +23,9 @@ _PLAIN_BINARY = "/usr/bin/linux.uml"
 #: Maximum size of a pack.json.
 _FACTS_MAX = 64 << 10
 #: Maximum length of a string in it.
-_FACT_MAX = 200
+_FACT_MAX = 2000
+#: The kernel's capabilities, in pack.json: names of `features.py`, separated by spaces.
+FEATURES = "features"
 
 
 class Kernel(NamedTuple):
@@ -52,6 +54,7 @@ class Pack(NamedTuple):
     suite: str | None = None
     date: str | None = None
     virtiofsd: str | None = None
+    features: tuple[str, ...] | None = None
 
 
 def resolve(spec: str) -> Kernel:
@@ -109,6 +112,15 @@ def release(kernel: Kernel) -> str | None:
     return kernel_banner.release_of(kernel.path)
 
 
+def features(kernel: Kernel) -> tuple[str, ...] | None:
+    """The capabilities of a kernel (`features.py`), None if its configuration is not known."""
+    return _features(facts(kernel.root)) if kernel.root is not None else None
+
+
+def _features(known: dict[str, str]) -> tuple[str, ...] | None:
+    return tuple(known[FEATURES].split()) if FEATURES in known else None
+
+
 def _of_pack(path: str) -> Kernel:
     trust.check_pack(path)
     for binary in BINARIES:
@@ -153,6 +165,7 @@ def _describe(name: str) -> Pack:
         suite=known.get("suite"),
         date=known.get("date"),
         virtiofsd=known.get("virtiofsd"),
+        features=_features(known),
     )
 
 

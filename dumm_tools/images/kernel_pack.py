@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable
 
 from dumm_tools import names
-from dumm_tools.errors import NotFound
+from dumm_tools.errors import DummError, NotFound
 from dumm_tools.images import (
     apt,
     assembly,
     cache,
+    features,
     inspection,
     kernel,
     suites,
@@ -36,12 +37,13 @@ def fetch(
     may_exist: bool = False,
     progress: Report | None = None,
     warn: Report | None = None,
+    note: Report | None = None,
 ) -> str:
     """Make a pack from a Debian suite's user-mode-linux and its libc; return the pack's name.
 
     Without a suite, the newest available one is used; one with an expired Release file is skipped
     with a warning. Conflict if the pack exists, unless `may_exist`: then one that was fetched by an
-    earlier version gets what it lacks.
+    earlier version gets what it lacks. `note` gets a remark on what a new pack's kernel lacks.
     """
     if name is not None:
         names.pack(name, "kernel name")
@@ -67,6 +69,8 @@ def fetch(
         with cache.build("kernels", name, may_exist=may_exist, progress=progress) as target:
             if target is not None:
                 _fetch_into(target, work, lists, allow_expired, progress, warn)
+        if target is not None and note is not None:
+            _remark(name, note)
     return name
 
 
@@ -82,6 +86,7 @@ def import_(path: str, name: str | None = None, *, may_exist: bool = False) -> s
     real = os.path.realpath(path)
     is_directory = os.path.isdir(real)
     with (inspection.of_directory if is_directory else inspection.of_binary)(real) as source:
+        check(source, path)
         if name is None:
             own = os.path.basename(os.path.abspath(path))
             name = names.pack(own if is_directory else f"linux-{source.release}", "kernel name")
@@ -89,6 +94,17 @@ def import_(path: str, name: str | None = None, *, may_exist: bool = False) -> s
             if target is not None:
                 _assemble(source, target, source.facts)
     return name
+
+
+def check(source: Source, path: str) -> None:
+    """DummError if the kernel, whose configuration is known, lacks what guests need."""
+    if source.config is not None:
+        lacking = features.missing(source.config, source.modules is not None)
+        if lacking:
+            raise DummError(
+                f"'{path}' cannot run guests: it lacks {lacking}",
+                hint="build it with these options, or use 'dumm-fs kernel build'",
+            )
 
 
 def _known_name(suite: str | None, may_exist: bool) -> str | None:
@@ -112,10 +128,22 @@ def _complete(
 ) -> None:
     """Give a fetched pack of an earlier version what that did not fetch."""
     path = cache.find("kernels", name)
-    if path is not None and "suite" in kernel.facts(path):
-        virtiofsd_pack.add(
-            path, mirror=mirror, allow_expired=allow_expired, progress=progress, warn=warn
-        )
+    if path is None or "suite" not in kernel.facts(path):
+        return
+    virtiofsd_pack.add(
+        path, mirror=mirror, allow_expired=allow_expired, progress=progress, warn=warn
+    )
+    facts = kernel.facts(path)
+    if kernel.FEATURES not in facts:
+        with cache.held("kernels", path), inspection.of_directory(path) as source:
+            assembly.write_facts(path, _with_features(facts, source))
+
+
+def _remark(name: str, note: Report) -> None:
+    has = kernel.features(kernel.resolve(name))
+    lacking = features.remark(has) if has is not None else ""
+    if lacking:
+        note(f"kernel '{name}' lacks {lacking}; 'dumm-fs kernel build' makes one that has them")
 
 
 def _fetch_into(
@@ -157,4 +185,12 @@ def _assemble(source: Source, target: str, facts: dict[str, str], *, move: bool 
         os.mkdir(modules)
         if source.modules is not None:
             copying.copy_tree(f"/proc/self/fd/{source.modules}", modules)
-    assembly.write_facts(target, {**facts, "release": source.release})
+    assembly.write_facts(target, {**_with_features(facts, source), "release": source.release})
+
+
+def _with_features(facts: dict[str, str], source: Source) -> dict[str, str]:
+    """The contents of pack.json, with the features of the kernel, if they are known."""
+    facts = {key: value for key, value in facts.items() if key != kernel.FEATURES}
+    if source.config is not None:
+        facts[kernel.FEATURES] = " ".join(features.of(source.config, source.modules is not None))
+    return facts

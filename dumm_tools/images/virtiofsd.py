@@ -6,7 +6,6 @@ are made by `virtiofsd_pack.py`; this module only finds one, at the start of a g
 
 from __future__ import annotations
 
-import mmap
 import os
 import stat
 from typing import NamedTuple
@@ -23,7 +22,6 @@ HOST_BINARY = BINARY
 #: An option of the server that is written in Rust. QEMU's older one, in C, cannot be used; in some
 #: distributions it has the same path.
 _OPTION = b"--shared-dir"
-_SIZE_MAX = 256 << 20
 
 
 class Server(NamedTuple):
@@ -78,11 +76,9 @@ def of_host() -> Server | None:
 
 def is_server(fd: int) -> bool:
     """Whether an open file is the virtiofsd that we can use."""
-    info = os.fstat(fd)
-    if not stat.S_ISREG(info.st_mode) or not 0 < info.st_size <= _SIZE_MAX:
-        return False
-    with mmap.mmap(fd, info.st_size, prot=mmap.PROT_READ) as contents:
-        return contents.find(_OPTION) >= 0
+    from dumm_tools.images import elf
+
+    return stat.S_ISREG(os.fstat(fd).st_mode) and elf.find(fd, _OPTION) is not None
 
 
 def _of_cache() -> Server | None:

@@ -62,34 +62,29 @@ def add(
 ) -> None:
     """Put virtiofsd into the pack of the cache at `pack`, unless it has one. Guests may be running
     from the pack: they do not see the new directory."""
-    lock = cache.lock_of("kernels", pack)
-    if lock is None or os.path.lexists(os.path.join(pack, virtiofsd.PLACE)):
+    if os.path.lexists(os.path.join(pack, virtiofsd.PLACE)):
         return
-    hold = cache.hold(lock, pack)
-    try:
+    with cache.held("kernels", pack), cache.scratch("kernels", os.path.basename(pack)) as work:
         facts = kernel.facts(pack)
         own = [facts["suite"]] if "suite" in facts else []
-        with cache.scratch("kernels", os.path.basename(pack)) as work:
-            root, new = os.path.join(work, "root"), os.path.join(work, "new")
-            os.mkdir(root)
-            found = unpack(
-                root,
-                work,
-                order=list(dict.fromkeys((*own, *suites.NEWEST_FIRST))),
-                mirror=mirror or apt.host_mirror(),
-                allow_expired=allow_expired,
-                progress=progress,
-                warn=warn,
-            )
-            with inspection.of_server(root) as server:
-                if server is None:
-                    return
-                assembly.program(server, new, virtiofsd.BINARY)
-            os.chmod(new, 0o755)
-            try:
-                os.rename(new, os.path.join(pack, virtiofsd.PLACE))
-            except OSError:
-                return  # another command did the same
-            assembly.write_facts(pack, {**facts, **found})
-    finally:
-        os.close(hold)
+        root, new = os.path.join(work, "root"), os.path.join(work, "new")
+        os.mkdir(root)
+        found = unpack(
+            root,
+            work,
+            order=list(dict.fromkeys((*own, *suites.NEWEST_FIRST))),
+            mirror=mirror or apt.host_mirror(),
+            allow_expired=allow_expired,
+            progress=progress,
+            warn=warn,
+        )
+        with inspection.of_server(root) as server:
+            if server is None:
+                return
+            assembly.program(server, new, virtiofsd.BINARY)
+        os.chmod(new, 0o755)
+        try:
+            os.rename(new, os.path.join(pack, virtiofsd.PLACE))
+        except OSError:
+            return  # another command did the same
+        assembly.write_facts(pack, {**facts, **found})
