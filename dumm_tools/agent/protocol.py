@@ -89,12 +89,13 @@ class Frame(NamedTuple):
 
 class Ready(Record):
     """The agent's report about itself: the boot it belongs to, its kernel, the other lines that run
-    a program, and what failed at boot."""
+    a program, and what failed at boot; whether this boot is useless because of that."""
 
     nonce: str
     release: str
     busy: frozenset[int]
     trouble: str
+    useless: bool = False
 
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:
@@ -146,18 +147,24 @@ def find_ready(inbox: bytearray, nonce: bytes) -> int:
 
 def ready(payload: bytes, lines: int) -> Ready:
     """Decode the text of a READY from a guest with this number of lines."""
-    form = r"([0-9a-f]{1,64}|-) (\S{1,64}) ([0-9a-f]{16}) (.*)"
+    form = r"([0-9a-f]{1,64}|-) (\S{1,64}) ([0-9a-f]{16}) (!?)(.*)"
     found = re.fullmatch(form, printable(payload[NONCE:]))
     if found is None:
         raise BadFrame
-    boot, release, busy, trouble = found.groups()
+    boot, release, busy, useless, trouble = found.groups()
     bits = within(int(busy, 16), 0, (1 << lines) - 1)
     return Ready(
         boot,
         release,
         frozenset(n for n in range(lines) if bits >> n & 1),
-        re.sub(r"errno (\d{1,4})(?!\d)", lambda m: os.strerror(int(m[1])), trouble),
+        explained(trouble),
+        bool(useless),
     )
+
+
+def explained(text: str) -> str:
+    """A text of the agent, with errors by name."""
+    return re.sub(r"errno (\d{1,4})(?!\d)", lambda m: os.strerror(int(m[1])), text)
 
 
 def exit_status(status: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,6 +22,8 @@ from dumm_tools.statefile import load
 ROUND = 1.0
 #: Seconds that the log of a kernel that has ended may take to be complete.
 LAST_WORDS = 1.0
+#: How lines of the agent start on the console.
+AGENT = "dumm-agent: "
 
 
 class Booting(NamedTuple):
@@ -59,6 +62,9 @@ def settle(
         ) from None
     except DummError as e:
         raise DummError(f"cannot start guest '{name}': {last_words(labdir, name) or e}") from None
+    if ready.useless:
+        reason, hint = _reason(labdir, name, ready)
+        raise DummError(f"cannot start guest '{name}': {reason}", hint=hint)
     if ready.trouble:
         warn(f"guest '{name}': {ready.trouble}")
     return None
@@ -68,6 +74,17 @@ def _ready(labdir: str, booting: Booting, end: float) -> Ready:
     """Wait for the agent until `end`, when another guest may have its turn."""
     left = max(0.0, end - time.monotonic())
     return contact.wait_ready(labdir, booting.name, booting.nonce, left)
+
+
+def _reason(labdir: str, name: str, ready: Ready) -> tuple[str, str | None]:
+    """Why a boot will never be ready, and a hint; the agent knows NICs by their slots."""
+    found = re.match(r"NIC (\d{1,4}): ", ready.trouble)
+    if found:
+        for iface in load(labdir).ifaces_of(name):
+            if iface.slot == int(found[1]):
+                return f"interface '{iface.name}': {ready.trouble[found.end() :]}", None
+    hint = "timers count as pending signals: ulimit -i" if "clock" in ready.trouble else None
+    return ready.trouble, hint
 
 
 def last_words(labdir: str, name: str) -> str:
@@ -82,9 +99,10 @@ def last_words(labdir: str, name: str) -> str:
     except OSError:
         return ""
     lines = [" ".join(protocol.printable(line[-500:]).split()) for line in text.splitlines()]
-    for line in reversed(lines):
-        if "Kernel panic" in line:
-            return line
+    for sign in ("Kernel panic", AGENT):
+        for line in reversed(lines):
+            if sign in line:
+                return protocol.explained(line.removeprefix(AGENT))
     return lines[-1] if lines else ""
 
 
@@ -106,9 +124,13 @@ def _await_ready(labdir: str, name: str, deadline: float) -> None:
         return  # no time to ask its agent, which said so before
     try:
         turn.await_launch(labdir, name, deadline)
-        contact.wait_ready(labdir, name, guest.boot.nonce, max(0.0, deadline - time.monotonic()))
+        left = max(0.0, deadline - time.monotonic())
+        ready = contact.wait_ready(labdir, name, guest.boot.nonce, left)
     except TimedOut:
         raise TimedOut(f"guest '{name}' is not ready") from None
+    if ready.useless:
+        reason, hint = _reason(labdir, name, ready)
+        raise DummError(f"guest '{name}' is not ready: {reason}", hint=hint)
 
 
 def _await_end(labdir: str, name: str, deadline: float) -> None:

@@ -20,6 +20,7 @@
 #define RECORDS "/xfer/boot"		/* BOOT_FILE, agent/src/protocol.h */
 #define BOOT_NIC 'V'			/* the same */
 #define LATE "DUMM_LATE="
+#define AGAIN "DUMM_AGAIN="
 
 /* Descriptors that a kernel may have: more than the limit of the jail. */
 #define DESCRIPTORS 65536
@@ -35,7 +36,7 @@ static char *const ENVIRONMENT[] = { "PATH=/usr/bin:/bin", "TMP=/dev/shm", NULL 
 /* Whether we have added an argument at an earlier boot. */
 static bool is_ours(const char *argument)
 {
-	return !strncmp(argument, LATE, strlen(LATE)) ||
+	return !strncmp(argument, LATE, strlen(LATE)) || !strncmp(argument, AGAIN, strlen(AGAIN)) ||
 	       (!strncmp(argument, "vec", 3) && argument[3] >= '0' && argument[3] <= '9');
 }
 
@@ -105,19 +106,23 @@ static void reset_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* The guest is not ready any more. Its umid directory, empty, is what tells a crash from a halt. */
-static void clear_files(void)
+/* The guest is not ready any more; return whether it has been before. Its umid directory, empty, is what
+ * tells a crash from a halt. */
+static bool clear_files(void)
 {
-	static const char *const stale[] = { "ready", "ending", "plug", "m/mconsole", "m/pid" };
+	static const char *const stale[] = { "ending", "plug", "m/mconsole", "m/pid" };
 
 	umask(0);
 	if (chdir("/run/uml"))
 		die("cannot enter '/run/uml'");
+	bool again = !unlink("ready");
+
 	for (size_t i = 0; i < sizeof stale / sizeof *stale; i++)
 		unlink(stale[i]);
 	mkdir("m", 0700);
 	if (chdir("/"))
 		die("cannot enter '/'");
+	return again;
 }
 
 /* The devices that the host has recorded for the guest, from records of TYPE 0 SLOT(2) LENGTH(4) PAYLOAD. */
@@ -145,12 +150,12 @@ static void read_nics(char **nics)
 
 int run_boot(char **argv)
 {
-	static char *nics[NICS_MAX], late[] = LATE "1";
+	static char *nics[NICS_MAX], late[] = LATE "1", repeated[] = AGAIN "1";
 	char kernel[4096], **next = nics;
-	size_t length = sizeof late;
+	size_t length = sizeof late + sizeof repeated;
 	int n = 1;
+	bool again = clear_files(); /* first of all: it fails outside a jail */
 
-	clear_files(); /* first of all: it fails outside a jail */
 	keep_descriptors(argv);
 	end_processes();
 	reset_signals();
@@ -160,11 +165,13 @@ int run_boot(char **argv)
 			argv[n++] = *from;
 			length += strlen(*from) + 1;
 		}
-	char **words = malloc(((size_t)n + NICS_MAX + 2) * sizeof *words);
+	char **words = malloc(((size_t)n + NICS_MAX + 3) * sizeof *words);
 
 	if (!words)
 		die("cannot allocate memory");
 	memcpy(words, argv, (size_t)n * sizeof *words);
+	if (again)
+		words[n++] = repeated;
 	for (; *next && (length += strlen(*next) + 1) <= LINE_MAX; next++)
 		words[n++] = *next;
 	if (*next) {

@@ -1,25 +1,36 @@
-/* The global state of the agent, and its error report. */
+/* The global state of the agent, and its error reports. */
 #include "agent.h"
 
 struct agent agent;
 
+/* Append "WHAT: errno NUMBER" to a text, and print it. */
+static void report(char *text, size_t size, const char *what, long error)
+{
+	char line[160], *end = line + sizeof line, *p = str_copy(line, end, what);
+
+	if (error) {
+		p = str_copy(p, end, ": errno ");
+		p = str_decimal(p, end, (u32)(error < 0 ? -error : error));
+	}
+	sys_write(2, "dumm-agent: ", 12);
+	sys_write(2, line, (size_t)(p - line));
+	sys_write(2, "\n", 1);
+	end = text + size;
+	text += str_len(text);
+	if (end - text < (long)size)
+		text = str_copy(text, end, "; ");
+	str_copy(text, end, line);
+}
+
 void complain(const char *what, long error)
 {
-	char number[16];
-	char *end = agent.trouble + sizeof agent.trouble;
-	char *p = agent.trouble + str_len(agent.trouble);
+	report(agent.trouble, sizeof agent.trouble, what, error);
+}
 
-	str_decimal(number, number + sizeof number, (u32)(error < 0 ? -error : error));
-	if (p > agent.trouble)
-		p = str_copy(p, end, "; ");
-	p = str_copy(p, end, what);
-	p = str_copy(p, end, ": errno ");
-	str_copy(p, end, number);
-	sys_write(2, "dumm-agent: ", 12);
-	sys_write(2, what, str_len(what));
-	sys_write(2, ": errno ", 8);
-	sys_write(2, number, str_len(number));
-	sys_write(2, "\n", 1);
+void give_up(const char *what, long error)
+{
+	if (!*agent.useless)
+		report(agent.useless, sizeof agent.useless, what, error);
 }
 
 long write_host(const char *path, const char *text)

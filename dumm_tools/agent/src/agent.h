@@ -38,10 +38,12 @@ struct line {
 struct agent {
 	const char *nonce;
 	char release[65];
-	char trouble[200];	/* what failed at boot */
+	char useless[64];	/* why this boot will never be ready; empty: it will */
+	char trouble[200];	/* what else failed at boot */
 	int host;		/* O_PATH descriptor of the jail's root, seen through hostfs */
 	bool is_init;
 	bool late;		/* whether NICs are missing that can be asked for */
+	bool again;		/* whether the guest was ready before, and has rebooted */
 	struct line lines[LINES_MAX];
 	int line_count, open_count;
 	int console_pid;	/* the shell that serves the raw console */
@@ -61,5 +63,8 @@ long write_host(const char *path, const char *text);
 
 /* Record a failure: it is reported to the host with READY, and on the console immediately. */
 void complain(const char *what, long error);
+
+/* Likewise, one that the guest is useless with; only the first is reported. An error of 0 is not shown. */
+void give_up(const char *what, long error);
 
 #endif

@@ -1,5 +1,6 @@
 /* From the kernel's first exec to a guest that answers. */
 #include "boot.h"
+#include "clock.h"
 #include "module.h"
 #include "net.h"
 
@@ -52,13 +53,13 @@ void boot_mounts(void)
 	/* The jail's root, for ourselves only: a descriptor of a mount that no path leads to. */
 	sys_mkdir("/host", 0700);
 	if ((r = sys_mount("host", "/host", "hostfs", MS_NOSUID | MS_NODEV, "/")) < 0)
-		complain("/host", r);
+		give_up("hostfs", r);
 	agent.host = (int)sys_open("/host", O_PATH | O_DIRECTORY);
 	SYS2(umount2, "/host", MNT_DETACH);
 
 	sys_mkdir("/root", 0755);
 	if ((r = sys_mount("root", "/root", "hostfs", 0, "/guest")) < 0)
-		complain("/", r);
+		give_up("its root", r);
 	SYS1(chdir, "/root");
 	sys_mount(".", "/", NULL, MS_MOVE, NULL);
 	SYS1(chroot, ".");
@@ -96,9 +97,32 @@ static long configure(u32 slot, u8 *message, u32 length)
 	return r;
 }
 
+/* A guest that starts without one of its NICs is useless, unlike one that lacks an address, or one that
+ * lost a NIC while it rebooted: nobody has asked for that boot, who could be told. */
+static void apply(u32 slot, u8 *message, u32 length)
+{
+	bool is_nic = net_names(message, length);
+	long r = configure(slot, message, length);
+	char what[24] = "NIC ";
+
+	if (r >= 0)
+		return;
+	if (is_nic && !agent.again) {
+		str_decimal(what + 4, what + sizeof what, slot);
+		give_up(what, r);
+	} else {
+		complain("interface", r);
+	}
+}
+
 const char *boot_configure(char *buf, size_t size)
 {
 	const char *init = NULL;
+
+	if (!clock_moves()) { /* and nothing can be waited for */
+		give_up("its clock stands still", 0);
+		return NULL;
+	}
 	int fd = (int)sys_openat(agent.host, BOOT_FILE, O_RDONLY | O_CLOEXEC, 0);
 	long n = fd < 0 ? fd : read_whole(fd, buf, size), r;
 
@@ -130,8 +154,7 @@ const char *boot_configure(char *buf, size_t size)
 				complain((char *)payload, r);
 			break;
 		case BOOT_NETLINK:
-			if ((r = configure(slot, payload, length)) < 0)
-				complain("interface", r);
+			apply(slot, payload, length);
 			break;
 		case BOOT_ROUTE:
 			if ((r = net_route(slot, payload, length)) < 0 && r != -ENODEV)
@@ -144,6 +167,8 @@ const char *boot_configure(char *buf, size_t size)
 
 void boot_ready(void)
 {
+	if (*agent.useless)
+		return;
 	long r = write_host(READY_FILE, agent.nonce);
 
 	if (r < 0)

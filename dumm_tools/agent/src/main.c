@@ -74,8 +74,11 @@ static void open_lines(void)
 		if (agent.lines[i].greeted)
 			used = i + 1;
 	while (agent.open_count < agent.line_count && agent.open_count < used + SPARE_LINES) {
-		if (!line_open(agent.open_count))
+		if (!line_open(agent.open_count)) {
+			if (agent.open_count == 0) /* nobody could ever talk to this guest */
+				power(POWER_OFF);
 			agent.line_count = agent.open_count;
+		}
 		else
 			agent.open_count++;
 	}
@@ -170,6 +173,7 @@ int agent_main(char **argv, char **env)
 	if (agent.line_count > LINES_MAX)
 		agent.line_count = LINES_MAX;
 	agent.late = env_get(env, "DUMM_LATE");
+	agent.again = env_get(env, "DUMM_AGAIN");
 	agent.is_init = true;
 	agent.console = -1;
 	boot_mounts();

@@ -151,6 +151,13 @@ long net_apply(u32 slot, u8 *message, u32 n)
 	return r < 0 ? r : transact(s, message, n);
 }
 
+bool net_names(const u8 *message, u32 n)
+{
+	const struct nlmsghdr *h = (const void *)message;
+
+	return n >= sizeof *h && h->nlmsg_type == RTM_SETLINK;
+}
+
 /* Likewise, for a message with a number of devices, whose places come first. */
 long net_route(u32 places, u8 *payload, u32 n)
 {

@@ -16,6 +16,9 @@ void net_loopback(void);
 
 /* Send a message of the boot file, for the device of a slot. */
 long net_apply(u32 slot, u8 *message, u32 n);
+
+/* Whether it is the message that names the device and brings it up. */
+bool net_names(const u8 *message, u32 n);
 long net_route(u32 places, u8 *payload, u32 n);
 
 #endif

@@ -46,7 +46,8 @@ enum {
 /* Guest to host. */
 enum {
 	READY = 'r',	/* nonce(16), then text: boot nonce, kernel release, other lines that run a
-			 * program (a bit each, hexadecimal), what failed at boot */
+			 * program (a bit each, hexadecimal), what failed at boot: after a '!', why
+			 * this boot will never be ready */
 	OUTPUT = 'o',	/* bytes from stdout or the terminal */
 	ERRORS = 'e',	/* bytes from stderr */
 	TAKEN = 'k',	/* length(4) of INPUT bytes that were consumed */

@@ -51,8 +51,8 @@ static void hello(struct line *l, const u8 *nonce)
 	p = str_copy(p, end, agent.release);
 	p = str_copy(p, end, " ");
 	p = busy_lines(p, l->number);
-	p = str_copy(p, end, " ");
-	p = str_copy(p, end, agent.trouble);
+	p = str_copy(p, end, *agent.useless ? " !" : " ");
+	p = str_copy(p, end, *agent.useless ? agent.useless : agent.trouble);
 	line_send(l, READY, text, (u32)(p - text));
 }
 

@@ -28,6 +28,7 @@
 typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
+typedef uint64_t u64;
 
 #ifdef OTHER_KERNEL /* tests/fuzz has one of its own */
 long sys(long n, long a, long b, long c, long d, long e, long f);
