@@ -126,5 +126,5 @@ setup-deb:
 
 clean:
 	rm -rf .venv .cache-tests .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
-	rm -f dumm_tools/agent/initrd.cpio dumm_tools/agent/jail.bin
+	rm -f dumm_tools/agent/initrd.cpio dumm_tools/agent/jail.bin dumm_tools/agent/listing.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

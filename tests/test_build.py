@@ -65,19 +65,21 @@ def test_build_runs_once_and_again_when_a_source_is_newer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build.build(str(tmp_path))
-    assert sorted(os.listdir(tmp_path)) == ["initrd.cpio", "jail.bin"]
+    assert sorted(os.listdir(tmp_path)) == ["initrd.cpio", "jail.bin", "listing.so"]
     jail = tmp_path / "jail.bin"
     first = jail.stat()
     assert first.st_mode & 0o777 == 0o755
     build.build(str(tmp_path))
     assert jail.stat() == first
     os.utime(jail, (0, 0))
-    os.utime(tmp_path / "initrd.cpio", (0, 0))
-    content = jail.read_bytes(), (tmp_path / "initrd.cpio").read_bytes()
+    others = [tmp_path / name for name in ("initrd.cpio", "listing.so")]
+    for other in others:
+        os.utime(other, (0, 0))
+    content = [path.read_bytes() for path in (jail, *others)]
     build.build(str(tmp_path))
     assert jail.stat().st_mtime > 0
     # The build is reproducible.
-    assert content == (jail.read_bytes(), (tmp_path / "initrd.cpio").read_bytes())
+    assert content == [path.read_bytes() for path in (jail, *others)]
 
 
 def test_missing_compiler_is_a_one_line_error(tmp_path: Path) -> None:

@@ -322,7 +322,8 @@ def test_wheel_runs_on_any_distribution(source: Path) -> None:
         jail = wheel.getinfo("dumm_tools/agent/jail.bin")
         assert jail.external_attr >> 16 & 0o111
         assert is_static(wheel.read(jail))
-        assert "dumm_tools/agent/initrd.cpio" in wheel.namelist()
+        for name in ("initrd.cpio", "listing.so", "preload/ld.so.preload"):
+            assert f"dumm_tools/agent/{name}" in wheel.namelist()
         info = f"dumm_tools-{__version__}.dist-info"
         metadata = message_from_bytes(wheel.read(f"{info}/METADATA"))
         assert metadata["License-Expression"] == "MIT"

@@ -1,4 +1,5 @@
-"""The agent (src/, C), the jail (jail/, C), and the Python code that talks to them."""
+"""The agent (src/, C), the jail (jail/, C), what is linked into guests' kernels (preload/, C), and
+the Python code that talks to them."""
 
 from __future__ import annotations
 
@@ -8,9 +9,14 @@ from dumm_tools.errors import DummError
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-#: The initial RAM disk that contains the agent, and the jail: built with the package.
+#: The initial RAM disk that contains the agent, the jail, and a library for kernels: built with the
+#: package.
 INITRD = os.path.join(HERE, "initrd.cpio")
 JAIL = os.path.join(HERE, "jail.bin")
+LISTING = os.path.join(HERE, "listing.so")
+
+#: The file that has the loader in a jail link it with the kernel (ld.so(8)).
+PRELOAD = os.path.join(HERE, "preload", "ld.so.preload")
 
 
 def need(*parts: str) -> None:

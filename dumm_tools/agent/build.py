@@ -1,4 +1,5 @@
-"""Compile the agent into an initial RAM disk, and the jail; `python -m dumm_tools.agent.build`.
+"""Compile the agent into an initial RAM disk, the jail, and listing.so;
+`python -m dumm_tools.agent.build`.
 
 The sources are part of the package, so this works both in a checkout and in an installed package.
 Files that are newer than their sources are left alone. The package's build calls `build` through
@@ -15,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
-from dumm_tools.agent import HERE, INITRD, JAIL
+from dumm_tools.agent import HERE, INITRD, JAIL, LISTING
 
 NO_COMPILER = (
     "dumm-tools: a C compiler is needed to build the guest agent (apt-get install gcc libc6-dev)"
@@ -36,6 +37,17 @@ AGENT_FLAGS = [
 # fmt: on
 # The jail is linked statically because it also runs on hosts other than the one that built it.
 JAIL_FLAGS = ["-O2", "-Wall", "-Wextra", "-static", "-s"]
+# The library that guests' kernels load must not depend on the C library that was used here: each
+# pack has its own.
+# fmt: off
+LISTING_FLAGS = [
+    "-O2", "-Wall", "-Wextra",
+    "-ffreestanding", "-fno-stack-protector", "-fno-builtin", "-fno-tree-loop-distribute-patterns",
+    "-fno-asynchronous-unwind-tables",
+    "-fPIC", "-fvisibility=hidden", "-shared", "-nostdlib", "-s",
+    "-Wl,--build-id=none,-z,noseparate-code,-z,now,-z,noexecstack",
+]
+# fmt: on
 
 _TRAILER = "TRAILER!!!"
 
@@ -45,23 +57,29 @@ class BuildError(Exception):
 
 
 def build(target: str = HERE) -> None:
-    """Bring initrd.cpio and jail.bin in the directory `target` up to date; BuildError."""
+    """Bring initrd.cpio, jail.bin and listing.so in the directory `target` up to date;
+    BuildError."""
     initrd = os.path.join(target, os.path.basename(INITRD))
-    jail = os.path.join(target, os.path.basename(JAIL))
     agent_sources = _sources(os.path.join(HERE, "src"))
-    jail_sources = _sources(os.path.join(HERE, "jail"))
     if _is_older(initrd, agent_sources):
         with tempfile.TemporaryDirectory() as scratch:
             agent = os.path.join(scratch, "agent")
             _compile(AGENT_FLAGS, agent_sources, agent)
             with open(agent, "rb") as file:
                 _replace(initrd, archive(file.read()), 0o644)
-    if _is_older(jail, jail_sources):
+    sources = _sources(os.path.join(HERE, "jail"))
+    _build_file(JAIL_FLAGS, sources, os.path.join(target, os.path.basename(JAIL)), 0o755)
+    sources = [*_sources(os.path.join(HERE, "preload")), os.path.join(HERE, "src", "sys.h")]
+    _build_file(LISTING_FLAGS, sources, os.path.join(target, os.path.basename(LISTING)), 0o644)
+
+
+def _build_file(flags: Sequence[str], sources: Sequence[str], target: str, mode: int) -> None:
+    if _is_older(target, sources):
         with tempfile.TemporaryDirectory() as scratch:
-            binary = os.path.join(scratch, "jail")
-            _compile(JAIL_FLAGS, jail_sources, binary)
+            binary = os.path.join(scratch, "binary")
+            _compile(flags, sources, binary)
             with open(binary, "rb") as file:
-                _replace(jail, file.read(), 0o755)
+                _replace(target, file.read(), mode)
 
 
 def archive(agent: bytes) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from dumm_tools.agent import INITRD, JAIL
+from dumm_tools.agent import INITRD, JAIL, LISTING, PRELOAD
 from dumm_tools.guests import arguments, limits, run_dir
 from dumm_tools.guests.plan import Plan
 from dumm_tools.images.kernel import Kernel
@@ -66,6 +66,8 @@ def _guest_files(labdir: str, plan: Plan) -> list[str]:
         "--ro-bind", os.path.join(run, "xfer"), "/xfer",
         "--ro-bind", INITRD, "/initrd",
         "--ro-bind", JAIL, _BOOT,
+        "--ro-bind", LISTING, "/etc/listing.so",
+        "--ro-bind", PRELOAD, "/etc/ld.so.preload",
         "--symlink", plan.kernel.binary, "/kernel",
         "--dev", "/dev/null", "/dev/null",
         "--dev", "/dev/urandom", "/dev/urandom",

@@ -104,7 +104,7 @@ def _begin(labdir: str, name: str, nonce: str, deadline: float) -> Booting:
             guest = guest_views.get(state, name)
             if alive is None:
                 return _join(labdir, state, guest, deadline)
-            agent.need(agent.INITRD, agent.JAIL)
+            agent.need(agent.INITRD, agent.JAIL, agent.LISTING)
             with prepare.parts(labdir, guest) as parts:
                 plan = planning.make(state, guest, parts, nonce)
                 guest.boot = prepare.clear(labdir, state, plan)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from dumm_tools.agent import INITRD, JAIL
+from dumm_tools.agent import INITRD, JAIL, LISTING
 from dumm_tools.errors import DummError
 from dumm_tools.images import kernel, master
 from dumm_tools.labs import probe
@@ -46,7 +46,7 @@ def run(labdir: str, *, isolated: bool) -> list[Check]:
 
 
 def _agent() -> Check:
-    if os.path.exists(INITRD) and os.access(JAIL, os.X_OK):
+    if all(map(os.path.exists, (INITRD, LISTING))) and os.access(JAIL, os.X_OK):
         return Check("agent", "ok", INITRD)
     return Check(
         "agent", "missing", "not built", "python3 -m dumm_tools.agent.build (needs gcc, libc6-dev)"
