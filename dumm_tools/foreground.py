@@ -11,9 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from dumm_tools import proc
 from dumm_tools.errors import DummError
+
+if TYPE_CHECKING:
+    import sh
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SIGKILL = 9
@@ -104,13 +108,27 @@ def end_threads() -> None:
 def _before_exec() -> Callable[[], None]:
     """The child's work before exec; the library is loaded here, before the fork."""
     import ctypes
+    import signal
 
     libc = ctypes.CDLL(None)
 
     def prepare() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
     return prepare
+
+
+@contextlib.contextmanager
+def _broken_pipes() -> Iterator[None]:
+    """Survive it if a program ends before it has read all of its input: its status says why."""
+    import signal
+
+    before = signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGPIPE, before)
 
 
 @contextlib.contextmanager
@@ -127,28 +145,65 @@ def decompressed(argv: Sequence[str], chunks: Iterator[bytes]) -> Iterator[int]:
         raise proc.not_installed(argv[0]) from None
     reader, writer = os.pipe()
     running = None
+    with _broken_pipes():
+        try:
+            with open(writer, "wb", buffering=0) as out:
+                running = command(
+                    *argv[1:],
+                    _in=chunks,
+                    _out=out,
+                    _tty_out=False,
+                    _bg=True,
+                    _bg_exc=False,
+                    _preexec_fn=_before_exec(),
+                )
+            yield reader
+            try:
+                running.wait()
+            except sh.ErrorReturnCode as e:
+                raise _failure(argv[0], e) from None
+        finally:
+            os.close(reader)
+            if running is not None and running.is_alive():
+                with contextlib.suppress(ProcessLookupError):  # it ended just now
+                    running.kill()
+
+
+def filtered(argv: Sequence[str], chunks: Iterator[bytes], target: int) -> None:
+    """Feed `chunks` to a program such as `zstd -c` whose stdout is the descriptor `target`. Raises
+    if it fails, or what `chunks` raises, which `sh` would only print."""
+    import sh
+
+    failed: list[BaseException] = []
+
+    def guarded() -> Iterator[bytes]:
+        try:
+            yield from chunks
+        except BaseException as e:
+            failed.append(e)
+
     try:
-        with open(writer, "wb", buffering=0) as out:
-            running = command(
+        command = sh.Command(argv[0])
+    except sh.CommandNotFound:
+        raise proc.not_installed(argv[0]) from None
+    try:
+        with _broken_pipes(), open(target, "wb", buffering=0, closefd=False) as out:
+            command(
                 *argv[1:],
-                _in=chunks,
+                _in=guarded(),
                 _out=out,
                 _tty_out=False,
-                _bg=True,
-                _bg_exc=False,
                 _preexec_fn=_before_exec(),
             )
-        yield reader
-        try:
-            running.wait()
-        except sh.ErrorReturnCode as e:
-            why = _reason(e.stderr.decode(errors="replace")) or f"exit status {e.exit_code}"
-            raise DummError(f"{argv[0]} failed: {why}") from None
-    finally:
-        os.close(reader)
-        if running is not None and running.is_alive():
-            with contextlib.suppress(ProcessLookupError):  # it ended just now
-                running.kill()
+    except sh.ErrorReturnCode as e:
+        raise _failure(argv[0], e) from None
+    if failed:
+        raise failed[0]
+
+
+def _failure(program: str, error: sh.ErrorReturnCode) -> DummError:
+    why = _reason(error.stderr.decode(errors="replace")) or f"exit status {error.exit_code}"
+    return DummError(f"{program} failed: {why}")
 
 
 def _reason(stderr: str) -> str:

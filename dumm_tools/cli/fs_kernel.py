@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dumm_tools.cli.cached import (
+    Cached,
     delete_verb,
     list_verb,
     may_exist_option,
@@ -79,20 +80,36 @@ def fetch(
 
 
 @group.command("import")
-@click.argument("path", type=click.Path())
+@click.argument("path", metavar="DIR|FILE|-", type=click.Path(allow_dash=True))
 @name_option
 @may_exist_option
 def import_(path: str, name: str | None, may_exist: bool) -> None:
-    """Make a pack from a directory or a UML binary.
+    """Make a pack from a directory, a UML binary, or an exported pack (- for stdin).
 
     A directory must contain a UML kernel. For a binary, the libraries and modules that it uses on
-    this host are included. Nothing in PATH is run. The name of the pack is printed unless --name is
-    given.
+    this host are included. Nothing in it is run. The pack is named after the directory or the
+    exported pack, or linux-RELEASE, and the name is printed, unless --name is given.
     """
     from dumm_tools.images import kernel_pack
 
-    made = kernel_pack.import_(path, name, may_exist=may_exist)
+    with Progress() as progress:
+        made = kernel_pack.import_(path, name, may_exist=may_exist, progress=progress)
     print_chosen(name, made)
+
+
+@group.command()
+@click.argument("name", type=Cached("kernels"))
+@click.argument("file", metavar="FILE|-", type=click.Path(allow_dash=True))
+def export(name: str, file: str) -> None:
+    """Write a pack to FILE, or to stdout, for `kernel import` on another machine.
+
+    It is a tar archive, compressed if zstd is installed. The same pack always becomes the same
+    archive. FILE is replaced only once the archive is complete.
+    """
+    from dumm_tools.images import kernel_archive
+
+    with Progress() as progress:
+        kernel_archive.export(name, file, progress)
 
 
 def _all() -> list[kernel.Pack]:

@@ -18,6 +18,7 @@ from dumm_tools.images import (
     features,
     inspection,
     kernel,
+    kernel_archive,
     suites,
     virtiofsd,
     virtiofsd_pack,
@@ -74,25 +75,46 @@ def fetch(
     return name
 
 
-def import_(path: str, name: str | None = None, *, may_exist: bool = False) -> str:
-    """Make a pack from a directory with a UML kernel in it, or from a plain UML binary.
+def import_(
+    path: str,
+    name: str | None = None,
+    *,
+    may_exist: bool = False,
+    progress: Report | None = None,
+) -> str:
+    """Make a pack from a directory with a UML kernel in it, from a plain UML binary, or from an
+    exported pack (`-` for one on stdin).
 
-    Return the pack's name: by default that of the directory, or `linux-RELEASE`.
+    Return the pack's name: by default that of the directory or of the exported pack, or
+    `linux-RELEASE`.
     """
     if name is not None:
         names.pack(name, "kernel name")
-    if not os.path.exists(path):
+    if path != "-" and not os.path.exists(path):
         raise NotFound(f"no such file '{path}'")
-    real = os.path.realpath(path)
-    is_directory = os.path.isdir(real)
-    with (inspection.of_directory if is_directory else inspection.of_binary)(real) as source:
-        check(source, path)
-        if name is None:
-            own = os.path.basename(os.path.abspath(path))
-            name = names.pack(own if is_directory else f"linux-{source.release}", "kernel name")
-        with cache.build("kernels", name, may_exist=may_exist) as target:
-            if target is not None:
-                _assemble(source, target, source.facts)
+    if name is not None and cache.find("kernels", name):
+        with cache.build("kernels", name, may_exist=may_exist):
+            return name  # build() has raised the Conflict, or there is nothing to do
+    if path != "-" and os.path.isdir(path):
+        own = os.path.basename(os.path.abspath(path))
+        with inspection.of_directory(os.path.realpath(path)) as source:
+            return _import(source, path, name or own, may_exist)
+    if kernel_archive.is_archive(path):
+        with (
+            kernel_archive.unpacked(path, progress) as root,
+            inspection.of_directory(root) as source,
+        ):
+            return _import(source, path, name or os.path.basename(root), may_exist, move=True)
+    with inspection.of_binary(os.path.realpath(path)) as source:
+        return _import(source, path, name or f"linux-{source.release}", may_exist)
+
+
+def _import(source: Source, path: str, name: str, may_exist: bool, *, move: bool = False) -> str:
+    check(source, path)
+    names.pack(name, "kernel name")
+    with cache.build("kernels", name, may_exist=may_exist) as target:
+        if target is not None:
+            _assemble(source, target, source.facts, move=move)
     return name
 
 

@@ -15,7 +15,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from dumm_tools.errors import DummError
 from dumm_tools.model import Record
@@ -36,31 +36,51 @@ _DEEPEST = 300
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError, UnicodeError)
 
 
+class Limits(NamedTuple):
+    """Bounds for the contents of an archive that is not trusted with more: bytes of all files,
+    holes included, and the number of members. Its files become ours, without privileges."""
+
+    size: int
+    entries: int
+
+
 class _Job(Record):
     """The unpacking of one archive. `parent` caches the last directory used."""
 
     top: int
     own: bool
     directories: bytearray
+    limits: Limits | None = None
     parent: tuple[Parts, int] | None = None
     left_aside: int = 0
     entries: int = 0
     bytes: int = 0
 
 
-def extract(source: BinaryIO, label: str, target: str, progress: Report | None = None) -> int:
+def extract(
+    source: BinaryIO,
+    label: str,
+    target: str,
+    progress: Report | None = None,
+    limits: Limits | None = None,
+) -> int:
     """Unpack a tar archive, compressed or not, from a stream that need not be seekable.
 
-    Modes, times, hard links, holes and attributes are preserved, and owners for root. Device nodes
-    and other special members are skipped; their number is returned. DummError names `label` if the
-    archive is damaged, ends too early, or would write outside the directory.
+    Modes, times, hard links, holes and attributes are preserved, and owners for root, unless there
+    are `limits`. Device nodes and other special members are skipped; their number is returned.
+    DummError names `label` if the archive is damaged, ends too early, exceeds the limits, or would
+    write outside the directory.
     """
     top = os.open(target, _DIRECTORY)
-    job = _Job(top, os.geteuid() == 0, bytearray())
+    job = _Job(top, os.geteuid() == 0 and limits is None, bytearray(), limits)
+    total = 0
     try:
         with decompress.plain(source, label) as stream:
             archive = tarball.Archive(stream)
             while (member := archive.next()) is not None:
+                total += member.size
+                if limits and (total > limits.size or job.entries >= limits.entries):
+                    raise DummError(f"'{label}' is too large")
                 _entry(job, archive, member)
                 if progress and job.entries % 100 == 0:
                     progress(f"{job.entries} files, {job.bytes >> 20} MB")
@@ -105,13 +125,14 @@ def _entry(job: _Job, archive: tarball.Archive, member: tarfile.TarInfo) -> None
     try:
         if member.isdir():
             fd = _directory(job, parts)
-            for name, value in _xattrs(member):
+            for name, value in _xattrs(job, member):
                 attributes.put(fd, name, value)
             _remember(job, parts, member)
             return
         if not parts:
             raise DummError("the archive's root is not a directory")
-        if not (member.isreg() or member.issym() or member.islnk() or member.isfifo()):
+        special = member.isfifo() and job.limits is None
+        if not (member.isreg() or member.issym() or member.islnk() or special):
             job.left_aside += 1
             return
         at = _directory(job, parts[:-1])
@@ -127,7 +148,7 @@ def _entry(job: _Job, archive: tarball.Archive, member: tarfile.TarInfo) -> None
         else:
             os.mkfifo(parts[-1], 0o600, dir_fd=at)
         owner = _owner(job, member.uid, member.gid)
-        mode = None if member.issym() else member.mode & 0o7777
+        mode = None if member.issym() else _mode(job, member)
         attributes.finish_special(at, parts[-1], owner, mode, _times(member))
     except OSError as e:
         if e.errno is not None:
@@ -233,7 +254,7 @@ def _file(
             job.bytes += size
         os.ftruncate(fd, member.size)
         owner = _owner(job, member.uid, member.gid)
-        attributes.finish(fd, owner, _xattrs(member), member.mode & 0o7777, _times(member))
+        attributes.finish(fd, owner, _xattrs(job, member), _mode(job, member), _times(member))
     finally:
         os.close(fd)
 
@@ -255,8 +276,14 @@ def _owner(job: _Job, uid: int, gid: int) -> tuple[int, int] | None:
     return (uid, gid) if job.own else None
 
 
-def _xattrs(member: tarfile.TarInfo) -> Iterator[tuple[str, bytes]]:
-    for key, value in member.pax_headers.items():
+def _mode(job: _Job, member: tarfile.TarInfo) -> int:
+    if job.limits is not None:
+        return 0o755 if member.mode & 0o111 or member.isdir() else 0o644
+    return member.mode & 0o7777
+
+
+def _xattrs(job: _Job, member: tarfile.TarInfo) -> Iterator[tuple[str, bytes]]:
+    for key, value in () if job.limits is not None else member.pax_headers.items():
         name = key.removeprefix(_XATTR)
         if not attributes.is_private(name):
             yield name, _bytes(value)
@@ -270,7 +297,7 @@ def _times(member: tarfile.TarInfo) -> tuple[int, int]:
 def _remember(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
     """Keep a directory's owner, mode and time, packed, until everything is unpacked."""
     path = b"/".join(parts)
-    numbers = (member.mode & 0o7777, member.uid, member.gid, _times(member)[0])
+    numbers = (_mode(job, member), member.uid, member.gid, _times(member)[0])
     job.directories += _RECORD.pack(len(path), *numbers) + path
     if len(job.directories) > _DIRECTORIES_MAX:
         raise DummError("the archive has too many directories")
