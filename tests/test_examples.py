@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, TOP
+from support import PATIENCE, SUITES, TOP
 from support.labs import Lab
 from support.users import User
 
 pytestmark = pytest.mark.uml
 
-#: Each example, with the master that it builds if it needs more than busybox.
-EXAMPLES = {"web": None, "lossy": None, "strongswan": "strongswan", "ospf": "frr"}
+#: Examples that run on any kernel, with the master that each builds if it needs more than busybox.
+EXAMPLES = {"web": None, "lossy": None, "strongswan": "network", "ospf": "frr", "vrf": "network"}
+#: Examples that run on a kernel of `dumm-fs kernel build` alone, and what Debian's kernels lack.
+ON_BUILT = {
+    "nat": "nft",
+    "firewall": "nft",
+    "wireguard": "wireguard",
+    "xfrmi": "xfrmi",
+    "srv6": "srv6",
+    "mptcp": "mptcp",
+}
+MASTERS = ("network", "frr")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +36,7 @@ def somebody(example_masters: Path) -> Iterator[User]:
     try:
         lab = user.lab("making")
         lab("dumm-fs master build busybox")
-        for name in filter(None, EXAMPLES.values()):
+        for name in MASTERS:
             text = io.BytesIO()
             with tarfile.open(fileobj=text, mode="w") as tar:
                 tar.add(example_masters / "dumm" / "masters" / name, ".")
@@ -42,7 +53,7 @@ def somebody(example_masters: Path) -> Iterator[User]:
 def test_every_example_is_tested() -> None:
     found = {path.stem for path in (TOP / "examples").glob("*.sh")}
     # selftests.sh needs a kernel source tree: run it by hand (HACKING.md, "Tests").
-    assert found == {"demo", "lib", "selftests", *EXAMPLES}
+    assert found == {"demo", "lib", "selftests", *EXAMPLES, *ON_BUILT}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -62,3 +73,42 @@ def run(name: str, lab: Lab) -> None:
     lab.env["TMPDIR"] = str(lab.directory)
     lab([TOP / "examples" / f"{name}.sh"])
     assert list(lab.directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(("name", "lacking"), ON_BUILT.items())
+def test_example_names_what_the_kernel_lacks(
+    name: str, lacking: str, suite: str, packs: Path, tmp_path: Path
+) -> None:
+    lab = Lab(tmp_path, packs)
+    lab.env.update(TMPDIR=str(tmp_path), KERNEL=suite)
+    done = lab([TOP / "examples" / f"{name}.sh"], status=77)
+    assert done.out == ""
+    assert done.err == f"{name}.sh: kernel '{suite}' lacks {lacking}: dumm-fs kernel build\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_example_takes_the_newest_kernel_that_will_do(packs: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache/dumm/kernels").mkdir(parents=True)
+    for name in SUITES:
+        pack = packs / "dumm/kernels" / name
+        shutil.copytree(pack, tmp_path / "cache/dumm/kernels" / name, symlinks=True)
+    script = tmp_path / "which.sh"
+    script.write_text(
+        f'prepare() {{ need $NEED; echo "$KERNEL"; exit; }}\n. {TOP}/examples/lib.sh\n'
+    )
+    script.chmod(0o755)
+    lab = Lab(tmp_path, tmp_path / "cache")
+
+    assert lab(["sh", script], env={"NEED": "vrf"}).out == "sid\n"
+    assert lab(["sh", script], env={"NEED": "vrf iptables-legacy"}).out == "trixie\n"
+    assert lab(["sh", script], env={"NEED": "vrf", "KERNEL": "bookworm"}).out == "bookworm\n"
+    lacking = lab(["sh", script], env={"NEED": "vrf nft iptables-legacy"}, status=77).err
+    assert lacking == (
+        "which.sh: kernel 'sid' lacks nft iptables-legacy, kernel 'trixie' lacks nft,"
+        " kernel 'bookworm' lacks nft: dumm-fs kernel build\n"
+    )
+    for name in SUITES:
+        lab(f"dumm-fs kernel delete {name}")
+    missing = lab(["sh", script], env={"NEED": "vrf"}, status=77).err
+    assert missing == "which.sh: no kernel pack: dumm-fs kernel build\n"

@@ -25,8 +25,8 @@ PACKS = [
 ]
 #: The commands in examples/*.sh that build missing masters, verbatim.
 EXAMPLE_MASTERS = [
-    "dumm-fs master build debian --name strongswan --may-exist"
-    " --include strongswan-swanctl,strongswan-charon",
+    "dumm-fs master build debian --name network --may-exist --include"
+    " strongswan-swanctl,strongswan-charon,nftables,wireguard-tools,mptcpize",
     "dumm-fs master build debian --name frr --may-exist --include frr",
 ]
 
@@ -82,7 +82,7 @@ def packs() -> Path:
 
 @pytest.fixture(scope="session")
 def example_masters(packs: Path) -> Path:
-    """XDG_CACHE_HOME with the masters `strongswan` and `frr` as well."""
+    """XDG_CACHE_HOME with the masters `network` and `frr` as well."""
     return packs
 
 
