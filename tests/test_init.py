@@ -13,7 +13,7 @@ pytestmark = pytest.mark.uml
 
 
 def says(lab: Lab, command: str, name: str = "a") -> str:
-    """What a command in a guest prints, whatever its status."""
+    """The output of a command in a guest, whatever its status."""
     return lab(f"dumm-guest exec {name} -- {command}", status=None).out.strip()
 
 

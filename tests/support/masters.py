@@ -40,7 +40,7 @@ SYSVINIT_MASTER = [
     "dumm-fs master build debian --suite trixie --name debian-sysvinit --may-exist "
     "--include sysvinit-core,initscripts",
 ]
-#: What must be in the cache for tests that use a fixture, directly or through others.
+#: Commands that prepare the cache for tests that use a fixture, directly or through others.
 NEEDED_BY = {
     "packs": PACKS,
     "example_masters": EXAMPLE_MASTERS,
