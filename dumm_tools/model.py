@@ -15,6 +15,7 @@ DEFAULT_MEMORY = 64 << 20
 
 Phase = Literal["starting", "running", "paused", "stopping"]
 BridgeKind = Literal["auto", "hub", "switch"]
+RootFS = Literal["hostfs", "virtiofs"]
 GuestState = Literal["stopped", "starting", "running", "paused", "stopping", "crashed"]
 
 
@@ -69,6 +70,8 @@ class Boot(Record):
     #: The init that it runs, None for none; empty if an earlier version started it, which did not
     #: record this.
     init: str | None = ""
+    #: How it reaches its root file system; empty if an earlier version started it: by hostfs.
+    rootfs: RootFS | Literal[""] = ""
     extra: dict[str, object] = {}
 
 
@@ -84,8 +87,14 @@ class Guest(Record):
     args: list[str] = []
     overlays: list[str] = []
     rules: list[dict[str, Any]] = []
+    rootfs: RootFS | None = None
     boot: Boot | None = None
     extra: dict[str, object] = {}
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the root file system of the current boot is served by virtiofs."""
+        return self.boot is not None and self.boot.rootfs == "virtiofs"
 
     @property
     def current_init(self) -> str | None:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from types import UnionType
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dumm_tools import names
 from dumm_tools.errors import DummError, Usage
@@ -286,7 +286,7 @@ def _record(where: str, row: dict[str, Any], cls: type[R]) -> R:
 def _check(hint: Any) -> Check:
     """A function that checks whether a value is of a type; created once for each key of a
     record."""
-    if isinstance(hint, UnionType):
+    if isinstance(hint, UnionType) or get_origin(hint) is Union:  # with a Literal, it is a Union
         arms = [_check(arm) for arm in get_args(hint)]
         return lambda value: any(arm(value) for arm in arms)
     origin = get_origin(hint)

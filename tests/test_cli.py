@@ -67,7 +67,7 @@ def shell(lab: Lab, line: str) -> subprocess.CompletedProcess[str]:
         (
             "show alice",
             "name:     alice\nstate:    stopped\npid:      -\nkernel:   -\n"
-            "master:   -\nmemory:   64M\ninit:     -\nargs:     -\n"
+            "master:   -\nrootfs:   -\nmemory:   64M\ninit:     -\nargs:     -\n"
             "ifaces:   -\noverlays: -\n",
         ),
     ],
@@ -87,6 +87,7 @@ def test_json_output(lab: Lab) -> None:
         "pid": None,
         "kernel": None,
         "master": None,
+        "rootfs": None,
         "memory": 96 << 20,
         "init": "/sbin/init",
         "args": ["a=1", "b"],

@@ -364,6 +364,7 @@ class Session:
         path = os.path.join(self._directory, "xfer", f"{self._line.number}.{which}")
         try:
             with open(path, "wb") as file:
+                os.fchmod(file.fileno(), 0o644)  # whatever the umask: the kernel's user is another
                 file.write(data)
         except OSError:
             with contextlib.suppress(OSError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -18,7 +18,16 @@ from dumm_tools.cli.shapes import output_options
 from dumm_tools.cli.values import human_size
 from dumm_tools.output import Field
 
+if TYPE_CHECKING:
+    from dumm_tools import model
+
 cli = commands.tool("dumm-guest", "Manage guests: User Mode Linux kernels that run as processes.")
+
+
+def _rootfs(view: Any) -> str | None:
+    from dumm_tools.guests import rootfs
+
+    return view.rootfs or rootfs.default(view.master_spec)
 
 
 def _fields() -> list[Field[Any]]:
@@ -32,6 +41,12 @@ def _fields() -> list[Field[Any]]:
         ),
         Field("kernel", "Kernel pack or UML binary.", lambda v: v.kernel),
         Field("master", "Master underneath the guest's own files.", lambda v: v.master),
+        Field(
+            "rootfs",
+            "How it reaches its root file system: hostfs or virtiofs.",
+            _rootfs,
+            in_table=False,
+        ),
         Field(
             "memory",
             "Size of the memory, in bytes.",
@@ -65,6 +80,11 @@ master_option = click.option(
     type=Cached("masters"),
     help="Master of the root file system (default: that of the working set).",
 )
+rootfs_option = click.option(
+    "--rootfs",
+    type=click.Choice(["hostfs", "virtiofs", "default"]),
+    help="How it reaches its root file system (default: that of the master).",
+)
 init_option = click.option(
     "--init", metavar="PATH", help="Program to start as pid 1, such as /sbin/init."
 )
@@ -77,6 +97,7 @@ arg_option = click.option(
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
 @kernel_option
 @master_option
+@rootfs_option
 @memory_option
 @init_option
 @arg_option
@@ -92,6 +113,7 @@ def create(
     names: tuple[str, ...],
     kernel: str | None,
     master: str | None,
+    rootfs: model.RootFS | Literal["default"] | None,
     memory: int | None,
     init: str | None,
     args: tuple[str, ...],
@@ -115,6 +137,7 @@ def create(
             memory=model.DEFAULT_MEMORY if memory is None else memory,
             init=init,
             args=list(args),
+            rootfs=None if rootfs == "default" else rootfs,
         )
         if guest.create(labdir, new, may_exist=may_exist):
             made.append(name)
@@ -154,6 +177,7 @@ for command in COMMANDS:
 @memory_option
 @kernel_option
 @master_option
+@rootfs_option
 @init_option
 @arg_option
 def set_(
@@ -161,6 +185,7 @@ def set_(
     memory: int | None,
     kernel: str | None,
     master: str | None,
+    rootfs: model.RootFS | Literal["default"] | None,
     init: str | None,
     args: tuple[str, ...],
 ) -> None:
@@ -176,6 +201,8 @@ def set_(
     for key, value in (("kernel", kernel), ("master", master), ("init", init)):
         if value is not None:
             values[key] = value or None
+    if rootfs is not None:
+        values["rootfs"] = None if rootfs == "default" else rootfs
     if args:
         values["args"] = [a for a in args if a]
     if not values:

@@ -146,11 +146,12 @@ def _standing_still(labdir: str, name: str, seconds: float) -> Iterator[None]:
 def mount_from_jail(labdir: str, name: str) -> None:
     """Mount the root of a running guest on mount/NAME."""
     target = mounts.paths(labdir, name)[0]
+    guest = load(labdir).guests[name]
 
     def fetch(jail: int) -> None:
         ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         namespaces.enter_mounts(namespaces.mounts_of(jail))
-        tree = mnt.clone_tree("/guest")
+        tree = mnt.clone_tree(contact.ROOT_PLACE if guest.is_served else "/guest")
         namespaces.enter_mounts(ours)
         mnt.attach(tree, target)
 
@@ -173,7 +174,7 @@ def _in_child(labdir: str, name: str, work: Callable[[int], None], what: str) ->
     """Do `work` with the pidfd of a guest's process in a child, since a process that enters a mount
     namespace loses its place in ours. `what` is the verb of the message
     if it fails."""
-    pidfd = liveness.pidfd_of(labdir, name)
+    pidfd = liveness.files_pidfd_of(labdir, load(labdir).guests[name])
     if pidfd is None:
         raise Conflict(f"guest '{name}' has ended")
 

@@ -210,4 +210,8 @@ def _busy(labdir: str, state: State, guests: list[Guest]) -> dict[str, Exception
             failures[guest.name] = Conflict(f"guest '{guest.name}' is {now}")
             if now == "paused":
                 raise failures[guest.name]
+        elif now == "running" and guest.is_served:
+            failures[guest.name] = Conflict(
+                f"guest '{guest.name}' is running with virtiofs: its layers cannot change now"
+            )
     return failures

@@ -12,8 +12,11 @@ from dumm_tools.model import Guest
 
 #: Arguments that only we may set: another value, or words after `--`, would cut the guest off.
 _OURS = re.compile(
-    r"--.*|(mem|umid|uml_dir|initrd|rdinit|DUMM_\w+|(con|ssl|vec)\d*)(=.*)?", re.DOTALL
+    r"--.*|(mem|umid|uml_dir|initrd|rdinit|DUMM_\w+|(con|ssl|vec)\d*|virtio_uml\.device)(=.*)?",
+    re.DOTALL,
 )
+#: The socket of the server of the root file system, in the kernel's jail.
+SOCKET = "/files"
 
 
 def is_ours(argument: str) -> bool:
@@ -21,7 +24,9 @@ def is_ours(argument: str) -> bool:
     return _OURS.fullmatch(argument) is not None
 
 
-def of_boot(guest: Guest, nonce: str, *, release: tuple[int, ...], own_user: bool) -> list[str]:
+def of_boot(
+    guest: Guest, nonce: str, *, release: tuple[int, ...], own_user: bool, served: bool = False
+) -> list[str]:
     """The arguments for one boot of a guest with a kernel of that release, without terminals."""
     args = [
         f"mem={guest.memory >> 10}K",
@@ -39,6 +44,8 @@ def of_boot(guest: Guest, nonce: str, *, release: tuple[int, ...], own_user: boo
         f"DUMM_NONCE={nonce}",
         f"DUMM_LINES={LINES}",
     ]
+    if served:
+        args.append(f"virtio_uml.device={SOCKET}:26")  # VIRTIO_ID_FS, linux/virtio_ids.h
     # Guests that share a user and pass descriptors could exhaust each other's limit for that.
     if release >= (6, 16) and own_user:
         args.append("seccomp=on")

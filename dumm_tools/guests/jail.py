@@ -1,35 +1,60 @@
-"""The command line of a guest's jail (jail.c)."""
+"""The command lines of a guest's jails (jail.c): its kernel's, and its server's."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from dumm_tools.agent import INITRD, JAIL, LISTING, PRELOAD
 from dumm_tools.guests import arguments, limits, run_dir
 from dumm_tools.guests.plan import Plan
 from dumm_tools.images.kernel import Kernel
-from dumm_tools.running import liveness
+from dumm_tools.running import contact, liveness
+
+if TYPE_CHECKING:
+    from dumm_tools.images.virtiofsd import Server
 
 #: The program that executes the kernel, at each boot anew (boot.c).
 _BOOT = "/boot"
+#: The program that executes the server, for each boot anew (serve.c).
+_SERVE = "/serve"
+_NR_OPEN = "/proc/sys/fs/nr_open"
+# fmt: off
+#: The arguments of virtiofsd: it has neither to make a jail nor to filter its system calls.
+_SERVER_OPTIONS = [
+    "--shared-dir", contact.SERVED,
+    "--tag", contact.ROOT_TAG,
+    "--sandbox", "none",
+    "--seccomp", "none",
+    "--modcaps=-mknod:-dac_read_search",
+    "--inode-file-handles=never",
+    "--rlimit-nofile", "0",
+    "--no-announce-submounts",
+    "--posix-acl",
+    "--log-level", "warn",
+]
+# fmt: on
 
 
 def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> list[str]:
-    """The jail's arguments. Its descriptors are numbered consecutively from `first`: the terminals,
-    the locks, the log, the guest's turn, the error pipe."""
+    """The arguments of the kernel's jail. Its descriptors are numbered consecutively from `first`:
+    the terminals, the locks, the end of a socket that connects it to the server's jail if there is
+    one, the log, the guest's turn, the error pipe."""
     hold = first + len(run_dir.terminals())
-    log = hold + locks
+    peer = hold + locks
+    log = peer + (plan.server is not None)
     # fmt: off
     return [
         JAIL, "jail",
         "--errors", str(log + 2),
         "--turn", str(log + 1),
-        "--hold", str(hold), str(locks + 1),  # with the log
+        "--hold", str(hold), str(log + 1 - hold),
+        *(["--role", "client", "--peer", str(peer)] if plan.server is not None else []),
         "--log", str(log),
         "--pid-file", os.path.join(liveness.run_dir(labdir, plan.name), "pid"),
         "--passing", str(int(arguments.passes_descriptors(plan.arguments))),
         *(["--cgroup", cgroup] if cgroup else []),
-        *_kernel_files(plan.kernel),
+        *_program_files(plan.kernel),
         *_guest_files(labdir, plan),
         "--hostname", plan.name,
         *limits.jail_options(plan.memory),
@@ -40,8 +65,45 @@ def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> lis
     # fmt: on
 
 
-def _kernel_files(core: Kernel) -> list[str]:
-    """The kernel pack, or a plain binary with the files that it needs from the host."""
+def server_command(
+    labdir: str, plan: Plan, server: Server, cgroup: str, locks: int, first: int
+) -> list[str]:
+    """The arguments of the jail of the server of the root file system. Its descriptors are: the
+    locks, the end of the socket, the listening socket, the log, the guest's turn, the error
+    pipe."""
+    peer = first + locks
+    listen, log = peer + 1, peer + 2
+    run = liveness.run_dir(labdir, plan.name)
+    # fmt: off
+    return [
+        JAIL, "jail",
+        "--errors", str(log + 2),
+        "--turn", str(log + 1),
+        "--hold", str(first), str(locks + 3),
+        "--role", "server", "--peer", str(peer), "--listen", str(listen),
+        "--log", str(log),
+        "--pid-file", os.path.join(run, "server.pid"),
+        *(["--cgroup", cgroup] if cgroup else []),
+        *_program_files(server),
+        "--ro-bind", JAIL, _SERVE,
+        # Only the server's own processes; and a limit that it reads even if it is told not to.
+        "--proc", "/processes",
+        "--symlink", "/processes/self", "/proc/self",
+        "--ro-bind", _NR_OPEN, _NR_OPEN,
+        "--dev", "/dev/null", "/dev/null",
+        "--tmpfs", "/tmp", "size=64K,nr_inodes=16,mode=700",
+        "--bind", os.path.join(labdir, "mount", plan.name), contact.ROOT_PLACE,
+        "--hostname", plan.name,
+        *limits.server_options(plan.memory),
+        "--user", str(plan.user),
+        "--", _SERVE, str(listen), server.binary, *_SERVER_OPTIONS,
+    ]
+    # fmt: on
+
+
+def _program_files(core: Kernel | Server) -> list[str]:
+    """The kernel pack or the server's root, or a plain binary with the files that it needs from the
+    host."""
     steps: list[str] = []
     if core.root is not None:
         for entry in ("usr", "lib", "lib64", "bin", "linux"):
@@ -56,18 +118,25 @@ def _kernel_files(core: Kernel) -> list[str]:
 
 
 def _guest_files(labdir: str, plan: Plan) -> list[str]:
-    """The guest's tree, the directories that it shares with the host, and devices."""
+    """The guest's tree, or the socket of its server; the directories that it shares with the host;
+    devices."""
     run = liveness.run_dir(labdir, plan.name)
     # fmt: off
+    if plan.server is None:
+        files = [
+            "--bind", os.path.join(labdir, "mount", plan.name), "/guest",
+            "--ro-bind", LISTING, "/etc/listing.so",
+            "--ro-bind", PRELOAD, "/etc/ld.so.preload",
+        ]
+    else:
+        files = ["--ro-bind", os.path.join(run, "files"), arguments.SOCKET]
     return [
-        "--bind", os.path.join(labdir, "mount", plan.name), "/guest",
+        *files,
         "--bind", os.path.join(run, "uml"), "/run/uml",
         "--symlink", "run/uml", "/uml",
         "--ro-bind", os.path.join(run, "xfer"), "/xfer",
         "--ro-bind", INITRD, "/initrd",
         "--ro-bind", JAIL, _BOOT,
-        "--ro-bind", LISTING, "/etc/listing.so",
-        "--ro-bind", PRELOAD, "/etc/ld.so.preload",
         "--symlink", plan.kernel.binary, "/kernel",
         "--dev", "/dev/null", "/dev/null",
         "--dev", "/dev/urandom", "/dev/urandom",

@@ -12,6 +12,15 @@ PROCESS_DATA = 8 << 20
 #: ... and, if a control group can be created, everything that its processes, and the host's kernel
 #: on their behalf, use beyond its memory (bytes).
 CEILING_OVERHEAD = 128 << 20
+#: The server of a guest's root file system has a descriptor for each file that its kernel
+#: remembers, which takes more than this many bytes of the guest's memory, ...
+REMEMBERED = 1 << 10
+#: ... and, for each of them, up to this much memory of the host, mostly that of the host's kernel;
+SERVER_FILE = 4 << 10
+#: apart from that, it has so much memory of its own (bytes).
+SERVER_DATA = 64 << 20
+#: Its threads and processes.
+SERVER_PROCESSES = 16
 #: Files that a guest's kernel may have open: it opens one for each that is open in the guest.
 FILES = 4096
 #: Pending signals, including timers, of all its processes (its kernel needs two).
@@ -36,11 +45,25 @@ def jail_options(memory: int) -> list[str]:
     # fmt: on
 
 
-def ceiling(group: str, name: str, memory: int) -> str:
-    """Create a control group called `group` for a guest's memory; return its directory, or "" if
+def server_options(memory: int) -> list[str]:
+    """The same for the jail of the server of its root file system."""
+    # fmt: off
+    return [
+        "--data", str(SERVER_DATA + memory),
+        "--processes", str(SERVER_PROCESSES),
+        "--files", str(FILES + memory // REMEMBERED),
+        "--signals", str(SIGNALS),
+    ]
+    # fmt: on
+
+
+def ceiling(group: str, name: str, memory: int, served: bool) -> str:
+    """Create a control group called `group` for a guest's memory, and for what the server of its
+    root file system uses, if that is `served`; return its directory, or "" if
     the host does not allow it."""
     try:
-        return cgroup.make(group, memory + CEILING_OVERHEAD)
+        remembered = memory // REMEMBERED * SERVER_FILE if served else 0
+        return cgroup.make(group, memory + CEILING_OVERHEAD + remembered)
     except OSError as e:
         proc.log(f"cannot limit the memory of guest '{name}': {e}", 2)
         return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dumm_tools.guests import arguments
 from dumm_tools.images.kernel import Kernel
@@ -11,13 +11,18 @@ from dumm_tools.images.master import Master
 from dumm_tools.linux import namespaces
 from dumm_tools.model import Guest, State
 
+if TYPE_CHECKING:
+    from dumm_tools.images.virtiofsd import Server
+
 
 class Parts(NamedTuple):
-    """The kernel and master of a guest; their locks prevent deletion from the cache."""
+    """The kernel and master of a guest, and the server of its root file system unless that is
+    hostfs; their locks prevent deletion from the cache."""
 
     kernel: Kernel
     release: tuple[int, ...]
     master: Master
+    server: Server | None = None
     locks: tuple[int, ...] = ()
 
 
@@ -29,6 +34,7 @@ class Plan(NamedTuple):
     nonce: str
     kernel: Kernel
     master: Master
+    server: Server | None
     memory: int
     group: int
     user: int
@@ -39,12 +45,15 @@ def make(state: State, guest: Guest, parts: Parts, nonce: str) -> Plan:
     """Plan the boot `nonce` of a guest."""
     group = _own_group(state)
     user = group if group and namespaces.has_id("uid", group) else 0
-    args = arguments.of_boot(guest, nonce, release=parts.release, own_user=user != 0)
+    args = arguments.of_boot(
+        guest, nonce, release=parts.release, own_user=user != 0, served=parts.server is not None
+    )
     return Plan(
         name=guest.name,
         nonce=nonce,
         kernel=parts.kernel,
         master=parts.master,
+        server=parts.server,
         memory=guest.memory,
         group=group,
         user=user,

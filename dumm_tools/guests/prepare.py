@@ -6,12 +6,12 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from dumm_tools import proc
 from dumm_tools.errors import DummError
 from dumm_tools.files import choice, mounts, workdir
-from dumm_tools.guests import limits, run_dir
+from dumm_tools.guests import limits, rootfs, run_dir
 from dumm_tools.guests.plan import Parts, Plan
 from dumm_tools.images import cache, kernel
 from dumm_tools.linux import openat2
@@ -21,17 +21,20 @@ from dumm_tools.running import contact, liveness
 
 
 @contextlib.contextmanager
-def parts(labdir: str, guest: Guest) -> Iterator[Parts]:
-    """Find a guest's kernel and master, and lock them in the cache; inside a transaction."""
+def parts(labdir: str, guest: Guest, warn: Callable[[str], None]) -> Iterator[Parts]:
+    """Find a guest's kernel and master, and the server of its root file system, and lock them in
+    the cache; inside a transaction."""
     core, master = choice.resolve_kernel(labdir, guest), choice.resolve_master(labdir, guest)
     release = kernel.release_number(kernel.release(core) or "")
+    server = rootfs.server(guest, core, master, warn)
+    there = {part.lock: part.path for part in (core, master, server) if part is not None}
     with contextlib.ExitStack() as stack:
         locks = []
-        for part in (core, master):
-            if part.lock is not None:
-                locks.append(cache.hold(part.lock, part.path))
+        for lock, path in there.items():
+            if lock is not None:
+                locks.append(cache.hold(lock, path))
                 stack.callback(os.close, locks[-1])
-        yield Parts(core, release, master, tuple(locks))
+        yield Parts(core, release, master, server, tuple(locks))
 
 
 def clear(labdir: str, state: State, plan: Plan) -> Boot:
@@ -45,8 +48,11 @@ def clear(labdir: str, state: State, plan: Plan) -> Boot:
         kernel=plan.kernel.path,
         master=plan.master.path,
         group=plan.group,
-        cgroup=limits.ceiling(f"dumm-{state.id}-{plan.name}", plan.name, plan.memory),
+        cgroup=limits.ceiling(
+            f"dumm-{state.id}-{plan.name}", plan.name, plan.memory, plan.server is not None
+        ),
         init=state.guests[plan.name].init,
+        rootfs="hostfs" if plan.server is None else "virtiofs",
     )
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from dumm_tools.agent import protocol
 from dumm_tools.agent.protocol import Ready
 from dumm_tools.errors import Conflict, DummError, TimedOut
+from dumm_tools.guests.process import Launchers
 from dumm_tools.linux import process
-from dumm_tools.linux.child import Child
 from dumm_tools.running import contact, guest_views, liveness, turn
 from dumm_tools.statefile import load
 
@@ -24,16 +24,18 @@ ROUND = 1.0
 LAST_WORDS = 1.0
 #: How lines of the agent start on the console.
 AGENT = "dumm-agent: "
+#: The keeper of a jail says so when the server of the root file system has ended (jail/keeper.c).
+_SERVER_LOST = "[the server of the root file system has ended]"
 
 
 class Booting(NamedTuple):
-    """A guest that was started and has not answered yet. `jail` is the launcher of its jail; None
-    once that has ended, or if another command started the guest."""
+    """A guest that was started and has not answered yet. `jail` is the launchers of its jails; None
+    once they have ended, or if another command started the guest."""
 
     name: str
     nonce: str
     deadline: float
-    jail: Child | None = None
+    jail: Launchers | None = None
 
 
 def settle(
@@ -92,13 +94,23 @@ def last_words(labdir: str, name: str) -> str:
     text: it may be of any length, and is made safe for terminals."""
     with contextlib.suppress(TimedOut):  # the keeper is still writing
         liveness.await_end(labdir, name, LAST_WORDS)
+    run = liveness.run_dir(labdir, name)
+    line = _last(os.path.join(run, "console.log"))
+    if line == _SERVER_LOST and (why := _last(os.path.join(run, "server.log"))):
+        return f"{line.strip('[]')}: {why}"
+    return line
+
+
+def _last(path: str) -> str:
     try:
-        with open(os.path.join(liveness.run_dir(labdir, name), "console.log"), "rb") as file:
+        with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
             text = file.read(65536)
     except OSError:
         return ""
     lines = [" ".join(protocol.printable(line[-500:]).split()) for line in text.splitlines()]
+    if lines and lines[-1] == _SERVER_LOST:
+        return lines[-1]
     for sign in ("Kernel panic", AGENT):
         for line in reversed(lines):
             if sign in line:

@@ -32,12 +32,17 @@ def renew(labdir: str, name: str) -> None:
     run = liveness.make_run_dir(labdir, name)
     with contextlib.suppress(FileNotFoundError):
         os.rename(os.path.join(run, "uml"), os.path.join(run, f"{_GONE}{os.urandom(4).hex()}"))
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(run, "pid"))
+    for each in ("pid", "server.pid"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(run, each))
     # The kernel uses the last of these as its umid directory; a halt removes it, a crash does not.
-    for directory in ("uml", "xfer", "uml/m"):
+    # hostfs asks access(2), which looks at the real user; a kernel whose files are served has no
+    # capability to make up for that. Nobody else can enter run/NAME.
+    for directory, mode in (("uml", 0o777), ("xfer", 0o755), ("uml/m", 0o700)):
+        path = os.path.join(run, directory)
         with contextlib.suppress(FileExistsError):
-            os.mkdir(os.path.join(run, directory), 0o700)
+            os.mkdir(path, mode)
+        os.chmod(path, mode)
     link = os.path.join(run, "mconsole")
     if not os.path.islink(link):
         os.symlink("uml/m/mconsole", link)

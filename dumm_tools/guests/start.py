@@ -72,7 +72,7 @@ def start(
             nonce = os.urandom(8).hex()
             begun.add((name, nonce))  # before the process exists
             try:
-                pending.append(_begin(labdir, name, nonce, time.monotonic() + timeout))
+                pending.append(_begin(labdir, name, nonce, time.monotonic() + timeout, warn))
             except Exception as e:
                 begun.discard((name, nonce))
                 on_error(name, e)
@@ -90,7 +90,9 @@ def start(
         raise
 
 
-def _begin(labdir: str, name: str, nonce: str, deadline: float) -> Booting:
+def _begin(
+    labdir: str, name: str, nonce: str, deadline: float, warn: Callable[[str], None]
+) -> Booting:
     """Start the process of one guest, unless another command just did. A failure undoes all of
     it."""
     with contextlib.ExitStack() as failed:
@@ -105,7 +107,7 @@ def _begin(labdir: str, name: str, nonce: str, deadline: float) -> Booting:
             if alive is None:
                 return _join(labdir, state, guest, deadline)
             agent.need(agent.INITRD, agent.JAIL, agent.LISTING)
-            with prepare.parts(labdir, guest) as parts:
+            with prepare.parts(labdir, guest, warn) as parts:
                 plan = planning.make(state, guest, parts, nonce)
                 guest.boot = prepare.clear(labdir, state, plan)
                 change.save()

@@ -13,10 +13,21 @@ from typing import NamedTuple
 from dumm_tools import names
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.images import cache
+from dumm_tools.model import RootFS
 
 Report = Callable[[str], None]
 
 BUSYBOX = "busybox"
+#: Files that only distributions have: os-release(5), the data bases of dpkg, apk and rpm.
+_DISTRIBUTION = (
+    "etc/os-release",
+    "usr/lib/os-release",
+    "var/lib/dpkg/status",
+    "lib/apk/db/installed",
+    "usr/lib/apk/db/installed",
+    "var/lib/rpm",
+    "usr/lib/sysimage/rpm",
+)
 _TAR_NAME = re.compile(r"(.+?)\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)")
 
 
@@ -61,6 +72,13 @@ def default() -> Master | None:
     if BUSYBOX in found:
         return resolve(BUSYBOX)
     return resolve(found[0]) if len(found) == 1 else None
+
+
+def rootfs(path: str) -> RootFS:
+    """How guests with the master at `path` reach their root file system unless they say it
+    themselves: a distribution needs files of several owners."""
+    distribution = any(os.path.lexists(os.path.join(path, name)) for name in _DISTRIBUTION)
+    return "virtiofs" if distribution else "hostfs"
 
 
 def list_() -> list[Stored]:

@@ -20,6 +20,12 @@ from dumm_tools.linux import mconsole as mc
 from dumm_tools.model import Guest
 from dumm_tools.running import liveness
 
+#: The tag of a virtiofs with a guest's root file system, and the directory of that.
+ROOT_TAG, ROOT = "root", "1"
+#: The directory that the server serves, in its jail, and the guest's tree in there.
+SERVED = "/shared"
+ROOT_PLACE = f"{SERVED}/{ROOT}"
+
 
 @contextlib.contextmanager
 def _taken(labdir: str, name: str, numbers: range, deadline: float) -> Iterator[Line]:
@@ -194,8 +200,11 @@ def write_boot(labdir: str, guest: Guest, records: list[tuple[bytes, int, bytes]
     ]
     if init := guest.current_init:
         head.append((protocol.BOOT_INIT, 0, os.fsencode(init) + b"\0"))
+    if guest.is_served:
+        head.append((protocol.BOOT_ROOT, 0, f"{ROOT_TAG}\0{ROOT}\0".encode()))
     path = os.path.join(liveness.run_dir(labdir, guest.name), protocol.BOOT_FILE)
     with open(path + ".new", "wb") as file:
+        os.fchmod(file.fileno(), 0o644)
         for kind, slot, payload in head + records:
             file.write(struct.pack("<cBHI", kind, 0, slot, len(payload)) + payload)
     os.replace(path + ".new", path)

@@ -46,6 +46,19 @@ class GuestView:
         return self.guest.master or _link(self._labdir, "master")
 
     @property
+    def rootfs(self) -> str | None:
+        """How it reaches its root file system while it runs, or else as its own setting says."""
+        boot = self.guest.boot
+        if boot is not None and self.state not in ("stopped", "crashed"):
+            return boot.rootfs or "hostfs"
+        return self.guest.rootfs
+
+    @property
+    def master_spec(self) -> str:
+        """The name or path of its master, its own or the working set's."""
+        return self.guest.master or os.path.realpath(os.path.join(self._labdir, "master"))
+
+    @property
     def ifaces(self) -> list[str]:
         """Its interfaces, by slot."""
         return [i.name for i in self._ifaces]

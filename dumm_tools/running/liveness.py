@@ -171,6 +171,15 @@ def pidfd_of(labdir: str, name: str) -> int | None:
     return process.open_pidfd(*known) if known else None
 
 
+def files_pidfd_of(labdir: str, guest: Guest) -> int | None:
+    """A pidfd of the process in whose mount namespace the guest's tree is: that of the server of
+    its root file system, or of its kernel. The caller closes it."""
+    if not guest.is_served:
+        return pidfd_of(labdir, guest.name)
+    known = process.recorded(os.path.join(run_dir(labdir, guest.name), "server.pid"))
+    return process.open_pidfd(*known) if known else None
+
+
 def is_running(labdir: str, state: State, name: str) -> bool:
     """Whether a guest is running and ready, as far as can be seen; False if it does not exist."""
     guest = state.guests.get(name)

@@ -3,8 +3,28 @@
 #include <linux/capability.h>
 #include <sys/utsname.h>
 
-/* Needed by hostfs for the root user of a guest to change owners and modes. */
-static const int KEPT[] = { CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID };
+/* Needed for the root user of a guest to change owners and modes, by hostfs or by a server. */
+#define FILES (bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER) | bit(CAP_FSETID))
+
+static unsigned long long bit(int capability)
+{
+	return 1ULL << capability;
+}
+
+/* A client has no files that another user than root owns. A server creates files as a guest's users, and
+ * stores capabilities of programs (capabilities(7), file capabilities). virtiofsd clears its bounding set,
+ * or does not start. */
+static unsigned long long kept(enum role role)
+{
+	switch (role) {
+	case KERNEL:
+		return FILES;
+	case SERVER:
+		return FILES | bit(CAP_SETUID) | bit(CAP_SETGID) | bit(CAP_SETFCAP) | bit(CAP_SETPCAP);
+	default:
+		return 0;
+	}
+}
 
 /* Whether the host's kernel is of this release or later. */
 static bool host_is(int major, int minor)
@@ -16,27 +36,25 @@ static bool host_is(int major, int minor)
 	       (has > major || (has == major && and >= minor));
 }
 
-void drop_capabilities(uid_t user)
+void drop_capabilities(const struct order *o)
 {
+	const unsigned long long keep = kept(o->role);
 	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	struct __user_cap_data_struct data[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
 
-	for (size_t i = 0; i < sizeof KEPT / sizeof *KEPT; i++)
-		data[KEPT[i] / 32].permitted |= 1U << KEPT[i] % 32;
 	for (int i = 0; i < 2; i++)
-		data[i].effective = data[i].permitted;
+		data[i].effective = data[i].permitted = (unsigned)(keep >> 32 * i);
 	/* UML 6.12 and later re-execute themselves until ADDR_NO_RANDOMIZE stays set. exec clears it
 	 * for a root that gains capabilities, so the bounding set must equal the permitted set. */
 	for (int cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; cap++)
-		if (!(data[cap / 32].permitted & 1U << cap % 32) &&
-		    prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
+		if (!(keep & bit(cap)) && prctl(PR_CAPBSET_DROP, cap, 0, 0, 0))
 			die("cannot drop capability %d", cap);
 	prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
 	/* Before Linux 6.18 (or a little earlier), exec under no_new_privs sets the effective user to a
 	 * different real user. Nothing could grant new privileges in any case: all mounts are nosuid, and
 	 * the bounding set equals what root keeps. Without no_new_privs, installing filters takes
 	 * CAP_SYS_ADMIN, which exec drops: it is not in the bounding set. */
-	bool keeps_user = !user || host_is(6, 18);
+	bool keeps_user = !o->user || host_is(6, 18);
 
 	if (!keeps_user) {
 		data[0].permitted |= 1U << CAP_SYS_ADMIN;
@@ -94,6 +112,16 @@ void set_limits(const struct order *o)
 		limit(RLIMIT_NOFILE, o->files);
 	if (o->signals)
 		limit(RLIMIT_SIGPENDING, o->signals);
+}
+
+void raise_limit_of_files(rlim_t files)
+{
+	struct rlimit r;
+
+	if (!getrlimit(RLIMIT_NOFILE, &r) && r.rlim_max < files) {
+		r.rlim_max = files;
+		setrlimit(RLIMIT_NOFILE, &r);
+	}
 }
 
 /* In addition to RLIMIT_NPROC, which does not apply to a real user 0: since Linux 6.14 each pid

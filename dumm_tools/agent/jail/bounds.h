@@ -4,14 +4,17 @@
 
 #include "order.h"
 
-/* Keep only the capabilities that hostfs needs, for a program whose real user is `user`. */
-void drop_capabilities(uid_t user);
+/* Keep only the capabilities that the program needs in its user namespace. */
+void drop_capabilities(const struct order *o);
 
 /* Keep none. */
 void drop_all_capabilities(void);
 
 /* Set the limits per process and per user. */
 void set_limits(const struct order *o);
+
+/* Raise our own limit if the program is to have a higher one and we may; if not, it gets ours. */
+void raise_limit_of_files(rlim_t files);
 
 /* Limit the number of processes in our pid namespace, if the host supports it; 0: no limit. */
 void limit_pids(rlim_t processes);

@@ -6,6 +6,9 @@
 
 #include <poll.h>
 
+/* To the log of a kernel that is killed because the server of its files has ended: console_log.py. */
+#define PEER_LOST "\n[the server of the root file system has ended]\n"
+
 static void woken(int signal) { (void)signal; }
 
 /* Reap exited children; return whether `program` was among them. */
@@ -18,11 +21,13 @@ static bool reap(pid_t program)
 	return over;
 }
 
-/* Hold the locks until the program and everything that it started have ended; write its log. */
+/* Hold the locks until the program and everything that it started have ended; write its log. If the
+ * jail that belongs with ours ends, end everything. */
 static void __attribute__((noreturn)) keep(const struct order *o, pid_t program, int input)
 {
 	int kept = (int)(o->hold + o->holds);
-	struct pollfd from = { input < 0 ? -1 : kept, POLLIN, 0 }; /* poll(2) ignores -1 */
+	/* poll(2) ignores -1, and reports POLLHUP in any case. */
+	struct pollfd from[] = { { input < 0 ? -1 : kept, POLLIN, 0 }, { o->peer, 0, 0 } };
 	sigset_t child, before;
 
 	if (input >= 0 && dup2(input, kept) < 0)
@@ -37,18 +42,22 @@ static void __attribute__((noreturn)) keep(const struct order *o, pid_t program,
 	sigdelset(&before, SIGCHLD);
 	signal(SIGCHLD, woken); /* it interrupts ppoll, and nothing else */
 	while (!reap(program)) {
-		if (ppoll(&from, 1, NULL, &before) <= 0)
+		if (ppoll(from, 2, NULL, &before) <= 0)
 			continue;
+		if (from[1].revents)
+			break;
 		if (log_some(kept) < 0)
-			from.fd = -1;
+			from[0].fd = -1;
 		/* A kernel prints many lines in a row; not each of them has to wake us, but its end does. */
 		ppoll(NULL, 0, &(struct timespec){ 0, 500000 }, &before);
 	}
 	kill(-1, SIGKILL);
 	while (waitpid(-1, NULL, 0) > 0)
 		;
-	while (from.fd >= 0 && log_some(kept) > 0)
+	while (from[0].fd >= 0 && log_some(kept) > 0)
 		;
+	if (from[1].revents && o->role == CLIENT)
+		log_text(PEER_LOST);
 	_exit(0);
 }
 
@@ -60,6 +69,7 @@ void run_keeper(struct order *o, int userns, int report, int go)
 	if (o->hostname && sethostname(o->hostname, strlen(o->hostname)))
 		die("cannot set the host name");
 	limit_pids(o->processes);
+	raise_limit_of_files(o->files);
 	build_root(o->steps, o->n);
 	if (o->log >= 0 && (pipe2(output, O_CLOEXEC) || fcntl(output[0], F_SETFL, O_NONBLOCK)))
 		die("cannot make a pipe");

@@ -57,6 +57,16 @@ static void drop_older_half(void)
 		size = lseek(log_fd, 0, SEEK_END);
 }
 
+static void append(const char *text, size_t n)
+{
+	if (size + (off_t)n > LOG_MAX)
+		drop_older_half();
+	ssize_t written = pwrite(log_fd, text, n, size);
+
+	if (written > 0)
+		size += written;
+}
+
 int log_some(int input)
 {
 	static char text[1 << 16];
@@ -66,11 +76,12 @@ int log_some(int input)
 		return errno == EINTR || errno == EAGAIN ? 0 : -1;
 	if (n == 0)
 		return -1;
-	if (size + n > LOG_MAX)
-		drop_older_half();
-	ssize_t written = pwrite(log_fd, text, (size_t)n, size);
-
-	if (written > 0)
-		size += written;
+	append(text, (size_t)n);
 	return 1;
+}
+
+void log_text(const char *text)
+{
+	if (log_fd >= 0)
+		append(text, strlen(text));
 }

@@ -9,4 +9,7 @@ void log_to(int fd);
  * at the end. */
 int log_some(int input);
 
+/* Add a text to the log. */
+void log_text(const char *text);
+
 #endif

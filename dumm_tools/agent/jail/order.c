@@ -34,7 +34,9 @@ static bool numeric(const char *what, const char *a, const char *b, struct order
 		int *fd;
 	} descriptors[] = { { "errors", &o->errors },
 			    { "turn", &o->turn },
-			    { "log", &o->log } };
+			    { "log", &o->log },
+			    { "peer", &o->peer },
+			    { "listen", &o->listen } };
 	const struct {
 		const char *what;
 		unsigned *id;
@@ -82,7 +84,7 @@ static bool numeric(const char *what, const char *a, const char *b, struct order
 static bool is_step(const char *what, const char *a, const char *b)
 {
 	static const char *const pairs[] = { "bind", "ro-bind", "dev", "symlink" };
-	static const char *const own[] = { "tmpfs", "dir" };
+	static const char *const own[] = { "tmpfs", "dir", "proc" };
 
 	for (size_t i = 0; i < COUNT(pairs); i++)
 		if (!strcmp(what, pairs[i]))
@@ -93,12 +95,30 @@ static bool is_step(const char *what, const char *a, const char *b)
 	return false;
 }
 
+static bool role(const char *text, enum role *role)
+{
+	static const char *const names[] = { "kernel", "client", "server" };
+
+	for (size_t i = 0; i < COUNT(names); i++)
+		if (!strcmp(text, names[i])) {
+			*role = (enum role)i;
+			return true;
+		}
+	return false;
+}
+
+/* Whether this is one of the keeper's descriptors, or none. */
+static bool is_held(const struct order *o, int fd)
+{
+	return fd < 0 || ((unsigned)fd >= o->hold && (unsigned)fd - o->hold < o->holds);
+}
+
 bool parse(int argc, char **argv, struct order *o)
 {
 	static const char *const two[] = { "bind", "ro-bind", "dev", "hold", "tmpfs", "symlink" };
 	int i = 1;
 
-	*o = (struct order){ .errors = 2, .turn = -1, .log = -1 };
+	*o = (struct order){ .errors = 2, .turn = -1, .log = -1, .peer = -1, .listen = -1 };
 	for (; i < argc && strcmp(argv[i], "--"); i++) {
 		const char *what = argv[i] + 2;
 		bool pair = false, known;
@@ -121,13 +141,16 @@ bool parse(int argc, char **argv, struct order *o)
 			o->cgroup = a;
 		else if (!strcmp(what, "hostname"))
 			o->hostname = a;
+		else if (!strcmp(what, "role")) {
+			if (!role(a, &o->role))
+				return false;
+		}
 		else if (is_step(what, a, b) && o->n < (int)COUNT(o->steps))
 			o->steps[o->n++] = (struct step){ .what = what, .a = a, .b = b };
 		else
 			return false;
 	}
-	/* The log is one of the keeper's descriptors. */
-	if (o->log >= 0 && ((unsigned)o->log < o->hold || (unsigned)o->log - o->hold >= o->holds))
+	if (!is_held(o, o->log) || !is_held(o, o->peer) || !is_held(o, o->listen))
 		return false;
 	if (!o->pid_file || i + 1 >= argc)
 		return false;

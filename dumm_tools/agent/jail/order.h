@@ -12,6 +12,13 @@ struct step {
 	int tree;
 };
 
+/* The kind of program: its capabilities and system calls depend on it. */
+enum role {
+	KERNEL,			    /* a guest's kernel, whose files are reached through hostfs */
+	CLIENT,			    /* one whose files are served by another program */
+	SERVER,			    /* that program */
+};
+
 struct order {
 	struct step steps[1024];
 	int n;			    /* steps */
@@ -20,6 +27,9 @@ struct order {
 	int turn;		    /* descriptor of a lock held by the launcher; -1: none */
 	unsigned hold, holds;	    /* first of the keeper's descriptors, and their number */
 	int log;		    /* one of them, for the program's output; -1: none */
+	int peer;		    /* one of them, a socket: its other end lives as long as the jail; -1 */
+	int listen;		    /* one of them, for the program as well; -1: none */
+	enum role role;
 	const char *cgroup;
 	const char *hostname;
 	uid_t user;		    /* the program's real user; 0: root */

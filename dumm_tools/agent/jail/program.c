@@ -12,7 +12,8 @@ void run_program(const struct order *o, int userns, int output, int go)
 	char c;
 
 	for (unsigned i = 0; i < o->holds; i++)
-		close((int)(o->hold + i));
+		if ((int)(o->hold + i) != o->listen)
+			close((int)(o->hold + i));
 	/* A descriptor from outside would be on the host's mount, which is writable (see "dev"). */
 	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
@@ -25,11 +26,12 @@ void run_program(const struct order *o, int userns, int output, int go)
 	/* In a namespace with a single id, the kernel denies setgroups: then there is no group. */
 	if (setgroups(o->group ? 1 : 0, &o->group) && errno != EPERM)
 		die("cannot set groups");
-	/* access(2) uses the real user, and would clear the capabilities of one other than root. */
+	/* access(2) uses the real user, and would clear the capabilities of one other than root. A server
+	 * acts as the users who create files, without the capabilities of root. */
 	if (setresgid(0, 0, 0) || setresuid(o->user, 0, 0) ||
-	    prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
+	    prctl(PR_SET_SECUREBITS, o->role == SERVER ? 0 : SECBIT_NO_SETUID_FIXUP, 0, 0, 0))
 		die("cannot become root");
-	drop_capabilities(o->user);
+	drop_capabilities(o);
 	set_limits(o);
 	setsid();
 	umask(0); /* the guest's kernel has applied the umask of its own process */
@@ -37,7 +39,7 @@ void run_program(const struct order *o, int userns, int output, int go)
 	if (read(go, &c, 1) != 1) /* the launcher died before it could record our pid */
 		_exit(1);
 	confine_to_own();
-	filter_system_calls(o->passing);
+	filter_system_calls(o->role, o->passing);
 	execv(o->argv[0], o->argv);
 	die("cannot execute '%s'", o->argv[0]);
 }

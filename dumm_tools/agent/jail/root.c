@@ -92,6 +92,11 @@ void build_root(struct step *steps, int n)
 			mkdir(dst, 0755);
 			if (mount("tmpfs", dst, "tmpfs", safe, s->b))
 				die("cannot mount tmpfs on '%s'", dst);
+		} else if (!strcmp(s->what, "proc")) {
+			dst = s->a + 1;
+			mkdir(dst, 0755);
+			if (mount("proc", dst, "proc", safe | MS_NOEXEC | MS_RDONLY, "subset=pid"))
+				die("cannot mount proc on '%s'", dst);
 		} else if (!strcmp(s->what, "symlink")) {
 			make_parents(dst);
 			if (symlink(s->a, dst))

@@ -14,9 +14,10 @@
  */
 #include "seccomp.h"
 #include "filter.h"
+#include "rules.h"
+#include "server.h"
 
 #include <asm/prctl.h>
-#include <linux/audit.h>
 #include <linux/if_tun.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -69,8 +70,8 @@ static const unsigned short ALLOWED[] = {
 	SYS_shutdown, SYS_sendto, SYS_recvfrom,
 };
 
-/* Descriptors in messages: kernels since Linux 6.16 pass them to their processes with seccomp=on; no
- * others need them. Those that nobody has received are counted per user (unix(7), ETOOMANYREFS). */
+/* Descriptors in messages: kernels since Linux 6.16 pass them to their processes with seccomp=on, and
+ * clients pass their memory to the server; no others need them. Those that nobody has received are counted per user (unix(7), ETOOMANYREFS). */
 static const unsigned short PASSING[] = { SYS_sendmsg, SYS_recvmsg };
 
 /* Terminals and existing taps. */
@@ -79,16 +80,6 @@ static const unsigned IOCTLS[] = {
 	TIOCGPGRP, TIOCSPGRP, TIOCGWINSZ, FIONREAD, FIONBIO, FIOASYNC,
 	TUNSETIFF, TUNGETIFF, TUNGETFEATURES, TUNSETOFFLOAD, TUNGETVNETHDRSZ, TUNSETVNETHDRSZ,
 };
-
-#define MAPPINGS                                                                              \
-	(MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK |           \
-	 MAP_DENYWRITE | MAP_EXECUTABLE)
-
-/* Flags used by fork(3), pthread_create(3), posix_spawn(3) and UML. */
-#define CLONES                                                                                \
-	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_VFORK | CLONE_THREAD |             \
-	 CLONE_SYSVSEM | CLONE_SETTLS | CLONE_PARENT | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID |   \
-	 CLONE_CHILD_SETTID)
 
 static const unsigned ADVICE[] = { MADV_DONTNEED, MADV_REMOVE, MADV_DONTFORK, MADV_DONTDUMP };
 
@@ -116,43 +107,6 @@ static const unsigned SEGMENTS[] = { ARCH_SET_GS, ARCH_SET_FS, ARCH_GET_FS, ARCH
 static const unsigned DESCRIPTORS[] = { F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_GETLK, F_SETLK,
 					F_SETOWN, F_GETOWN, F_DUPFD_CLOEXEC };
 
-/* No memory that is limited neither by the size of /dev/shm nor by RLIMIT_DATA: memory that grows like
- * a stack, huge pages, or anonymous shared memory. UML 7 uses two such pages to test for seccomp. */
-static void rule_mmap(void)
-{
-	unsigned short call = begin_call(SYS_mmap);
-
-	load_argument(3);
-	need_bits(MAPPINGS, ENOMEM);
-	mask(MAP_SHARED | MAP_ANONYMOUS);
-	skip_if(MAP_SHARED | MAP_ANONYMOUS); /* MAP_SHARED_VALIDATE has the bit of MAP_SHARED */
-	answer(SECCOMP_RET_ALLOW);
-	load_argument(1);
-	skip_unless_above(8192);
-	deny(ENOMEM);
-	load(offsetof(struct seccomp_data, args) + 8 + 4); /* and the upper half of the length */
-	skip_if(0);
-	deny(ENOMEM);
-	answer(SECCOMP_RET_ALLOW);
-	end_call(call);
-}
-
-/* No namespaces, no tracing from birth, no exit signal other than SIGCHLD. */
-static void rule_clone(void)
-{
-	unsigned short call = begin_call(SYS_clone);
-
-	load_argument(0);
-	need_bits(CLONES | CSIGNAL, EPERM);
-	mask(CSIGNAL);
-	skip_unless(0);
-	answer(SECCOMP_RET_ALLOW);
-	skip_if(SIGCHLD);
-	deny(EPERM);
-	answer(SECCOMP_RET_ALLOW);
-	end_call(call);
-}
-
 static void rule_fcntl(void)
 {
 	unsigned short call = begin_call(SYS_fcntl);
@@ -172,15 +126,23 @@ static void rule_fcntl(void)
 /* The mconsole is a datagram socket with a name; the network is reached through taps only. Its name is
  * that of a file: UML always passes the maximum length, and the kernel takes the name up to the first
  * zero. Abstract names belong to the network namespace; they are as long as the length says, and a
- * socket bound without a name gets an abstract one. */
-static void rule_sockets(void)
+ * socket bound without a name gets an abstract one. A client also connects to the socket of its server,
+ * the only other one in its jail. */
+static void rule_sockets(bool connecting)
 {
 	const unsigned ignored = SOCK_CLOEXEC | SOCK_NONBLOCK;
 	unsigned short call = begin_call(SYS_socket);
 
 	need_argument(0, 0, AF_UNIX, EAFNOSUPPORT);
-	need_argument(1, ignored, SOCK_DGRAM, EAFNOSUPPORT);
 	need_argument(2, 0, 0, EAFNOSUPPORT);
+	load_argument(1);
+	mask(~ignored);
+	if (connecting) {
+		skip_unless(SOCK_STREAM);
+		answer(SECCOMP_RET_ALLOW);
+	}
+	skip_if(SOCK_DGRAM);
+	deny(EAFNOSUPPORT);
 	answer(SECCOMP_RET_ALLOW);
 	end_call(call);
 
@@ -192,6 +154,12 @@ static void rule_sockets(void)
 	end_call(call);
 
 	call = begin_call(SYS_bind);
+	need_argument(2, 0, sizeof(struct sockaddr_un), EINVAL);
+	answer(SECCOMP_RET_ALLOW);
+	end_call(call);
+	if (!connecting)
+		return;
+	call = begin_call(SYS_connect);
 	need_argument(2, 0, sizeof(struct sockaddr_un), EINVAL);
 	answer(SECCOMP_RET_ALLOW);
 	end_call(call);
@@ -216,29 +184,16 @@ static void rule_timer(void)
 	end_call(call);
 }
 
-/* Its own limits. */
-static void rule_limits(void)
-{
-	unsigned short call = begin_call(SYS_prlimit64);
-
-	need_argument(0, 0, 0, EPERM);
-	answer(SECCOMP_RET_ALLOW);
-	end_call(call);
-}
-
-static void build(bool passing)
+static void build(bool connecting, bool passing)
 {
 	/* UML checks whether its addresses are randomized. */
 	static const unsigned personalities[] = { 0xffffffff, PER_LINUX | ADDR_NO_RANDOMIZE };
 
-	load(offsetof(struct seccomp_data, arch));
-	skip_if(AUDIT_ARCH_X86_64);
-	deny(ENOSYS);
-	load(offsetof(struct seccomp_data, nr));
+	rule_architecture();
 	rule_mmap();
 	ALLOW_VALUES(SYS_ptrace, 0, TRACING, EPERM);
 	rule_fcntl();
-	rule_sockets();
+	rule_sockets(connecting);
 	rule_clone();
 	ALLOW_VALUES(SYS_kill, 1, SIGNALS, EPERM);
 	ALLOW_VALUES(SYS_madvise, 2, ADVICE, EINVAL);
@@ -250,13 +205,16 @@ static void build(bool passing)
 	rule_timer();
 	rule_limits();
 	allow(ALLOWED, sizeof ALLOWED / sizeof *ALLOWED);
-	if (passing)
+	if (passing || connecting)
 		allow(PASSING, sizeof PASSING / sizeof *PASSING);
 	deny(ENOSYS);
 }
 
-void filter_system_calls(bool passing)
+void filter_system_calls(enum role role, bool passing)
 {
-	build(passing);
+	if (role == SERVER)
+		build_server();
+	else
+		build(role == CLIENT, passing);
 	install();
 }

@@ -2,10 +2,10 @@
 #ifndef DUMM_SECCOMP_H
 #define DUMM_SECCOMP_H
 
-#include <stdbool.h>
+#include "order.h"
 
-/* From here on, this process and its children can make only the system calls that UML needs; with
- * `passing`, these include passing descriptors in messages. */
-void filter_system_calls(bool passing);
+/* From here on, this process and its children can make only the system calls that a program of this role
+ * needs; with `passing`, a kernel's include passing descriptors in messages. */
+void filter_system_calls(enum role role, bool passing);
 
 #endif

@@ -3,6 +3,7 @@
 #include "clock.h"
 #include "module.h"
 #include "net.h"
+#include "served.h"
 
 #define RO_EXEC (MS_RDONLY | MS_NOSUID | MS_NODEV)
 
@@ -40,7 +41,63 @@ static void mount_modules(void)
 	}
 }
 
-void boot_mounts(void)
+/* Read BOOT_FILE; return its length. */
+static size_t read_instructions(char *buf, size_t size)
+{
+	int fd = (int)sys_openat(agent.host, BOOT_FILE, O_RDONLY | O_CLOEXEC, 0);
+	long n = fd < 0 ? fd : read_whole(fd, buf, size);
+
+	sys_close(&fd);
+	if (n < 0) {
+		complain(BOOT_FILE, n);
+		return 0;
+	}
+	if ((size_t)n + 1 == size) /* the rest is missing */
+		complain(BOOT_FILE, -E2BIG);
+	return (size_t)n;
+}
+
+struct instruction {
+	u8 type, *payload;
+	u32 slot, length;
+};
+
+/* The instruction at *next, which is moved on; false after the last one. */
+static bool take(u8 **next, u8 *end, struct instruction *i)
+{
+	u8 *p = *next;
+
+	if (end - p < 8)
+		return false;
+	*i = (struct instruction){ p[0], p + 8, (u32)(p[2] | p[3] << 8), 0 };
+	memcpy(&i->length, p + 4, 4);
+	if (i->length > (u32)(end - i->payload))
+		return false;
+	*next = i->payload + i->length;
+	return true;
+}
+
+/* Mount what is to become the root on /root; the jail's root is on /host. */
+static void mount_root(u8 *next, u8 *end)
+{
+	struct instruction i;
+	long r;
+
+	while (take(&next, end, &i)) {
+		const char *tag = (const char *)i.payload, *directory = tag;
+
+		if (i.type != BOOT_ROOT || !i.length || i.payload[i.length - 1])
+			continue;
+		directory += str_len(tag) + 1;
+		if (directory < tag + i.length && (r = mount_served(tag, directory, "/root")) < 0)
+			give_up("virtiofs", r);
+		return;
+	}
+	if ((r = sys_mount("root", "/root", "hostfs", 0, "/guest")) < 0)
+		give_up("its root", r);
+}
+
+size_t boot_mounts(char *buf, size_t size)
 {
 	struct {
 		char sysname[65], nodename[65], release[65], version[65], machine[65], domain[65];
@@ -55,11 +112,11 @@ void boot_mounts(void)
 	if ((r = sys_mount("host", "/host", "hostfs", MS_NOSUID | MS_NODEV, "/")) < 0)
 		give_up("hostfs", r);
 	agent.host = (int)sys_open("/host", O_PATH | O_DIRECTORY);
-	SYS2(umount2, "/host", MNT_DETACH);
+	size_t length = read_instructions(buf, size);
 
 	sys_mkdir("/root", 0755);
-	if ((r = sys_mount("root", "/root", "hostfs", 0, "/guest")) < 0)
-		give_up("its root", r);
+	mount_root((u8 *)buf, (u8 *)buf + length);
+	SYS2(umount2, "/host", MNT_DETACH);
 	SYS1(chdir, "/root");
 	sys_mount(".", "/", NULL, MS_MOVE, NULL);
 	SYS1(chroot, ".");
@@ -77,6 +134,7 @@ void boot_mounts(void)
 	SYS2(symlink, "/proc/self/fd/0", "/dev/stdin");
 	SYS2(symlink, "/proc/self/fd/1", "/dev/stdout");
 	SYS2(symlink, "/proc/self/fd/2", "/dev/stderr");
+	return length;
 }
 
 /* Configure a device, and wait for one that is plugged in late; for all of them together, 10 s. */
@@ -115,49 +173,35 @@ static void apply(u32 slot, u8 *message, u32 length)
 	}
 }
 
-const char *boot_configure(char *buf, size_t size)
+const char *boot_configure(char *buf, size_t length)
 {
+	u8 *next = (u8 *)buf, *end = next + length;
 	const char *init = NULL;
+	struct instruction i;
+	long r;
 
 	if (!clock_moves()) { /* and nothing can be waited for */
 		give_up("its clock stands still", 0);
 		return NULL;
 	}
-	int fd = (int)sys_openat(agent.host, BOOT_FILE, O_RDONLY | O_CLOEXEC, 0);
-	long n = fd < 0 ? fd : read_whole(fd, buf, size), r;
-
-	sys_close(&fd);
-	if (n < 0) {
-		complain(BOOT_FILE, n);
-		return NULL;
-	}
-	if ((size_t)n + 1 == size) /* the rest is missing */
-		complain(BOOT_FILE, -E2BIG);
-	for (u8 *p = (u8 *)buf, *end = p + n; p + 8 <= end;) {
-		u8 type = p[0], *payload = p + 8;
-		u32 slot = (u32)(p[2] | p[3] << 8), length;
-
-		memcpy(&length, p + 4, 4);
-		if (length > (u32)(end - payload))
-			break;
-		p = payload + length;
-		switch (type) {
+	while (take(&next, end, &i)) {
+		switch (i.type) {
 		case BOOT_HOSTNAME:
-			SYS2(sethostname, payload, str_len((char *)payload));
+			SYS2(sethostname, i.payload, str_len((char *)i.payload));
 			break;
 		case BOOT_INIT:
-			init = (char *)payload;
+			init = (char *)i.payload;
 			break;
 		case BOOT_MODULE:
 			/* A missing module may be built in; otherwise, its user will fail. */
-			if ((r = module_load((char *)payload)) < 0 && r != -ENOENT)
-				complain((char *)payload, r);
+			if ((r = module_load((char *)i.payload)) < 0 && r != -ENOENT)
+				complain((char *)i.payload, r);
 			break;
 		case BOOT_NETLINK:
-			apply(slot, payload, length);
+			apply(i.slot, i.payload, i.length);
 			break;
 		case BOOT_ROUTE:
-			if ((r = net_route(slot, payload, length)) < 0 && r != -ENODEV)
+			if ((r = net_route(i.slot, i.payload, i.length)) < 0 && r != -ENODEV)
 				complain("route", r);
 			break;
 		}

@@ -4,11 +4,12 @@
 
 #include "agent.h"
 
-/* Mount the file systems of every guest, its root first. */
-void boot_mounts(void);
+/* Mount the file systems of every guest, its root first, and read BOOT_FILE; return the length of what
+ * it says. */
+size_t boot_mounts(char *buf, size_t size);
 
-/* Carry out the instructions in BOOT_FILE. Return the path of the guest's own init, or NULL. */
-const char *boot_configure(char *buf, size_t size);
+/* Carry out these instructions. Return the path of the guest's own init, or NULL. */
+const char *boot_configure(char *buf, size_t length);
 
 /* Write the nonce of this boot to where the host's reading commands look for it. */
 void boot_ready(void);

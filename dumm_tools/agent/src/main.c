@@ -176,8 +176,8 @@ int agent_main(char **argv, char **env)
 	agent.again = env_get(env, "DUMM_AGAIN");
 	agent.is_init = true;
 	agent.console = -1;
-	boot_mounts();
-	const char *init = boot_configure(config, sizeof config);
+	size_t length = boot_mounts(config, sizeof config);
+	const char *init = boot_configure(config, length);
 
 	if (init) {
 		/* The guest's own init is pid 1; the agent keeps serving as its child. */

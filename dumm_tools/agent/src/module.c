@@ -67,6 +67,11 @@ static long insert(const char *start, const char *stop)
 	return r == -EEXIST ? 0 : r;
 }
 
+void module_place(const char *directory)
+{
+	str_copy(base, base + sizeof base, directory ? directory : "");
+}
+
 long module_load(const char *name)
 {
 	if (!base[0])

@@ -82,6 +82,8 @@ enum {
 	BOOT_MODULE = 'M',	/* the name of a kernel module */
 	BOOT_NETLINK = 'N',	/* a netlink message for the device of a slot */
 	BOOT_NIC = 'V',		/* the device as an argument of the kernel: for the jail (jail/boot.c) */
+	BOOT_ROOT = 'F',	/* where the root is: the tag of a virtiofs and a directory in it, each with
+				 * a NUL; without this record, it is hostfs */
 	BOOT_ROUTE = 'R',	/* SLOT times PLACE(2) SLOT(2), then a netlink message that has the index of
 				 * the slot's device at each place; a place of 0: the device must be there */
 };

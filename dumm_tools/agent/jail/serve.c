@@ -1,0 +1,96 @@
+/* serve: run the server of a guest's files, anew for each boot of its kernel.
+ *
+ *   /serve FD PROGRAM ARG...
+ *
+ * FD is a listening socket, where kernels connect. The program, virtiofsd, gets another one as --fd: it
+ * accepts one connection, and ends when that is closed. We pass on the messages between the two
+ * (relay.c), and start it again when a kernel has closed its connection, as at a reboot. Connections
+ * are queued in the meantime: a kernel never finds nobody listening. If the program ends by itself,
+ * the guest's files are gone for good, and so we end, too; the keepers of both jails then end the guest.
+ *
+ * This runs in the jail, confined like the program itself.
+ */
+#include "serve.h"
+#include "base.h"
+#include "relay.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+
+#define PLACE "/tmp/socket"
+/* A guest that reboots, or only connects, in a loop, should not keep the host busy with it. */
+#define BRIEF 1		/* s */
+#define PAUSE 100000000 /* ns */
+
+static time_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec;
+}
+
+/* A listening socket for the program, and our connection to it. */
+static int connect_to(int *listening)
+{
+	/* Always of full length: the filter permits no other. */
+	struct sockaddr_un name = { .sun_family = AF_UNIX, .sun_path = PLACE };
+	int near = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	*listening = socket(AF_UNIX, SOCK_STREAM, 0);
+	unlink(PLACE);
+	if (near < 0 || *listening < 0 || bind(*listening, (struct sockaddr *)&name, sizeof name) ||
+	    listen(*listening, 1) || connect(near, (struct sockaddr *)&name, sizeof name))
+		die("cannot make a socket");
+	return near;
+}
+
+static pid_t start(char **argv, int listening)
+{
+	char *const environment[] = { NULL };
+	char number[32], *words[64] = { argv[0], number };
+	pid_t pid;
+
+	snprintf(number, sizeof number, "--fd=%d", listening);
+	for (int n = 2; argv[n - 1] && n < 63; n++)
+		words[n] = argv[n - 1];
+	pid = fork();
+	if (pid == 0) {
+		execve(argv[0], words, environment);
+		die("cannot execute '%s'", argv[0]);
+	}
+	if (pid < 0)
+		die("cannot start '%s'", argv[0]);
+	return pid;
+}
+
+static void __attribute__((noreturn)) lost(const char *program, int status)
+{
+	if (WIFSIGNALED(status))
+		fprintf(stderr, "%s was ended by signal %d\n", program, WTERMSIG(status));
+	else
+		fprintf(stderr, "%s ended with status %d\n", program, WEXITSTATUS(status));
+	_exit(1);
+}
+
+int run_serve(char **argv)
+{
+	int listening, status, kernels = argv[0] && argv[1] ? atoi(argv[0]) : -1;
+
+	fcntl(kernels, F_SETFD, FD_CLOEXEC);
+	for (;;) {
+		time_t begin = now();
+		int server = connect_to(&listening);
+		pid_t pid = start(argv + 1, listening);
+
+		close(listening);
+		bool alive = relay(kernels, server);
+
+		close(server);
+		if (waitpid(pid, &status, 0) < 0 || !alive)
+			lost(argv[1], status);
+		if (now() - begin <= BRIEF)
+			nanosleep(&(struct timespec){ 0, PAUSE }, NULL);
+	}
+}

@@ -1,0 +1,47 @@
+"""How a guest reaches its root file system: by hostfs, or by virtiofs from a server beside it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dumm_tools.errors import DummError
+from dumm_tools.images import master
+from dumm_tools.images.kernel import Kernel
+from dumm_tools.images.master import Master
+from dumm_tools.model import Guest, RootFS
+
+if TYPE_CHECKING:
+    from dumm_tools.images.virtiofsd import Server
+
+#: How to get a server.
+_HINT = "install virtiofsd, or fetch a kernel pack that has one: dumm-fs kernel fetch"
+
+
+def default(spec: str) -> RootFS | None:
+    """How guests with this master reach their root file system by default; None if it is gone."""
+    with contextlib.suppress(DummError):
+        return master.rootfs(master.resolve(spec).path)
+    return None
+
+
+def server(guest: Guest, core: Kernel, below: Master, warn: Callable[[str], None]) -> Server | None:
+    """The server that a guest needs; None for hostfs. If there is none to be found, that is an
+    error for a guest whose record says virtiofs, and otherwise reported to `warn`."""
+    if (guest.rootfs or master.rootfs(below.path)) == "hostfs":
+        return None
+    from dumm_tools.images import virtiofsd
+
+    found = virtiofsd.find(core)
+    if found is None:
+        if guest.rootfs is not None:
+            raise DummError(
+                f"cannot start guest '{guest.name}' with virtiofs: there is no virtiofsd",
+                hint=_HINT,
+            )
+        warn(
+            f"guest '{guest.name}' uses hostfs, where all files belong to one user: there is no "
+            f"virtiofsd ({_HINT})"
+        )
+    return found

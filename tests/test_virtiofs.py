@@ -1,0 +1,169 @@
+"""Guests whose root file system is served by virtiofs: their life, and the end of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import PATIENCE, SUITES
+from support.guests import pid_of, state_of
+from support.labs import Lab
+
+pytestmark = [pytest.mark.uml, pytest.mark.netns]
+
+
+@pytest.fixture
+def served(lab: Lab) -> Lab:
+    """A lab with a running guest on virtiofs."""
+    lab("dumm-guest create a --rootfs virtiofs --start")
+    return lab
+
+
+def server_of(lab: Lab, name: str) -> int:
+    """The process that starts a guest's server."""
+    return int((lab.directory / "run" / name / "server.pid").read_text().split()[0])
+
+
+def children(pid: int) -> list[int]:
+    """The processes that another has started."""
+    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for something that must happen."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+@pytest.mark.parametrize("isolated", ["--isolated", "--host-net"])
+@pytest.mark.parametrize("suite", SUITES)
+def test_life(new_lab: Callable[..., Lab], suite: str, isolated: str) -> None:
+    """A guest boots, writes, reboots, is paused and stops; users own what they create."""
+    if isolated == "--host-net" and os.geteuid():
+        pytest.skip("only root has such labs")
+    lab = new_lab("lab", isolated, kernel=suite)
+    lab("dumm-guest create a --rootfs virtiofs --start")
+    assert lab("dumm-guest list -o name,rootfs").lines == ["a\tvirtiofs"]
+    mounts = lab("dumm-guest exec a -- cat /proc/mounts").lines
+    assert mounts[0].split()[1:3] == ["/", "virtiofs"]
+    lab("dumm-guest exec a -- sh -c 'mkdir -m 777 /work; echo one > /work/f'")
+    assert (lab.mounted("a") / "work/f").read_text() == "one\n"
+    users = "touch f2; echo two >> f2; mkdir d; mkfifo p; stat -c %u:%g f2 d p"
+    done = lab(
+        ["dumm-guest", "exec", "a", "-u", "65534:65534", "-w", "/work", "--", "sh", "-c", users]
+    )
+    assert set(done.lines) == {"65534:65534"}
+    (lab.mounted("a") / "work/from-host").write_text("three\n")
+    assert lab("dumm-guest exec a -- cat /work/from-host").out == "three\n"
+    lab("dumm-guest exec a -- reboot", status=None)
+    until(lambda: "has rebooted" not in lab("dumm-guest exec a -- true", status=None).err)
+    lab("dumm-guest wait a")
+    assert lab("dumm-guest exec a -- cat /work/f2").out == "two\n"
+    lab("dumm-guest pause a")
+    lab("dumm-guest resume a")
+    lab("dumm-guest exec a -- cat /work/f")
+    server = server_of(lab, "a")
+    lab("dumm-guest stop a")
+    assert state_of(lab, "a") == "stopped"
+    assert gone(server)
+    assert (lab.directory / "host/a/work/f2").read_text() == "two\n"
+
+
+def test_large_input(served: Lab) -> None:
+    """Large pieces of stdin go through hostfs, whatever the umask is."""
+    data = os.urandom(300_000)
+    before = os.umask(0o077)
+    try:
+        done = served("dumm-guest exec a -- cat", stdin=data)
+    finally:
+        os.umask(before)
+    assert done.stdout == data
+
+
+@pytest.mark.parametrize("victim", ["kernel", "launcher", "server"])
+def test_end(served: Lab, victim: str) -> None:
+    """Kernel and server end together, whichever is killed."""
+    kernel, launcher = pid_of(served, "a"), server_of(served, "a")
+    server = children(launcher)[0]
+    os.kill({"kernel": kernel, "launcher": launcher, "server": server}[victim], signal.SIGKILL)
+    until(lambda: state_of(served, "a") == "crashed")
+    assert gone(kernel)
+    assert gone(launcher)
+    assert gone(server)
+    log = served("dumm-console log a").out
+    assert ("[the server of the root file system has ended]" in log) == (victim != "kernel")
+    served("dumm-guest start a")
+
+
+@pytest.mark.parametrize("which", ["pid", "server.pid"])
+def test_keeper_killed(served: Lab, which: str) -> None:
+    """The end of either jail is the end of the other."""
+    kernel, launcher = pid_of(served, "a"), server_of(served, "a")
+    program = {"pid": kernel, "server.pid": launcher}[which]
+    fields = Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()
+    os.kill(int(fields[1]), signal.SIGKILL)
+    until(lambda: gone(kernel) and gone(launcher))
+    until(lambda: state_of(served, "a") == "crashed")
+
+
+def test_failing_server(lab: Lab) -> None:
+    """A server that does not come up fails the start in one line, which says why."""
+    pack = lab.directory / "pack"
+    source = Path(lab.env["XDG_CACHE_HOME"]) / "dumm/kernels" / SUITES[0]
+    lab.host(["cp", "-a", source, pack])
+    server = pack / "virtiofsd/usr/libexec/virtiofsd"
+    server.unlink()
+    server.write_bytes(b"#!/nonexistent\n")
+    server.chmod(0o755)
+    lab(["dumm-guest", "create", "a", "--rootfs", "virtiofs", "--kernel", pack])
+    done = lab("dumm-guest start a", status=1)
+    assert "cannot start guest 'a': the server of the root file system has ended: " in done.err
+    assert len(done.err.splitlines()) == 1
+    assert state_of(lab, "a") == "stopped"
+
+
+def test_override(lab: Lab) -> None:
+    """The master's default can be overridden, and comes back."""
+    lab("dumm-guest create a")
+    assert lab("dumm-guest show a -o rootfs").out == "hostfs\n"
+    lab("dumm-guest set a --rootfs virtiofs")
+    assert lab("dumm-guest show a -o rootfs").out == "virtiofs\n"
+    lab("dumm-guest start a")
+    lab("dumm-guest set a --rootfs default")  # from the next start on
+    assert lab("dumm-guest show a -o rootfs").out == "virtiofs\n"
+    lab("dumm-guest restart a")
+    assert lab("dumm-guest show a -o rootfs").out == "hostfs\n"
+    assert lab("dumm-guest exec a -- cat /proc/mounts").lines[0].split()[2] == "hostfs"
+    lab("dumm-guest create b --rootfs ext4", status=2)
+
+
+def test_layers(served: Lab) -> None:
+    """Layers of a running guest are left as they are."""
+    (served.directory / "layer").mkdir()
+    done = served("dumm-fs overlay add a layer", status=4)
+    assert "virtiofs" in done.err
+    served("dumm-guest stop a")
+    served("dumm-fs overlay add a layer")
+
+
+def test_remount(served: Lab) -> None:
+    """A tree that was unmounted on the host is fetched from the running guest."""
+    served("dumm-guest exec a -- touch /here")
+    served("dumm-fs umount a")
+    assert not (served.mounted("a") / "here").exists()
+    served("dumm-fs mount a")
+    assert (served.mounted("a") / "here").exists()
