@@ -103,6 +103,7 @@ misses() {
 }
 # watch BRIDGE: capture what passes there, in the background, until `watched`.
 watch() {
+	rm -f wire.pcap tcpdump.txt # of an earlier one
 	dumm-bridge capture "$1" -w wire.pcap 2>tcpdump.txt &
 	capture=$!
 	until_true 60 grep -q listening tcpdump.txt
