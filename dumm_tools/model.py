@@ -72,12 +72,15 @@ class Boot(Record):
     init: str | None = ""
     #: How it reaches its root file system; empty if an earlier version started it: by hostfs.
     rootfs: RootFS | Literal[""] = ""
+    #: The disks that it has, in the form of `Guest.disks`.
+    disks: list[str] = []
     extra: dict[str, object] = {}
 
 
 class Guest(Record):
     """A guest as configured by the user; None stands for the working set's default. `rules` are
-    those of `dumm-iface rule` (`routing.Rule`)."""
+    those of `dumm-iface rule` (`routing.Rule`); `disks` are paths, with ":ro" for those that are
+    only read (`guests.disks`)."""
 
     name: str
     kernel: str | None = None
@@ -88,6 +91,7 @@ class Guest(Record):
     overlays: list[str] = []
     rules: list[dict[str, Any]] = []
     rootfs: RootFS | None = None
+    disks: list[str] = []
     boot: Boot | None = None
     extra: dict[str, object] = {}
 

@@ -186,6 +186,9 @@ def _check_names(path: str, state: State) -> None:
             names.guest(guest.name)
             if guest.boot and not _is_own_group(guest.boot.cgroup, state, guest.name):
                 raise Usage(f"bad control group {guest.boot.cgroup!r}")
+            for disk in (*guest.disks, *(guest.boot.disks if guest.boot else ())):
+                if not disk.startswith("/"):
+                    raise Usage(f"'{guest.name}' has a bad disk: {disk!r}")
             if guest.rules:
                 _check_routing(guest.name, "rule", guest.rules)
         for iface in state.ifaces.values():

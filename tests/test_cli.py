@@ -68,7 +68,7 @@ def shell(lab: Lab, line: str) -> subprocess.CompletedProcess[str]:
             "show alice",
             "name:     alice\nstate:    stopped\npid:      -\nkernel:   -\n"
             "master:   -\nrootfs:   -\nmemory:   64M\ninit:     -\nargs:     -\n"
-            "ifaces:   -\noverlays: -\n",
+            "ifaces:   -\ndisks:    -\noverlays: -\n",
         ),
     ],
 )
@@ -92,6 +92,7 @@ def test_json_output(lab: Lab) -> None:
         "init": "/sbin/init",
         "args": ["a=1", "b"],
         "ifaces": [],
+        "disks": [],
         "overlays": [],
     }
     assert json.loads(done.out)[1] == bob

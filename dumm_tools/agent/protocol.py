@@ -33,7 +33,7 @@ POWER_OFF, POWER_REBOOT = b"o", b"r"
 #: types.
 BOOT_FILE = "xfer/boot"
 BOOT_HOSTNAME, BOOT_INIT, BOOT_MODULE, BOOT_NETLINK, BOOT_NIC = b"H", b"I", b"M", b"N", b"V"
-BOOT_ROUTE, BOOT_ROOT = b"R", b"F"
+BOOT_ROUTE, BOOT_ROOT, BOOT_DISK = b"R", b"F", b"U"
 
 INPUT_WINDOW = 16384
 #: Bytes in flight to the agent; more would block the line forever.

@@ -16,6 +16,7 @@ from dumm_tools.cli.guest_life import COMMANDS, is_running, start_all, wait
 from dumm_tools.cli.operands import guests
 from dumm_tools.cli.shapes import output_options
 from dumm_tools.cli.values import human_size
+from dumm_tools.cli.words import File
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
@@ -56,6 +57,12 @@ def _fields() -> list[Field[Any]]:
         Field("init", "Init program; absent if only the agent runs.", lambda v: v.guest.init),
         Field("args", "Additional kernel arguments.", lambda v: v.guest.args, in_table=False),
         Field("ifaces", "Interfaces of the guest.", lambda v: v.ifaces),
+        Field(
+            "disks",
+            "Files on the host that are its disks, with ':ro' if it only reads them.",
+            lambda v: v.guest.disks,
+            in_table=False,
+        ),
         Field("overlays", "Overlays, newest first.", lambda v: v.guest.overlays, in_table=False),
     ]
 
@@ -92,6 +99,27 @@ arg_option = click.option(
     "--arg", "args", metavar="KERNEL_ARG", multiple=True, help="Additional kernel argument."
 )
 
+disk_option = click.option(
+    "--disk",
+    "disks",
+    metavar="FILE[:ro]",
+    multiple=True,
+    type=File(),
+    help="Raw image as a disk of the guest: /dev/ubdb, then /dev/ubdc...; :ro for reading only.",
+)
+
+
+def warn_of_disks(disks: tuple[str, ...]) -> None:
+    """Warn of disks that other users could run as programs."""
+    if disks:
+        from dumm_tools.guests import disks as domain
+
+        for path in domain.exposed([d for d in disks if d]):
+            warn(
+                f"other users can reach '{path}', and run it if guests make it a setuid program; "
+                "a parent directory that is closed to them (0700) keeps them out"
+            )
+
 
 @cli.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
@@ -101,6 +129,7 @@ arg_option = click.option(
 @memory_option
 @init_option
 @arg_option
+@disk_option
 @click.option(
     "--may-exist", is_flag=True, help="Do not fail if it already exists; leave it unchanged."
 )
@@ -117,6 +146,7 @@ def create(
     memory: int | None,
     init: str | None,
     args: tuple[str, ...],
+    disks: tuple[str, ...],
     may_exist: bool,
     start: bool,
 ) -> int:
@@ -138,12 +168,15 @@ def create(
             init=init,
             args=list(args),
             rootfs=None if rootfs == "default" else rootfs,
+            disks=list(disks),
         )
         if guest.create(labdir, new, may_exist=may_exist):
             made.append(name)
         there.append(name)
 
     code = each(dict.fromkeys(names), one)
+    if made:
+        warn_of_disks(disks)
     if start and there:
         up = set(guest_views.all_names(labdir, lambda s: s not in ("stopped", "crashed")))
         errors = start_all(labdir, [n for n in there if n not in up], 30.0, True, keep=False)
@@ -180,6 +213,8 @@ for command in COMMANDS:
 @rootfs_option
 @init_option
 @arg_option
+@disk_option
+@click.option("--no-disks", is_flag=True, help="Remove all disks.")
 def set_(
     name: str,
     memory: int | None,
@@ -188,10 +223,13 @@ def set_(
     rootfs: model.RootFS | Literal["default"] | None,
     init: str | None,
     args: tuple[str, ...],
+    disks: tuple[str, ...],
+    no_disks: bool,
 ) -> None:
     """Change the settings of a guest, effective at its next start.
 
-    An empty value restores the default. The given --arg options replace all earlier ones.
+    An empty value restores the default. The given --arg options replace all earlier ones, and so do
+    the --disk options.
     """
     from dumm_tools.guests import guest
 
@@ -205,9 +243,14 @@ def set_(
         values["rootfs"] = None if rootfs == "default" else rootfs
     if args:
         values["args"] = [a for a in args if a]
+    if disks and no_disks:
+        raise click.UsageError("--disk and --no-disks contradict each other")
+    if disks or no_disks:
+        values["disks"] = [d for d in disks if d]
     if not values:
         raise click.UsageError("nothing to set")
     guest.change(lab.entered(), name, **values)
+    warn_of_disks(disks)
 
 
 @cli.command("list")

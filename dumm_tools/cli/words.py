@@ -34,6 +34,17 @@ class Directory(Words):
         return [CompletionItem(incomplete, type="dir")]
 
 
+class File(Words):
+    """An option value that names a file."""
+
+    name = "file"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
 class FieldList(Words):
     """The argument of -o; completes the last field of the list."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dumm_tools import names
 from dumm_tools.errors import Conflict, Usage
 from dumm_tools.files import choice, mounts, workdir
-from dumm_tools.guests import arguments
+from dumm_tools.guests import arguments, disks
 from dumm_tools.images import kernel, master
 from dumm_tools.model import Guest, State
 from dumm_tools.net import carrier, iface
@@ -26,6 +26,8 @@ def create(labdir: str, guest: Guest, *, may_exist: bool = False) -> bool:
     `may_exist`, what a killed command has left out is done for an existing one, too."""
     names.guest(guest.name)
     _check(labdir, guest)
+    if guest.disks:
+        guest.disks = disks.checked(guest.disks)
     with contextlib.ExitStack() as undo:
         with transaction(labdir) as change:
             state = change.state
@@ -96,6 +98,8 @@ def change(labdir: str, name: str, **values: object) -> None:
         guest = guest_views.get(tx.state, name)
         new = guest.but(**values)
         _check(labdir, new)
+        if "disks" in values:
+            new.disks = disks.checked(new.disks)
         tx.state.guests[name] = new
         moved = new.master != guest.master
         state = tx.state

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dumm_tools.agent import INITRD, JAIL, LISTING, PRELOAD
-from dumm_tools.guests import arguments, limits, run_dir
+from dumm_tools.guests import arguments, disks, limits, run_dir
 from dumm_tools.guests.plan import Plan
 from dumm_tools.images.kernel import Kernel
 from dumm_tools.running import contact, liveness
@@ -38,9 +38,10 @@ _SERVER_OPTIONS = [
 
 def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> list[str]:
     """The arguments of the kernel's jail. Its descriptors are numbered consecutively from `first`:
-    the terminals, the locks, the end of a socket that connects it to the server's jail if there is
-    one, the log, the guest's turn, the error pipe."""
-    hold = first + len(run_dir.terminals())
+    the terminals, the disks, the locks, the end of a socket that connects it to the server's jail
+    if there is one, the log, the guest's turn, the error pipe."""
+    disk = first + len(run_dir.terminals())
+    hold = disk + len(plan.disks)
     peer = hold + locks
     log = peer + (plan.server is not None)
     # fmt: off
@@ -56,6 +57,7 @@ def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> lis
         *(["--cgroup", cgroup] if cgroup else []),
         *_program_files(plan.kernel),
         *_guest_files(labdir, plan),
+        *_disks(plan, disk),
         "--hostname", plan.name,
         *limits.jail_options(plan.memory),
         "--group", str(plan.group),
@@ -114,6 +116,15 @@ def _program_files(core: Kernel | Server) -> list[str]:
                 steps += ["--ro-bind", path, f"/{entry}"]
     for host, inside in core.binds:
         steps += ["--ro-bind", host, inside]
+    return steps
+
+
+def _disks(plan: Plan, first: int) -> list[str]:
+    """The guest's disks, as mounts that have been opened, whatever has their names now."""
+    steps: list[str] = []
+    for number, text in enumerate(plan.disks):
+        step = "--ro-mount" if disks.parse(text).read_only else "--mount"
+        steps += [step, str(first + number), disks.place(number)]
     return steps
 
 

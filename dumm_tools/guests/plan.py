@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from dumm_tools.guests import arguments
+from dumm_tools.guests import arguments, disks
 from dumm_tools.images.kernel import Kernel
 from dumm_tools.images.master import Master
 from dumm_tools.linux import namespaces
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 class Parts(NamedTuple):
     """The kernel and master of a guest, and the server of its root file system unless that is
-    hostfs; their locks prevent deletion from the cache."""
+    hostfs, with locks that prevent their deletion from the cache; its disks, open and locked."""
 
     kernel: Kernel
     release: tuple[int, ...]
     master: Master
     server: Server | None = None
     locks: tuple[int, ...] = ()
+    disks: tuple[int, ...] = ()
 
 
 class Plan(NamedTuple):
@@ -39,6 +40,7 @@ class Plan(NamedTuple):
     group: int
     user: int
     arguments: tuple[str, ...]
+    disks: tuple[str, ...] = ()
 
 
 def make(state: State, guest: Guest, parts: Parts, nonce: str) -> Plan:
@@ -48,6 +50,7 @@ def make(state: State, guest: Guest, parts: Parts, nonce: str) -> Plan:
     args = arguments.of_boot(
         guest, nonce, release=parts.release, own_user=user != 0, served=parts.server is not None
     )
+    args += [disks.argument(n, disks.parse(text)) for n, text in enumerate(guest.disks)]
     return Plan(
         name=guest.name,
         nonce=nonce,
@@ -58,6 +61,7 @@ def make(state: State, guest: Guest, parts: Parts, nonce: str) -> Plan:
         group=group,
         user=user,
         arguments=tuple(args),
+        disks=tuple(guest.disks),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dumm_tools import proc
 from dumm_tools.errors import DummError
 from dumm_tools.files import choice, mounts, workdir
-from dumm_tools.guests import limits, rootfs, run_dir
+from dumm_tools.guests import disks, limits, rootfs, run_dir
 from dumm_tools.guests.plan import Parts, Plan
 from dumm_tools.images import cache, kernel
 from dumm_tools.linux import openat2
@@ -21,9 +21,9 @@ from dumm_tools.running import contact, liveness
 
 
 @contextlib.contextmanager
-def parts(labdir: str, guest: Guest, warn: Callable[[str], None]) -> Iterator[Parts]:
-    """Find a guest's kernel and master, and the server of its root file system, and lock them in
-    the cache; inside a transaction."""
+def parts(labdir: str, state: State, guest: Guest, warn: Callable[[str], None]) -> Iterator[Parts]:
+    """Find a guest's kernel and master, and the server of its root file system, lock them in the
+    cache, and open its disks; inside a transaction."""
     core, master = choice.resolve_kernel(labdir, guest), choice.resolve_master(labdir, guest)
     release = kernel.release_number(kernel.release(core) or "")
     server = rootfs.server(guest, core, master, warn)
@@ -34,7 +34,10 @@ def parts(labdir: str, guest: Guest, warn: Callable[[str], None]) -> Iterator[Pa
             if lock is not None:
                 locks.append(cache.hold(lock, path))
                 stack.callback(os.close, locks[-1])
-        yield Parts(core, release, master, server, tuple(locks))
+        opened = disks.taken(labdir, state, guest) if guest.disks else []
+        for fd in opened:
+            stack.callback(os.close, fd)
+        yield Parts(core, release, master, server, tuple(locks), tuple(opened))
 
 
 def clear(labdir: str, state: State, plan: Plan) -> Boot:
@@ -53,6 +56,7 @@ def clear(labdir: str, state: State, plan: Plan) -> Boot:
         ),
         init=state.guests[plan.name].init,
         rootfs="hostfs" if plan.server is None else "virtiofs",
+        disks=list(plan.disks),
     )
 
 

@@ -33,8 +33,11 @@ class Launchers(NamedTuple):
         return next(filter(None, [each.wait() for each in self.jails]), "")
 
 
-def spawn(labdir: str, plan: Plan, cgroup: str, turn: int, locks: list[int]) -> Launchers:
-    """Start the jails; return their launchers.
+def spawn(
+    labdir: str, plan: Plan, cgroup: str, turn: int, locks: list[int], disks: Sequence[int]
+) -> Launchers:
+    """Start the jails; return their launchers. The kernel's jail has mounts of the disks, which are
+    open files.
 
     The keepers hold copies of the locks until the guest has ended. The launchers hold copies of the
     turn until they are done, so that no other command has the turn while the pid is not known. All
@@ -77,7 +80,8 @@ def spawn(labdir: str, plan: Plan, cgroup: str, turn: int, locks: list[int]) -> 
             opened(fifo.open_both(f"/proc/self/fd/{mounted}/{name}"))
             for name in run_dir.terminals()
         ]
-        row = [*terminals, *locks, *peer, log("console.log"), turn]
+        trees = [opened(mount.clone_tree(f"/proc/self/fd/{fd}")) for fd in disks]
+        row = [*terminals, *trees, *locks, *peer, log("console.log"), turn]
         started.append(
             _spawn(row, lambda first: jail.command(labdir, plan, cgroup, len(locks), first))
         )

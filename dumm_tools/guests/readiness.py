@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import re
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from typing import NamedTuple
 from dumm_tools.agent import protocol
 from dumm_tools.agent.protocol import Ready
 from dumm_tools.errors import Conflict, DummError, TimedOut
+from dumm_tools.guests import disks
 from dumm_tools.guests.process import Launchers
 from dumm_tools.linux import process
 from dumm_tools.running import contact, guest_views, liveness, turn
@@ -79,12 +79,17 @@ def _ready(labdir: str, booting: Booting, end: float) -> Ready:
 
 
 def _reason(labdir: str, name: str, ready: Ready) -> tuple[str, str | None]:
-    """Why a boot will never be ready, and a hint; the agent knows NICs by their slots."""
-    found = re.match(r"NIC (\d{1,4}): ", ready.trouble)
-    if found:
-        for iface in load(labdir).ifaces_of(name):
-            if iface.slot == int(found[1]):
-                return f"interface '{iface.name}': {ready.trouble[found.end() :]}", None
+    """Why a boot will never be ready, and a hint; the agent knows NICs by their slots, disks by
+    their names."""
+    what, _, error = ready.trouble.partition(": ")
+    state = load(labdir)
+    for iface in state.ifaces_of(name):
+        if what == f"NIC {iface.slot}":
+            return f"interface '{iface.name}': {error}", None
+    boot = guest_views.get(state, name).boot
+    for number, text in enumerate(boot.disks if boot else ()):
+        if what == f"disk {disks.device(number)}":
+            return f"its kernel cannot use disk '{disks.parse(text).path}'", None
     hint = "timers count as pending signals: ulimit -i" if "clock" in ready.trouble else None
     return ready.trouble, hint
 

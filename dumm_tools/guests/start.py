@@ -107,7 +107,7 @@ def _begin(
             if alive is None:
                 return _join(labdir, state, guest, deadline)
             agent.need(agent.INITRD, agent.JAIL, agent.LISTING)
-            with prepare.parts(labdir, guest, warn) as parts:
+            with prepare.parts(labdir, state, guest, warn) as parts:
                 plan = planning.make(state, guest, parts, nonce)
                 guest.boot = prepare.clear(labdir, state, plan)
                 change.save()
@@ -115,8 +115,10 @@ def _begin(
                     prepare.make(labdir, state, plan)
                     # After the transaction, which may have reverted the record.
                     failed.callback(_abort, labdir, name, nonce, recorded=False)
-                    locks = [alive, *parts.locks]
-                    jail = process.spawn(labdir, plan, guest.boot.cgroup, own_turn, locks)
+                    locks = [alive, *parts.locks, *parts.disks]
+                    jail = process.spawn(
+                        labdir, plan, guest.boot.cgroup, own_turn, locks, parts.disks
+                    )
                     failed.callback(jail.wait)
         failed.pop_all()
     return Booting(name, nonce, deadline, jail)

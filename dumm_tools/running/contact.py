@@ -202,6 +202,8 @@ def write_boot(labdir: str, guest: Guest, records: list[tuple[bytes, int, bytes]
         head.append((protocol.BOOT_INIT, 0, os.fsencode(init) + b"\0"))
     if guest.is_served:
         head.append((protocol.BOOT_ROOT, 0, f"{ROOT_TAG}\0{ROOT}\0".encode()))
+    if guest.boot is not None:
+        head += [(protocol.BOOT_DISK, n, b"") for n in range(len(guest.boot.disks))]
     path = os.path.join(liveness.run_dir(labdir, guest.name), protocol.BOOT_FILE)
     with open(path + ".new", "wb") as file:
         os.fchmod(file.fileno(), 0o644)

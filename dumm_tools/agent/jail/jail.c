@@ -3,8 +3,10 @@
  *   jail --errors FD --pid-file FILE [--turn FD] [--hold FIRST COUNT] [--log FD] [--group GID]
  *        [--user UID] [--data BYTES] [--processes N] [--files N] [--signals N] [--passing 0|1]
  *        [--cgroup DIRECTORY] [--hostname NAME]
- *        [--bind|--ro-bind|--dev SRC DST | --tmpfs DST OPTIONS | --dir DST |
- *        --symlink TARGET DST]... -- PROGRAM ARG...
+ *        [--bind|--ro-bind|--dev SRC DST | --mount|--ro-mount FD DST | --tmpfs DST OPTIONS |
+ *        --dir DST | --symlink TARGET DST]... -- PROGRAM ARG...
+ *
+ * The FD of --mount is a mount that is attached nowhere (open_tree(2), OPEN_TREE_CLONE).
  *
  * There are three processes. The caller starts the *launcher*. It creates the *keeper*, pid 1 of new
  * pid, mount, ipc and uts namespaces with an empty root that contains only what was named. The

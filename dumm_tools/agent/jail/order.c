@@ -84,11 +84,16 @@ static bool numeric(const char *what, const char *a, const char *b, struct order
 static bool is_step(const char *what, const char *a, const char *b)
 {
 	static const char *const pairs[] = { "bind", "ro-bind", "dev", "symlink" };
+	static const char *const mounts[] = { "mount", "ro-mount" };
 	static const char *const own[] = { "tmpfs", "dir", "proc" };
+	unsigned long fd;
 
 	for (size_t i = 0; i < COUNT(pairs); i++)
 		if (!strcmp(what, pairs[i]))
 			return *a && b[0] == '/' && b[1];
+	for (size_t i = 0; i < COUNT(mounts); i++)
+		if (!strcmp(what, mounts[i]))
+			return number(a, INT_MAX, &fd) && b[0] == '/' && b[1];
 	for (size_t i = 0; i < COUNT(own); i++)
 		if (!strcmp(what, own[i]))
 			return a[0] == '/' && a[1];
@@ -115,7 +120,8 @@ static bool is_held(const struct order *o, int fd)
 
 bool parse(int argc, char **argv, struct order *o)
 {
-	static const char *const two[] = { "bind", "ro-bind", "dev", "hold", "tmpfs", "symlink" };
+	static const char *const two[] = { "bind", "ro-bind", "mount", "ro-mount", "dev", "hold", "tmpfs",
+					   "symlink" };
 	int i = 1;
 
 	*o = (struct order){ .errors = 2, .turn = -1, .log = -1, .peer = -1, .listen = -1 };

@@ -68,6 +68,8 @@ void build_root(struct step *steps, int n)
 	for (int i = 0; i < n; i++)
 		if (strstr(steps[i].what, "bind") || !strcmp(steps[i].what, "dev"))
 			steps[i].tree = clone_tree(steps[i].a);
+		else if (strstr(steps[i].what, "mount"))
+			steps[i].tree = atoi(steps[i].a);
 	leave_chroot();
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		die("cannot make mounts private");
@@ -77,7 +79,7 @@ void build_root(struct step *steps, int n)
 		struct step *s = &steps[i];
 		const char *dst = s->b ? s->b + 1 : s->a + 1; /* relative to the new root */
 
-		if (!strcmp(s->what, "bind") || !strcmp(s->what, "ro-bind")) {
+		if (strstr(s->what, "bind") || strstr(s->what, "mount")) {
 			make_place(s->tree, dst);
 			attach(s->tree, dst, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV |
 			       (s->what[0] == 'r' ? MOUNT_ATTR_RDONLY : 0));

@@ -173,6 +173,17 @@ static void apply(u32 slot, u8 *message, u32 length)
 	}
 }
 
+static void need_disk(u32 number)
+{
+	char path[] = "/dev/ubdb", what[] = "disk ubdb";
+	long r;
+
+	path[sizeof path - 2] += (char)number;
+	what[sizeof what - 2] += (char)number;
+	if ((r = SYS3(faccessat, AT_FDCWD, path, 0)) < 0)
+		give_up(what, r);
+}
+
 const char *boot_configure(char *buf, size_t length)
 {
 	u8 *next = (u8 *)buf, *end = next + length;
@@ -199,6 +210,9 @@ const char *boot_configure(char *buf, size_t length)
 			break;
 		case BOOT_NETLINK:
 			apply(i.slot, i.payload, i.length);
+			break;
+		case BOOT_DISK:
+			need_disk(i.slot);
 			break;
 		case BOOT_ROUTE:
 			if ((r = net_route(i.slot, i.payload, i.length)) < 0 && r != -ENODEV)

@@ -86,6 +86,7 @@ enum {
 				 * a NUL; without this record, it is hostfs */
 	BOOT_ROUTE = 'R',	/* SLOT times PLACE(2) SLOT(2), then a netlink message that has the index of
 				 * the slot's device at each place; a place of 0: the device must be there */
+	BOOT_DISK = 'U',	/* the disk with the number SLOT, ubdb being 0, must be there */
 };
 
 #endif
