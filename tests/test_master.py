@@ -13,7 +13,7 @@ import pytest
 from support import PATIENCE, ROOT
 
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
-from dumm_tools.images import busybox, cache, master
+from dumm_tools.images import busybox, cache, master, master_import
 from dumm_tools.trees import tree
 
 RUN = "from dumm_tools.cli.ending import run; from dumm_tools.cli.fs_master import group; "
@@ -168,13 +168,13 @@ def test_build_busybox_of_a_suite(home: Path) -> None:
 
 def test_import_a_directory(home: Path, source: Path) -> None:
     said: list[str] = []
-    assert master.import_(str(source), warn=said.append) == "source"
+    assert master_import.import_(str(source), warn=said.append) == "source"
     check(home / "source")
     assert len(said) == ROOT
     with pytest.raises(Conflict):
-        master.import_(str(source))
+        master_import.import_(str(source))
     # A tree that contains the cache is copied without the cache.
-    assert master.import_(str(source.parent), "all") == "all"
+    assert master_import.import_(str(source.parent), "all") == "all"
     assert (home / "all/xdg").is_dir()
     assert not (home / "all/xdg/dumm").exists()
     master.delete("source", {})
@@ -185,7 +185,7 @@ def test_import_a_directory(home: Path, source: Path) -> None:
 def test_import_an_archive(home: Path, source: Path, tmp_path: Path, option: str) -> None:
     tar = tmp_path / "tree.tar.z"
     subprocess.run(["tar", "-C", source, "--sparse", "-cf", tar, option, "."], check=True)
-    assert master.import_(str(tar)) == "tree"
+    assert master_import.import_(str(tar)) == "tree"
     check(home / "tree")
     with open(tar, "rb") as file:
         done = command("import", "-", "--name", "in", input=file.read())
@@ -195,7 +195,7 @@ def test_import_an_archive(home: Path, source: Path, tmp_path: Path, option: str
     for cut in (len(whole) // 2, len(whole) // 3 // 512 * 512):
         tar.write_bytes(whole[:cut])
         with pytest.raises(DummError, match=r"is damaged|ends too early|is not a tar archive"):
-            master.import_(str(tar), "cut")
+            master_import.import_(str(tar), "cut")
     assert visible(home) == ["in", "tree"]
 
 
@@ -256,7 +256,7 @@ def test_repeated_members_replace_earlier_ones_and_links_are_not_followed(
         ("deep/down/file", FILE, "x"),
     )
     said: list[str] = []
-    master.import_(tar, warn=said.append)
+    master_import.import_(tar, warn=said.append)
     assert (home / "again/link").read_text() == "new"
     assert (home / "again/hard").read_text() == "newer"
     assert victim.read_text() == "untouched"
@@ -267,17 +267,17 @@ def test_repeated_members_replace_earlier_ones_and_links_are_not_followed(
 
 def test_importing_missing_or_empty_sources_fails(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
-        master.import_("/nowhere")
+        master_import.import_("/nowhere")
     with pytest.raises(Usage):
-        master.import_("-")
+        master_import.import_("-")
     with pytest.raises(Usage):
-        master.import_("/", "../x")
+        master_import.import_("/", "../x")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DummError, match="is empty"):
-        master.import_(str(tmp_path / "empty"))
+        master_import.import_(str(tmp_path / "empty"))
     (tmp_path / "text").write_text("hello" * 1000)
     with pytest.raises(DummError, match="is not a tar archive"):
-        master.import_(str(tmp_path / "text"))
+        master_import.import_(str(tmp_path / "text"))
 
 
 @pytest.mark.root
@@ -410,15 +410,15 @@ def test_data_after_the_end_of_an_archive_is_an_error(home: Path, tmp_path: Path
     for data in (one + two, one + b"rubbish" * 512, one + bytes(20480) + two):
         tar.write_bytes(data)
         with pytest.raises(DummError, match="continues after its end"):
-            master.import_(str(tar))
+            master_import.import_(str(tar))
     for data in (member("one"), member("one") + bytes(511)):
         tar.write_bytes(data)
         with pytest.raises(DummError, match="ends too early"):
-            master.import_(str(tar))
+            master_import.import_(str(tar))
     assert visible(home) == []
     for padding in (0, 1, 512, 20480):
         tar.write_bytes(one + bytes(padding))
-        assert master.import_(str(tar), f"padded-{padding}")
+        assert master_import.import_(str(tar), f"padded-{padding}")
 
 
 @pytest.mark.parametrize("form", ["gnu", "posix"])
@@ -452,7 +452,7 @@ def test_overlay_attributes_in_an_archive_are_ignored(home: Path, tmp_path: Path
     tar = tmp_path / "x.tar"
     directory = member("d", type=tarfile.DIRTYPE, mode=0o755, pax_headers=headers)
     tar.write_bytes(directory + member("f", pax_headers=headers) + END)
-    master.import_(str(tar))
+    master_import.import_(str(tar))
     assert [os.listxattr(home / "x" / n) for n in "df"] == [["user.mine"]] * 2
 
 

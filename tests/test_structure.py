@@ -93,6 +93,15 @@ def test_programs_are_run_by_two_modules() -> None:
     }
 
 
+def test_programs_that_need_threads_are_not_run_in_labs() -> None:
+    """A command that has entered an isolated lab cannot start threads, as `foreground` does."""
+    order = {ours(module): ours_among(path) for module, path in MODULES.items()}
+    reach = {"dumm_tools.foreground"}
+    while more := {module for module, below in order.items() if below & reach} - reach:
+        reach |= more
+    assert {floor(module) for module in reach} == {".", "trees", "images", "cli"}
+
+
 def test_only_output_and_commands_write_to_stdout() -> None:
     wrong = []
     for module, path in MODULES.items():

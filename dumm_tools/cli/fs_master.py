@@ -13,6 +13,7 @@ from dumm_tools.cli.cached import (
     name_option,
     place_fields,
     print_chosen,
+    show_verb,
     source_options,
 )
 from dumm_tools.cli.commands import Group
@@ -28,6 +29,30 @@ if TYPE_CHECKING:
 
 FIELDS: list[Field[master.Stored]] = [
     Field("name", "Name of the master.", lambda m: m.name),
+    Field(
+        "command",
+        "Command of its container image, which guests without an init run at each boot.",
+        lambda m: None if m.command is None else list(m.command.argv),
+        in_table=False,
+    ),
+    Field(
+        "environment",
+        "Environment of that command.",
+        lambda m: None if m.command is None else [f"{k}={v}" for k, v in m.command.env.items()],
+        in_table=False,
+    ),
+    Field(
+        "directory",
+        "Directory in which it starts.",
+        lambda m: None if m.command is None else m.command.directory,
+        in_table=False,
+    ),
+    Field(
+        "user",
+        "User as whom it runs.",
+        lambda m: None if m.command is None else m.command.user,
+        in_table=False,
+    ),
     *place_fields("master"),
 ]
 
@@ -89,22 +114,25 @@ def build(
 
 
 @group.command("import")
-@click.argument("source", metavar="DIR|TAR|-", type=click.Path(allow_dash=True))
+@click.argument("source", metavar="DIR|FILE|-", type=click.Path(allow_dash=True))
 @name_option
 @may_exist_option
 def import_(source: str, name: str | None, may_exist: bool) -> None:
-    """Make a master from a directory or a tar archive (- for stdin).
+    """Make a master from a directory, an archive or a container image (- for stdin).
 
-    Owners are preserved as far as ids are available for them (subuid(5)). Device nodes are
-    skipped: guests create their own. An archive that would write outside the master is refused.
+    Archives are tar or cpio (newc), images those of `docker save` and OCI layouts; all may be
+    compressed. Owners are preserved as far as ids are available for them (subuid(5)). Device nodes
+    are skipped: guests create their own. An archive that would write outside the master is refused.
     The name of the master is printed unless --name is given.
     """
-    from dumm_tools.images import master
+    from dumm_tools.images import master_import
     from dumm_tools.running import isolation
 
     isolation.become_root()
     with Progress() as progress:
-        made = master.import_(source, name, may_exist=may_exist, progress=progress, warn=warn)
+        made = master_import.import_(
+            source, name, may_exist=may_exist, progress=progress, warn=warn
+        )
     print_chosen(name, made)
 
 
@@ -124,4 +152,5 @@ def _deleter() -> Callable[[str], None]:
 
 
 list_verb(group, FIELDS, _all, "List the masters.")
+show_verb(group, FIELDS, "masters", _all, "Show all fields of masters.")
 delete_verb(group, "masters", _deleter, "Delete masters that are not in use by a guest.")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dumm_tools import names
 from dumm_tools.errors import Conflict, NotFound, Usage
 from dumm_tools.files import choice, mounts
-from dumm_tools.images import cache
+from dumm_tools.images import cache, startup
 from dumm_tools.model import Guest, State
 from dumm_tools.running import guest_views, liveness, turn
 from dumm_tools.statefile import Transaction, transaction
@@ -90,6 +90,7 @@ def commit(
         else:
             target = stack.enter_context(cache.build("masters", to, progress=progress)) or ""
             left = copying.copy_tree(mount, target)
+            startup.record(to, startup.command_of(choice.resolve_master(labdir, guest).path))
     if left:
         warn(f"skipped {left} device nodes and sockets")
     if is_open:

@@ -66,6 +66,13 @@ def lock_of(kind: Kind, path: str) -> str | None:
     return os.path.join(parent, f".{name}.lock")
 
 
+def facts_path(kind: Kind, path: str) -> str | None:
+    """The file with what is known about the object of the cache at `path`, which need not exist;
+    None for other directories. It goes with its object."""
+    lock = lock_of(kind, path)
+    return lock.removesuffix(".lock") + ".json" if lock is not None else None
+
+
 def hold(lock: str, path: str) -> int:
     """Take the lock of the object at `path` shared; the descriptor protects it from deletion.
 
@@ -134,6 +141,8 @@ def build(
             yield None
             return
         staging.sweep(place)
+        # A killed command may have left it.
+        _forget_facts(place, name)
         # A root directory that only its owner may enter would shut out a guest's ordinary users.
         with staging.staged(final, 0o755) as work:
             yield work
@@ -154,10 +163,16 @@ def delete(kind: Kind, name: str) -> None:
         tree.refuse_mounts(os.path.join(place, name))
         staging.sweep(place)
         staging.discard(os.path.join(place, name))
+        _forget_facts(place, name)
     except BlockingIOError:
         raise Conflict(f"{NOUN[kind]} '{name}' is in use") from None
     finally:
         os.close(fd)
+
+
+def _forget_facts(place: str, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(place, f".{name}.json"))
 
 
 def _present(kind: Kind, final: str, name: str, may_exist: bool) -> bool:

@@ -6,16 +6,12 @@ Those in the cache have a name and a lock; a directory elsewhere is used as it i
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from dumm_tools import names
-from dumm_tools.errors import Conflict, DummError, NotFound, Usage
-from dumm_tools.images import cache
+from dumm_tools.errors import Conflict, DummError, NotFound
+from dumm_tools.images import cache, startup
 from dumm_tools.model import RootFS
-
-Report = Callable[[str], None]
 
 BUSYBOX = "busybox"
 #: Files that only distributions have: os-release(5), the data bases of dpkg, apk and rpm.
@@ -28,7 +24,6 @@ _DISTRIBUTION = (
     "var/lib/rpm",
     "usr/lib/sysimage/rpm",
 )
-_TAR_NAME = re.compile(r"(.+?)\.(tar(\.\w+)?|tgz|tbz2?|txz|tzst)")
 
 
 class Master(NamedTuple):
@@ -39,10 +34,11 @@ class Master(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A master of the cache."""
+    """A master of the cache. `command` is that of the container image that it was made from."""
 
     name: str
     path: str
+    command: startup.Command | None = None
 
 
 def resolve(spec: str) -> Master:
@@ -84,7 +80,8 @@ def rootfs(path: str) -> RootFS:
 def list_() -> list[Stored]:
     """All masters of the cache, sorted by name."""
     place = cache.directory("masters")
-    return [Stored(name, os.path.join(place, name)) for name in cache.names("masters")]
+    paths = ((name, os.path.join(place, name)) for name in cache.names("masters"))
+    return [Stored(name, path, startup.command_of(path)) for name, path in paths]
 
 
 def mounted_over() -> dict[str, str]:
@@ -106,60 +103,3 @@ def delete(name: str, over: Mapping[str, str]) -> None:
             hint="dumm-guest delete, or dumm-fs umount",
         )
     cache.delete("masters", name)
-
-
-def import_(
-    source: str,
-    name: str | None = None,
-    *,
-    may_exist: bool = False,
-    progress: Report | None = None,
-    warn: Report | None = None,
-) -> str:
-    """Make a master from a directory, a tar archive, or one on stdin (`-`); return its name.
-
-    Nothing is followed or written outside the new tree. Device nodes are skipped.
-    """
-    if name is None:
-        name = _name_for(source)
-    names.pack(name, "master name")
-    if source != "-" and not os.path.exists(source):
-        raise NotFound(f"no such file '{source}'")
-    with cache.build("masters", name, may_exist=may_exist, progress=progress) as target:
-        if target is None:
-            return name
-        if source != "-" and os.path.isdir(source):
-            from dumm_tools.trees import copying
-
-            resolve(os.path.abspath(source))  # refuses an empty one early
-            ours = os.path.dirname(cache.directory("masters"))
-            left = copying.copy_tree(source, target, skip=(ours,), live=True)
-        else:
-            left = _unpack(source, target, progress)
-        # A tree collected in a private directory is not meant to lock out everyone.
-        os.chmod(target, os.stat(target).st_mode & 0o7777 | 0o555)
-        resolve(target)
-    if left and warn:
-        warn(f"skipped {left} device nodes and sockets: guests make their own")
-    return name
-
-
-def _unpack(source: str, target: str, progress: Report | None) -> int:
-    from dumm_tools.trees import untar
-
-    if source == "-":
-        if os.isatty(0):
-            raise Usage("standard input is a terminal, not an archive")
-        with open(0, "rb", buffering=0, closefd=False) as stream:
-            return untar.extract(stream, "standard input", target, progress)
-    with open(source, "rb", buffering=0) as stream:
-        return untar.extract(stream, source, target, progress)
-
-
-def _name_for(source: str) -> str:
-    """The default name: that of the directory or the archive."""
-    if source == "-":
-        raise Usage("an archive on standard input needs a name", hint="--name NAME")
-    base = os.path.basename(os.path.abspath(source))
-    archive = _TAR_NAME.fullmatch(base)
-    return archive[1] if archive and not os.path.isdir(source) else base

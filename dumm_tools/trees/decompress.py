@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from dumm_tools.errors import DummError
@@ -82,13 +82,43 @@ class _Xz(io.RawIOBase):
                 return len(out)
 
 
+class _Observed(io.RawIOBase):
+    """A stream whose bytes are shown to `observe` as they are read."""
+
+    def __init__(self, source: BinaryIO, observe: Callable[[bytes], None]) -> None:
+        self._source = source
+        self._observe = observe
+
+    def readable(self) -> bool:
+        """Always true."""
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Fill the buffer."""
+        view = memoryview(buffer)
+        data = self._source.read(len(view))
+        self._observe(data)
+        view[: len(data)] = data
+        return len(data)
+
+
+def observed(stream: BinaryIO, observe: Callable[[bytes], None] | None) -> BinaryIO:
+    """The same stream; `observe` gets all bytes that are read."""
+    return io.BufferedReader(_Observed(stream, observe), 1 << 20) if observe else stream
+
+
+def headed(head: bytes, rest: BinaryIO) -> BinaryIO:
+    """A stream of which `head` has been read already."""
+    return io.BufferedReader(_Headed(head, rest), 1 << 20)
+
+
 @contextlib.contextmanager
 def plain(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
     """The decompressed stream; DummError names `label`."""
     magic = b""
     while len(magic) < 6 and (more := source.read(6 - len(magic))):
         magic += more
-    buffered = io.BufferedReader(_Headed(magic, source), 1 << 20)
+    buffered = headed(magic, source)
     if magic.startswith(b"\x1f\x8b"):
         import gzip
 

@@ -58,6 +58,18 @@ def remove(path: str, *, look: bool = True) -> None:
     parent, name = os.path.split(os.path.abspath(path))
     at = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        remove_at(at, name)
+    except OSError as e:
+        e.filename = path
+        raise
+    finally:
+        os.close(at)
+
+
+def remove_at(at: int, name: str) -> None:
+    """Remove a tree, or a file, in an open directory in which nothing is mounted; it need not
+    exist."""
+    try:
         info = os.stat(name, dir_fd=at, follow_symlinks=False)
         if stat.S_ISDIR(info.st_mode):
             _remove_directory(at, name, info.st_dev, at, 0)
@@ -65,11 +77,6 @@ def remove(path: str, *, look: bool = True) -> None:
             os.unlink(name, dir_fd=at)
     except FileNotFoundError:
         pass
-    except OSError as e:
-        e.filename = path
-        raise
-    finally:
-        os.close(at)
 
 
 def _remove_directory(above: int, name: str, device: int, top: int, depth: int) -> None:

@@ -1,8 +1,11 @@
-"""Unpack a tar archive of unknown origin into an empty directory, and nowhere else.
+"""Unpack an archive of unknown origin into a directory, and nowhere else.
 
 Each name is resolved from the directory's own descriptor without following links, so `..`, an
 absolute name, or a link planted earlier in the archive cannot lead out. An archive that tries is
 refused as a whole. Names are bytes and need not be UTF-8.
+
+A layer of a container image goes upon the layers below: there, members replace what has their name,
+and the directories above them may be links of an earlier layer, which are resolved as in a guest.
 """
 
 from __future__ import annotations
@@ -19,10 +22,11 @@ from typing import BinaryIO, NamedTuple
 
 from dumm_tools.errors import DummError
 from dumm_tools.model import Record
-from dumm_tools.trees import attributes, decompress, tarball
+from dumm_tools.trees import attributes, cpio, decompress, formats, tarball, tree
 
 Report = Callable[[str], None]
 Parts = tuple[bytes, ...]
+Archive = tarball.Archive | cpio.Archive
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 64 << 10
@@ -51,6 +55,7 @@ class _Job(Record):
     own: bool
     directories: bytearray
     limits: Limits | None = None
+    is_layer: bool = False
     parent: tuple[Parts, int] | None = None
     left_aside: int = 0
     entries: int = 0
@@ -63,38 +68,76 @@ def extract(
     target: str,
     progress: Report | None = None,
     limits: Limits | None = None,
+    upon: Callable[[str], bool] | None = None,
 ) -> int:
-    """Unpack a tar archive, compressed or not, from a stream that need not be seekable.
+    """Unpack an archive, compressed or not, from a stream that need not be seekable.
 
     Modes, times, hard links, holes and attributes are preserved, and owners for root, unless there
-    are `limits`. Device nodes and other special members are skipped; their number is returned.
+    are `limits`. Device nodes and other special members are skipped; their number is returned. A
+    layer goes `upon` existing files; members of it for whose names this is true are skipped, too.
     DummError names `label` if the archive is damaged, ends too early, exceeds the limits, or would
     write outside the directory.
     """
     top = os.open(target, _DIRECTORY)
-    job = _Job(top, os.geteuid() == 0 and limits is None, bytearray(), limits)
+    own = os.geteuid() == 0 and limits is None
+    job = _Job(top, own, bytearray(), limits, upon is not None)
     total = 0
+
+    def unpack(archive: Archive, member: tarfile.TarInfo) -> None:
+        nonlocal total
+        total += member.size
+        if limits and (total > limits.size or job.entries >= limits.entries):
+            raise DummError(f"'{label}' is too large")
+        if upon is None or not upon(member.name):
+            _entry(job, archive, member)
+        if progress and job.entries % 100 == 0:
+            progress(f"{job.entries} files, {job.bytes >> 20} MB")
+
+    try:
+        if _members(source, label, unpack) == 0 and not job.is_layer:
+            raise DummError(f"'{label}' is empty")
+        _finish_directories(job)
+    finally:
+        _forget_parent(job)
+        os.close(top)
+    return job.left_aside
+
+
+def read(source: BinaryIO, label: str, see: Callable[[tarfile.TarInfo], None]) -> str:
+    """Look at the members of an archive; return the SHA-256 of the archive without its
+    compression."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    _members(source, label, lambda _, member: see(member), digest.update)
+    return digest.hexdigest()
+
+
+def _members(
+    source: BinaryIO,
+    label: str,
+    take: Callable[[Archive, tarfile.TarInfo], None],
+    observe: Callable[[bytes], None] | None = None,
+) -> int:
+    """Call `take` for all members of an archive, and `observe` with its bytes; return their number.
+    DummError if the archive is damaged or ends too early."""
+    entries = 0
     try:
         with decompress.plain(source, label) as stream:
-            archive = tarball.Archive(stream)
+            archive = formats.archive(decompress.observed(stream, observe), label)
             while (member := archive.next()) is not None:
-                total += member.size
-                if limits and (total > limits.size or job.entries >= limits.entries):
-                    raise DummError(f"'{label}' is too large")
-                _entry(job, archive, member)
-                if progress and job.entries % 100 == 0:
-                    progress(f"{job.entries} files, {job.bytes >> 20} MB")
+                entries += 1
+                take(archive, member)
             if not archive.ended:
-                why = "ends too early" if job.entries else _NONE
+                why = "ends too early" if entries else _NONE
                 raise DummError(f"'{label}' {why}")
             if not _drain(archive.rest()):
                 raise DummError(
                     f"'{label}' continues after its end: is it several archives in one?"
                 )
-        _finish_directories(job)
     except _DAMAGE as e:
         text = str(e) or type(e).__name__
-        damaged = job.entries or isinstance(e, tarball.Damaged)
+        damaged = entries or isinstance(e, tarball.Damaged)
         raise DummError(f"'{label}' {f'is damaged: {text}' if damaged else _NONE}") from None
     except OSError as e:
         if (
@@ -102,12 +145,7 @@ def extract(
         ):  # raised by gzip and bz2 for corrupt data
             raise DummError(f"'{label}' is damaged: {e}") from None
         raise
-    finally:
-        _forget_parent(job)
-        os.close(top)
-    if job.entries == 0:
-        raise DummError(f"'{label}' is empty")
-    return job.left_aside
+    return entries
 
 
 def _drain(stream: BinaryIO) -> bool:
@@ -119,11 +157,14 @@ def _drain(stream: BinaryIO) -> bool:
     return zeros
 
 
-def _entry(job: _Job, archive: tarball.Archive, member: tarfile.TarInfo) -> None:
-    parts = _parts(member.name)
+def _entry(job: _Job, archive: Archive, member: tarfile.TarInfo) -> None:
+    parts = _parts(job, member.name)
     job.entries += 1
     try:
         if member.isdir():
+            if job.is_layer and parts:
+                _replace_by_directory(_directory(job, parts[:-1]), parts[-1])
+                _forget_parent(job)
             fd = _directory(job, parts)
             for name, value in _xattrs(job, member):
                 attributes.put(fd, name, value)
@@ -139,7 +180,7 @@ def _entry(job: _Job, archive: tarball.Archive, member: tarfile.TarInfo) -> None
         if member.islnk():
             _hard_link(job, parts, member)
             return
-        _clear(at, parts[-1])
+        _clear(job, at, parts[-1])
         if member.isreg():
             _file(job, archive, member, at, parts[-1])
             return
@@ -160,22 +201,32 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def _parts(name: str) -> Parts:
-    """The components of a member's name; DummError if it leads elsewhere."""
-    if name.startswith("/"):
-        raise DummError(f"refused: the archive has an absolute name, {name!r}")
-    parts = tuple(p for p in _bytes(name).split(b"/") if p not in (b"", b"."))
-    if len(parts) > _DEEPEST:
+def parts(name: str) -> Parts:
+    """The components of a member's name in a layer; DummError if it leads elsewhere."""
+    found = tuple(p for p in _bytes(name).split(b"/") if p not in (b"", b"."))
+    if len(found) > _DEEPEST:
         raise DummError(f"directories are nested too deeply: '{name[:60]}...'")
-    if b".." in parts:
+    if b".." in found:
         raise DummError(f"refused: a name in the archive leads out of it, {name!r}")
-    return parts
+    return found
+
+
+def _parts(job: _Job, name: str) -> Parts:
+    """The components of a member's name; in a layer, an absolute one begins at its top."""
+    if name.startswith("/") and not job.is_layer:
+        raise DummError(f"refused: the archive has an absolute name, {name!r}")
+    return parts(name)
 
 
 def _directory(job: _Job, parts: Parts, make: bool = True) -> int:
     """A descriptor of the directory `parts`, created if missing; the job owns it."""
     if job.parent and job.parent[0] == parts:
         return job.parent[1]
+    if job.is_layer:
+        found = _directory_in_layer(job, parts, make)
+        _forget_parent(job)
+        job.parent = (parts, found)
+        return found
     at = os.dup(job.top)
     try:
         for part in parts:
@@ -198,14 +249,50 @@ def _directory(job: _Job, parts: Parts, make: bool = True) -> int:
     return at
 
 
+def _directory_in_layer(job: _Job, parts: Parts, make: bool) -> int:
+    """Likewise in a layer: links of the layers below it are resolved as in a guest."""
+    from dumm_tools.linux import openat2
+
+    def resolved(path: Parts) -> int:
+        text = os.fsdecode(b"/".join(path)) or "."
+        return openat2.open_in_root(job.top, text, os.O_RDONLY | os.O_DIRECTORY)
+
+    try:
+        return resolved(parts)
+    except OSError:
+        if not make:
+            raise
+    at = resolved(())
+    for number, part in enumerate(parts, 1):
+        try:
+            below = resolved(parts[:number])
+        except OSError:
+            _replace_by_directory(at, part)
+            os.mkdir(part, 0o755, dir_fd=at)
+            below = os.open(part, _DIRECTORY, dir_fd=at)
+        os.close(at)
+        at = below
+    return at
+
+
+def _replace_by_directory(at: int, name: bytes) -> None:
+    """Remove anything but a directory that a lower layer has under this name."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=at)
+
+
 def _forget_parent(job: _Job) -> None:
     if job.parent:
         os.close(job.parent[1])
         job.parent = None
 
 
-def _clear(at: int, name: bytes) -> None:
+def _clear(job: _Job, at: int, name: bytes) -> None:
     """Make way for a member that occurs again; nothing is ever written through an old one."""
+    if job.is_layer:
+        tree.remove_at(at, os.fsdecode(name))
+        return
     try:
         os.unlink(name, dir_fd=at)
     except FileNotFoundError:
@@ -217,7 +304,7 @@ def _clear(at: int, name: bytes) -> None:
 
 
 def _hard_link(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
-    first = _parts(member.linkname)
+    first = _parts(job, member.linkname)
     if first == parts or not first:
         return
     missing = DummError(
@@ -231,7 +318,7 @@ def _hard_link(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
         if stat.S_ISDIR(os.stat(first[-1], dir_fd=origin, follow_symlinks=False).st_mode):
             raise DummError(f"refused: {member.name!r} is a hard link to a directory")
         at = _directory(job, parts[:-1])
-        _clear(at, parts[-1])
+        _clear(job, at, parts[-1])
         os.link(first[-1], parts[-1], src_dir_fd=origin, dst_dir_fd=at, follow_symlinks=False)
     except FileNotFoundError:
         raise missing from None
@@ -239,9 +326,7 @@ def _hard_link(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
         os.close(origin)
 
 
-def _file(
-    job: _Job, archive: tarball.Archive, member: tarfile.TarInfo, at: int, name: bytes
-) -> None:
+def _file(job: _Job, archive: Archive, member: tarfile.TarInfo, at: int, name: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o600, dir_fd=at)
     try:
@@ -259,7 +344,7 @@ def _file(
         os.close(fd)
 
 
-def _data(archive: tarball.Archive, size: int, fd: int) -> None:
+def _data(archive: Archive, size: int, fd: int) -> None:
     while size:
         chunk = archive.read(min(size, _CHUNK))
         if not chunk:
