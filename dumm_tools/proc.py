@@ -10,7 +10,7 @@ outlive the command, are spawned by `guests` and `running`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dumm_tools import messages
@@ -35,6 +35,8 @@ PACKAGE_OF = {
     "pasta": "passt",
     "dot": "graphviz",
 }
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 _level = 0
 
@@ -116,6 +118,56 @@ def start(argv: Sequence[str], *, stdout: int) -> subprocess.Popen[bytes]:
         raise not_installed(argv[0]) from None
     except OSError as e:
         raise DummError(f"cannot run '{argv[0]}': {e.strerror}") from None
+
+
+def follow(
+    argv: Sequence[str], log_file: str, line: Callable[[str], None], *, env: Mapping[str, str]
+) -> int:
+    """Run a program to its end with the environment `env`; return its exit status. Its output,
+    errors included, is appended to `log_file`, and each line of it is passed to `line`.
+
+    If we are interrupted or `line` fails, it gets SIGTERM, as it does if we are killed, and is
+    waited for: make removes what it has half made. With a pipe, SIGPIPE would kill it instead.
+    """
+    import select
+    import shlex
+    import signal
+    import subprocess
+
+    from dumm_tools.linux import libc
+
+    log(shlex.join(argv))
+    with (
+        open(log_file, "ab") as output,
+        open(log_file, encoding="utf-8", errors="surrogateescape") as reader,
+    ):
+        reader.seek(0, os.SEEK_END)
+        try:
+            child = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=env,
+                preexec_fn=lambda: libc.call("prctl", _PR_SET_PDEATHSIG, int(signal.SIGTERM)),
+            )
+        except FileNotFoundError:
+            raise not_installed(argv[0]) from None
+        end = os.pidfd_open(child.pid)
+        try:
+            rest, ended = "", False
+            while not ended:
+                ended = bool(select.select([end], [], [], 0.1)[0])
+                *lines, rest = (rest + reader.read()).split("\n")
+                for text in lines:
+                    line(text)
+            return child.wait()
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+        finally:
+            os.close(end)
 
 
 def not_installed(program: str) -> DummError:

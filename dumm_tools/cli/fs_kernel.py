@@ -40,6 +40,12 @@ FIELDS: list[Field[kernel.Pack]] = [
         lambda p: None if p.features is None else list(p.features),
         in_table=False,
     ),
+    Field(
+        "source",
+        "Source that it was built from: a directory, or `linux-source` for Debian's.",
+        lambda p: p.source,
+        in_table=False,
+    ),
     Field("virtiofsd", "Version of virtiofsd in it.", lambda p: p.virtiofsd, in_table=False),
     *place_fields("pack"),
 ]
@@ -77,6 +83,80 @@ def fetch(
             note=note,
         )
     print_chosen(name, made)
+
+
+@group.command()
+@click.argument("source", metavar="[SOURCE]", required=False, type=click.Path())
+@click.option(
+    "--config",
+    "fragments",
+    metavar="FRAGMENT",
+    multiple=True,
+    type=click.Path(),
+    help="File with options of the kernel, CONFIG_NAME=VALUE, that override the built-in ones.",
+)
+@source_options("the newest available")
+@name_option
+@click.option(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(min=1),
+    help="Number of files to compile at a time (default: the number of processors).",
+)
+@click.option("--modules", is_flag=True, help="Also build and install what is set to m.")
+@may_exist_option
+def build(
+    source: str | None,
+    fragments: tuple[str, ...],
+    suite: str | None,
+    mirror: str | None,
+    allow_expired: bool,
+    name: str | None,
+    jobs: int | None,
+    modules: bool,
+    may_exist: bool,
+) -> None:
+    """Build a UML kernel and make a pack of it. Does not need root.
+
+    SOURCE is the source tree of a kernel; without it, Debian's linux-source is downloaded. The tree
+    is not written to. All objects are kept in the cache, so that the next build only compiles what
+    has changed, until 'kernel delete' removes them. The pack is named after the directory, or
+    linux-VERSION for Debian's source, and the name is printed, unless --name is given. A pack that
+    was built from the same source before is replaced; guests that run keep the old one until they
+    are started again. With --may-exist, nothing is done if the pack exists.
+    """
+    from dumm_tools import messages
+    from dumm_tools.images import build_config, kernel_build
+
+    if source is not None and (suite or mirror):
+        raise click.UsageError("--suite and --mirror are for Debian's source, without SOURCE")
+    with Progress() as progress:
+        order = kernel_build.Order(
+            build_config.fragments(fragments, modules),
+            jobs or _processors(),
+            modules,
+            progress,
+            warn,
+            lambda text: messages.say(text, over=True),
+        )
+        if source is not None:
+            made = kernel_build.from_tree(source, name, order, may_exist=may_exist)
+        else:
+            made = kernel_build.from_debian(
+                suite,
+                name,
+                order,
+                mirror=mirror,
+                allow_expired=allow_expired,
+                may_exist=may_exist,
+            )
+    print_chosen(name, made)
+
+
+def _processors() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0))
 
 
 @group.command("import")

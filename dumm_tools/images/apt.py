@@ -112,6 +112,28 @@ def has(tree: Tree, package: str) -> bool:
     return True
 
 
+def dependency(tree: Tree, package: str, pattern: str) -> str:
+    """The package matching `pattern` that `package` depends on. NotFound if there is none."""
+    try:
+        shown = _ask(tree, ["apt-cache", "show", "--no-all-versions", f"{package}:amd64"])
+    except ProgramFailed:
+        shown = ""
+    for line in shown.splitlines():
+        if line.startswith("Depends:"):
+            for found in re.finditer(rf"(?:^|[ ,|])({pattern})(?=[ ,|]|$)", line[8:]):
+                return found[1]
+    raise NotFound(f"suite '{tree.suite}' has no {package}")
+
+
+def candidate(tree: Tree, package: str) -> str:
+    """The version of a package in the suite. NotFound if it has none."""
+    shown = _ask(tree, ["apt-cache", "show", "--no-all-versions", f"{package}:amd64"])
+    for line in shown.splitlines():
+        if line.startswith("Version: "):
+            return line.removeprefix("Version: ")
+    raise NotFound(f"suite '{tree.suite}' has no {package}")
+
+
 def version(deb: str) -> str:
     """The version of a package file."""
     return run(["dpkg-deb", "--field", deb, "Version"]).strip()
@@ -247,6 +269,10 @@ def _apt(
         progress(what)
     env = {"APT_CONFIG": f"{directory}/apt.conf"}
     run([*argv, "-o", "APT::Status-Fd=1"], env=env, line=line, cwd=cwd)
+
+
+def _ask(tree: Tree, argv: list[str]) -> str:
+    return run(argv, env={"APT_CONFIG": f"{tree.directory}/apt.conf"})
 
 
 def _release_facts(directory: str) -> dict[str, str]:

@@ -1,8 +1,12 @@
 """Kernel packs and masters that several labs share, below $XDG_CACHE_HOME/dumm.
 
-Next to each NAME there is `.NAME.lock`, which is never renamed or removed. A running guest holds it
-shared through an inherited descriptor; building and deleting hold it exclusively. New objects are
-staged next to them (`trees.staging`): a killed command never leaves a partial pack under its name.
+Next to each NAME there is `.NAME.lock`. A running guest holds it shared through an inherited
+descriptor; building and deleting hold it exclusively. New objects are staged next to them
+(`trees.staging`): a killed command never leaves a partial pack under its name.
+
+Replacing an object does not wait for its guests: the old one is kept for them, with its lock
+(`staging.replaced`), and the name gets a new lock. So a lock counts only if it still has its name
+once it is taken.
 """
 
 from __future__ import annotations
@@ -24,12 +28,18 @@ NOUN: dict[Kind, str] = {"kernels": "kernel", "masters": "master"}
 def directory(kind: Kind) -> str:
     """The directory for objects of a kind; it need not exist. Conflict if others could put some
     there."""
+    return place(kind)
+
+
+def place(name: str) -> str:
+    """The directory `name` of the cache; it need not exist. Conflict if others could write to
+    it."""
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):  # "relative paths must be ignored": XDG base directories
         base = os.path.expanduser("~/.cache")
     if not base.startswith("/"):
         raise DummError("cannot determine the home directory", hint="set HOME or XDG_CACHE_HOME")
-    path = os.path.join(base, "dumm", kind)
+    path = os.path.join(base, "dumm", name)
     trust.check_cache(path)
     return path
 
@@ -79,17 +89,13 @@ def hold(lock: str, path: str) -> int:
     Conflict while it is being deleted, NotFound if it was deleted meanwhile. The descriptor is
     close-on-exec: pass it explicitly to the guest's process.
     """
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if not os.path.isdir(path):
-            raise NotFound(f"'{path}' was deleted")
+        fd = _locked(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(fd)
         raise Conflict(f"'{path}' is being made or deleted") from None
-    except BaseException:
+    if not os.path.isdir(path):
         os.close(fd)
-        raise
+        raise NotFound(f"'{path}' was deleted")
     return fd
 
 
@@ -110,7 +116,7 @@ def scratch(kind: Kind, name: str) -> Iterator[str]:
     """A temporary directory next to the objects; anything left in it at the end is removed."""
     from dumm_tools.trees import staging
 
-    place = _made(kind)
+    place = made(kind)
     staging.sweep(place)
     with staging.scratch(place, name) as path:
         yield path
@@ -131,7 +137,7 @@ def build(
     """
     from dumm_tools.trees import staging
 
-    place = _made(kind)
+    place = made(kind)
     final = os.path.join(place, name)
     if _present(kind, final, name, may_exist):
         yield None
@@ -148,14 +154,32 @@ def build(
             yield work
 
 
+@contextlib.contextmanager
+def replacing(kind: Kind, name: str) -> Iterator[str]:
+    """Yield an empty directory that takes the place of the object `name` if the block succeeds.
+
+    Guests that run from the old one keep it: it is removed when they have ended, by the next
+    command that makes or deletes something here. The caller sees to it that only one replaces.
+    """
+    from dumm_tools.trees import staging
+
+    place = made(kind)
+    staging.sweep(place)
+    final = os.path.join(place, name)
+    with staging.replaced(final, 0o755, os.path.join(place, f".{name}.lock")) as work:
+        yield work
+
+
 def delete(kind: Kind, name: str) -> None:
     """Delete an object. NotFound if there is none, Conflict while guests run from it."""
     if find(kind, name) is None:
         raise NotFound(f"no {NOUN[kind]} '{name}'")
     place = directory(kind)
-    fd = os.open(os.path.join(place, f".{name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fd = _locked(os.path.join(place, f".{name}.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Conflict(f"{NOUN[kind]} '{name}' is in use") from None
+    try:
         if find(kind, name) is None:
             raise NotFound(f"no {NOUN[kind]} '{name}'")
         from dumm_tools.trees import staging, tree
@@ -164,8 +188,6 @@ def delete(kind: Kind, name: str) -> None:
         staging.sweep(place)
         staging.discard(os.path.join(place, name))
         _forget_facts(place, name)
-    except BlockingIOError:
-        raise Conflict(f"{NOUN[kind]} '{name}' is in use") from None
     finally:
         os.close(fd)
 
@@ -183,14 +205,14 @@ def _present(kind: Kind, final: str, name: str, may_exist: bool) -> bool:
     raise Conflict(f"{NOUN[kind]} '{name}' already exists")
 
 
-def _made(kind: Kind) -> str:
-    """The directory of a kind, created if missing.
+def made(name: str) -> str:
+    """The directory `name` of the cache, created if missing.
 
     Only we can access it: a master may contain setuid root programs.
     """
     from dumm_tools.trees import exposure
 
-    path = directory(kind)
+    path = place(name)
     parent = os.path.dirname(path)
     os.makedirs(os.path.dirname(parent), exist_ok=True)
     for each in (parent, path):
@@ -203,14 +225,29 @@ def _made(kind: Kind) -> str:
 
 @contextlib.contextmanager
 def _exclusive(place: str, name: str, progress: Callable[[str], None] | None) -> Iterator[None]:
-    fd = os.open(os.path.join(place, f".{name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.path.join(place, f".{name}.lock")
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if progress:
-                progress(f"waiting for another command that uses the name '{name}'")
-            fcntl.flock(fd, fcntl.LOCK_EX)
+        fd = _locked(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        if progress:
+            progress(f"waiting for another command that uses the name '{name}'")
+        fd = _locked(lock, fcntl.LOCK_EX)
+    try:
         yield
     finally:
+        os.close(fd)
+
+
+def _locked(lock: str, operation: int) -> int:
+    """A descriptor of the file `lock`, locked by flock(2) while the file has this name."""
+    while True:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, operation)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(lock)):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
         os.close(fd)

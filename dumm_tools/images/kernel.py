@@ -45,7 +45,7 @@ class Kernel(NamedTuple):
 
 class Pack(NamedTuple):
     """A kernel pack of the cache; unknown values are None. `date` is that of the archive,
-    `virtiofsd` the version of the one in the pack."""
+    `virtiofsd` the version of the one in the pack, `source` what it was built from."""
 
     name: str
     path: str
@@ -55,6 +55,7 @@ class Pack(NamedTuple):
     date: str | None = None
     virtiofsd: str | None = None
     features: tuple[str, ...] | None = None
+    source: str | None = None
 
 
 def resolve(spec: str) -> Kernel:
@@ -87,13 +88,18 @@ def list_() -> list[Pack]:
 
 
 def delete(name: str) -> None:
-    """Delete a pack: NotFound if there is none, Conflict while guests run from it."""
-    cache.delete("kernels", name)
+    """Delete a pack, and what `build` keeps for it: NotFound if there is neither, Conflict while
+    guests run from the pack or it is being built."""
+    from dumm_tools.images import builds
+
+    if cache.find("kernels", name) is not None or not builds.exists(name):
+        cache.delete("kernels", name)
+    builds.remove(name)
 
 
-def order(pack: Pack) -> tuple[tuple[int, ...], str]:
-    """Sort key: the release by its numbers, then the name."""
-    return (release_number(pack.release or ""), pack.name)
+def order(pack: Pack) -> tuple[tuple[int, ...], bool, str]:
+    """Sort key: the release by its numbers, those that were built before Debian's own, the name."""
+    return (release_number(pack.release or ""), pack.source is not None, pack.name)
 
 
 def release_number(release: str) -> tuple[int, ...]:
@@ -166,6 +172,7 @@ def _describe(name: str) -> Pack:
         date=known.get("date"),
         virtiofsd=known.get("virtiofsd"),
         features=_features(known),
+        source=known.get("source"),
     )
 
 

@@ -114,7 +114,7 @@ def _import(source: Source, path: str, name: str, may_exist: bool, *, move: bool
     names.pack(name, "kernel name")
     with cache.build("kernels", name, may_exist=may_exist) as target:
         if target is not None:
-            _assemble(source, target, source.facts, move=move)
+            assemble(source, target, source.facts, move=move)
     return name
 
 
@@ -191,10 +191,10 @@ def _fetch_into(
         warn=warn,
     )
     with inspection.of_directory(root) as source:
-        _assemble(source, target, facts, move=True)
+        assemble(source, target, facts, move=True)
 
 
-def _assemble(source: Source, target: str, facts: dict[str, str], *, move: bool = False) -> None:
+def assemble(source: Source, target: str, facts: dict[str, str], *, move: bool = False) -> None:
     """Create the layout of the pack in the empty directory `target`."""
     assembly.program(source.program, target, kernel.BINARIES[0])
     if source.server is not None:

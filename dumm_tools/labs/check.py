@@ -42,7 +42,7 @@ def run(labdir: str, *, isolated: bool) -> list[Check]:
         ("apt-get", "apt", "for fetching kernel packs"),
     ):
         found.append(_program(name, package, why))
-    return found
+    return [*found, _toolchain()]
 
 
 def _agent() -> Check:
@@ -158,6 +158,17 @@ def _found(name: str, find: Callable[[], str | None], remedy: str) -> Check:
     if path is None:
         return Check(name, "missing", f"no {name} in the cache", remedy)
     return Check(name, "ok", path)
+
+
+def _toolchain() -> Check:
+    from dumm_tools.images import toolchain
+
+    lacking = toolchain.missing(*toolchain.NEEDED)
+    if not lacking:
+        return Check("toolchain", "ok", "for building kernels")
+    packages = " ".join(lacking.values())
+    found = f"no {', no '.join(lacking)}, for building kernels"
+    return Check("toolchain", "absent", found, f"apt-get install {packages}")
 
 
 def _program(name: str, package: str, why: str) -> Check:

@@ -1,7 +1,8 @@
 """Directories that get their name only when they are complete, or lose it before they are removed.
 
 Until then they are in `.NAME.tmp-...` next to that name, a directory that only we can enter, locked
-as long as its maker lives. The next command cleans up what a killed one leaves there.
+as long as its maker lives. The next command cleans up what a killed one leaves there, unless it
+contains a file `lock` that somebody has locked.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from dumm_tools.errors import DummError
 
 _TEMP = ".tmp-"
+_LOCK = "lock"
 
 
 @contextlib.contextmanager
@@ -39,6 +41,38 @@ def staged(final: str, mode: int) -> Iterator[str]:
         os.chmod(new, mode)  # regardless of the umask
         yield new
         _move(new, final)
+
+
+@contextlib.contextmanager
+def replaced(final: str, mode: int, lock: str) -> Iterator[str]:
+    """An empty directory that takes the place of the directory `final` if the block succeeds.
+
+    The old directory is removed unless somebody holds the file `lock`, which goes with it; then it
+    is left to `sweep`.
+    """
+    from dumm_tools.linux import renaming
+    from dumm_tools.trees import tree
+
+    path, fd = _made(*os.path.split(final))
+    try:
+        new, old_lock = os.path.join(path, "new"), os.path.join(path, _LOCK)
+        try:
+            os.mkdir(new)
+            os.chmod(new, mode)  # regardless of the umask
+            yield new
+            # Killed between any two of these, the lock guards both directories.
+            os.close(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.link(lock, old_lock)
+            if not renaming.exchange(new, final):
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(final, os.path.join(path, "old"))
+                os.rename(new, final)
+            os.unlink(lock)
+        finally:
+            if not _in_use(path):
+                tree.remove(path)
+    finally:
+        os.close(fd)
 
 
 def discard(path: str) -> None:
@@ -73,11 +107,27 @@ def sweep(parent: str, name: str = "") -> None:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            tree.remove(path)
+            if not _in_use(path):
+                tree.remove(path)
         except (OSError, DummError):
             pass  # in use, or it cannot be removed: not a reason to fail here
         finally:
             os.close(fd)
+
+
+def _in_use(path: str) -> bool:
+    """Whether somebody holds the lock in a temporary directory."""
+    try:
+        fd = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
 
 
 def _made(parent: str, name: str) -> tuple[str, int]:

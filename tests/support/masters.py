@@ -6,6 +6,7 @@ import fcntl
 import os
 import shlex
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,3 +97,56 @@ def debian_systemd(packs: Path) -> str:
 def debian_sysvinit(packs: Path) -> str:
     """The name of a master in the cache: Debian 13 with the System V init."""
     return "debian-sysvinit"
+
+
+#: The kernel that `dumm-fs kernel build` makes, from sid's source.
+BUILT = "built"
+_BUILD = f"nice dumm-fs kernel build --suite sid --name {BUILT} --may-exist"
+
+
+def start_build() -> None:
+    """Start to build the kernel `built`, if it is missing, in the host's network. It takes minutes,
+    and goes on while other tests run, which mostly wait."""
+    cache_home().mkdir(parents=True, exist_ok=True)
+    if _is_built():
+        return
+    with (cache_home() / ".built.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # another of pytest-xdist's workers has started it
+        words = _BUILD.split()
+        with _build_log().open("w") as log:
+            subprocess.Popen(
+                [words[0], BIN / words[1], *words[2:]],
+                env={**os.environ, "XDG_CACHE_HOME": str(cache_home()), "DUMM_ALLOW_EXPIRED": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[lock.fileno()],
+                start_new_session=True,
+            )
+
+
+def _build_log() -> Path:
+    return cache_home() / ".built.log"
+
+
+def _is_built() -> bool:
+    return (cache_home() / "dumm/kernels" / BUILT).is_dir()
+
+
+@pytest.fixture(scope="session")
+def built(packs: Path) -> str:
+    """The name of a kernel in the cache that `dumm-fs kernel build` has made."""
+    deadline = time.monotonic() + 3600
+    while not _is_built():
+        with (cache_home() / ".built.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Its builder has ended.
+                assert _is_built(), _build_log().read_text()[-2000:]
+            except BlockingIOError:
+                assert time.monotonic() < deadline, "the kernel takes too long to build"
+                time.sleep(1)
+    return BUILT

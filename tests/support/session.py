@@ -85,7 +85,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Leave out tests marked `root` unless root runs them. Mark tests that need kernel packs.
 
     Tests that share a slow fixture of their module go to one worker; the others go to any worker,
-    and last, so that the workers end at the same time.
+    and last, so that the workers end at the same time. Tests of the kernel `built` come after all
+    others, because it is built meanwhile.
     """
     for item in items:
         if "packs" in getattr(item, "fixturenames", ()):
@@ -97,7 +98,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("net"):
             item.add_marker(pytest.mark.xdist_group("net"))
-    items.sort(key=lambda item: (_turn(item), item.get_closest_marker("xdist_group") is None))
+    items.sort(
+        key=lambda item: (
+            _turn(item),
+            "built" in getattr(item, "fixturenames", ()),
+            item.get_closest_marker("xdist_group") is None,
+        )
+    )
 
 
 def _turn(item: pytest.Item) -> int:
@@ -112,6 +119,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Fetch what guests need while there still is a network."""
     needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     if not session.config.option.collectonly:
+        if "built" in needed:
+            masters.start_build()
         for fixture, commands in masters.NEEDED_BY.items():
             if fixture in needed:
                 masters.prepare(commands)
