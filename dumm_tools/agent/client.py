@@ -216,6 +216,17 @@ class Control:
         self._line.send(protocol.STORE, path.encode() + b"\0" + value.encode())
         self._done(path)
 
+    def change_layers(self, tag: str = "", directory: str = "") -> None:
+        """Make a directory of a virtiofs the root file system of the guest's processes, or, without
+        a tag, /guest of the jail; OSError."""
+        self._line.send(protocol.LAYERS, f"{tag}\0{directory}\0".encode())
+        self._done("the root file system")
+
+    def holders(self) -> list[protocol.Holder]:
+        """Processes that still use the root file system before the last `change_layers`."""
+        self._line.send(protocol.HOLDERS)
+        return protocol.holders(self._line.wait_frame(self.left(), (protocol.HELD,)).data)
+
     def power(self, how: bytes) -> None:
         """Send POWER_OFF or POWER_REBOOT; return immediately."""
         self._line.send(protocol.POWER, how)

@@ -18,10 +18,11 @@ from dumm_tools.model import Record
 # To the guest.
 HELLO, RUN, INPUT, BULK, INPUT_END = b"R", b"X", b"I", b"J", b"E"
 SIGNAL, RESIZE, NETLINK, NETNS = b"S", b"W", b"N", b"G"
-MODULE, STORE, POWER = b"M", b"F", b"P"
+MODULE, STORE, POWER, LAYERS, HOLDERS = b"M", b"F", b"P", b"L", b"H"
 # From the guest.
 READY, OUTPUT, ERRORS, TAKEN, BULK_TAKEN, DEAF = b"r", b"o", b"e", b"k", b"j", b"c"
 STATUS, FAILED, ANSWER, DONE, TAKEN_LINE, UP = b"x", b"f", b"n", b"d", b"a", b"b"
+HELD = b"h"
 
 END, ESC, ESC_END, ESC_ESC = b"\xc0", b"\xdb", b"\xdc", b"\xdd"
 #: Written by the agent when it has opened a line: a frame of type UP.
@@ -39,7 +40,7 @@ INPUT_WINDOW = 16384
 #: Bytes in flight to the agent; more would block the line forever.
 LINE_WINDOW = 3072
 IN_MAX, OUT_MAX = 192 << 10, 64 << 10
-READY_MAX, FAILED_MAX = 400, 200
+READY_MAX, FAILED_MAX, HELD_MAX = 400, 200, 4096
 NONCE = 16
 #: Type and length of a frame from the guest.
 HEAD = 4
@@ -63,6 +64,7 @@ _FORMS: dict[bytes, tuple[int, int, int, int]] = {
     ANSWER: (0, _DATA_MAX, 0, 0),
     DONE: (4, 4, 4, _ERRNO_MAX),
     TAKEN_LINE: (4, 4, 4, _COUNT_MAX),
+    HELD: (0, HELD_MAX, 0, 0),
     UP: (8, 8, 0, 0),
 }
 
@@ -165,6 +167,23 @@ def ready(payload: bytes, lines: int) -> Ready:
 def explained(text: str) -> str:
     """A text of the agent, with errors by name."""
     return re.sub(r"errno (\d{1,4})(?!\d)", lambda m: os.strerror(int(m[1])), text)
+
+
+class Holder(NamedTuple):
+    """A process in a guest that still uses an earlier root file system."""
+
+    pid: int
+    command: str
+    apart: bool  # whether it has a mount namespace of its own
+
+
+def holders(payload: bytes) -> list[Holder]:
+    """Decode the text of a HELD."""
+    found = [
+        re.fullmatch(r"(\d{1,10}) ([nf]) (.{1,64})", printable(line))
+        for line in payload.splitlines()
+    ]
+    return [Holder(int(m[1]), m[3], m[2] == "n") for m in found if m]
 
 
 def exit_status(status: int) -> int:

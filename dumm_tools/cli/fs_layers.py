@@ -115,7 +115,7 @@ def add(words: tuple[str, ...], everyone: bool) -> int:
     labdir = lab.entered()
     names, (directory,) = _targets(labdir, everyone, words, 1)
     failures = Failures()
-    stack.add(labdir, names, directory, on_error=failures)
+    stack.add(labdir, names, directory, on_error=failures, warn=warn)
     if exposure.is_open(directory):
         warn(
             f"other users can enter '{directory}' and run setuid programs that guests write there; "
@@ -134,7 +134,7 @@ def del_(words: tuple[str, ...], everyone: bool) -> int:
     labdir = lab.entered()
     names, (directory,) = _targets(labdir, everyone, words, 1)
     failures = Failures()
-    stack.delete(labdir, names, directory, on_error=failures)
+    stack.delete(labdir, names, directory, on_error=failures, warn=warn)
     return failures.code
 
 
@@ -148,7 +148,7 @@ def pop(words: tuple[str, ...], everyone: bool) -> int:
     labdir = lab.entered()
     names, _ = _targets(labdir, everyone, words, 0)
     failures = Failures()
-    stack.pop(labdir, names, on_error=failures)
+    stack.pop(labdir, names, on_error=failures, warn=warn)
     return failures.code
 
 
@@ -172,7 +172,7 @@ def load(name: str) -> int:
     from dumm_tools.files import template as templates
 
     failures = Failures()
-    templates.load_(lab.entered(), name, on_error=failures)
+    templates.load_(lab.entered(), name, on_error=failures, warn=warn)
     return failures.code
 
 
@@ -185,7 +185,7 @@ def unload() -> int:
     from dumm_tools.files import template as templates
 
     failures = Failures()
-    templates.unload(lab.entered(), on_error=failures)
+    templates.unload(lab.entered(), on_error=failures, warn=warn)
     return failures.code
 
 

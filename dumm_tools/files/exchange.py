@@ -2,8 +2,9 @@
 
 The layers of a mounted overlay cannot change. A new overlay is therefore mounted next to it, and
 replaces the old one on mount/NAME and, while the guest's kernel is suspended, in the guest's jail;
-then the guest drops its caches. Everything except `mount_from_jail` is done in the guest's turn,
-and outside transactions, since it waits for the guest.
+then the guest mounts it anew, and makes that its root directory. Everything except
+`mount_from_jail` is done in the guest's turn, and outside transactions, since it waits for the
+guest.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 from dumm_tools import errors
 from dumm_tools.errors import Conflict, DummError, NotFound
-from dumm_tools.files import choice, mounts, workdir
+from dumm_tools.files import choice, holders, mounts, workdir
 from dumm_tools.linux import child, namespaces, pinned
 from dumm_tools.linux import mount as mnt
 from dumm_tools.model import Guest, State
@@ -73,9 +74,17 @@ def _remove_next(labdir: str, state: State, name: str) -> None:
         os.rmdir(mounts.next_place(labdir, name))
 
 
-def replace(labdir: str, state: State, guest: Guest, fresh: Fresh, seconds: float) -> None:
+def replace(
+    labdir: str,
+    state: State,
+    guest: Guest,
+    fresh: Fresh,
+    seconds: float,
+    warn: holders.Warn = lambda _: None,
+) -> None:
     """Replace the old stack with the new one, on the host and in the jail of a running guest, which
-    is given this many seconds. TimedOut, DummError; if nothing was started, it is rolled back."""
+    is given this many seconds; `warn` of programs that keep the old one. TimedOut, DummError; if
+    nothing was started, it is rolled back."""
     name = guest.name
     running = liveness.is_running(labdir, state, name)
     if fresh.work is None:
@@ -115,10 +124,10 @@ def replace(labdir: str, state: State, guest: Guest, fresh: Fresh, seconds: floa
     workdir.drop(labdir, name, keep=fresh.work)
     if running:
         with turn.unless_ended(labdir, name), contact.control(labdir, name, seconds) as control:
-            control.store("/proc/sys/vm/drop_caches", "3")
+            holders.change(control, guest, warn)
 
 
-def settle(labdir: str, name: str, seconds: float) -> None:
+def settle(labdir: str, name: str, seconds: float, warn: holders.Warn = lambda _: None) -> None:
     """Give a guest the recorded stack, if a command was killed in between, or the guest did not
     answer at the time."""
     state = load(labdir)
@@ -129,7 +138,7 @@ def settle(labdir: str, name: str, seconds: float) -> None:
     if now in ("starting", "stopping", "paused"):
         raise Conflict(f"guest '{name}' is {now}")
     fresh = prepare(labdir, state, guest)
-    replace(labdir, state, guest, fresh, seconds)
+    replace(labdir, state, guest, fresh, seconds, warn)
     mounts.settled(labdir, name)
 
 

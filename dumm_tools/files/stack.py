@@ -19,7 +19,12 @@ from dumm_tools.statefile import load, transaction
 from dumm_tools.waiting import unbroken
 
 Layers = list[str]
+Warn = Callable[[str], None]
 OnError = Callable[[str, Exception], None]
+
+
+def silent(_text: str) -> None:
+    """Leave out warnings."""
 
 
 def raised(_name: str, error: Exception) -> None:
@@ -55,7 +60,14 @@ def _refuse_overlap(labdir: str, state: State, guest: Guest, said: str, layer: s
             )
 
 
-def add(labdir: str, names: Iterable[str], directory: str, *, on_error: OnError = raised) -> None:
+def add(
+    labdir: str,
+    names: Iterable[str],
+    directory: str,
+    *,
+    on_error: OnError = raised,
+    warn: Warn = silent,
+) -> None:
     """Put a directory on top of guests' stacks; one that is already there moves to the top."""
     layer = _directory(directory)
 
@@ -67,11 +79,16 @@ def add(labdir: str, names: Iterable[str], directory: str, *, on_error: OnError 
         for guest in guests:
             guest.overlays = [layer, *(d for d in guest.overlays if d != layer)]
 
-    restack(labdir, names, check, edit, on_error=on_error)
+    restack(labdir, names, check, edit, on_error=on_error, warn=warn)
 
 
 def delete(
-    labdir: str, names: Iterable[str], directory: str, *, on_error: OnError = raised
+    labdir: str,
+    names: Iterable[str],
+    directory: str,
+    *,
+    on_error: OnError = raised,
+    warn: Warn = silent,
 ) -> None:
     """Remove a directory from guests' stacks. NotFound if it is in none of them."""
     # It may no longer exist, or no longer be a directory.
@@ -86,10 +103,16 @@ def delete(
         for guest in guests:
             guest.overlays = [d for d in guest.overlays if d not in layers]
 
-    restack(labdir, names, check, edit, lenient=True, on_error=on_error)
+    restack(labdir, names, check, edit, lenient=True, on_error=on_error, warn=warn)
 
 
-def pop(labdir: str, names: Iterable[str], *, on_error: OnError = raised) -> None:
+def pop(
+    labdir: str,
+    names: Iterable[str],
+    *,
+    on_error: OnError = raised,
+    warn: Warn = silent,
+) -> None:
     """Remove the newest directory from guests' stacks. NotFound if there is none."""
 
     def check(_state: State, guests: list[Guest]) -> None:
@@ -100,7 +123,7 @@ def pop(labdir: str, names: Iterable[str], *, on_error: OnError = raised) -> Non
         for guest in guests:
             guest.overlays = guest.overlays[1:]
 
-    restack(labdir, names, check, edit, lenient=True, on_error=on_error)
+    restack(labdir, names, check, edit, lenient=True, on_error=on_error, warn=warn)
 
 
 def list_(labdir: str, name: str) -> Layers:
@@ -117,6 +140,7 @@ def restack(
     whole: bool = False,
     lenient: bool = False,
     on_error: OnError = raised,
+    warn: Warn = silent,
 ) -> None:
     """Give guests the stacks that result when `edit` changes their records or (`whole`) the lab's
     record, which applies to all of them. If the host cannot do it for one guest, it is done for
@@ -159,7 +183,7 @@ def restack(
         def replace(name: str, seconds: float) -> None:
             try:
                 if name in fresh:  # otherwise it was deleted before we got its turn
-                    exchange.replace(labdir, ahead, ahead.guests[name], fresh[name], seconds)
+                    exchange.replace(labdir, ahead, ahead.guests[name], fresh[name], seconds, warn)
             except TimedOut:
                 raise
             except (DummError, OSError):
@@ -187,7 +211,7 @@ def restack(
 
         def late(name: str, seconds: float) -> None:
             if whole:
-                exchange.settle(labdir, name, seconds)
+                exchange.settle(labdir, name, seconds, warn)
                 return
             prepare([name])
             replace(name, seconds)

@@ -38,26 +38,34 @@ def _known(labdir: str, name: str, hint: str | None = None) -> str:
     return name
 
 
-def load_(labdir: str, name: str, *, on_error: stack.OnError = stack.raised) -> None:
+def load_(
+    labdir: str,
+    name: str,
+    *,
+    on_error: stack.OnError = stack.raised,
+    warn: stack.Warn = stack.silent,
+) -> None:
     """Put a template on top of all guests' stacks, replacing the loaded one; guests that do not do
-    their part are reported to `on_error`."""
+    their part are reported to `on_error`, programs that do not see it to `warn`."""
     load(labdir)
     _known(labdir, name, f"dumm-fs template save {name}")
     with turn.of_templates(labdir):
-        _set(labdir, name, on_error)
+        _set(labdir, name, on_error, warn)
 
 
-def unload(labdir: str, *, on_error: stack.OnError = stack.raised) -> None:
+def unload(
+    labdir: str, *, on_error: stack.OnError = stack.raised, warn: stack.Warn = stack.silent
+) -> None:
     """Unload the loaded template; Conflict if there is none."""
     load(labdir)
     with turn.of_templates(labdir):
         loaded = load(labdir).template
-        _set(labdir, None, on_error)
+        _set(labdir, None, on_error, warn)
     if loaded is None:
         raise Conflict("no template is loaded")
 
 
-def _set(labdir: str, name: str | None, on_error: stack.OnError) -> None:
+def _set(labdir: str, name: str | None, on_error: stack.OnError, warn: stack.Warn) -> None:
     state = load(labdir)
 
     def edit(state: State, _guests: list[Guest]) -> None:
@@ -67,7 +75,9 @@ def _set(labdir: str, name: str | None, on_error: stack.OnError) -> None:
     same = state.template == name
     guests = [g for g in state.guests if not same or mounts.is_unsettled(labdir, g)]
     if guests or not same:
-        stack.restack(labdir, guests, lambda *_: None, edit, whole=True, on_error=on_error)
+        stack.restack(
+            labdir, guests, lambda *_: None, edit, whole=True, on_error=on_error, warn=warn
+        )
 
 
 def save(labdir: str, name: str) -> None:

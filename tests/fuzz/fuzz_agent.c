@@ -28,7 +28,9 @@ void abort(void) __attribute__((noreturn));
 #include "../../dumm_tools/agent/src/boot.c"
 #include "../../dumm_tools/agent/src/child.c"
 #include "../../dumm_tools/agent/src/console.c"
+#include "../../dumm_tools/agent/src/holders.c"
 #include "../../dumm_tools/agent/src/input.c"
+#include "../../dumm_tools/agent/src/layers.c"
 #include "../../dumm_tools/agent/src/line.c"
 #include "../../dumm_tools/agent/src/module.c"
 #include "../../dumm_tools/agent/src/net.c"
@@ -92,6 +94,9 @@ static void check(const u8 *p, size_t n)
 			break;
 		case BULK_TAKEN:
 			least = most = 1;
+			break;
+		case HELD:
+			most = HELD_MAX;
 			break;
 		case DEAF:
 			most = 0;

@@ -21,6 +21,7 @@
 #define NONCE 16		/* bytes of a client's nonce */
 #define READY_MAX 400		/* the largest payload of READY */
 #define FAILED_MAX 200		/* ... and of FAILED */
+#define HELD_MAX 4096		/* ... and of HELD */
 #define IN_MAX (192 << 10)	/* one frame to the guest: arguments and environment */
 #define OUT_MAX (64 << 10)	/* all queued data for the host, including a frame with its head */
 #define INPUT_WINDOW 16384
@@ -40,6 +41,9 @@ enum {
 			 * 1 on, or to the agent's own (0); DONE with ENOENT after the last one */
 	MODULE = 'M',	/* the name of a kernel module to load, with its dependencies */
 	STORE = 'F',	/* path NUL value: write value to a file, such as a sysctl */
+	LAYERS = 'L',	/* tag NUL directory NUL: make a directory of this virtiofs the root file system,
+			 * or, with an empty tag, /guest of the jail */
+	HOLDERS = 'H',	/* ask who still uses the root file system before the last LAYERS */
 	POWER = 'P',	/* POWER_OFF or POWER_REBOOT */
 };
 
@@ -56,7 +60,9 @@ enum {
 	STATUS = 'x',	/* wait status(4) of the program; nothing follows */
 	FAILED = 'f',	/* errno(4), then text: the program could not be started */
 	ANSWER = 'n',	/* netlink messages */
-	DONE = 'd',	/* errno(4): result of NETNS, MODULE or STORE */
+	DONE = 'd',	/* errno(4): result of NETNS, MODULE, STORE or LAYERS */
+	HELD = 'h',	/* answer to HOLDERS, in lines: pid, 'n' (in a mount namespace of its own) or 'f'
+			 * (with files), command */
 	TAKEN_LINE = 'a',/* count(4) of bytes read from the line since HELLO: from time to time, and after SIGNAL */
 	UP = 'b',	/* "dumm-up\n": once, when the agent has opened the line */
 };

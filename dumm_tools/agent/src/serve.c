@@ -1,6 +1,8 @@
 /* Handling requests in frames, and the work that goes on without them. */
 #include "serve.h"
+#include "holders.h"
 #include "input.h"
+#include "layers.h"
 #include "line.h"
 #include "module.h"
 #include "net.h"
@@ -73,6 +75,13 @@ static void store(struct line *l, char *path, u32 n)
 	answer(l, r);
 }
 
+static void held(struct line *l)
+{
+	static char text[HELD_MAX];
+
+	line_send(l, HELD, text, (u32)holders_list(text, sizeof text));
+}
+
 static void handle(struct line *l, u8 type, u8 *p, u32 n)
 {
 	if (type == HELLO && n == NONCE) {
@@ -123,6 +132,13 @@ static void handle(struct line *l, u8 type, u8 *p, u32 n)
 		break;
 	case STORE:
 		store(l, (char *)p, n);
+		break;
+	case LAYERS:
+		if (n && !p[n - 1])
+			answer(l, layers_change((char *)p, (char *)p + str_len((char *)p) + 1));
+		break;
+	case HOLDERS:
+		held(l);
 		break;
 	case POWER:
 		if (n == 1)
