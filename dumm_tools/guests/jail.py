@@ -19,6 +19,17 @@ _BOOT = "/boot"
 #: The program that executes the server, for each boot anew (serve.c).
 _SERVE = "/serve"
 _NR_OPEN = "/proc/sys/fs/nr_open"
+#: Attributes that mean something to overlayfs on the host get other names there (virtiofsd's manual,
+#: EXTENDED ATTRIBUTE MAPPING): the guest sees only those that it has set itself. Moreover, "trusted."
+#: needs a capability that the server does not have.
+_XATTRS = (
+    ":bad:client:user.dumm.::"
+    ":prefix:all:trusted.:user.dumm.:"
+    ":prefix:all:user.overlay.:user.dumm.:"
+    ":bad:server::trusted.:"
+    ":bad:server::user.overlay.:"
+    ":ok:all:::"
+)
 # fmt: off
 #: The arguments of virtiofsd: it has neither to make a jail nor to filter its system calls.
 _SERVER_OPTIONS = [
@@ -31,6 +42,7 @@ _SERVER_OPTIONS = [
     "--rlimit-nofile", "0",
     "--no-announce-submounts",
     "--posix-acl",
+    "--xattrmap", _XATTRS,
     "--log-level", "warn",
 ]
 # fmt: on
