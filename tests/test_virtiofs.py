@@ -167,3 +167,31 @@ def test_remount(served: Lab) -> None:
     assert not (served.mounted("a") / "here").exists()
     served("dumm-fs mount a")
     assert (served.mounted("a") / "here").exists()
+
+
+def test_master_decides(lab: Lab, tmp_path: Path) -> None:
+    """A distribution is served by virtiofs, other trees are not, and both can be made otherwise."""
+    lab.env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    (tmp_path / "plain/bin").mkdir(parents=True)
+    (tmp_path / "distribution/etc").mkdir(parents=True)
+    (tmp_path / "distribution/etc/os-release").touch()
+    for tree, options in (
+        ("plain", ""),
+        ("distribution", ""),
+        ("plain", "--name files --rootfs virtiofs"),
+        ("distribution", "--name simple --rootfs hostfs"),
+    ):
+        lab(f"dumm-fs master import {tmp_path / tree} {options}")
+    wanted = {
+        "distribution": "virtiofs",
+        "files": "virtiofs",
+        "plain": "hostfs",
+        "simple": "hostfs",
+    }
+    rows = lab("dumm-fs master list -o name,rootfs").lines
+    assert dict(row.split("\t") for row in rows) == wanted
+    for name in wanted:
+        lab(f"dumm-guest create {name} --master {name}")
+    rows = lab("dumm-guest list -o name,rootfs").lines
+    assert dict(row.split("\t") for row in rows) == wanted
+    lab("dumm-fs master import . --rootfs ext4", status=2)

@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dumm_tools.images import master
+    from dumm_tools.model import RootFS
 
 
 FIELDS: list[Field[master.Stored]] = [
     Field("name", "Name of the master.", lambda m: m.name),
+    Field(
+        "rootfs",
+        "How guests reach their root file system by default: hostfs or virtiofs.",
+        lambda m: m.rootfs,
+        in_table=False,
+    ),
     Field(
         "command",
         "Command of its container image, which guests without an init run at each boot.",
@@ -56,6 +63,12 @@ FIELDS: list[Field[master.Stored]] = [
     *place_fields("master"),
 ]
 
+rootfs_option = click.option(
+    "--rootfs",
+    type=click.Choice(["hostfs", "virtiofs"]),
+    help="How guests reach their root file system (default: virtiofs for a distribution).",
+)
+
 group = Group(name="master", help="Manage masters: read-only root trees, shared by all labs.")
 
 
@@ -68,6 +81,7 @@ group = Group(name="master", help="Manage masters: read-only root trees, shared 
     multiple=True,
     help="Additional packages for debian.",
 )
+@rootfs_option
 @name_option
 @may_exist_option
 def build(
@@ -76,6 +90,7 @@ def build(
     mirror: str | None,
     allow_expired: bool,
     include: tuple[str, ...],
+    rootfs: RootFS | None,
     name: str | None,
     may_exist: bool,
 ) -> None:
@@ -110,14 +125,16 @@ def build(
                 may_exist=may_exist,
                 progress=progress,
             )
+    master.set_rootfs(made, rootfs)
     print_chosen(name, made)
 
 
 @group.command("import")
 @click.argument("source", metavar="DIR|FILE|-", type=click.Path(allow_dash=True))
+@rootfs_option
 @name_option
 @may_exist_option
-def import_(source: str, name: str | None, may_exist: bool) -> None:
+def import_(source: str, rootfs: RootFS | None, name: str | None, may_exist: bool) -> None:
     """Make a master from a directory, an archive or a container image (- for stdin).
 
     Archives are tar or cpio (newc), images those of `docker save` and OCI layouts; all may be
@@ -125,7 +142,7 @@ def import_(source: str, name: str | None, may_exist: bool) -> None:
     are skipped: guests create their own. An archive that would write outside the master is refused.
     The name of the master is printed unless --name is given.
     """
-    from dumm_tools.images import master_import
+    from dumm_tools.images import master, master_import
     from dumm_tools.running import isolation
 
     isolation.become_root()
@@ -133,6 +150,7 @@ def import_(source: str, name: str | None, may_exist: bool) -> None:
         made = master_import.import_(
             source, name, may_exist=may_exist, progress=progress, warn=warn
         )
+    master.set_rootfs(made, rootfs)
     print_chosen(name, made)
 
 

@@ -19,9 +19,9 @@ _BOOT = "/boot"
 #: The program that executes the server, for each boot anew (serve.c).
 _SERVE = "/serve"
 _NR_OPEN = "/proc/sys/fs/nr_open"
-#: Attributes that mean something to overlayfs on the host get other names there (virtiofsd's manual,
-#: EXTENDED ATTRIBUTE MAPPING): the guest sees only those that it has set itself. Moreover, "trusted."
-#: needs a capability that the server does not have.
+#: Attributes that mean something to overlayfs on the host get other names there (see EXTENDED
+#: ATTRIBUTE MAPPING in virtiofsd's manual): the guest sees only those that it has set itself.
+#: Moreover, "trusted." needs a capability that the server does not have.
 _XATTRS = (
     ":bad:client:user.dumm.::"
     ":prefix:all:trusted.:user.dumm.:"

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast, get_args
 
 from dumm_tools.errors import Conflict, DummError, NotFound
-from dumm_tools.images import cache, startup
+from dumm_tools.images import cache, facts, startup
 from dumm_tools.model import RootFS
 
 BUSYBOX = "busybox"
@@ -34,10 +34,12 @@ class Master(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A master of the cache. `command` is that of the container image that it was made from."""
+    """A master of the cache. `command` is that of the container image that it was made from, and
+    `rootfs` the way in which guests reach their root file system."""
 
     name: str
     path: str
+    rootfs: RootFS
     command: startup.Command | None = None
 
 
@@ -72,16 +74,28 @@ def default() -> Master | None:
 
 def rootfs(path: str) -> RootFS:
     """How guests with the master at `path` reach their root file system unless they say it
-    themselves: a distribution needs files of several owners."""
+    themselves: as the master was made for, or by virtiofs if it contains a distribution, which needs
+    files of several owners."""
+    recorded: object = facts.read(path).get("rootfs")
+    for each in get_args(RootFS):
+        if recorded == each:
+            return cast("RootFS", each)
     distribution = any(os.path.lexists(os.path.join(path, name)) for name in _DISTRIBUTION)
     return "virtiofs" if distribution else "hostfs"
+
+
+def set_rootfs(name: str, kind: RootFS | None) -> None:
+    """Record how guests with a master of the cache reach their root file system, unless that is
+    None."""
+    if kind is not None:
+        facts.record(name, rootfs=kind)
 
 
 def list_() -> list[Stored]:
     """All masters of the cache, sorted by name."""
     place = cache.directory("masters")
     paths = ((name, os.path.join(place, name)) for name in cache.names("masters"))
-    return [Stored(name, path, startup.command_of(path)) for name, path in paths]
+    return [Stored(name, path, rootfs(path), startup.command_of(path)) for name, path in paths]
 
 
 def mounted_over() -> dict[str, str]:

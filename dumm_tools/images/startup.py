@@ -1,19 +1,16 @@
 """The command of a container image, which guests without an init run at each boot.
 
-It is kept beside a master in the cache, in `.NAME.json`; a directory that is used as a master has
-none.
+It is one of the facts about a master in the cache (`facts.py`).
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any, NamedTuple
 
-from dumm_tools.images import cache
+from dumm_tools.images import facts
 
 #: Maximum size of all its words.
 _SIZE_MAX = 64 << 10
-_FILE_MAX = 1 << 20
 
 
 class Command(NamedTuple):
@@ -39,41 +36,26 @@ class Command(NamedTuple):
 
 def record(name: str, command: Command | None) -> None:
     """Keep the command of the master that is being made as `name` in the cache."""
-    import json
-
-    path = cache.facts_path("masters", os.path.join(cache.directory("masters"), name))
-    if command is None or path is None:
-        return
-    with open(f"{path}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
-        json.dump({"command": command._asdict()}, file, indent=1)
-        file.write("\n")
-    os.replace(f"{path}.new", path)
+    if command is not None:
+        facts.record(name, command=command._asdict())
 
 
 def command_of(master: str) -> Command | None:
     """The command of the master at `master`, None if it has none."""
-    path = cache.facts_path("masters", master)
-    if path is None:
+    found = facts.read(master).get("command")
+    if found is None:
         return None
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    import json
-
-    with open(fd, encoding="utf-8", errors="surrogateescape") as file:
-        try:
-            found = json.loads(file.read(_FILE_MAX))["command"]
-            return _checked(
-                Command(
-                    tuple(_words(found["argv"])),
-                    {str(name): str(value) for name, value in found["env"].items()},
-                    str(found["directory"]),
-                    str(found["user"]),
-                )
+        return _checked(
+            Command(
+                tuple(_words(found["argv"])),
+                {str(name): str(value) for name, value in found["env"].items()},
+                str(found["directory"]),
+                str(found["user"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None
+        )
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 def _words(found: Any) -> list[str]:
