@@ -1,5 +1,7 @@
-"""Facts about a master of the cache that its files do not tell: in `.NAME.json` beside it. A directory
-that is used as a master has none."""
+"""Facts about a master of the cache that its files do not tell: in `.NAME.json` beside it.
+
+A directory that is used as a master has none.
+"""
 
 from __future__ import annotations
 

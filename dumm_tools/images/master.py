@@ -74,8 +74,8 @@ def default() -> Master | None:
 
 def rootfs(path: str) -> RootFS:
     """How guests with the master at `path` reach their root file system unless they say it
-    themselves: as the master was made for, or by virtiofs if it contains a distribution, which needs
-    files of several owners."""
+    themselves: as the master was made for, or by virtiofs if it contains a distribution, which
+    needs files of several owners."""
     recorded: object = facts.read(path).get("rootfs")
     for each in get_args(RootFS):
         if recorded == each:
