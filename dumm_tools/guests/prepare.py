@@ -25,6 +25,7 @@ def parts(labdir: str, state: State, guest: Guest, warn: Callable[[str], None]) 
     """Find a guest's kernel and master, and the server of its root file system, lock them in the
     cache, and open its disks; inside a transaction."""
     core, master = choice.resolve_kernel(labdir, guest), choice.resolve_master(labdir, guest)
+    kernel.check(core)
     release = kernel.release_number(kernel.release(core) or "")
     server = rootfs.server(guest, core, master, warn)
     there = {part.lock: part.path for part in (core, master, server) if part is not None}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from collections.abc import Collection
 from typing import NamedTuple
 
 from dumm_tools.errors import DummError
@@ -68,10 +69,11 @@ def image(fd: int, path: str) -> Image:
         raise DummError(f"'{path}' is not an x86-64 Linux program") from None
 
 
-def find(fd: int, pattern: bytes) -> int | None:
-    """The position of the first `pattern` in an open file, which may be large and may change."""
+def find(fd: int, pattern: bytes, end: int = SIZE_MAX) -> int | None:
+    """The position of the first `pattern` in an open file, which may be large and may change; not
+    much after `end` it is not looked for."""
     at, tail = 0, b""
-    while at < SIZE_MAX and (data := os.pread(fd, _CHUNK, at)):
+    while at < end and (data := os.pread(fd, _CHUNK, at)):
         window = tail + data
         place = window.find(pattern)
         if place >= 0:
@@ -79,6 +81,28 @@ def find(fd: int, pattern: bytes) -> int | None:
         at += len(data)
         tail = window[1 - len(pattern) :]
     return None
+
+
+def contained(fd: int, patterns: Collection[bytes], end: int) -> set[bytes]:
+    """Those patterns that an open file contains, in one pass."""
+    at, tail = 0, b""
+    left = set(patterns)
+    overlap = max(map(len, patterns)) - 1
+    while at < end and left and (data := os.pread(fd, _CHUNK, at)):
+        window = tail + data
+        left -= {pattern for pattern in left if pattern in window}
+        at += len(data)
+        tail = window[-overlap:]
+    return set(patterns) - left
+
+
+def loaded_end(fd: int, path: str) -> int:
+    """The end of what is loaded of a program: symbols and other notes follow. DummError."""
+    try:
+        segments = _segments(fd, os.fstat(fd).st_size)
+    except (_Broken, OSError):
+        raise DummError(f"'{path}' is not an x86-64 Linux program") from None
+    return max((s.offset + s.size for s in segments if s.kind == _PT_LOAD), default=0)
 
 
 class _Segment(NamedTuple):

@@ -8,7 +8,7 @@ renamed or split, an alternative follows after `|`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 
@@ -111,7 +111,15 @@ NEEDED = {
     "UNIX98_PTYS": "terminals",
     "SIGNALFD": "the agent",
 }
-#: Likewise, but modules will do.
+#: Their texts in the kernel's `--help`, which it contains if the option is built in.
+HELP = {
+    "UML_NET_VECTOR": b"vec[0-9]+:<option>",
+    "HOSTFS": b"hostfs=<root dir>",
+    "BLK_DEV_INITRD": b"initrd=<initrd image>",
+    "SSL": b"ssl[0-9]*=<channel",
+    "MCONSOLE": b"mconsole=notify:",
+}
+#: Needed as well, but modules will do.
 NEEDED_SOMEHOW = {"UNIX": "sockets between its programs"}
 
 
@@ -132,16 +140,26 @@ def of(config: Mapping[str, str], modules: bool) -> list[str]:
 def missing(config: Mapping[str, str], modules: bool) -> str:
     """The options that guests need and this configuration lacks, as text with their purpose; empty
     if none."""
-    lacking = [
-        f"CONFIG_{option} ({purpose})"
+    return _listed(
+        option
         for needed, usable in (
             (NEEDED, ("y",)),
             (NEEDED_SOMEHOW, ("y", "m") if modules else ("y",)),
         )
-        for option, purpose in needed.items()
+        for option in needed
         if config.get(option) not in usable
-    ]
-    return ", ".join(lacking)
+    )
+
+
+def missing_from(contained: Collection[bytes]) -> str:
+    """Likewise for a binary whose configuration is not known, and which contains these of the
+    HELP texts."""
+    return _listed(option for option, text in HELP.items() if text not in contained)
+
+
+def _listed(options: Iterable[str]) -> str:
+    purposes = {**NEEDED, **NEEDED_SOMEHOW}
+    return ", ".join(f"CONFIG_{option} ({purposes[option]})" for option in options)
 
 
 def remark(has: Collection[str]) -> str:

@@ -118,6 +118,21 @@ def release(kernel: Kernel) -> str | None:
     return kernel_banner.release_of(kernel.path)
 
 
+def check(kernel: Kernel) -> None:
+    """DummError if a kernel lacks what guests need. Those of the cache were checked when they were
+    made, and plain binaries when they were resolved."""
+    if kernel.root is None or kernel.lock is not None or FEATURES in facts(kernel.root):
+        return
+    from dumm_tools.images import elf, fitness
+
+    binary = kernel.root + kernel.binary
+    fd = elf.opened(binary)
+    try:
+        fitness.check_binary(fd, kernel.path, os.path.isdir(kernel.root + MODULES))
+    finally:
+        os.close(fd)
+
+
 def features(kernel: Kernel) -> tuple[str, ...] | None:
     """The capabilities of a kernel (`features.py`), None if its configuration is not known."""
     return _features(facts(kernel.root)) if kernel.root is not None else None
@@ -143,7 +158,7 @@ def _of_pack(path: str) -> Kernel:
 def _of_binary(path: str) -> Kernel:
     """A binary of this host, which runs only in its jail: its release and the files that the jail
     must provide are determined by reading it."""
-    from dumm_tools.images import elf, libraries
+    from dumm_tools.images import elf, fitness, kernel_banner, libraries
 
     real = os.path.realpath(path)
     fd = elf.opened(real)
@@ -152,6 +167,8 @@ def _of_binary(path: str) -> Kernel:
         libraries.loader(image, path)
         if not os.access(path, os.X_OK):
             raise DummError(f"'{path}' is not executable", hint=f"chmod +x {path}")
+        kernel_banner.release(fd, path)
+        fitness.check_binary(fd, path, os.path.isdir(MODULES))
         binds = [(real, _PLAIN_BINARY), *libraries.binds(image, path)]
     finally:
         os.close(fd)

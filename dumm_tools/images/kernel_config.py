@@ -44,6 +44,12 @@ def find(
     return parse(text) if text is not None else None
 
 
+def of_binary(binary: int, path: str) -> dict[str, str] | None:
+    """Likewise for a binary alone, of which only what is loaded is read."""
+    text = _inside(binary, elf.loaded_end(binary, path))
+    return parse(text) if text is not None else None
+
+
 def parse(text: bytes) -> dict[str, str] | None:
     """The options of a configuration file; None if it has none."""
     lines = text.decode("ascii", "replace").splitlines()
@@ -51,9 +57,9 @@ def parse(text: bytes) -> dict[str, str] | None:
     return {match[1]: match[2] for match in matches} or None
 
 
-def _inside(fd: int) -> bytes | None:
+def _inside(fd: int, end: int = elf.SIZE_MAX) -> bytes | None:
     """The configuration in a binary or in a module."""
-    at = elf.find(fd, _START)
+    at = elf.find(fd, _START, end)
     if at is None:
         return None
     return _inflated(os.pread(fd, _SIZE_MAX, at + len(_START) - len(_GZIP_MAGIC)))

@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable
 
 from dumm_tools import names
-from dumm_tools.errors import DummError, NotFound
+from dumm_tools.errors import NotFound
 from dumm_tools.images import (
     apt,
     assembly,
     cache,
     features,
+    fitness,
     inspection,
     kernel,
     kernel_archive,
@@ -119,14 +120,8 @@ def _import(source: Source, path: str, name: str, may_exist: bool, *, move: bool
 
 
 def check(source: Source, path: str) -> None:
-    """DummError if the kernel, whose configuration is known, lacks what guests need."""
-    if source.config is not None:
-        lacking = features.missing(source.config, source.modules is not None)
-        if lacking:
-            raise DummError(
-                f"'{path}' cannot run guests: it lacks {lacking}",
-                hint="build it with these options, or use 'dumm-fs kernel build'",
-            )
+    """DummError if the kernel lacks what guests need."""
+    fitness.check(source.program.binary, path, source.config, source.modules is not None)
 
 
 def _known_name(suite: str | None, may_exist: bool) -> str | None:
