@@ -419,7 +419,7 @@ def breaks(place: Path) -> list[tuple[str, Callable[[Path], object], str]]:
     ]
 
 
-@pytest.mark.attack
+@pytest.mark.attack("damaged-parts")
 @pytest.mark.parametrize("number", range(17))
 def test_damaged_images_are_refused(masters: Path, tmp_path: Path, number: int) -> None:
     place = oci(tmp_path / "x", [BASE])
@@ -440,7 +440,7 @@ def test_damaged_images_are_refused(masters: Path, tmp_path: Path, number: int) 
     assert {p.name for p in masters.iterdir()} == {".m.lock"}
 
 
-@pytest.mark.attack
+@pytest.mark.attack("foreign-layers")
 def test_layers_cannot_lead_out(masters: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
@@ -478,7 +478,7 @@ def test_layers_cannot_lead_out(masters: Path, tmp_path: Path) -> None:
     assert contents(victim) == {"file": "safe"}
 
 
-@pytest.mark.attack
+@pytest.mark.attack("foreign-layers")
 def test_image_with_device_nodes(masters: Path, tmp_path: Path) -> None:
     device = layer(Entry("dev/null", kind=tarfile.CHRTYPE), Entry("etc/x", "x"))
     said: list[str] = []
@@ -547,7 +547,7 @@ def test_cpio_with_hard_links(masters: Path, tmp_path: Path, first: bool) -> Non
     assert (masters / "m/a").stat().st_nlink == 3
 
 
-@pytest.mark.attack
+@pytest.mark.attack("damaged-cpio")
 def test_cpio_of_others(masters: Path, tmp_path: Path) -> None:
     file = tmp_path / "x.cpio"
     good = newc(("a", 0o100644, b"text"))

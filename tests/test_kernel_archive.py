@@ -206,7 +206,7 @@ DIR, LINK, HARD, DEVICE, FIFO = (
 )
 
 
-@pytest.mark.attack
+@pytest.mark.attack("foreign-packs")
 @pytest.mark.parametrize(
     "members",
     [
@@ -235,7 +235,7 @@ def test_other_archives_are_refused(members: list[tarfile.TarInfo], home: Path) 
     assert [p for p in home.iterdir() if not p.name.endswith(".lock")] == []
 
 
-@pytest.mark.attack
+@pytest.mark.attack("foreign-packs")
 def test_damaged_archives_are_refused(pack: Path, home: Path) -> None:
     whole = fs("export", "sid", "-").stdout
     os.rename(pack, home.parent / "aside")
@@ -246,7 +246,7 @@ def test_damaged_archives_are_refused(pack: Path, home: Path) -> None:
     assert [p for p in home.iterdir() if not p.name.endswith(".lock")] == []
 
 
-@pytest.mark.attack
+@pytest.mark.attack("foreign-packs")
 def test_nothing_of_the_sender_is_kept(pack: Path, home: Path, tmp_path: Path) -> None:
     """Owners, privileges, special files and links that lead out of the pack."""
     modules = next((pack / "usr/lib/uml/modules").iterdir())
@@ -286,7 +286,7 @@ def test_nothing_of_the_sender_is_kept(pack: Path, home: Path, tmp_path: Path) -
     shutil.rmtree(tmp_path / "xdg")
 
 
-@pytest.mark.attack
+@pytest.mark.attack("foreign-packs")
 def test_large_archives_are_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch, pack: Path, tmp_path: Path
 ) -> None:
