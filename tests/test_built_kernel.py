@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import BIN, ROOT, SUITES
+from support import BIN, SUITES
 from support.labs import Lab
 
 from dumm_tools.images import build_config
@@ -23,6 +23,7 @@ def place(packs: Path, built: str) -> Path:
     return packs / "dumm/builds" / built
 
 
+@pytest.mark.root  # an ordinary user's cache may have the pack alone (tests/as-user)
 def test_all_options_took_effect(place: Path) -> None:
     result = place / "objects/.config"
     options = build_config.wanted("7.2", {}, modules=False)
@@ -56,6 +57,7 @@ def test_a_guest_has_what_networks_need(built: str, new_lab: Callable[..., Lab])
     assert "CONFIG_WIREGUARD=y" in run("zcat /proc/config.gz")
 
 
+@pytest.mark.root
 def test_an_edited_file_is_built_booted_and_answers(
     place: Path, new_lab: Callable[..., Lab], tmp_path: Path
 ) -> None:
@@ -77,8 +79,11 @@ def test_an_edited_file_is_built_booted_and_answers(
     lab = new_lab(kernel=SUITES[0])
     cache = {"XDG_CACHE_HOME": str(tmp_path / "xdg")}
     script = 'mount --bind "$1" "$2/$3" && exec "$4/dumm-fs" kernel build "$2" --name mine'
-    unshare = ["unshare", "-m", *([] if ROOT else ["-Ur"])]
-    lab([*unshare, "sh", "-c", script, "sh", edited, tree, name, BIN], env=cache, timeout=1200)
+    lab(
+        ["unshare", "-m", "sh", "-c", script, "sh", edited, tree, name, BIN],
+        env=cache,
+        timeout=1200,
+    )
     log = (mine / "log").read_text()
     compiled = re.findall(r"^  CC +(\S+)", log, re.M)
     assert "init/version.o" in compiled

@@ -70,7 +70,8 @@ def test_a_pack_of_a_tree_that_is_only_read(home: Path, tree: Path) -> None:
     assert command("build", tree) == ("linux\n", "")
     assert {p: p.stat().st_mtime_ns for p in (tree, *tree.rglob("*"))} == before
     out, _ = command("list", "-o", "name,release,source,suite")
-    assert out == f"linux\t7.2.13-dumm\t{tree}\t-\n"
+    assert out == "linux\t7.2.13-dumm\tlinux\t-\n"
+    assert str(tree) not in (home / "kernels/linux/pack.json").read_text()
     pack = home / "kernels/linux"
     assert kernel.resolve("linux").root == str(pack)
     assert (pack / "lib64/ld-linux-x86-64.so.2").is_file()
@@ -298,6 +299,21 @@ def test_what_a_host_lacks_is_said_in_one_line(tree: Path, tmp_path: Path) -> No
         [BIN / "python", "-c", code], capture_output=True, text=True, timeout=PATIENCE
     )
     assert "building a kernel needs flex, bison, bc" in done.stderr
+
+
+def test_progress_on_a_terminal(tree: Path) -> None:
+    terminal, ours = os.openpty()
+    with open(terminal, "rb", buffering=0) as shown:
+        argv: list[str | Path] = [BIN / "dumm-fs", "kernel", "build", tree, "--name", "x"]
+        subprocess.run(argv, stderr=ours, check=True, timeout=PATIENCE)
+        os.close(ours)
+        text = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while piece := shown.read(4096):
+                text += piece
+    assert b"configuring the kernel" in text
+    assert b"compiling (1 of 1) main.o" in text
+    assert text.endswith(b"\r\x1b[K")
 
 
 def test_modules_are_installed_if_asked_for(home: Path, tree: Path) -> None:

@@ -42,7 +42,7 @@ FIELDS: list[Field[kernel.Pack]] = [
     ),
     Field(
         "source",
-        "Source that it was built from: a directory, or `linux-source` for Debian's.",
+        "Source that it was built from: name of the directory, or `linux-source`.",
         lambda p: p.source,
         in_table=False,
     ),
@@ -138,6 +138,7 @@ def build(
             progress,
             warn,
             lambda text: messages.say(text, over=True),
+            messages.on_terminal(),
         )
         if source is not None:
             made = kernel_build.from_tree(source, name, order, may_exist=may_exist)

@@ -27,12 +27,13 @@ from dumm_tools.images.kernel_make import Tree
 
 Report = Callable[[str], None]
 
-#: The `source` of packs built from any version of Debian's source; otherwise it is the tree.
-DEBIAN = "linux-source"
+#: The record in pack.json of a build of Debian's source, of any version.
+DEBIAN = {"source": "linux-source"}
 
 
 class Order(NamedTuple):
-    """How to build a kernel. `show` gets the messages of the compiler."""
+    """How to build a kernel. `show` gets the messages of the compiler; `counting`: count the files
+    first, for the progress."""
 
     options: Mapping[str, Option]
     jobs: int
@@ -40,6 +41,7 @@ class Order(NamedTuple):
     progress: Report | None
     warn: Report | None
     show: Report | None
+    counting: bool
 
 
 def from_tree(path: str, name: str | None, order: Order, *, may_exist: bool = False) -> str:
@@ -51,13 +53,14 @@ def from_tree(path: str, name: str | None, order: Order, *, may_exist: bool = Fa
     """
     tree = source_tree.check(path)
     name = names.pack(name or os.path.basename(tree), "kernel name")
-    if _is_there(name, tree, may_exist):
+    facts = _facts(tree)
+    if _is_there(name, facts, f"'{tree}'", may_exist):
         return name
     toolchain.check(debian=False)
     with builds.opened(name, order.progress) as place:
-        _is_there(name, tree, may_exist)
-        builds.start(place, tree)
-        _build(tree, place, name, order, {"source": tree}, warnings=True)
+        if not _is_there(name, facts, f"'{tree}'", may_exist):
+            builds.start(place, tree)
+            _build(tree, place, name, order, facts, warnings=True)
     return name
 
 
@@ -76,7 +79,7 @@ def from_debian(
         apt.check_source(each, mirror or apt.DEFAULT_MIRROR)
     if name is None and may_exist and (known := _any_of_debian()):
         return known
-    if name is not None and _is_there(names.pack(name, "kernel name"), DEBIAN, may_exist):
+    if name is not None and _is_debian(names.pack(name, "kernel name"), may_exist):
         return name
     toolchain.check(debian=True)
     with cache.scratch("kernels", "build") as work:
@@ -91,13 +94,14 @@ def from_debian(
         )
         package = debian_source.newest(lists)
         name = name or package.name
-        if _is_there(name, DEBIAN, may_exist):
+        if _is_debian(name, may_exist):
             return name
         with builds.opened(name, order.progress) as place:
-            _is_there(name, DEBIAN, may_exist)
+            if _is_debian(name, may_exist):
+                return name
             builds.start(place, f"{package.package} {package.version}")
             facts = {
-                "source": DEBIAN,
+                **DEBIAN,
                 "suite": lists.codename,
                 "date": lists.date,
                 "version": package.version,
@@ -108,23 +112,39 @@ def from_debian(
     return name
 
 
-def _is_there(name: str, source: str, may_exist: bool) -> bool:
+def _facts(tree: str) -> dict[str, str]:
+    """The record in pack.json of a build of a tree: without its path, since packs travel."""
+    import hashlib
+
+    digest = hashlib.sha256(os.fsencode(tree)).hexdigest()
+    return {"source": os.path.basename(tree), "source_id": digest[:16]}
+
+
+def _is_debian(name: str, may_exist: bool) -> bool:
+    return _is_there(name, DEBIAN, "Debian's linux-source", may_exist)
+
+
+def _is_there(name: str, source: dict[str, str], what: str, may_exist: bool) -> bool:
     """Whether there is nothing to do. Conflict if the pack `name` comes from elsewhere."""
     path = cache.find("kernels", name)
-    if path is None or (not may_exist and kernel.facts(path).get("source") == source):
+    if path is None or (not may_exist and _is_from(source, path)):
         return False
     if may_exist:
         return True
-    what = "Debian's linux-source" if source == DEBIAN else f"'{source}'"
     raise Conflict(
         f"kernel '{name}' already exists, and was not built from {what}",
         hint="choose another name with --name",
     )
 
 
+def _is_from(source: dict[str, str], pack: str) -> bool:
+    facts = kernel.facts(pack)
+    return all(facts.get(key) == source.get(key) for key in ("source", "source_id"))
+
+
 def _any_of_debian() -> str | None:
     """The newest pack that was built from Debian's source: `--may-exist` without a name."""
-    packs = [p for p in kernel.list_() if kernel.facts(p.path).get("source") == DEBIAN]
+    packs = [p for p in kernel.list_() if _is_from(DEBIAN, p.path)]
     return max(packs, key=kernel.order).name if packs else None
 
 
@@ -224,7 +244,7 @@ def _configure(tree: Tree, place: str, order: Order, *, anew: bool = False) -> i
     # include/config/auto.conf, by which `is_configured` sees whether Kconfig files are newer.
     kernel_make.run(tree, ["prepare"], jobs=order.jobs, progress=order.progress, show=order.show)
     os.replace(f"{wanted}.new", wanted)
-    return kernel_make.count(tree) if order.progress else 0
+    return kernel_make.count(tree) if order.counting else 0
 
 
 def _pack(tree: Tree, place: str, name: str, order: Order, facts: dict[str, str]) -> None:

@@ -26,6 +26,7 @@ _ERROR = re.compile(r":\d+: (fatal )?error: |undefined reference to|multiple def
 _STOP = re.compile(rf"make(\[\d+\])?: \*\*\* |^ERROR: |^error: |{_QUESTION}")
 _WARNING = re.compile(r":\d+: warning: |^WARNING: ")
 _SHOWN = 20
+_MAKER = {"KBUILD_BUILD_USER": "dumm-fs", "KBUILD_BUILD_HOST": "localhost"}
 
 
 class Unconfigured(DummError):
@@ -114,4 +115,5 @@ def _make(tree: Tree) -> list[str]:
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
     ours = {k: v for k, v in os.environ.items() if not _NOT_TAKEN.fullmatch(k)}
-    return {**ours, "LC_ALL": "C", "PATH": toolchain.PATH, **extra}
+    # The kernel's version names its maker, who need not be known wherever the pack goes.
+    return {**ours, "LC_ALL": "C", "PATH": toolchain.PATH, **_MAKER, **extra}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dumm_tools.images import features
+
 _MAKEFILE = r"""VERSION = 7
 PATCHLEVEL = 2
 SUBLEVEL = 13
@@ -45,6 +47,7 @@ modules_install:
 
 .PHONY: alldefconfig prepare linux modules modules_install
 """
+_HELP = b" ".join(features.HELP.values()).decode()
 _KCONFIG = """config BTRFS_FS
 \ttristate "Btrfs"
 \tdepends on BLOCK && \\
@@ -55,8 +58,9 @@ _KCONFIG = """config BTRFS_FS
 config WANTED
 \tbool
 """
-_MAIN = """#include <stdio.h>
-int main(void) { puts("Linux version 7.2.13-dumm (%s) uml_dir="); }
+#: A kernel, for those who only read it.
+_MAIN = f"""#include <stdio.h>
+int main(void) {{ puts("Linux version 7.2.13-dumm (%s) uml_dir= {_HELP}"); }}
 """
 
 
