@@ -64,6 +64,14 @@ def check_pack(path: str) -> None:
         _check_if_there(os.path.join(path, name), _trusted())
 
 
+def check_name(path: str) -> None:
+    """Raise Conflict if another user could replace the existing file at a path without links."""
+    _check_parents(path)
+    place, found = os.stat(os.path.dirname(path)), os.stat(path)
+    if place.st_mode & stat.S_ISVTX and place.st_mode & _OTHERS and found.st_uid not in _trusted():
+        raise _of_another(path, found, "its owner could replace it; see SECURITY in dumm(7)")
+
+
 def _named() -> set[str]:
     return {os.path.realpath(p) for p in os.environ.get(NAMED, "").split(":") if p.startswith("/")}
 

@@ -13,9 +13,10 @@ from support import ROOT, SUITES
 from support.checks import one_line_error, until
 from support.guests import state_of
 from support.labs import Lab, recorded
+from support.users import User
 
 from dumm_tools import statefile
-from dumm_tools.errors import DummError, NotFound, Usage
+from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.guests import disks
 from dumm_tools.guests.disks import Disk
 
@@ -91,6 +92,29 @@ def test_disks_must_exist_and_differ(tmp_path: Path) -> None:
         disks.checked([f"{one}:ro"] * 16)
 
 
+@pytest.mark.attack("replaced-disk")
+def test_disk_that_others_could_replace(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    path = str(image(place / "disk"))
+    (tmp_path / "link").symlink_to("place")
+    assert disks.checked([f"{tmp_path}/link/disk"]) == [path]  # the link is not looked at again
+    place.chmod(0o777)
+    with pytest.raises(Conflict, match=f"'{place}', .* is writable by others"):
+        disks.checked([path])
+    place.chmod(0o1777)
+    assert disks.checked([path]) == [path]
+    if ROOT:
+        os.chown(path, 64199, 64199)
+        with pytest.raises(Conflict, match=f"'{path}' belongs to user 64199"):
+            disks.checked([path])
+        place.chmod(0o755)
+        assert disks.checked([path]) == [path]
+        os.chown(place, 64199, 64199)
+        with pytest.raises(Conflict, match=f"'{place}' belongs to user 64199"):
+            disks.checked([path])
+
+
 def test_records_have_absolute_paths(tmp_path: Path) -> None:
     labdir = recorded(tmp_path, "alice")
     path = tmp_path / "state.json"
@@ -110,7 +134,7 @@ def test_disk_that_others_could_execute(tmp_path: Path) -> None:
     path = str(image(place / "disk"))
     assert disks.exposed([path]) == []  # pytest's directories are closed to others
     os.symlink("/usr/bin/env", place / "link")
-    assert disks.exposed([f"{place}/link"]) == [f"{place}/link"]
+    assert disks.exposed([f"{place}/link"]) == [os.path.realpath("/usr/bin/env")]
     assert disks.exposed([f"{place}/link:ro"]) == []
 
 
@@ -200,8 +224,12 @@ def test_settings_of_disks(lab: Lab) -> None:
     lab("dumm-guest wait alice")
     lab("dumm-guest exec alice -- test -b /dev/ubdb")
     lab("dumm-guest set alice --disk one")
+    os.rename(lab.directory / "one", lab.directory / "two")
+    os.symlink("two", lab.directory / "one")
+    done = lab("dumm-guest restart alice", status=4)
+    message = f"disk '{lab.directory}/one' has been replaced with a link"
+    assert one_line_error(done.err) == message
     os.unlink(lab.directory / "one")
-    lab("dumm-guest stop alice")
     done = lab("dumm-guest start alice", status=3)
     assert one_line_error(done.err) == f"no such file '{lab.directory}/one'"
     assert state_of(lab, "alice") == "stopped"
@@ -218,6 +246,31 @@ def test_kernel_without_disks_does_not_start(new_lab: Callable[..., Lab], suite:
     done = lab("dumm-guest start alice", status=1)
     message = f"cannot start guest 'alice': its kernel cannot use disk '{path}'"
     assert one_line_error(done.err) == message
+
+
+@pytest.mark.uml
+@pytest.mark.root
+@pytest.mark.parametrize("ids", [True, False])
+def test_disk_in_the_lab_of_an_ordinary_user(packs: Path, ids: bool) -> None:
+    without = () if ids else ("newuidmap", "newgidmap")
+    user = User(100, packs, ids=ids, without=without)
+    try:
+        lab = user.lab("lab")
+        lab("dumm-fs master build busybox")
+        lab("dumm-fs init --kernel sid --master busybox")
+        for name, owner in (("own", user.uid), ("foreign", 0)):
+            os.chown(image(lab.directory / name), owner, owner)
+        done = lab("dumm-guest create alice --disk foreign", status=1)
+        path = lab.directory / "foreign"
+        assert one_line_error(done.err) == f"cannot open disk '{path}': Permission denied"
+        assert f"hint: --disk '{path}:ro'" in done.err
+        lab("dumm-guest create alice --disk own --disk foreign:ro --start")
+        write = "echo hello >/dev/ubdb; sync; test $(head -c 1 /dev/ubdc | wc -c) = 1"
+        lab(["dumm-guest", "exec", "alice", "--", "sh", "-ec", write])
+        assert (lab.directory / "own").read_bytes()[:6] == b"hello\n"
+        lab.end()
+    finally:
+        user.end()
 
 
 @pytest.mark.uml

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from dumm_tools import trust
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.model import Guest, State
 from dumm_tools.running import liveness
@@ -71,7 +72,7 @@ def checked(texts: Sequence[str]) -> list[str]:
         disk = parse(text)
         if not disk.path:
             raise Usage(f"--disk '{text}' names no file")
-        disk = disk._replace(path=os.path.abspath(disk.path))
+        disk = disk._replace(path=os.path.realpath(disk.path))
         with contextlib.closing(_Opened(disk)) as opened:
             _check_contents(disk.path, opened.fd)
         for other in found:
@@ -100,7 +101,8 @@ def _written(disk: Disk) -> str:
 
 
 class _Opened:
-    """An open disk: a regular file that the caller may use as the guest will."""
+    """An open disk: a regular file that the caller may use as the guest will, and that nobody else
+    can replace, so that the name means the same file at the next start."""
 
     def __init__(self, disk: Disk) -> None:
         path = disk.path
@@ -118,6 +120,12 @@ class _Opened:
             ) from None
         try:
             _need_file(path, os.fstat(self.fd).st_mode)
+            if os.path.realpath(path) != path:
+                raise Conflict(
+                    f"disk '{path}' has been replaced with a link",
+                    hint="to use that file: dumm-guest set --disk",
+                )
+            trust.check_name(path)
         except BaseException:
             self.close()
             raise
@@ -149,8 +157,8 @@ def _check_contents(path: str, fd: int) -> None:
 def exposed(texts: Sequence[str]) -> list[str]:
     """Those of the disks that are written to and can be reached by other users of the host: a
     guest's root user can turn its disk into a setuid program."""
-    paths = [os.path.abspath(d.path) for d in map(parse, texts) if not d.read_only]
-    return [path for path in paths if exposure.is_open(os.path.dirname(os.path.realpath(path)))]
+    paths = [os.path.realpath(d.path) for d in map(parse, texts) if not d.read_only]
+    return [path for path in paths if exposure.is_open(os.path.dirname(path))]
 
 
 def taken(labdir: str, state: State, guest: Guest) -> list[int]:

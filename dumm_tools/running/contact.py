@@ -40,9 +40,9 @@ def _taken(labdir: str, name: str, numbers: range, deadline: float) -> Iterator[
         except BadFrame:
             raise DummError(f"guest '{name}' gave an invalid answer") from None
         except Rebooted:
-            raise DummError(f"guest '{name}' has rebooted") from None
+            raise Conflict(f"guest '{name}' has rebooted") from None
         except LineLost:
-            raise DummError(f"guest '{name}' has ended") from None
+            raise Conflict(f"guest '{name}' has ended") from None
         except TimeoutError:
             raise TimedOut(f"guest '{name}' does not answer") from None
         finally:
