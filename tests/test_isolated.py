@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gzip
 import io
 import json
 import os
@@ -23,6 +24,7 @@ import pytest
 from support import PATIENCE, ROOT
 from support.checks import one_line_error, until
 from support.guests import pid_of, state_of
+from support.images import Entry, layer, oci, packed
 from support.labs import Lab
 from support.terminal import on_terminal
 from support.users import User
@@ -640,6 +642,37 @@ def test_helper_programs_run_for_an_isolated_lab(people: People, kind: str) -> N
     packed = subprocess.run(["zstd"], input=archive(busybox), capture_output=True, check=True)
     lab("dumm-fs master import - --name packed", stdin=packed.stdout)
     lab("dumm-fs master delete packed")
+
+
+@pytest.mark.parametrize("kind", USERS)
+def test_packs_and_images_from_elsewhere(people: People, kind: str, tmp_path: Path) -> None:
+    """An exported pack and a container image on stdin, then a guest from the two."""
+    lab = people.lab(kind, "elsewhere")
+    again, app = f"again{os.getpid()}", f"app{os.getpid()}"  # in a cache that others use, too
+    lab("dumm-guest create bob --start")  # the lab has been entered before
+    exported = lab("dumm-fs kernel export sid -").stdout
+    assert lab("dumm-fs kernel import -", status=4, stdin=exported).out == ""
+    lab(f"dumm-fs kernel import - --name {again}", stdin=exported)
+    busybox = Path(os.path.realpath(lab.directory / "master"))
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        tar.add(busybox, ".")
+    second = layer(
+        Entry("etc/motd", "two"), Entry("etc/.wh.issue"), Entry("srv/mine", "x", uid=1000)
+    )
+    image = packed(oci(tmp_path / "image", [whole.getvalue(), second], gzip.compress))
+    lab(f"dumm-fs master import - --name {app}", stdin=image.read_bytes())
+    try:
+        assert lab(f"dumm-fs master show {app} -o user").out == "www\n"
+        lab(f"dumm-guest create alice --kernel {again} --master {app} --start")
+        assert lab("dumm-guest exec alice -- cat /etc/motd").out == "two"
+        owner = lab("dumm-guest exec alice -- stat -c %u /srv/mine").out
+        assert owner == ("0\n" if kind == "single" else "1000\n")
+        lab("dumm-guest stop alice")
+        lab("dumm-guest delete alice")
+    finally:
+        lab(f"dumm-fs master delete --if-exists {app}", status=None)
+        lab(f"dumm-fs kernel delete {again}", status=None)
 
 
 # ---- the guest's process ----
