@@ -3,7 +3,7 @@
 man/X.in is written by hand, except for its placeholders: @SYNOPSIS@ @COMMANDS@ @OPTIONS@ @FIELDS@
 @EXIT_STATUS@ come from the commands themselves, @VERSION@ and @DATE@ from constants,
 @FEATURES@ and @NEEDED@ from images/features.py, @JAIL_ATTEMPTS@ is man/jail-attempts.inc,
-@ATTACKS@ man/attacks.inc. The results are committed, and
+@SERVER_ATTEMPTS@ man/server-attempts.inc, @ATTACKS@ man/attacks.inc. The results are committed, and
 a test runs --check.
 """
 
@@ -266,6 +266,7 @@ def page(template: str, tool: click.Group | None) -> str:
         "FEATURES": feature_list(),
         "NEEDED": needed_options(),
         "JAIL_ATTEMPTS": included("jail-attempts.inc"),
+        "SERVER_ATTEMPTS": included("server-attempts.inc"),
         "ATTACKS": included("attacks.inc"),
     }
     if tool is not None:
