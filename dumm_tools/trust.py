@@ -20,7 +20,7 @@ NAMED = "DUMM_SAFE_DIRECTORY"
 
 #: The entries of a working directory, and the types that they must have.
 _FILES = ("state.json", ".lock")
-_DIRECTORIES = ("host", "mount", "run", "templates")
+_DIRECTORIES = ("host", "mount", "run", "startup", "templates")
 _LINKS = ("linux", "master")
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -46,6 +46,18 @@ def resolve(path: str) -> str:
         _check_entry(os.path.join(root, name), owners)
     _check_guests(os.path.join(root, "run"), owners)
     return root
+
+
+def check_file(labdir: str, path: str, fd: int) -> None:
+    """Raise Conflict unless a file of a working directory, which has been opened, is a regular file
+    that belongs to the caller, and nobody else can write to it."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise Conflict(f"'{path}' is not a file", hint="move it away")
+    owners = {os.geteuid()}
+    if labdir in _named():
+        owners.add(os.stat(labdir).st_uid)
+    _check(path, found, owners)
 
 
 def check_cache(path: str) -> None:

@@ -68,7 +68,7 @@ def shell(lab: Lab, line: str) -> subprocess.CompletedProcess[str]:
             "show alice",
             "name:     alice\nstate:    stopped\npid:      -\nkernel:   -\n"
             "master:   -\nrootfs:   -\nmemory:   64M\ninit:     -\nargs:     -\n"
-            "ifaces:   -\ndisks:    -\noverlays: -\n",
+            "ifaces:   -\ndisks:    -\nstartup:  -\noverlays: -\n",
         ),
     ],
 )
@@ -93,6 +93,7 @@ def test_json_output(lab: Lab) -> None:
         "args": ["a=1", "b"],
         "ifaces": [],
         "disks": [],
+        "startup": None,
         "overlays": [],
     }
     assert json.loads(done.out)[1] == bob
@@ -316,7 +317,7 @@ def test_completion_offers_guests_fields_and_verbs(lab: Lab) -> None:
 
     assert complete("dumm-guest", "show", "a") == ["alice"]
     assert complete("dumm-guest", "stop", "") == []  # none is running
-    assert complete("dumm-guest", "list", "-o", "name,st") == ["name,state"]
+    assert complete("dumm-guest", "list", "-o", "name,stat") == ["name,state"]
     assert "create" in complete("dumm-guest", "cr")
 
 

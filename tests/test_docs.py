@@ -154,7 +154,7 @@ def test_completion_offers_existing_objects(tmp_path: Path) -> None:
         ("empty", "dumm-guest start ", "\n"),
         ("lab", "dumm-guest start ", "\n"),
         ("lab", "dumm-guest li", "plain,list\n"),
-        ("lab", "dumm-guest list -o name,st", "plain,name,state\n"),
+        ("lab", "dumm-guest list -o name,stat", "plain,name,state\n"),
     ):
         words = line.split(" ")
         done = subprocess.run(

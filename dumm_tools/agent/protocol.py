@@ -19,10 +19,11 @@ from dumm_tools.model import Record
 HELLO, RUN, INPUT, BULK, INPUT_END = b"R", b"X", b"I", b"J", b"E"
 SIGNAL, RESIZE, NETLINK, NETNS = b"S", b"W", b"N", b"G"
 MODULE, STORE, POWER, LAYERS, HOLDERS = b"M", b"F", b"P", b"L", b"H"
+STATE = b"B"
 # From the guest.
 READY, OUTPUT, ERRORS, TAKEN, BULK_TAKEN, DEAF = b"r", b"o", b"e", b"k", b"j", b"c"
 STATUS, FAILED, ANSWER, DONE, TAKEN_LINE, UP = b"x", b"f", b"n", b"d", b"a", b"b"
-HELD = b"h"
+HELD, BOOTED = b"h", b"s"
 
 END, ESC, ESC_END, ESC_ESC = b"\xc0", b"\xdb", b"\xdc", b"\xdd"
 #: Written by the agent when it has opened a line: a frame of type UP.
@@ -34,13 +35,17 @@ POWER_OFF, POWER_REBOOT = b"o", b"r"
 #: types.
 BOOT_FILE = "xfer/boot"
 BOOT_HOSTNAME, BOOT_INIT, BOOT_MODULE, BOOT_NETLINK, BOOT_NIC = b"H", b"I", b"M", b"N", b"V"
-BOOT_ROUTE, BOOT_ROOT, BOOT_DISK = b"R", b"F", b"U"
+BOOT_ROUTE, BOOT_ROOT, BOOT_DISK, BOOT_STARTUP = b"R", b"F", b"U", b"S"
+#: How BOOT_STARTUP is meant: its program is in this file of run/NAME, of at most so many bytes; the
+#: guest counts as booted while the program runs.
+STARTUP_SCRIPT, STARTUP_SERVICE = 1, 2
+STARTUP_FILE, STARTUP_MAX = "xfer/startup", 1 << 20
 
 INPUT_WINDOW = 16384
 #: Bytes in flight to the agent; more would block the line forever.
 LINE_WINDOW = 3072
 IN_MAX, OUT_MAX = 192 << 10, 64 << 10
-READY_MAX, FAILED_MAX, HELD_MAX = 400, 200, 4096
+READY_MAX, FAILED_MAX, HELD_MAX, BOOTED_MAX = 400, 200, 4096, 64
 NONCE = 16
 #: Type and length of a frame from the guest.
 HEAD = 4
@@ -66,7 +71,12 @@ _FORMS: dict[bytes, tuple[int, int, int, int]] = {
     TAKEN_LINE: (4, 4, 4, _COUNT_MAX),
     HELD: (0, HELD_MAX, 0, 0),
     UP: (8, 8, 0, 0),
+    BOOTED: (0, BOOTED_MAX, 0, 0),
 }
+
+
+#: The form of what a guest says of its startup program.
+_STARTUP_STATE = r"(none|running|done|failed \d{1,3})"
 
 
 class LineLost(Exception):
@@ -98,6 +108,14 @@ class Ready(Record):
     busy: frozenset[int]
     trouble: str
     useless: bool = False
+
+
+class Booted(NamedTuple):
+    """The agent's report that the guest has booted: the kind of its init (none, systemd, inittab,
+    openrc or other), and what became of its startup program (none, running, done or failed N)."""
+
+    init: str
+    startup: str
 
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:
@@ -184,6 +202,20 @@ def holders(payload: bytes) -> list[Holder]:
         for line in payload.splitlines()
     ]
     return [Holder(int(m[1]), m[3], m[2] == "n") for m in found if m]
+
+
+def booted(payload: bytes) -> Booted:
+    """Decode the text of a BOOTED."""
+    form = rf"(none|systemd|inittab|openrc|other) {_STARTUP_STATE}"
+    found = re.fullmatch(form, printable(payload))
+    if found is None:
+        raise BadFrame
+    return Booted(found[1], found[2])
+
+
+def startup_state(text: str) -> str | None:
+    """Check the state of a startup program as a guest gives it; None if it is not valid."""
+    return text if re.fullmatch(_STARTUP_STATE, text) else None
 
 
 def exit_status(status: int) -> int:

@@ -60,6 +60,22 @@ def request(program: Program, rows: int, cols: int) -> bytes:
     return head + b"".join(s + b"\0" for s in raw)
 
 
+def refusal(program: Program, number: int, data: bytes) -> ExecFailed:
+    """The error for a FAILED: the program could not be started."""
+    reason = os.strerror(number)
+    stage, _, subject = protocol.printable(data).partition(" ")
+    if stage == "exec":
+        subject = subject or program.argv[0]
+        code = 127 if number in (errno.ENOENT, errno.ENOTDIR) else 126
+        what = "command not found" if code == 127 and "/" not in subject else reason
+        return ExecFailed(f"cannot run '{subject}': {what}", code)
+    if stage in ("user", "group"):
+        return ExecFailed(f"no {stage} '{subject}' in the guest")
+    if stage == "directory":
+        return ExecFailed(f"cannot change to '{subject}': {reason}")
+    return ExecFailed(f"{stage} {subject}: {reason}")
+
+
 class Ended(Exception):
     """We were ended by a signal that the guest did not accept, or that came before all output was
     written."""
@@ -283,21 +299,7 @@ class Session:
                 self._status = number
                 return  # nothing follows
             elif kind == protocol.FAILED:
-                self._refused(number, protocol.printable(data))
-
-    def _refused(self, number: int, text: str) -> None:
-        stage, _, subject = text.partition(" ")
-        reason = os.strerror(number)
-        if stage == "exec":
-            subject = subject or self._program.argv[0]
-            code = 127 if number in (errno.ENOENT, errno.ENOTDIR) else 126
-            what = "command not found" if code == 127 and "/" not in subject else reason
-            raise ExecFailed(f"cannot run '{subject}': {what}", code)
-        if stage in ("user", "group"):
-            raise ExecFailed(f"no {stage} '{subject}' in the guest")
-        if stage == "directory":
-            raise ExecFailed(f"cannot change to '{subject}': {reason}")
-        raise ExecFailed(f"{stage} {subject}: {reason}")
+                raise refusal(self._program, number, data)
 
     # ---- stdin ----
 

@@ -12,7 +12,9 @@ from dumm_tools.cli import commands, lab
 from dumm_tools.cli.cached import Cached
 from dumm_tools.cli.ending import each, run, warn
 from dumm_tools.cli.execute import exec_
-from dumm_tools.cli.guest_life import COMMANDS, is_running, start_all, wait
+from dumm_tools.cli.guest_life import COMMANDS, is_running, start_all, wait_option
+from dumm_tools.cli.guest_startup import FileOrStdin, read_script, startup
+from dumm_tools.cli.guest_wait import wait
 from dumm_tools.cli.operands import guests
 from dumm_tools.cli.shapes import output_options
 from dumm_tools.cli.values import human_size
@@ -61,6 +63,13 @@ def _fields() -> list[Field[Any]]:
             "disks",
             "Files on the host that are its disks, with ':ro' if it only reads them.",
             lambda v: v.guest.disks,
+            in_table=False,
+        ),
+        Field(
+            "startup",
+            "Startup script: waiting for the next boot, running, done, or failed with a status; "
+            "absent if there is none.",
+            lambda v: v.startup,
             in_table=False,
         ),
         Field("overlays", "Overlays, newest first.", lambda v: v.guest.overlays, in_table=False),
@@ -138,6 +147,14 @@ def warn_of_disks(disks: tuple[str, ...]) -> None:
     is_flag=True,
     help="Start the guests, in parallel; a guest that fails to start is not created.",
 )
+@wait_option
+@click.option(
+    "--startup",
+    "script",
+    metavar="FILE|-",
+    type=FileOrStdin(),
+    help="Script to run at each boot; see `startup`.",
+)
 def create(
     names: tuple[str, ...],
     kernel: str | None,
@@ -149,12 +166,17 @@ def create(
     disks: tuple[str, ...],
     may_exist: bool,
     start: bool,
+    what: str,
+    script: str | None,
 ) -> int:
     """Create guests, with their directories and root trees."""
     from dumm_tools import model
     from dumm_tools.guests import guest
     from dumm_tools.running import guest_views
 
+    if what != "ready" and not start:
+        raise click.UsageError("--wait needs --start")
+    text = None if script is None else read_script(script)
     labdir = lab.entered()
     there: list[str] = []
     made: list[str] = []
@@ -170,7 +192,7 @@ def create(
             rootfs=None if rootfs == "default" else rootfs,
             disks=list(disks),
         )
-        if guest.create(labdir, new, may_exist=may_exist):
+        if guest.create(labdir, new, may_exist=may_exist, script=text):
             made.append(name)
         there.append(name)
 
@@ -179,9 +201,13 @@ def create(
         warn_of_disks(disks)
     if start and there:
         up = set(guest_views.all_names(labdir, lambda s: s not in ("stopped", "crashed")))
-        errors = start_all(labdir, [n for n in there if n not in up], 30.0, True, keep=False)
+        errors = start_all(labdir, [n for n in there if n not in up], 30.0, what, keep=False)
         code = code or errors.code
-        each((n for n in errors.names if n in made), lambda n: guest.delete(labdir, n))
+        # One that did not boot in time keeps running.
+        down = set(guest_views.all_names(labdir, lambda s: s == "stopped")) if errors.names else ()
+        each(
+            (n for n in errors.names if n in made and n in down), lambda n: guest.delete(labdir, n)
+        )
     return code
 
 
@@ -277,6 +303,7 @@ def show(names: tuple[str, ...], shape: output.Shape) -> int:
     return code
 
 
+cli.add_command(startup)
 cli.add_command(exec_)
 cli.add_command(wait)
 cli.add_command(is_running)

@@ -21,6 +21,16 @@ timeout_option = click.option(
 )
 
 
+wait_option = click.option(
+    "--wait",
+    "what",
+    type=click.Choice(["ready", "booted"]),
+    default="ready",
+    show_default=True,
+    help="Condition to wait for; see `wait`.",
+)
+
+
 class Errors:
     """Collects failures of individual guests; keeps the first exit code."""
 
@@ -54,10 +64,10 @@ def chosen(
 
 
 def start_all(
-    labdir: str, names: list[str], timeout: float, wait: bool, *, keep: bool = True
+    labdir: str, names: list[str], timeout: float, what: str | None, *, keep: bool = True
 ) -> Errors:
-    """Start guests in parallel with progress on a terminal; `keep` is False for guests that will be
-    deleted if they fail."""
+    """Start guests in parallel with progress on a terminal, and wait for `what`; `keep` is False
+    for guests that will be deleted if they fail."""
     from dumm_tools.guests import start as starting
 
     errors, prog = Errors(keep), ending.program()
@@ -67,7 +77,7 @@ def start_all(
 
     with Progress() as progress:
         starting.start(
-            labdir, names, timeout=timeout, wait=wait, on_error=errors, warn=warn, progress=progress
+            labdir, names, timeout=timeout, wait=what, on_error=errors, warn=warn, progress=progress
         )
     return errors
 
@@ -76,12 +86,15 @@ def start_all(
 @click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests("stopped", "crashed"))
 @click.option("--all", "everyone", is_flag=True, help="Start all guests that are not running.")
 @timeout_option
+@wait_option
 @click.option("--no-wait", is_flag=True, help="Return as soon as the kernels run; see `wait`.")
-def start(names: tuple[str, ...], everyone: bool, timeout: float, no_wait: bool) -> int:
+def start(names: tuple[str, ...], everyone: bool, timeout: float, what: str, no_wait: bool) -> int:
     """Start guests in parallel; return when all are ready."""
+    if no_wait and what != "ready":
+        raise click.UsageError("--no-wait cannot be combined with --wait")
     labdir = lab.entered()
     targets = chosen(labdir, names, everyone, ("stopped", "crashed", "starting"))
-    return start_all(labdir, targets, timeout, not no_wait).code
+    return start_all(labdir, targets, timeout, None if no_wait else what).code
 
 
 UP = ("running", "paused", "starting", "stopping", "crashed")
@@ -114,7 +127,8 @@ def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) ->
 @click.argument("names", metavar="NAME...|--all", nargs=-1, type=guests(*UP))
 @click.option("--all", "everyone", is_flag=True, help="Restart all running guests.")
 @timeout_option
-def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
+@wait_option
+def restart(names: tuple[str, ...], everyone: bool, timeout: float, what: str) -> int:
     """Stop guests and start them again, in parallel."""
     from dumm_tools.guests import stop as stopping
 
@@ -122,7 +136,7 @@ def restart(names: tuple[str, ...], everyone: bool, timeout: float) -> int:
     targets = chosen(labdir, names, everyone, UP)
     errors = Errors()
     stopping.stop(labdir, targets, timeout=10.0, force=False, on_error=errors)
-    started = start_all(labdir, [n for n in targets if n not in errors.names], timeout, True)
+    started = start_all(labdir, [n for n in targets if n not in errors.names], timeout, what)
     return errors.code or started.code
 
 
@@ -148,36 +162,6 @@ def resume(names: tuple[str, ...], everyone: bool) -> int:
     return each(
         chosen(labdir, names, everyone, ("paused",)), lambda n: control.resume(labdir, n, warn)
     )
-
-
-@click.command(cls=commands.Command)
-@click.argument("names", metavar="NAME...", nargs=-1, required=True, type=guests())
-@click.option(
-    "--for",
-    "what",
-    type=click.Choice(["ready", "stopped"]),
-    default="ready",
-    show_default=True,
-    help="Condition to wait for.",
-)
-@click.option("--timeout", metavar="SECONDS", type=Seconds(), help="Maximum time to wait.")
-def wait(names: tuple[str, ...], what: str, timeout: float | None) -> int:
-    """Wait until guests are ready or stopped.
-
-    The exit status is 5 if the timeout expires first.
-    """
-    import time
-
-    from dumm_tools.guests import readiness
-
-    labdir = lab.labdir()
-    end = None if timeout is None else time.monotonic() + timeout
-
-    def one(name: str) -> None:
-        left = None if end is None else max(0.0, end - time.monotonic())
-        readiness.wait(labdir, name, what, left)
-
-    return each(names, one)
 
 
 @click.command("is-running", cls=commands.Command)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dumm_tools import names
 from dumm_tools.errors import Conflict, Usage
 from dumm_tools.files import choice, mounts, workdir
-from dumm_tools.guests import arguments, disks
+from dumm_tools.guests import arguments, disks, startup
 from dumm_tools.images import kernel, master
 from dumm_tools.model import Guest, State
 from dumm_tools.net import carrier, iface
@@ -21,10 +21,15 @@ from dumm_tools.trees import tree
 MEMORY_MIN = 40 << 20
 
 
-def create(labdir: str, guest: Guest, *, may_exist: bool = False) -> bool:
+def create(
+    labdir: str, guest: Guest, *, may_exist: bool = False, script: bytes | None = None
+) -> bool:
     """Record a guest, create its directories and mount its tree; False if it already exists. With
-    `may_exist`, what a killed command has left out is done for an existing one, too."""
+    `may_exist`, what a killed command has left out is done for an existing one, too. `script` is
+    its startup script."""
     names.guest(guest.name)
+    if script is not None:
+        startup.check(script)
     _check(labdir, guest)
     if guest.disks:
         guest.disks = disks.checked(guest.disks)
@@ -39,6 +44,9 @@ def create(labdir: str, guest: Guest, *, may_exist: bool = False) -> bool:
             tree_below = choice.resolve_master(labdir, guest)
             choice.resolve_kernel(labdir, guest)
             state.guests[guest.name] = guest
+            # Without one: that of a guest whose deletion was interrupted is removed.
+            startup.store(labdir, guest.name, script)
+            undo.callback(startup.store, labdir, guest.name, None)
             change.save()
             run = liveness.run_dir(labdir, guest.name)
             for directory in (*mounts.paths(labdir, guest.name), run):
@@ -140,6 +148,7 @@ def delete(
                     # another guest.
                     _put_aside(labdir, "host", name)
                     change.save()
+                    startup.store(labdir, name, None)
             # Before another guest of that name can be created; also what a killed delete has left.
             _put_aside(labdir, "run", name)
             if os.path.lexists(path := os.path.join(labdir, "mount", name)):

@@ -17,7 +17,7 @@ from dumm_tools.images import cache, kernel
 from dumm_tools.linux import openat2
 from dumm_tools.model import Boot, Guest, State
 from dumm_tools.net import iface, nic
-from dumm_tools.running import contact, liveness
+from dumm_tools.running import contact, liveness, startup_file
 
 
 @contextlib.contextmanager
@@ -72,6 +72,7 @@ def make(labdir: str, state: State, plan: Plan) -> None:
         proc.log(f"mounted mount/{name}")
     if guest.init is not None:
         _need_init(labdir, name, guest.init)
+    startup_file.prepare(labdir, name)
     contact.write_boot(labdir, guest, nic.boot_records(state, name))
 
 

@@ -126,10 +126,11 @@ def _last(path: str) -> str:
 def wait(labdir: str, name: str, what: str, timeout: float | None) -> None:
     """Wait until a guest is ready or stopped; TimedOut. Conflict if it cannot become ready."""
     deadline = math.inf if timeout is None else time.monotonic() + timeout
-    (_await_ready if what == "ready" else _await_end)(labdir, name, deadline)
+    (await_ready if what == "ready" else _await_end)(labdir, name, deadline)
 
 
-def _await_ready(labdir: str, name: str, deadline: float) -> None:
+def await_ready(labdir: str, name: str, deadline: float) -> None:
+    """Wait until a guest is ready; TimedOut. Conflict if it cannot become ready."""
     state = load(labdir)
     guest = guest_views.get(state, name)
     now = liveness.guest_state(labdir, state, guest)

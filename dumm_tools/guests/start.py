@@ -32,18 +32,20 @@ def start(
     names: Iterable[str],
     *,
     timeout: float,
-    wait: bool = True,
+    wait: str | None = "ready",
     on_error: stop.OnError,
     warn: Callable[[str], None] = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Start guests in parallel; return when each is ready or has failed (`on_error`). `warn` gets
-    problems inside a guest that is ready nevertheless."""
+    """Start guests in parallel; return when each is ready, or has booted, as `wait` says, or has
+    failed (`on_error`). `warn` gets problems inside a guest that is ready nevertheless. A guest
+    that is ready, but does not boot in time, keeps running."""
     names = list(names)
     state = load(labdir)
     if state.bridges or state.ifaces:
         rtnl.load()  # the first call takes 10 to 20 ms: not under the lab's lock
     pending: deque[Booting] = deque()
+    ready: list[Booting] = []
     begun: set[tuple[str, str]] = set()  # guests and nonces of boots that we must undo
     done = 0
 
@@ -54,13 +56,16 @@ def start(
             booting = pending.popleft()
             grace = min(readiness.ROUND, timeout)
             try:
-                left = readiness.settle(labdir, booting, wait=wait, grace=grace, warn=warn)
+                left = readiness.settle(
+                    labdir, booting, wait=wait is not None, grace=grace, warn=warn
+                )
             except Exception as e:  # a failure does not stop the others
                 if (booting.name, booting.nonce) in begun:
                     _abort(labdir, booting.name, booting.nonce)
                 on_error(booting.name, e)
                 break
             if left is None:
+                ready.append(booting)
                 done += 1
                 progress(f"{done} of {len(names)} guests ready")
                 break
@@ -88,6 +93,27 @@ def start(
         for name, nonce in begun:
             _abort(labdir, name, nonce)
         raise
+    if wait == "booted":
+        _await_booted(labdir, ready, on_error, warn, progress)
+
+
+def _await_booted(
+    labdir: str,
+    ready: Iterable[Booting],
+    on_error: stop.OnError,
+    warn: Callable[[str], None],
+    progress: Callable[[str], None],
+) -> None:
+    """Wait until guests that are ready have booted, too."""
+    from dumm_tools.guests import booted
+
+    ready = list(ready)
+    for number, booting in enumerate(ready):
+        try:
+            booted.wait(labdir, booting.name, booting.deadline, warn)
+        except Exception as e:  # a failure does not stop the others
+            on_error(booting.name, e)
+        progress(f"{number + 1} of {len(ready)} guests booted")
 
 
 def _begin(

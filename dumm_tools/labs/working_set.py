@@ -14,10 +14,12 @@ from dumm_tools.images import kernel, master
 from dumm_tools.linux import inode as inode_flags
 from dumm_tools.model import State
 from dumm_tools.net import bridge
-from dumm_tools.running import guest_views, isolation, liveness, turn
+from dumm_tools.running import guest_views, isolation, liveness, startup_file, turn
 from dumm_tools.trees import tree
 
 DIRECTORIES = ("host", "mount", "run", "templates")
+#: Those whose contents `destroy` removes.
+OURS = ("run", startup_file.DIRECTORY)
 #: Seconds that destroy waits for guests to halt.
 HALT_TIMEOUT = 5.0
 
@@ -70,11 +72,11 @@ def _close(undo: contextlib.ExitStack, directory: str) -> None:
 
 def _refuse_taken(labdir: str) -> None:
     """Raise Conflict if there is something that destroy would remove although it is not ours."""
-    for name in DIRECTORIES:
+    for name in (*DIRECTORIES, startup_file.DIRECTORY):
         path = os.path.join(labdir, name)
         if os.path.lexists(path) and not os.path.isdir(path):
             raise Conflict(f"'{path}' is not a directory", hint="move it away")
-        if name == "run" and os.path.isdir(path) and os.listdir(path):
+        if name in OURS and os.path.isdir(path) and os.listdir(path):
             raise Conflict(f"'{path}' already exists and is not empty", hint="move it away")
 
 
@@ -121,11 +123,11 @@ def destroy(labdir: str) -> None:
             workdir.drop(labdir, name)
     if state.isolated:
         isolation.end(labdir)
-    for name in DIRECTORIES:
+    for name in (*DIRECTORIES, startup_file.DIRECTORY):
         path = os.path.join(labdir, name)
         if not os.path.isdir(path):
-            continue  # an earlier destroy was killed here
-        if name == "run":
+            continue  # there is none, or an earlier destroy was killed here
+        if name in OURS:
             tree.remove(path)
         elif name in ("mount", "host"):
             for each in os.listdir(path):

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from dumm_tools import waiting
 from dumm_tools.agent import protocol
 from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line, inward
-from dumm_tools.agent.protocol import BadFrame, LineLost, Ready, Rebooted
+from dumm_tools.agent.protocol import BadFrame, Booted, LineLost, Ready, Rebooted
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.linux import mconsole as mc
 from dumm_tools.model import Guest
-from dumm_tools.running import liveness
+from dumm_tools.running import liveness, startup_file
 
 #: The tag of a virtiofs with a guest's root file system, and the directory of that.
 ROOT_TAG, ROOT = "root", "1"
@@ -148,6 +148,19 @@ def wait_ready(labdir: str, name: str, nonce: str, timeout: float) -> Ready:
     return ready
 
 
+def wait_booted(labdir: str, name: str, timeout: float) -> Booted | None:
+    """Wait for the guest to have booted; None if that takes longer, or if it reboots meanwhile."""
+    deadline = time.monotonic() + timeout
+    with contextlib.suppress(TimedOut), program_line(labdir, name, deadline=deadline) as line:
+        line.send(protocol.STATE)
+        try:
+            frame = line.wait_frame(_left(deadline), (protocol.BOOTED,))
+        except (TimeoutError, Rebooted):
+            return None
+        return protocol.booted(frame.data)
+    return None
+
+
 def _reply(labdir: str, name: str) -> tuple[str, str]:
     """Our address for a guest's kernel, whose working directory is the jail's root."""
     return liveness.run_dir(labdir, name), f"uml/reply.{os.urandom(6).hex()}"
@@ -204,6 +217,7 @@ def write_boot(labdir: str, guest: Guest, records: list[tuple[bytes, int, bytes]
         head.append((protocol.BOOT_ROOT, 0, f"{ROOT_TAG}\0{ROOT}\0".encode()))
     if guest.boot is not None:
         head += [(protocol.BOOT_DISK, n, b"") for n in range(len(guest.boot.disks))]
+    head += startup_file.record(labdir, guest.name)
     path = os.path.join(liveness.run_dir(labdir, guest.name), protocol.BOOT_FILE)
     with open(path + ".new", "wb") as file:
         os.fchmod(file.fileno(), 0o644)

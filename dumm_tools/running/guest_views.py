@@ -36,6 +36,14 @@ class GuestView:
         return known[0] if known else None
 
     @property
+    def startup(self) -> str | None:
+        """The state of its startup program."""
+        from dumm_tools.running import startup_file
+
+        alive = self.state not in ("stopped", "crashed")
+        return startup_file.state(self._labdir, self.guest.name, alive)
+
+    @property
     def kernel(self) -> str | None:
         """Its kernel pack or file, its own or the working set's."""
         return self.guest.kernel or _link(self._labdir, "linux")

@@ -26,18 +26,21 @@ void abort(void) __attribute__((noreturn));
 #include "../../dumm_tools/agent/src/account.c"
 #include "../../dumm_tools/agent/src/agent.c"
 #include "../../dumm_tools/agent/src/boot.c"
+#include "../../dumm_tools/agent/src/booted.c"
 #include "../../dumm_tools/agent/src/child.c"
 #include "../../dumm_tools/agent/src/console.c"
 #include "../../dumm_tools/agent/src/holders.c"
 #include "../../dumm_tools/agent/src/input.c"
 #include "../../dumm_tools/agent/src/layers.c"
 #include "../../dumm_tools/agent/src/line.c"
+#include "../../dumm_tools/agent/src/log.c"
 #include "../../dumm_tools/agent/src/module.c"
 #include "../../dumm_tools/agent/src/net.c"
 #include "../../dumm_tools/agent/src/netns.c"
 #include "../../dumm_tools/agent/src/power.c"
 #include "../../dumm_tools/agent/src/program.c"
 #include "../../dumm_tools/agent/src/serve.c"
+#include "../../dumm_tools/agent/src/startup.c"
 
 #define MAPS 64
 #define LINE 3
@@ -101,6 +104,9 @@ static void check(const u8 *p, size_t n)
 		case DEAF:
 			most = 0;
 			break;
+		case BOOTED:
+			most = BOOTED_MAX;
+			break;
 		case OUTPUT:
 		case ERRORS:
 		case ANSWER:
@@ -133,6 +139,26 @@ static void unmap(void *p)
 	abort();
 }
 
+static long choose_init(char *buf, size_t size)
+{
+	static const char *const names[] = { "/lib/systemd/systemd", "/sbin/init", "/bin/busybox",
+					     "/sbin/openrc-init" };
+
+	return str_copy(buf, buf + size, names[choose(4)]) - buf;
+}
+
+/* A message to the socket that systemd reports to, from any process. */
+static long take_message(long *message)
+{
+	struct { char *base; size_t length; } *piece = (void *)message[2];
+
+	if (choose(4) == 3)
+		return -EAGAIN;
+	((u32 *)message[4])[3] = SCM_CREDENTIALS;
+	((u32 *)message[4])[4] = choose(3);
+	return give(piece->base, piece->length, &k.file, &k.file_left);
+}
+
 long sys(long n, long a, long b, long c, long d, long e, long f)
 {
 	struct line *l = &agent.lines[LINE];
@@ -148,8 +174,17 @@ long sys(long n, long a, long b, long c, long d, long e, long f)
 		if (choose(8) == 7)
 			return -EAGAIN;
 		return give((void *)b, (size_t)c, &k.file, &k.file_left);
+	case __NR_pread64:
+	case __NR_getdents64:
+		return give((void *)b, (size_t)c, &k.file, &k.file_left);
+	case __NR_recvmsg:
+		return take_message((void *)b);
+	case __NR_readlink:
+		return choose_init((char *)b, (size_t)c);
 	case __NR_recvfrom:
 		return choose(4) == 3 ? -EAGAIN : give((void *)b, (size_t)c, &k.file, &k.file_left);
+	case __NR_pwrite64:
+		return choose(8) == 7 ? -ENOSPC : c;
 	case __NR_write:
 		if (choose(4) == 3)
 			return -EAGAIN;
@@ -206,6 +241,16 @@ static void round(struct line *l)
 		program_drain(l, &p->out, OUTPUT);
 	if (p->err >= 0)
 		program_drain(l, &p->err, ERRORS);
+	if (booted_messages() >= 0)
+		booted_take();
+	if (startup_report() >= 0)
+		startup_started();
+	if (startup_output() >= 0)
+		startup_drain();
+	if (startup_is_waiting() && booted_init())
+		startup_run();
+	if (startup.pid && choose(8) == 7)
+		startup_reap(startup.pid, (int)choose(1 << 16));
 	serve_read(l);
 	if (p->pid && choose(8) == 7)
 		p->gone = true;
@@ -218,6 +263,8 @@ static void play(void)
 
 	if (choose(4) == 3)
 		boot_configure(config, sizeof config);
+	if (choose(2))
+		booted_expect("/sbin/init");
 	if (!line_open(LINE))
 		return;
 	if (choose(8) != 7)
@@ -240,6 +287,12 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	memset(&agent, 0, sizeof agent);
 	memset(&k, 0, sizeof k);
 	base[0] = 0;
+	memset(&startup, 0, sizeof startup);
+	startup.out = startup.report = -1;
+	memset(&booted, 0, sizeof booted);
+	booted.socket = -1;
+	memset(&log, 0, sizeof log);
+	log.fd = -1;
 	k.line = data;
 	k.line_left = length;
 	k.file = data + length;

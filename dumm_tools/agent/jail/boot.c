@@ -110,7 +110,8 @@ static void reset_signals(void)
  * tells a crash from a halt. */
 static bool clear_files(void)
 {
-	static const char *const stale[] = { "ending", "plug", "m/mconsole", "m/pid" };
+	static const char *const stale[] = { "ending", "plug", "startup", "startup.log", "m/mconsole",
+					     "m/pid" };
 
 	umask(0);
 	if (chdir("/run/uml"))

@@ -32,6 +32,7 @@ struct line {
 	u32 bulk_left[2];
 	int bulks;
 	int netlink;
+	bool asked;		/* the client waits for BOOTED */
 	struct program program;
 };
 

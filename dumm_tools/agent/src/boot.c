@@ -4,6 +4,7 @@
 #include "module.h"
 #include "net.h"
 #include "served.h"
+#include "startup.h"
 
 #define RO_EXEC (MS_RDONLY | MS_NOSUID | MS_NODEV)
 
@@ -217,6 +218,9 @@ const char *boot_configure(char *buf, size_t length)
 		case BOOT_ROUTE:
 			if ((r = net_route(i.slot, i.payload, i.length)) < 0 && r != -ENODEV)
 				complain("route", r);
+			break;
+		case BOOT_STARTUP:
+			startup_take(i.slot, i.payload, i.length);
 			break;
 		}
 	}

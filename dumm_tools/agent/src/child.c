@@ -10,6 +10,54 @@ static const char *const DEFAULT_PATH =
 
 static int tell_fd;
 
+/* ---- requests ---- */
+
+/* Split n bytes of NUL-terminated strings into an array; its length, or -1 if it is too small. */
+static int split(u8 *p, u32 n, char **out, int max)
+{
+	int count = 0;
+	u8 *end = p + n;
+
+	while (p < end) {
+		if (count == max - 1)
+			return -1;
+		out[count++] = (char *)p;
+		p += str_len((char *)p) + 1;
+	}
+	out[count] = NULL;
+	return count;
+}
+
+long child_parse(u8 *payload, u32 n, struct request *r)
+{
+	static char *strings[IN_MAX / 2];
+
+	if (n < 8 || payload[n - 1])
+		return -EINVAL;
+	int argc = payload[5] | payload[6] << 8;
+	int count = split(payload + 7, n - 7, strings, IN_MAX / 2);
+
+	if (count < 0)
+		return -E2BIG;
+	if (argc < 1 || count < 2 + argc)
+		return -EINVAL;
+	r->flags = payload[0];
+	r->rows = (u16)(payload[1] | payload[2] << 8);
+	r->cols = (u16)(payload[3] | payload[4] << 8);
+	r->user = strings[0];
+	r->cwd = strings[1];
+	/* The environment follows the arguments: shift the arguments down over cwd, which leaves one
+	 * place before them for a shell. */
+	r->env = strings + 2 + argc;
+	r->argv = strings + 1;
+	for (int i = 0; i < argc; i++)
+		r->argv[i] = strings[i + 2];
+	r->argv[argc] = NULL;
+	return 0;
+}
+
+/* ---- from fork to exec ---- */
+
 static __attribute__((noreturn)) void die(long error, const char *what, const char *subject)
 {
 	u8 buf[FAILED_MAX];
@@ -135,14 +183,15 @@ static long exec_by_path(char **argv, char **env)
 	}
 }
 
-void child_exec(int tell, u8 flags, char *user, char *cwd, char **argv, char **env, int *fds)
+void child_exec(int tell, const struct request *r, int *fds)
 {
+	char *user = r->user, *cwd = r->cwd, **argv = r->argv, **env = r->env;
 	struct account a;
 	long error;
 
 	tell_fd = tell;
 	SYS0(setsid);
-	if (flags & RUN_TTY)
+	if (r->flags & RUN_TTY)
 		SYS3(ioctl, fds[0], TIOCSCTTY, 0);
 	for (int i = 0; i < 3; i++)
 		SYS3(dup3, fds[i], i, 0);

@@ -1,5 +1,6 @@
 /* The agent's loop: lines, programs, children, signals, the raw console. */
 #include "boot.h"
+#include "booted.h"
 #include "console.h"
 #include "input.h"
 #include "line.h"
@@ -7,11 +8,10 @@
 #include "power.h"
 #include "program.h"
 #include "serve.h"
+#include "startup.h"
 
 #define SPARE_LINES 4
 
-static const char *const INIT_ENV[] = { "HOME=/", "TERM=linux",
-	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", NULL };
 
 static uint64_t bit(int sig)
 {
@@ -20,12 +20,12 @@ static uint64_t bit(int sig)
 
 static int watch_signals(void)
 {
-	uint64_t all = ~0ULL, wanted = bit(SIGCHLD);
+	uint64_t all = ~0ULL, wanted = bit(SIGCHLD) | bit(SIGTERM);
 
 	/* SIGPIPE and the others stay blocked: a failed write is enough. */
 	SYS4(rt_sigprocmask, SIG_SETMASK, &all, NULL, 8);
 	if (agent.is_init) { /* sent by halt, poweroff and reboot of busybox and sysvinit */
-		wanted |= bit(SIGTERM) | bit(SIGUSR1) | bit(SIGUSR2) | bit(SIGINT) | bit(SIGPWR);
+		wanted |= bit(SIGUSR1) | bit(SIGUSR2) | bit(SIGINT) | bit(SIGPWR);
 		SYS4(reboot, 0xfee1dead, 672274793, 0 /* CAD_OFF: Ctrl-Alt-Del is SIGINT */, NULL);
 	}
 	return (int)SYS4(signalfd4, -1, &wanted, 8, O_CLOEXEC | O_NONBLOCK);
@@ -39,6 +39,7 @@ static void reap(void)
 	while ((pid = SYS4(wait4, -1, &status, WNOHANG, NULL)) > 0) {
 		if (pid == agent.console_pid)
 			agent.console_pid = 0;
+		startup_reap((int)pid, status);
 		for (int i = 0; i < agent.open_count; i++) {
 			struct program *p = &agent.lines[i].program;
 
@@ -53,13 +54,15 @@ static void reap(void)
 static void take_signals(int fd)
 {
 	struct {
-		u32 number;
-		u8 rest[124];
+		u32 number, error, code, sender;
+		u8 rest[112];
 	} s;
 
 	while (sys_read(fd, &s, sizeof s) == sizeof s) {
 		if (s.number == SIGCHLD)
 			reap();
+		else if (!agent.is_init)
+			booted_terminated((int)s.sender);
 		else
 			power(s.number == SIGTERM || s.number == SIGINT ? POWER_REBOOT : POWER_OFF);
 	}
@@ -90,15 +93,28 @@ static u32 add(struct pollfd_ *p, u32 n, int fd, short events)
 	return n + 1;
 }
 
+/* How long the loop may wait for an event: -1 for ever. */
+static int patience(void)
+{
+	bool asked = startup_is_waiting();
+
+	for (int i = 0; i < agent.open_count; i++)
+		asked |= agent.lines[i].asked;
+	return asked && booted_must_look() && !booted_init() ? BOOTED_LOOK : -1;
+}
+
 static void loop(int signals)
 {
-	static struct pollfd_ p[2 + LINES_MAX * 6];
+	static struct pollfd_ p[5 + LINES_MAX * 6];
 
 	for (;;) {
 		u32 n = 0, at[LINES_MAX];
 
 		n = add(p, n, signals, POLLIN);
 		n = add(p, n, agent.console_pid ? -1 : agent.console, POLLIN);
+		n = add(p, n, booted_messages(), POLLIN);
+		n = add(p, n, startup_report(), POLLIN);
+		n = add(p, n, startup_output(), POLLIN);
 		for (int i = 0; i < agent.open_count; i++) {
 			struct line *l = &agent.lines[i];
 			struct program *g = &l->program;
@@ -115,12 +131,20 @@ static void loop(int signals)
 			n = add(p, n, l->pending_len && line_room(l) >= FEED_ROOM ? g->in : -1,
 				POLLOUT);
 		}
-		if (sys_poll(p, n, -1) < 0)
+		if (sys_poll(p, n, patience()) < 0)
 			continue;
 		if (p[0].revents)
 			take_signals(signals);
 		if (p[1].fd >= 0 && p[1].revents & POLLIN)
 			console_shell();
+		if (p[2].revents)
+			booted_take();
+		if (p[3].revents)
+			startup_started();
+		if (p[4].revents)
+			startup_drain();
+		if (startup_is_waiting() && booted_init())
+			startup_run();
 		for (int i = 0; i < agent.open_count; i++) {
 			struct line *l = &agent.lines[i];
 			struct pollfd_ *q = p + at[i];
@@ -146,13 +170,15 @@ static void loop(int signals)
 
 /* Become the guest's own init. If that fails, report it to the agent and stay, so that the guest can be
  * inspected. */
-static __attribute__((noreturn)) void run_init(const char *path, int tell)
+static __attribute__((noreturn)) void run_init(const char *path, const char *variable, int tell)
 {
 	const char *const argv[] = { path, NULL };
+	const char *const env[] = { "HOME=/", "TERM=linux",
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", variable, NULL };
 	uint64_t none = 0;
 
 	SYS4(rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
-	long error = SYS3(execve, path, argv, INIT_ENV);
+	long error = SYS3(execve, path, argv, env);
 
 	sys_write(tell, &error, sizeof error);
 	sys_close(&tell);
@@ -182,15 +208,16 @@ int agent_main(char **argv, char **env)
 	if (init) {
 		/* The guest's own init is pid 1; the agent keeps serving as its child. */
 		int told[2] = { -1, -1 };
+		const char *variable = booted_expect(init);
 		long error;
 
 		SYS2(pipe2, told, O_CLOEXEC);
 		if (SYS0(fork) > 0)
-			run_init(init, told[1]);
+			run_init(init, variable, told[1]);
 		sys_close(&told[1]);
 		/* A successful exec closes the other end. */
 		if (sys_read(told[0], &error, sizeof error) == sizeof error)
-			complain(init, error);
+			complain(init, error), booted_forget();
 		sys_close(&told[0]);
 		SYS0(setsid);
 		/* systemd does not kill such a process at shutdown, nor wait 10 s for its end
@@ -204,6 +231,8 @@ int agent_main(char **argv, char **env)
 
 	open_lines();
 	boot_ready();
+	if (booted_init())
+		startup_run();
 	loop(signals);
 	return 0;
 }

@@ -13,22 +13,6 @@ static void fail(struct line *l, long error, const char *what)
 	line_send(l, FAILED, buf, (u32)(end - (char *)buf));
 }
 
-/* Split n bytes of NUL-terminated strings into an array; its length, or -1 if it is too small. */
-static int split(u8 *p, u32 n, char **out, int max)
-{
-	int count = 0;
-	u8 *end = p + n;
-
-	while (p < end) {
-		if (count == max - 1)
-			return -1;
-		out[count++] = (char *)p;
-		p += str_len((char *)p) + 1;
-	}
-	out[count] = NULL;
-	return count;
-}
-
 static bool make_pipe(int fds[2])
 {
 	return SYS2(pipe2, fds, O_CLOEXEC) == 0;
@@ -62,30 +46,23 @@ static int open_terminal(int *slave, u16 rows, u16 cols)
 void program_run(struct line *l, u8 *payload, u32 n)
 {
 	struct program *p = &l->program;
-	static char *strings[IN_MAX / 2];
+	struct request r;
 	int fds[3] = { -1, -1, -1 };	/* the child's stdin, stdout, stderr */
 	int in[2] = { -1, -1 }, out[2] = { -1, -1 }, err[2] = { -1, -1 }, tell[2] = { -1, -1 };
-	long error = -EINVAL;
+	long error;
 
 	if (p->pid)
 		return fail(l, -EBUSY, "a program is already running on this line");
-	if (n < 8 || payload[n - 1])
-		return fail(l, -EINVAL, "bad request");
-	u8 flags = payload[0];
-	int argc = payload[5] | payload[6] << 8;
-	int count = split(payload + 7, n - 7, strings, IN_MAX / 2);
-
-	if (count < 0)
-		return fail(l, -E2BIG, "exec ");
-	if (argc < 1 || count < 2 + argc)
-		return fail(l, -EINVAL, "bad request");
+	if ((error = child_parse(payload, n, &r)) < 0)
+		return fail(l, error, error == -E2BIG ? "exec " : "bad request");
+	error = -EINVAL;
 
 	if (!make_pipe(tell))
 		goto broken;
-	if (flags & RUN_TTY) {
+	if (r.flags & RUN_TTY) {
 		int slave = -1;
-		int master = open_terminal(&slave, (u16)(payload[1] | payload[2] << 8),
-					   (u16)(payload[3] | payload[4] << 8));
+		int master = open_terminal(&slave, r.rows, r.cols);
+
 		if (master < 0) {
 			error = master;
 			goto broken;
@@ -107,23 +84,14 @@ void program_run(struct line *l, u8 *payload, u32 n)
 
 	long pid = SYS0(fork);
 
-	if (pid == 0) {
-		/* The environment follows the arguments: shift the arguments down over cwd, which leaves
-		 * one place before them for a shell. */
-		char *user = strings[0], *cwd = strings[1];
-		char **env = strings + 2 + argc, **argv = strings + 1;
-
-		for (int i = 0; i < argc; i++)
-			argv[i] = strings[i + 2];
-		argv[argc] = NULL;
-		child_exec(tell[1], flags, user, cwd, argv, env, fds);
-	}
+	if (pid == 0)
+		child_exec(tell[1], &r, fds);
 	error = pid;
 	if (pid < 0)
 		goto broken;
 	memset(p, 0, sizeof *p);
 	p->pid = (int)pid;
-	p->tty = flags & RUN_TTY;
+	p->tty = r.flags & RUN_TTY;
 	p->in = in[1];
 	p->out = out[0];
 	p->err = err[0];
@@ -141,7 +109,7 @@ broken:
 	for (int i = 0; i < 2; i++) {
 		sys_close(&tell[i]);
 		sys_close(&in[i]);
-		if (!(flags & RUN_TTY))
+		if (!(r.flags & RUN_TTY))
 			sys_close(&out[i]);
 		sys_close(&err[i]);
 	}

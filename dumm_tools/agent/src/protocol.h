@@ -45,6 +45,7 @@ enum {
 			 * or, with an empty tag, /guest of the jail */
 	HOLDERS = 'H',	/* ask who still uses the root file system before the last LAYERS */
 	POWER = 'P',	/* POWER_OFF or POWER_REBOOT */
+	STATE = 'B',	/* answer BOOTED as soon as the guest has booted */
 };
 
 /* Guest to host. */
@@ -65,6 +66,8 @@ enum {
 			 * (with files), command */
 	TAKEN_LINE = 'a',/* count(4) of bytes read from the line since HELLO: from time to time, and after SIGNAL */
 	UP = 'b',	/* "dumm-up\n": once, when the agent has opened the line */
+	BOOTED = 's',	/* text: the kind of init (none, systemd, inittab, openrc or other), and what became of
+			 * the startup program (none, running, done, or failed with an exit status) */
 };
 
 /* A client that has sent HELLO before sends it again. */
@@ -93,6 +96,17 @@ enum {
 	BOOT_ROUTE = 'R',	/* SLOT times PLACE(2) SLOT(2), then a netlink message that has the index of
 				 * the slot's device at each place; a place of 0: the device must be there */
 	BOOT_DISK = 'U',	/* the disk with the number SLOT, ubdb being 0, must be there */
+	BOOT_STARTUP = 'S',	/* a program to run once the guest's init has come up, as in RUN; SLOT is
+				 * STARTUP_SCRIPT or STARTUP_SERVICE */
 };
+
+/* The agent writes the host's file STARTUP_FILE to argv[0], and has the program run it that its first line
+ * names. */
+#define STARTUP_SCRIPT 1
+/* The guest counts as booted as soon as the program runs. */
+#define STARTUP_SERVICE 2
+#define STARTUP_FILE "xfer/startup"
+#define STARTUP_MAX (1 << 20)	/* bytes in it */
+#define BOOTED_MAX 64		/* the largest payload of BOOTED */
 
 #endif

@@ -1,5 +1,6 @@
 /* Handling requests in frames, and the work that goes on without them. */
 #include "serve.h"
+#include "booted.h"
 #include "holders.h"
 #include "input.h"
 #include "layers.h"
@@ -8,6 +9,7 @@
 #include "net.h"
 #include "power.h"
 #include "program.h"
+#include "startup.h"
 
 static void answer(struct line *l, long result)
 {
@@ -35,7 +37,7 @@ static void hello(struct line *l, const u8 *nonce)
 
 	program_drop(l);
 	l->taken = l->told = 0;
-	l->tell = false;
+	l->tell = l->asked = false;
 	sys_close(&l->netlink);
 	if (!l->greeted) {
 		l->out = mem_map(OUT_MAX);
@@ -80,6 +82,19 @@ static void held(struct line *l)
 	static char text[HELD_MAX];
 
 	line_send(l, HELD, text, (u32)holders_list(text, sizeof text));
+}
+
+/* Answer a client that waits for the guest to be booted, if it is. */
+static void answer_booted(struct line *l)
+{
+	char text[BOOTED_MAX], *end = text + sizeof text;
+
+	if (!l->asked || !startup_is_over() || !booted_init())
+		return;
+	char *p = str_copy(str_copy(text, end, booted_kind()), end, " ");
+
+	p = str_copy(p, end, startup_state());
+	l->asked = !line_send(l, BOOTED, text, (u32)(p - text));
 }
 
 static void handle(struct line *l, u8 type, u8 *p, u32 n)
@@ -144,6 +159,10 @@ static void handle(struct line *l, u8 type, u8 *p, u32 n)
 		if (n == 1)
 			power((char)p[0]);
 		break;
+	case STATE:
+		l->asked = true;
+		booted_look_again();
+		break;
 	}
 }
 
@@ -163,6 +182,7 @@ void serve_work(struct line *l)
 	do {
 		input_feed(l);
 		program_finish(l);
+		answer_booted(l);
 		if ((l->tell || l->taken - l->told >= LINE_WINDOW / 3) &&
 		    line_send(l, TAKEN_LINE, &l->taken, sizeof l->taken)) {
 			l->told = l->taken;
