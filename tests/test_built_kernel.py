@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import BIN, SUITES
+from support import BIN, PATIENCE, SUITES
 from support.labs import Lab
 
-from dumm_tools.images import build_config
+from dumm_tools.images import build_config, cache
 
 pytestmark = pytest.mark.uml
 
@@ -91,3 +91,48 @@ def test_an_edited_file_is_built_booted_and_answers(
     pack = home / "kernels/mine"
     lab(["dumm-guest", "create", "a", "--kernel", pack, "--start"])
     assert lab("dumm-guest exec a -- cat /proc/version").out.startswith("Edited Linux version 7.")
+
+
+def test_a_guest_keeps_its_kernel_when_the_pack_is_replaced(
+    packs: Path,
+    new_lab: Callable[..., Lab],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = tmp_path / "xdg"
+    kernels = home / "dumm/kernels"
+    kernels.mkdir(parents=True)
+    for path in (home, home / "dumm", kernels):
+        path.chmod(0o700)
+    (home / "dumm/masters").symlink_to(packs / "dumm/masters")
+    shutil.copytree(packs / "dumm/kernels" / SUITES[0], kernels / "dev", symlinks=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    lab = new_lab()
+    lab.env["XDG_CACHE_HOME"] = str(home)
+    lab("dumm-guest create a --kernel dev --start")
+
+    def release() -> str:
+        """The kernel that runs, which finds its modules."""
+        running = lab("dumm-guest exec a -- uname -r").out.strip()
+        assert lab(f"dumm-guest exec a -- find /lib/modules/{running}/modules.dep").out
+        return running
+
+    def boot() -> str:
+        return lab("dumm-guest exec a -- cat /proc/sys/kernel/random/boot_id").out
+
+    old = release()
+    with cache.replacing("kernels", "dev") as new:
+        shutil.copytree(packs / "dumm/kernels" / SUITES[1], new, symlinks=True, dirs_exist_ok=True)
+    assert release() == old
+    first = boot()
+    lab("dumm-guest exec a -- reboot -f", status=None)
+    lab(f"dumm-guest wait a --timeout {PATIENCE}")
+    assert boot() != first
+    assert release() == old
+    assert len(list(kernels.glob(".dev.tmp-*"))) == 1
+    lab("dumm-guest restart a")
+    assert release() != old
+    assert "is in use" in lab("dumm-fs kernel delete dev", status=4).err
+    lab("dumm-guest stop a")
+    lab("dumm-fs kernel delete dev")
+    assert [path.name for path in kernels.iterdir()] == [".dev.lock"]
