@@ -68,9 +68,23 @@ def test_example_runs_without_root(name: str, somebody: User) -> None:
     run(name, somebody.lab(name))
 
 
-def run(name: str, lab: Lab) -> None:
+@pytest.mark.parametrize("name", ON_BUILT)
+def test_example_runs_on_a_built_kernel_as_root(
+    name: str, example_masters: Path, built: str, tmp_path: Path
+) -> None:
+    run(name, Lab(tmp_path, example_masters), built)
+
+
+@pytest.mark.root
+@pytest.mark.xdist_group("examples")
+@pytest.mark.parametrize("name", ON_BUILT)
+def test_example_runs_on_a_built_kernel_without_root(name: str, built: str, somebody: User) -> None:
+    run(name, somebody.lab(name), built)
+
+
+def run(name: str, lab: Lab, kernel: str = "") -> None:
     """Run an example in the lab's directory, which is empty before and after."""
-    lab.env["TMPDIR"] = str(lab.directory)
+    lab.env.update(TMPDIR=str(lab.directory), KERNEL=kernel)
     lab([TOP / "examples" / f"{name}.sh"])
     assert list(lab.directory.iterdir()) == []
 
