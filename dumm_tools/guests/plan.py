@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 class Parts(NamedTuple):
     """The kernel and master of a guest, and the server of its root file system unless that is
-    hostfs, with locks that prevent their deletion from the cache; its disks, open and locked."""
+    hostfs, with locks that prevent their deletion from the cache; its disks, open and locked; the
+    drivers in the kernel."""
 
     kernel: Kernel
     release: tuple[int, ...]
@@ -25,6 +26,7 @@ class Parts(NamedTuple):
     server: Server | None = None
     locks: tuple[int, ...] = ()
     disks: tuple[int, ...] = ()
+    drivers: frozenset[str] = frozenset()
 
 
 class Plan(NamedTuple):
@@ -48,7 +50,12 @@ def make(state: State, guest: Guest, parts: Parts, nonce: str) -> Plan:
     group = _own_group(state)
     user = group if group and namespaces.has_id("uid", group) else 0
     args = arguments.of_boot(
-        guest, nonce, release=parts.release, own_user=user != 0, served=parts.server is not None
+        guest,
+        nonce,
+        release=parts.release,
+        own_user=user != 0,
+        served=parts.server is not None,
+        drivers=parts.drivers,
     )
     args += [disks.argument(n, disks.parse(text)) for n, text in enumerate(guest.disks)]
     return Plan(

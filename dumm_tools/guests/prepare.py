@@ -13,7 +13,7 @@ from dumm_tools.errors import DummError
 from dumm_tools.files import choice, mounts, workdir
 from dumm_tools.guests import disks, limits, rootfs, run_dir
 from dumm_tools.guests.plan import Parts, Plan
-from dumm_tools.images import cache, kernel
+from dumm_tools.images import built_in, cache, kernel
 from dumm_tools.linux import openat2
 from dumm_tools.model import Boot, Guest, State
 from dumm_tools.net import iface, nic
@@ -38,7 +38,8 @@ def parts(labdir: str, state: State, guest: Guest, warn: Callable[[str], None]) 
         opened = disks.taken(labdir, state, guest) if guest.disks else []
         for fd in opened:
             stack.callback(os.close, fd)
-        yield Parts(core, release, master, server, tuple(locks), tuple(opened))
+        drivers = built_in.drivers(core)
+        yield Parts(core, release, master, server, tuple(locks), tuple(opened), drivers)
 
 
 def clear(labdir: str, state: State, plan: Plan) -> Boot:
