@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 
 import pytest
 from support import SUITES
 from support.checks import one_line_error
-from support.guests import state_of
+from support.guests import pid_of, state_of
 from support.labs import Lab
 
 pytestmark = pytest.mark.uml
@@ -76,3 +78,18 @@ def test_reboot_that_loses_a_nic_can_be_looked_into(new_lab: Callable[..., Lab])
     lab("dumm-guest wait alice")
     assert "dumm-agent: interface: errno " in lab("dumm-console log alice").out
     assert state_of(lab, "alice") == "running"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("exec --timeout 0.5 alice -- true", "guest 'alice' does not answer"),
+        ("wait --timeout 0.5 alice", "guest 'alice' is not ready"),
+        ("wait --for stopped --timeout 0.5 alice", "guest 'alice' is still running"),
+    ],
+)
+def test_time_limit_holds_while_the_kernel_is_stopped(lab: Lab, command: str, message: str) -> None:
+    lab("dumm-guest create alice --start")
+    os.kill(pid_of(lab, "alice"), signal.SIGSTOP)
+    done = lab(f"dumm-guest {command}", status=5)
+    assert one_line_error(done.err) == message

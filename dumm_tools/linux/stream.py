@@ -8,6 +8,8 @@ import select
 import stat
 
 _PIECE = 1 << 16
+#: Seconds that a terminal may take to accept what we write.
+_BLOCKED = 0.05
 _PTMX = os.makedev(5, 2)  # Documentation/admin-guide/devices.txt
 
 
@@ -33,7 +35,30 @@ def write(fd: int, data: bytes | bytearray) -> int:
     # A pipe that poll reports as ready takes PIPE_BUF bytes without blocking; a file takes all.
     patient = os.get_blocking(fd) and not stat.S_ISREG(os.fstat(fd).st_mode)
     piece = select.PIPE_BUF if patient else _PIECE
+    if patient and os.isatty(fd):
+        return _write_at_most(fd, bytes(data[:piece]))
     try:
         return os.write(fd, data[:piece])
     except BlockingIOError:
         return 0
+
+
+def _write_at_most(fd: int, data: bytes) -> int:
+    """Write to a terminal, which may accept less than it is given and then block: a timer
+    interrupts that. os.write would begin again, or lose the count if a handler raised."""
+    import signal
+
+    from dumm_tools.linux import libc
+
+    previous = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, _BLOCKED, _BLOCKED)  # repeatedly: the first may be early
+    try:
+        written = libc.call("write", fd, data, len(data))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    if written >= 0:
+        return written
+    poll = select.poll()
+    poll.register(fd, 0)
+    return os.write(fd, data[:1]) if poll.poll(0) else 0  # an error, or an interrupt
