@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
@@ -245,3 +246,34 @@ def test_static_program_is_a_script_too(lab: Lab, tmp_path: Path) -> None:
     lab(["dumm-guest", "create", "a", "--startup", program])
     lab("dumm-guest start a --wait booted")
     assert log_of(lab) == "static\n"
+
+
+def test_command_of_an_image(lab: Lab, tmp_path: Path) -> None:
+    cache = tmp_path / "cache/dumm"
+    (cache / "masters").mkdir(parents=True)
+    there = Path(lab.env["XDG_CACHE_HOME"]) / "dumm"
+    (cache / "kernels").symlink_to(there / "kernels")
+    subprocess.run(["cp", "-a", there / "masters/busybox", cache / "masters/app"], check=True)
+    command = {
+        "argv": ["sh", "-c", "pwd; id -un; echo $WHAT $HOME; exec sleep 1000000"],
+        "env": {"WHAT": "it"},
+        "directory": "/etc",
+        "user": "nobody",
+    }
+    (cache / "masters/.app.json").write_text(json.dumps({"command": command}))
+    (cache / "masters/.app.lock").touch()
+    lab.env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    lab("dumm-guest create a --master app")
+    lab("dumm-guest start a --wait booted")
+    until(lambda: "it" in log_of(lab), "the output")
+    assert log_of(lab).splitlines()[:2] == ["/etc", "nobody"]
+    assert startup_of(lab) == "running"
+    lab("dumm-guest wait a --until -- sh -c 'ps -o args | grep [s]leep'")
+    # A script takes its place, and gives it back.
+    script(lab, "echo script")
+    lab("dumm-guest restart a --wait booted")
+    assert log_of(lab) == "script\n"
+    lab("dumm-guest startup a --clear")
+    lab("dumm-guest exec a -- reboot", status=None)
+    lab("dumm-guest wait a --for booted")
+    assert startup_of(lab) == "running"

@@ -65,9 +65,8 @@ def startup_failure(labdir: str, name: str, state: str) -> str:
     """The message about a startup script that has failed."""
     status = state.partition(" ")[2]
     line = startup_file.last_line(labdir, name)
-    return f"guest '{name}': its startup script failed with status {status}" + (
-        f": {line}" if line else ""
-    )
+    what = "startup script" if startup_file.exists(labdir, name) else "image's command"
+    return f"guest '{name}': its {what} failed with status {status}" + (f": {line}" if line else "")
 
 
 def _systemd(labdir: str, name: str, warn: Warn) -> bool:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dumm_tools import proc
 from dumm_tools.errors import DummError
 from dumm_tools.files import choice, mounts, workdir
-from dumm_tools.guests import disks, limits, rootfs, run_dir
+from dumm_tools.guests import disks, limits, rootfs, run_dir, startup
 from dumm_tools.guests.plan import Parts, Plan
 from dumm_tools.images import built_in, cache, kernel
 from dumm_tools.linux import openat2
 from dumm_tools.model import Boot, Guest, State
 from dumm_tools.net import iface, nic
-from dumm_tools.running import contact, liveness, startup_file
+from dumm_tools.running import contact, liveness
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def make(labdir: str, state: State, plan: Plan) -> None:
         proc.log(f"mounted mount/{name}")
     if guest.init is not None:
         _need_init(labdir, name, guest.init)
-    startup_file.prepare(labdir, name)
+    startup.instruct(labdir, guest, plan.master.path)
     contact.write_boot(labdir, guest, nic.boot_records(state, name))
 
 

@@ -7,6 +7,7 @@ import os
 
 from dumm_tools.agent import protocol
 from dumm_tools.errors import DummError, Usage
+from dumm_tools.model import Guest
 from dumm_tools.net import cable
 from dumm_tools.running import guest_views, liveness, startup_file
 from dumm_tools.statefile import load, transaction
@@ -26,8 +27,23 @@ def set_(labdir: str, name: str, script: bytes | None) -> None:
         guest = guest_views.get(change.state, name)
         store(labdir, name, script)
         if liveness.guest_state(labdir, change.state, guest) not in ("stopped", "crashed"):
-            startup_file.prepare(labdir, name)
+            instruct(labdir, guest, guest.boot.master if guest.boot else "")
             cable.refresh_boots(labdir, change.state, {name})
+
+
+def instruct(labdir: str, guest: Guest, master: str) -> None:
+    """Have the boots of a guest from now on run its script or, if it has neither that nor an init,
+    the command of the image that its master was made from."""
+    command = None
+    if guest.current_init is None and not startup_file.exists(labdir, guest.name):
+        from dumm_tools.images import startup
+
+        found = startup.command_of(master) if master else None
+        if found is not None:
+            from dumm_tools.agent.session import Program
+
+            command = Program(found.argv, found.env, found.directory, found.user)
+    startup_file.prepare(labdir, guest.name, command)
 
 
 def check(script: bytes) -> None:

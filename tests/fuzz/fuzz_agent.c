@@ -28,6 +28,7 @@ void abort(void) __attribute__((noreturn));
 #include "../../dumm_tools/agent/src/boot.c"
 #include "../../dumm_tools/agent/src/booted.c"
 #include "../../dumm_tools/agent/src/child.c"
+#include "../../dumm_tools/agent/src/clock.c"
 #include "../../dumm_tools/agent/src/console.c"
 #include "../../dumm_tools/agent/src/holders.c"
 #include "../../dumm_tools/agent/src/input.c"
@@ -40,6 +41,7 @@ void abort(void) __attribute__((noreturn));
 #include "../../dumm_tools/agent/src/power.c"
 #include "../../dumm_tools/agent/src/program.c"
 #include "../../dumm_tools/agent/src/serve.c"
+#include "../../dumm_tools/agent/src/served.c"
 #include "../../dumm_tools/agent/src/startup.c"
 
 #define MAPS 64
