@@ -295,13 +295,13 @@ def thousand() -> Iterator[Figure]:
 
 
 def pss() -> int:
-    """The bytes used by all UML kernels and the keepers of their jails, with shared memory
-    divided."""
+    """The bytes used by all UML kernels, their servers and the keepers of their jails, with shared
+    memory divided."""
     total = 0
     for entry in os.listdir("/proc"):
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{entry}/cmdline").read_bytes()
-            if b"DUMM_NONCE=" in command:
+            if b"DUMM_NONCE=" in command or b"--shared-dir" in command:
                 text = Path(f"/proc/{entry}/smaps_rollup").read_text()
                 total += int(text.split("\nPss:")[1].split()[0]) * 1024
     return total
@@ -440,6 +440,63 @@ def files() -> Iterator[Figure]:
     yield Figure("files copied at a start", str(there), "0", there == 0)
 
 
+def rootfs() -> Iterator[Figure]:
+    """hostfs, virtiofs and the host: starts, memory, file operations; 100 guests on virtiofs."""
+    kinds = ("hostfs", "virtiofs")
+    with new_lab() as lab:
+        for kind in kinds:
+            lab(f"dumm-guest create {kind} --rootfs {kind} --memory 256M")
+        starts = {kind: [] for kind in kinds}  # type: dict[str, list[float]]
+        for _ in range(7):
+            for kind in kinds:
+                starts[kind].append(seconds(runs(lab, "dumm-guest", "start", kind)))
+                lab(f"dumm-guest stop {kind}")
+        took = {kind: statistics.median(times) * 1e3 for kind, times in starts.items()}
+        value = ", ".join(f"{kind} {took[kind]:.0f} ms" for kind in kinds)
+        yield Figure("start to ready", value, "", True)
+        used = {}
+        for kind in kinds:
+            others = pss()
+            lab(f"dumm-guest start {kind}")
+            used[kind] = (pss() - others) / 2**20
+            lab(f"dumm-guest stop {kind}")
+        value = ", ".join(f"{kind} {used[kind]:.1f} MiB" for kind in kinds)
+        yield Figure("memory of one (PSS)", value, "", True)
+        yield from file_times(lab, kinds)
+    with new_lab() as lab:
+        names = [f"g{n}" for n in range(100)]
+        lab(["dumm-guest", "create", "--rootfs", "virtiofs", *names])
+        others = pss()
+        taken = seconds(runs(lab, "dumm-guest", "start", "--all", "--timeout", "300"))
+        each = (pss() - others) / len(names) / 2**20
+        running = lab("dumm-guest list -o state").lines.count("running")
+        value = f"{running} ready after {taken:.1f} s, {each:.1f} MiB each (PSS)"
+        yield Figure("100 guests on virtiofs", value, "100", running == 100)
+        lab("dumm-guest stop --all --kill")
+
+
+def file_times(lab: Lab, kinds: Sequence[str]) -> Iterator[Figure]:
+    """The times of file operations, on the host and in guests."""
+    program, work = lab.directory / "filetimes", lab.directory / "work"
+    source = Path(__file__).with_name("filetimes.c")
+    subprocess.run(["gcc", "-O2", "-static", "-o", program, source], check=True)
+    work.mkdir()
+    amount = ["2000", "100"]
+    times = {}
+    done = subprocess.run([program, work, *amount], check=True, capture_output=True, text=True)
+    times["host"] = dict(line.split() for line in done.stdout.splitlines())
+    for kind in kinds:
+        lab(f"dumm-guest start {kind}")
+        lab(["dumm-fs", "cp", program, f"{kind}:/filetimes"])
+        lab(f"dumm-guest exec {kind} -- mkdir /work")
+        found = lab(["dumm-guest", "exec", kind, "--", "/filetimes", "/work", *amount])
+        times[kind] = dict(line.split() for line in found.lines)
+        lab(f"dumm-guest stop {kind}")
+    for what in times["host"]:
+        value = ", ".join(f"{place} {found[what]} ms" for place, found in times.items())
+        yield Figure(f"files: {what}", value, "", True)
+
+
 MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
     f.__name__: f
     for f in (
@@ -452,6 +509,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
         hotplug,
         throughput,
         files,
+        rootfs,
     )
 }
 
