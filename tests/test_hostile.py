@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import struct
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,6 +22,7 @@ from support import PATIENCE
 from support.checks import has_open, one_line_error, until
 from support.guests import pid_of, state_of, timed_out
 from support.labs import Lab, shared
+from support.programs import compiled
 
 from dumm_tools import messages
 from dumm_tools.agent.client import Control, Line
@@ -336,14 +336,7 @@ def lab(packs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with shared(tmp_path_factory.mktemp("hostile"), packs) as lab:
         pack = lab.directory / "pack/usr/bin"
         pack.mkdir(parents=True)
-        compiler = os.environ.get("CC", "gcc").split()
-        source = Path(__file__).with_name("liar.c")
-        subprocess.run(
-            [*compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", pack / "linux.uml",
-             source],
-            check=True,
-            timeout=PATIENCE,
-        )  # fmt: skip
+        compiled("liar.c", pack / "linux.uml")
         try:
             liars(lab, *names)
             lab(["dumm-guest", "start", *names])

@@ -24,6 +24,7 @@ from pathlib import Path
 import pytest
 from support import BIN, PATIENCE, ROOT
 from support.masters import cache_home
+from support.programs import compiled
 from support.users import User
 
 from dumm_tools.guests import limits
@@ -124,15 +125,7 @@ def owner(request: pytest.FixtureRequest, rogue: Path) -> Iterator[Owner]:
 @pytest.fixture(scope="session")
 def rogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program."""
-    target = tmp_path_factory.mktemp("rogue") / "rogue"
-    compiler = os.environ.get("CC", "gcc").split()
-    subprocess.run(
-        [*compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o", target,
-         TOP / "tests" / "rogue.c"],
-        check=True,
-        timeout=PATIENCE,
-    )  # fmt: skip
-    return target
+    return compiled("rogue.c", tmp_path_factory.mktemp("rogue") / "rogue")
 
 
 # ---- targets on the host ----
