@@ -114,9 +114,12 @@ say "Output is made for scripts"
 run dumm-guest list -o name,state,ifaces
 run dumm-guest list --format json
 
-say "Everything survives a restart"
-run dumm-guest restart --all
+say "Everything survives a restart, and a startup script does the rest"
+shell "echo 'sysctl -w net.ipv4.ip_forward=1' | dumm-guest startup bob -"
+run dumm-guest restart --all --wait booted
 run dumm-guest exec alice -- ping -c 1 10.0.0.2
+run dumm-guest exec bob -- sysctl net.ipv4.ip_forward | tee forwarding.txt
+grep -q ' = 1' forwarding.txt
 
 say "Take it apart without leaving a trace"
 run dumm-fs destroy

@@ -10,6 +10,10 @@ prepare() {
 
 dumm-fs init --master busybox
 
+# Run at each boot of the guest.
+echo 'sysctl -q -w net.ipv4.ip_forward=1' >router
+echo 'mkdir -p /srv && hostname >/srv/index.html && httpd -h /srv' >www
+
 # A single dumm-console for all of it: each line is a command without "dumm-".
 dumm-console <<'END'
 bridge create lan dmz
@@ -20,9 +24,9 @@ iface create router-eth1 --bridge dmz --address 10.0.2.1/24
 iface create www-eth0 --bridge dmz --address 10.0.2.2/24
 iface route add client-eth0 default --via 10.0.1.1
 iface route add www-eth0 default --via 10.0.2.1
-guest start --all
-guest exec router -- sysctl -q -w net.ipv4.ip_forward=1
-guest exec www -- sh -c 'mkdir -p /srv && hostname >/srv/index.html && httpd -h /srv'
+guest startup router router
+guest startup www www
+guest start --all --wait booted
 END
 
 say "The client fetches the server's page"

@@ -131,7 +131,8 @@ def test_script_of_another_user_is_not_trusted(lab: Lab) -> None:
 def test_script_runs_at_each_boot(new_lab: Callable[..., Lab], suite: str, kind: str) -> None:
     lab = new_lab("lab", kind, kernel=suite)
     lab("dumm-bridge create lan0")
-    lab("dumm-guest create a")
+    rootfs = "virtiofs" if suite == SUITES[0] else "hostfs"
+    lab(f"dumm-guest create a --rootfs {rootfs}")
     lab("dumm-iface create a-eth0 --bridge lan0 --address 10.0.0.1/24")
     script(
         lab,

@@ -23,7 +23,9 @@ static struct {
 static void set_state(const char *what)
 {
 	str_copy(startup.state, startup.state + sizeof startup.state, what);
-	write_host(STATE_FILE, what);
+	/* Not in place: a kernel without capabilities may not open what exists (hostfs_permission). */
+	write_host(STATE_FILE ".new", what);
+	SYS4(renameat, agent.host, STATE_FILE ".new", agent.host, STATE_FILE);
 }
 
 static void set_status(u32 status)
