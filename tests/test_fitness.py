@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import SUITES
 from support.checks import one_line_error
 from support.labs import Lab
 
@@ -87,3 +88,24 @@ def test_file_is_refused_before_anything_is_recorded(
     assert error == f"'{file}' {says('DEVTMPFS')}"
     file.write_bytes(binary)
     lab(f"dumm-guest create alice --kernel {file} --start")
+
+
+@pytest.mark.parametrize(
+    ("argument", "reason", "option"),
+    [
+        ("initcall_blacklist=populate_rootfs", "VFS: Unable to mount root fs", "BLK_DEV_INITRD"),
+        ("initcall_blacklist=ssl_init", "/dev/ttyS0: No such file or directory", "SSL"),
+        ("initcall_blacklist=init_hostfs", "hostfs: No such device", "HOSTFS"),
+    ],
+)
+@pytest.mark.parametrize("suite", SUITES)
+def test_kernel_that_does_not_do_its_part(
+    new_lab: Callable[..., Lab], suite: str, argument: str, reason: str, option: str
+) -> None:
+    """A part of the kernel is not initialized, as if it had been built without it."""
+    lab = new_lab(kernel=suite)
+    lab(f"dumm-guest create alice --arg {argument}")
+    said = lab("dumm-guest start alice", status=1).err
+    assert reason in one_line_error(said)
+    assert f"hint: the kernel may lack CONFIG_{option}" in said
+    assert lab("dumm-guest list -o state").out == "stopped\n"

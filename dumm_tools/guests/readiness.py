@@ -28,6 +28,16 @@ AGENT = "dumm-agent: "
 _SERVER_LOST = "[the server of the root file system has ended]"
 
 
+#: Hints for the reasons why guests do not start, by a part of their text. The options of the kernel
+#: are those that `images.features` looks for, which a kernel may lack all the same.
+_HINTS = {
+    "clock": "timers count as pending signals: ulimit -i",
+    "VFS: Unable to mount root fs": "the kernel may lack CONFIG_BLK_DEV_INITRD",
+    "/dev/ttyS0": "the kernel may lack CONFIG_SSL",
+    "hostfs": "the kernel may lack CONFIG_HOSTFS",
+}
+
+
 class Booting(NamedTuple):
     """A guest that was started and has not answered yet. `jail` is the launchers of its jails; None
     once they have ended, or if another command started the guest."""
@@ -63,7 +73,8 @@ def settle(
             f"guest '{name}' was not ready in time", hint=f"dumm-console log {name}"
         ) from None
     except DummError as e:
-        raise DummError(f"cannot start guest '{name}': {last_words(labdir, name) or e}") from None
+        why = last_words(labdir, name) or str(e)
+        raise DummError(f"cannot start guest '{name}': {why}", hint=_hint(why)) from None
     if ready.useless:
         reason, hint = _reason(labdir, name, ready)
         raise DummError(f"cannot start guest '{name}': {reason}", hint=hint)
@@ -90,8 +101,11 @@ def _reason(labdir: str, name: str, ready: Ready) -> tuple[str, str | None]:
     for number, text in enumerate(boot.disks if boot else ()):
         if what == f"disk {disks.device(number)}":
             return f"its kernel cannot use disk '{disks.parse(text).path}'", None
-    hint = "timers count as pending signals: ulimit -i" if "clock" in ready.trouble else None
-    return ready.trouble, hint
+    return ready.trouble, _hint(ready.trouble)
+
+
+def _hint(why: str) -> str | None:
+    return next((hint for text, hint in _HINTS.items() if text in why), None)
 
 
 def last_words(labdir: str, name: str) -> str:
