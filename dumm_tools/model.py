@@ -16,6 +16,8 @@ DEFAULT_MEMORY = 64 << 20
 Phase = Literal["starting", "running", "paused", "stopping"]
 BridgeKind = Literal["auto", "hub", "switch"]
 RootFS = Literal["hostfs", "virtiofs"]
+#: The directory of a virtiofs that guests boot with.
+FIRST_ROOT = "1"
 GuestState = Literal["stopped", "starting", "running", "paused", "stopping", "crashed"]
 
 
@@ -72,6 +74,8 @@ class Boot(Record):
     init: str | None = ""
     #: How it reaches its root file system; empty if an earlier version started it: by hostfs.
     rootfs: RootFS | Literal[""] = ""
+    #: With virtiofs: the directory of the server that it uses; empty for the first one.
+    root: str = ""
     #: The disks that it has, in the form of `Guest.disks`.
     disks: list[str] = []
     extra: dict[str, object] = {}
@@ -94,6 +98,11 @@ class Guest(Record):
     disks: list[str] = []
     boot: Boot | None = None
     extra: dict[str, object] = {}
+
+    @property
+    def root(self) -> str:
+        """The directory of the server that the guest uses, if it is served by virtiofs."""
+        return (self.boot and self.boot.root) or FIRST_ROOT
 
     @property
     def is_served(self) -> bool:

@@ -3,7 +3,9 @@ that keep the old layers."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Callable
 
@@ -12,11 +14,14 @@ from support import SUITES
 from support.labs import Lab
 
 from dumm_tools.agent import protocol
+from dumm_tools.linux import process
+from dumm_tools.running import liveness
 
 pytestmark = pytest.mark.uml
 
 NewLab = Callable[..., Lab]
 KINDS = [pytest.param("--host-net", marks=pytest.mark.root), "--isolated"]
+ROOTS = ("hostfs", "virtiofs")
 
 
 def sh(lab: Lab, script: str, status: int = 0) -> str:
@@ -35,12 +40,12 @@ def layer(lab: Lab, files: dict[str, str]) -> None:
 
 def running(lab: Lab, script: str) -> subprocess.Popen[bytes]:
     """Start a script that says `on` when it is set up, and then sleeps."""
-    process = lab.start(
+    started = lab.start(
         ["dumm-guest", "exec", "a", "--", "sh", "-c", f"{script}; echo on; exec sleep 10000"]
     )
-    assert process.stdout
-    assert process.stdout.readline() == b"on\n"
-    return process
+    assert started.stdout
+    assert started.stdout.readline() == b"on\n"
+    return started
 
 
 def warnings(text: str) -> list[str]:
@@ -54,11 +59,12 @@ OPEN = "have files or directories of the old layers open until they are restarte
 
 @pytest.mark.parametrize("suite", SUITES)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rootfs", ROOTS)
 def test_paths_that_are_held_open_show_the_new_layers(
-    new_lab: NewLab, suite: str, kind: str
+    new_lab: NewLab, suite: str, kind: str, rootfs: str
 ) -> None:
     lab = new_lab("lab", kind, kernel=suite)
-    lab("dumm-guest create a --start")
+    lab(f"dumm-guest create a --rootfs {rootfs} --start")
     sh(lab, "mkdir -p /w/sub; echo own >/w/both; echo own >/w/own; cp /bin/busybox /w/true")
     layer(lab, {"w/both": "of the template\n", "w/only": "x\n", "w/sub/new": "y\n"})
     before = running(lab, "cd /w/sub; exec 3</w/both 4>>/w/own 5</bin/busybox")
@@ -84,13 +90,14 @@ def test_paths_that_are_held_open_show_the_new_layers(
     )
     assert sh(lab, "cat /w/only /w/sub/new") == "1\n3\n"
     assert not (top / "made").read_text()
-    for process in (before, after):
-        process.kill()
+    for each in (before, after):
+        each.kill()
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_mounts_in_the_guest_are_kept(lab: Lab, suite: str) -> None:
-    lab(f"dumm-guest create a --kernel {suite} --start")
+@pytest.mark.parametrize("rootfs", ROOTS)
+def test_mounts_in_the_guest_are_kept(lab: Lab, suite: str, rootfs: str) -> None:
+    lab(f"dumm-guest create a --kernel {suite} --rootfs {rootfs} --start")
     sh(
         lab,
         "mkdir -p '/mnt/a b' /mnt/c; mount -t tmpfs 1 '/mnt/a b'; mkdir '/mnt/a b/deep';"
@@ -136,13 +143,14 @@ def test_processes_in_other_mount_namespaces_are_named(lab: Lab, suite: str) -> 
     done = lab("dumm-fs template load T")
     want = [f"dumm-fs: warning: programs in guest 'a' {text}: sleep" for text in (APART, OPEN)]
     assert warnings(done.err) == want
-    for process in (apart, inside):
-        process.kill()
+    for each in (apart, inside):
+        each.kill()
 
 
 def test_guest_that_cannot_change_its_root_says_so(lab: Lab) -> None:
-    """Something is mounted twice in the same place: it has the new layers nevertheless."""
-    lab("dumm-guest create a --start")
+    """Something is mounted twice in the same place: with hostfs, it has the new layers
+    nevertheless."""
+    lab("dumm-guest create a --rootfs hostfs --start")
     layer(lab, {"etc/motd": "T\n"})
     sh(lab, "mount -t tmpfs 1 /mnt; mount -t tmpfs 2 /mnt; touch /mnt/here")
     done = lab("dumm-fs template load T")
@@ -153,6 +161,95 @@ def test_guest_that_cannot_change_its_root_says_so(lab: Lab) -> None:
     sh(lab, "umount /mnt")
     assert lab("dumm-fs template unload").err == ""
     assert "No such file" in sh(lab, "cat /etc/motd", status=1)
+
+
+def test_layers_of_a_served_guest_are_kept_if_it_cannot_change_its_root(lab: Lab) -> None:
+    lab("dumm-guest create a --rootfs virtiofs --start")
+    (lab.directory / "top/etc").mkdir(parents=True)
+    (lab.directory / "top/etc/motd").write_text("top\n")
+    sh(lab, "mount -t tmpfs 1 /mnt; mount -t tmpfs 2 /mnt; echo before >/etc/motd")
+    for _ in range(2):
+        done = lab("dumm-fs overlay add a top", status=1)
+        assert "guest 'a' cannot change its root directory: Device or resource busy" in done.err
+        assert lab("dumm-fs overlay list a -q").out == ""
+        assert (
+            sh(lab, "cat /etc/motd; echo x >>/root/x; grep -c ' / ' /proc/mounts") == "before\n1\n"
+        )
+    assert (lab.directory / "host/a/root/x").read_text() == "x\nx\n"
+    assert not (lab.directory / "run/a/unsettled").exists()
+    sh(lab, "umount /mnt")
+    lab("dumm-fs overlay add a top")
+    assert sh(lab, "cat /etc/motd; echo y >>/root/x") == "top\n"
+    assert (lab.directory / "top/root/x").read_text() == "x\nx\ny\n"
+
+
+def test_served_guest_reboots_with_its_new_layers(lab: Lab) -> None:
+    lab("dumm-guest create a --rootfs virtiofs --start")
+    for n in range(4):
+        layer(lab, {"etc/motd": f"{n}\n"})
+        lab("dumm-fs template load T")
+        assert sh(lab, "cat /etc/motd") == f"{n}\n"
+        sh(lab, "reboot & sleep 1000", status=125)
+        lab("dumm-guest wait a")
+        assert sh(lab, f"cat /etc/motd; echo {n} >>/root/x") == f"{n}\n"
+        # The tree on the host is that of the guest, also when it is fetched from there.
+        lab("dumm-fs umount a")
+        lab("dumm-fs mount a")
+        assert (lab.mounted("a") / "etc/motd").read_text() == f"{n}\n"
+        lab("dumm-fs template unload")
+        assert "No such file" in sh(lab, "cat /etc/motd", status=1)
+    assert (lab.directory / "templates/T/a/root/x").read_text() == "0\n1\n2\n3\n"
+    assert lab("dumm-fs diff a -q").out == ""
+
+
+def test_served_guest_that_does_not_answer_takes_the_layers_later(lab: Lab) -> None:
+    lab("dumm-guest create a b --rootfs virtiofs --start")
+    layer(lab, {"etc/motd": "T\n"})
+    pidfd = liveness.pidfd_of(str(lab.directory), "a")
+    assert pidfd is not None
+    process.send_signal(pidfd, signal.SIGSTOP)
+    try:
+        done = lab("dumm-fs template load T", status=5)
+        assert "guest 'a' does not answer" in done.err
+        lab("dumm-guest exec b -- test -d /root")
+    finally:
+        process.send_signal(pidfd, signal.SIGCONT)
+        os.close(pidfd)
+    lab("dumm-fs template load T")
+    assert sh(lab, "cat /etc/motd; echo x >/root/x") == "T\n"
+    assert (lab.directory / "templates/T/a/root/x").read_text() == "x\n"
+    lab("dumm-fs template unload")
+    assert not (lab.directory / "run/a/unsettled").exists()
+    assert "No such file" in sh(lab, "cat /etc/motd", status=1)
+
+
+@pytest.mark.parametrize("rootfs", ROOTS)
+def test_systemd_goes_on_with_new_layers(new_lab: NewLab, debian_systemd: str, rootfs: str) -> None:
+    lab = new_lab("lab", "--isolated")
+    lab(
+        f"dumm-guest create a --master {debian_systemd} --rootfs {rootfs} --init /sbin/init "
+        "--memory 256M --start"
+    )
+    sh(lab, "until systemctl is-system-running | grep -E 'running|degraded'; do sleep 1; done")
+    unit = "-p PrivateTmp=yes -p Restart=always -u apart"
+    sh(lab, f"systemd-run {unit} sh -c 'cat /etc/only >/run/seen 2>&1; exec sleep 10000'")
+    sh(lab, "until test -s /run/seen; do sleep 0.1; done")
+    layer(lab, {"etc/only": "T\n"})
+    done = lab("dumm-fs template load T")
+    assert re.search(f"{APART}: .*sleep", done.err)
+    # systemd's own mounts, sockets and services are where they were.
+    assert "T\n" in sh(lab, "cat /etc/only; systemctl daemon-reload; systemctl restart ssh")
+    sh(
+        lab,
+        "set -e; systemctl is-active ssh systemd-journald dbus.socket;"
+        "for m in /run /tmp /sys/fs/cgroup; do mountpoint $m; done",
+    )
+    assert "No such file" in sh(lab, "cat /run/seen")
+    sh(lab, "rm /run/seen; systemctl restart apart; until test -s /run/seen; do sleep 0.1; done")
+    assert sh(lab, "cat /run/seen") == "T\n"
+    done = lab("dumm-fs template unload")
+    assert re.search(f"{APART}: .*sleep", done.err)
+    assert "No such file" in sh(lab, "systemctl is-active ssh; cat /etc/only", status=1)
 
 
 def test_report_of_holders_may_be_anything() -> None:

@@ -255,9 +255,21 @@ def test_template_that_is_not_a_directory(lab: Lab) -> None:
     assert done.err == "dumm-fs: no template 'U'\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_killed_while_layers_change(pair: Lab, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "rootfs"),
+    [
+        (signal.SIGKILL, "hostfs"),
+        (signal.SIGTERM, "hostfs"),
+        (signal.SIGINT, "hostfs"),
+        (signal.SIGKILL, "virtiofs"),
+    ],
+)
+def test_killed_while_layers_change(pair: Lab, number: signal.Signals, rootfs: str) -> None:
     """The next command continues, and what guests write goes where the records say."""
+    if rootfs == "virtiofs":
+        pair("dumm-guest set a --rootfs virtiofs")
+        pair("dumm-guest set b --rootfs virtiofs")
+        pair("dumm-guest restart a b")
     template(pair, "T", "a", "etc/motd", "T\n")
     write(pair.directory / "one/etc/motd", "one\n")
     chance = random.Random(1)

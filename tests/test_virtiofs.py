@@ -152,15 +152,6 @@ def test_override(lab: Lab) -> None:
     lab("dumm-guest create b --rootfs ext4", status=2)
 
 
-def test_layers(served: Lab) -> None:
-    """Layers of a running guest are left as they are."""
-    (served.directory / "layer").mkdir()
-    done = served("dumm-fs overlay add a layer", status=4)
-    assert "virtiofs" in done.err
-    served("dumm-guest stop a")
-    served("dumm-fs overlay add a layer")
-
-
 def test_remount(served: Lab) -> None:
     """A tree that was unmounted on the host is fetched from the running guest."""
     served("dumm-guest exec a -- touch /here")

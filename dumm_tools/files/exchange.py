@@ -4,21 +4,20 @@ The layers of a mounted overlay cannot change. A new overlay is therefore mounte
 replaces the old one on mount/NAME and, while the guest's kernel is suspended, in the guest's jail;
 then the guest mounts it anew, and makes that its root directory. Everything except
 `mount_from_jail` is done in the guest's turn, and outside transactions, since it waits for the
-guest.
+guest. One that is served by virtiofs need not stand still (`served`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from dumm_tools import errors
-from dumm_tools.errors import Conflict, DummError, NotFound
-from dumm_tools.files import choice, holders, mounts, workdir
-from dumm_tools.linux import child, namespaces, pinned
+from dumm_tools.errors import Conflict, NotFound
+from dumm_tools.files import choice, holders, jails, mounts, served, workdir
 from dumm_tools.linux import mount as mnt
+from dumm_tools.linux import namespaces
 from dumm_tools.model import Guest, State
 from dumm_tools.running import contact, liveness, turn
 from dumm_tools.statefile import load
@@ -83,8 +82,7 @@ def replace(
     warn: holders.Warn = lambda _: None,
 ) -> None:
     """Replace the old stack with the new one, on the host and in the jail of a running guest, which
-    is given this many seconds; `warn` of programs that keep the old one. TimedOut, DummError; if
-    nothing was started, it is rolled back."""
+    is given this many seconds. TimedOut, DummError; if nothing was started, it is rolled back."""
     name = guest.name
     running = liveness.is_running(labdir, state, name)
     if fresh.work is None:
@@ -93,7 +91,7 @@ def replace(
         elif not fresh.lacking:
             workdir.drop(labdir, name)
         return
-    done = False
+    done = asked = False
     with contextlib.ExitStack() as stack:
         trees = []
         try:
@@ -110,19 +108,28 @@ def replace(
             done = True
 
         try:
-            if running:
+            if running and guest.is_served:
+                with turn.unless_ended(labdir, name):
+                    place = served.attach(labdir, guest, trees[1])
+                    asked = True
+                    served.use(labdir, guest, place, seconds, warn)
+            elif running:
                 with turn.unless_ended(labdir, name), _standing_still(labdir, name, seconds):
-                    _into_jail(labdir, name, trees[1])
+                    _into_jail(labdir, guest, trees[1])
                     here()
             if not done:
                 here()
-        except BaseException:
-            if not done:
+        except BaseException as e:
+            # A guest that was asked may use the new stack by now, or later: it remains unsettled.
+            if not (done or asked) or isinstance(e, holders.Refused):
                 withdraw(labdir, state, name, fresh)
             raise
     mounts.note_fuse(labdir, name)
     workdir.drop(labdir, name, keep=fresh.work)
-    if running:
+    if running and guest.is_served:
+        with turn.unless_ended(labdir, name):
+            served.keep(labdir, load(labdir).guests[name])
+    elif running:
         with turn.unless_ended(labdir, name), contact.control(labdir, name, seconds) as control:
             holders.change(control, guest, warn)
 
@@ -156,44 +163,25 @@ def mount_from_jail(labdir: str, name: str) -> None:
     """Mount the root of a running guest on mount/NAME."""
     target = mounts.paths(labdir, name)[0]
     guest = load(labdir).guests[name]
+    ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
-    def fetch(jail: int) -> None:
-        ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        namespaces.enter_mounts(namespaces.mounts_of(jail))
-        tree = mnt.clone_tree(contact.ROOT_PLACE if guest.is_served else "/guest")
+    def fetch() -> None:
+        tree = mnt.clone_tree(f"{contact.SERVED}/{guest.root}" if guest.is_served else "/guest")
         namespaces.enter_mounts(ours)
         mnt.attach(tree, target)
 
-    _in_child(labdir, name, fetch, "mount")
+    try:
+        jails.work_in(labdir, guest, fetch, "mount")
+    finally:
+        os.close(ours)
 
 
-def _into_jail(labdir: str, name: str, tree: int) -> None:
+def _into_jail(labdir: str, guest: Guest, tree: int) -> None:
     """Replace /guest in the jail. Between the two steps there is nothing there: the kernel is
     suspended."""
 
-    def place(jail: int) -> None:
-        namespaces.enter_mounts(namespaces.mounts_of(jail))
+    def place() -> None:
         mnt.umount("/guest", detach=True)
         mnt.attach(tree, "/guest")
 
-    _in_child(labdir, name, place, "change")
-
-
-def _in_child(labdir: str, name: str, work: Callable[[int], None], what: str) -> None:
-    """Do `work` with the pidfd of a guest's process in a child, since a process that enters a mount
-    namespace loses its place in ours. `what` is the verb of the message
-    if it fails."""
-    pidfd = liveness.files_pidfd_of(labdir, load(labdir).guests[name])
-    if pidfd is None:
-        raise Conflict(f"guest '{name}' has ended")
-
-    def pinned_work() -> None:
-        pinned.pin()  # in a jail, the files at the paths of Python's modules are not Python's
-        work(pidfd)
-
-    try:
-        error = child.run(pinned_work, errors.explain)
-    finally:
-        os.close(pidfd)
-    if error:
-        raise DummError(f"cannot {what} the root of guest '{name}': {error}")
+    jails.work_in(labdir, guest, place, "change")

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut, Usage
-from dumm_tools.files import choice, exchange, mounts
+from dumm_tools.files import choice, exchange, holders, mounts
 from dumm_tools.images import cache
 from dumm_tools.model import Guest, State
 from dumm_tools.running import guest_views, liveness, turn
@@ -148,7 +148,7 @@ def restack(
 
     A guest that does not do its part is reported to `on_error`, and keeps its record and stack; if
     the record is the lab's, the guest's stack is left to the next command on its layers, or its
-    next start.
+    next start. Programs that keep old layers are reported to `warn`.
 
     With `lenient`, a stack is recorded even if another of its directories is missing; otherwise, if
     two were missing, neither could be removed.
@@ -219,6 +219,10 @@ def restack(
 
         ready = [guest.name for guest in guests if guest.name not in failures]
         failures |= turn.each(labdir, ready, replace, record, late, first=prepare)
+        state = load(labdir)
+        there = [state.guests[name] for name in ready if name in state.guests]
+        running = [guest for guest in there if liveness.is_running(labdir, state, guest.name)]
+        holders.report(labdir, [g for g in running if g.name not in failures], warn)
     for name, error in failures.items():
         if whole and isinstance(error, DummError):
             error.hint = "it keeps its old layers until they are changed again, or its next start"
@@ -234,8 +238,4 @@ def _busy(labdir: str, state: State, guests: list[Guest]) -> dict[str, Exception
             failures[guest.name] = Conflict(f"guest '{guest.name}' is {now}")
             if now == "paused":
                 raise failures[guest.name]
-        elif now == "running" and guest.is_served:
-            failures[guest.name] = Conflict(
-                f"guest '{guest.name}' is running with virtiofs: its layers cannot change now"
-            )
     return failures

@@ -9,6 +9,7 @@ from dumm_tools.agent import INITRD, JAIL, LISTING, PRELOAD
 from dumm_tools.guests import arguments, disks, limits, run_dir
 from dumm_tools.guests.plan import Plan
 from dumm_tools.images.kernel import Kernel
+from dumm_tools.model import FIRST_ROOT
 from dumm_tools.running import contact, liveness
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def server_command(
         "--ro-bind", _NR_OPEN, _NR_OPEN,
         "--dev", "/dev/null", "/dev/null",
         "--tmpfs", "/tmp", "size=64K,nr_inodes=16,mode=700",
-        "--bind", os.path.join(labdir, "mount", plan.name), contact.ROOT_PLACE,
+        "--bind", os.path.join(labdir, "mount", plan.name), f"{contact.SERVED}/{FIRST_ROOT}",
         "--hostname", plan.name,
         *limits.server_options(plan.memory),
         "--user", str(plan.user),

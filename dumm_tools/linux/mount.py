@@ -80,6 +80,15 @@ def close_for_writing(tree: int) -> None:
     _check(result, "a mount")
 
 
+def open_for_writing(tree: int) -> None:
+    """Make a mount returned by `clone_tree` writable."""
+    writable = struct.pack("=4Q", 0, _MOUNT_ATTR_RDONLY, 0, 0)
+    result = _libc.syscall(
+        _SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, writable, ctypes.c_size_t(len(writable))
+    )
+    _check(result, "a mount")
+
+
 def attach(tree: int, target: str) -> None:
     """Attach a mount returned by `clone_tree` at `target` (move_mount(2))."""
     result = _libc.syscall(

@@ -21,10 +21,9 @@ from dumm_tools.model import Guest
 from dumm_tools.running import liveness, startup_file
 
 #: The tag of a virtiofs with a guest's root file system, and the directory of that.
-ROOT_TAG, ROOT = "root", "1"
+ROOT_TAG = "root"
 #: The directory that the server serves, in its jail, and the guest's tree in there.
 SERVED = "/shared"
-ROOT_PLACE = f"{SERVED}/{ROOT}"
 
 
 @contextlib.contextmanager
@@ -214,7 +213,7 @@ def write_boot(labdir: str, guest: Guest, records: list[tuple[bytes, int, bytes]
     if init := guest.current_init:
         head.append((protocol.BOOT_INIT, 0, os.fsencode(init) + b"\0"))
     if guest.is_served:
-        head.append((protocol.BOOT_ROOT, 0, f"{ROOT_TAG}\0{ROOT}\0".encode()))
+        head.append((protocol.BOOT_ROOT, 0, f"{ROOT_TAG}\0{guest.root}\0".encode()))
     if guest.boot is not None:
         head += [(protocol.BOOT_DISK, n, b"") for n in range(len(guest.boot.disks))]
     head += startup_file.record(labdir, guest.name)

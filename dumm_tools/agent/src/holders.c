@@ -63,6 +63,14 @@ static bool each_number(const char *directory, bool (*visit)(const char *, void 
 	return found;
 }
 
+static const char *after(const char *text, const char *name)
+{
+	for (; *text; text++)
+		if (str_starts(text, name))
+			return text + str_len(name);
+	return NULL;
+}
+
 static bool is_open_in_old(const char *number, void *with)
 {
 	char name[40] = "fdinfo/", text[256];
@@ -70,13 +78,13 @@ static bool is_open_in_old(const char *number, void *with)
 	str_copy(name + 7, name + sizeof name, number);
 	if (!contents(with, name, false, text, sizeof text))
 		return false;
-	for (const char *p = text; *p; p++)
-		if (str_starts(p, "mnt_id:")) {
-			for (p += 7; *p == '\t' || *p == ' ';)
-				p++;
-			return str_number(&p) == old_root;
-		}
-	return false;
+	const char *flags = after(text, "flags:\t"), *mount = after(text, "mnt_id:\t");
+	u32 octal = 0;
+
+	for (; flags && *flags >= '0' && *flags <= '7'; flags++)
+		octal = octal << 3 | (u32)(*flags - '0');
+	/* What was opened with O_PATH is a place rather than a file. */
+	return mount && !(octal & O_PATH) && str_number(&mount) == old_root;
 }
 
 struct report {

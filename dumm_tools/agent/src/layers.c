@@ -183,6 +183,16 @@ static void schedule(int policy)
 	SYS3(sched_setscheduler, 0, policy, &priority);
 }
 
+/* Unmount whatever is on top of the root directory, in the mount `root`. */
+static void umount_above(u32 root)
+{
+	u32 top;
+
+	while ((top = mount_of(AT_FDCWD, PLACE, NULL)) && top != root &&
+	       SYS2(umount2, PLACE, MNT_DETACH) >= 0)
+		;
+}
+
 /* No other process of a guest with one processor runs meanwhile, unless we have to wait. */
 static long move_and_pivot(int root)
 {
@@ -193,13 +203,29 @@ static long move_and_pivot(int root)
 		if ((r = move_point(p->from, p->to, "")) >= 0)
 			p->moved = true;
 	if (r >= 0 && (r = SYS1(fchdir, root)) >= 0 && (r = SYS2(pivot_root, ".", ".")) >= 0)
-		SYS2(umount2, ".", MNT_DETACH); /* the old one, which is on top of the new one */
+		umount_above(mount_of(root, "", NULL)); /* the old one, which is on top of the new one */
 	else
 		for (struct point *p = points; p < points + point_count; p++)
 			if (p->moved)
 				move_point(p->from, AT_FDCWD, p->path);
 	SYS1(chdir, "/");
 	schedule(SCHED_OTHER_);
+	return r;
+}
+
+/* mount(2) refuses to mount a file system on itself, move_mount(2) does not. */
+static long mount_virtiofs(const char *tag)
+{
+	int context = (int)SYS2(fsopen, "virtiofs", FSOPEN_CLOEXEC), mount = -1;
+	long r = context;
+
+	if (r >= 0 && (r = SYS5(fsconfig, context, FSCONFIG_SET_STRING, "source", tag, 0)) >= 0 &&
+	    (r = SYS5(fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0)) >= 0) {
+		mount = (int)SYS3(fsmount, context, FSMOUNT_CLOEXEC, 0);
+		r = mount < 0 ? mount : move_point(mount, AT_FDCWD, "/");
+	}
+	sys_close(&mount);
+	sys_close(&context);
 	return r;
 }
 
@@ -211,21 +237,12 @@ static long mount_new(const char *tag, const char *directory)
 
 	if (!*tag)
 		return sys_mount("root", "/", "hostfs", 0, "/guest");
-	if ((r = sys_mount(tag, "/", "virtiofs", 0, NULL)) < 0)
+	if ((r = mount_virtiofs(tag)) < 0)
 		return r;
 	str_copy(str_copy(path, end, PLACE "/"), end, directory);
 	if ((r = sys_mount(path, "/", NULL, MS_BIND, NULL)) < 0)
 		SYS2(umount2, PLACE, MNT_DETACH);
 	return r;
-}
-
-static void umount_new(u32 root)
-{
-	u32 top;
-
-	while ((top = mount_of(AT_FDCWD, PLACE, NULL)) && top != root &&
-	       SYS2(umount2, PLACE, MNT_DETACH) >= 0)
-		;
 }
 
 long layers_change(const char *tag, const char *directory)
@@ -247,7 +264,7 @@ long layers_change(const char *tag, const char *directory)
 			if (r >= 0)
 				holders_of(root);
 			else
-				umount_new(root);
+				umount_above(root);
 		}
 		if (shared)
 			sys_mount(NULL, "/", NULL, MS_SHARED, NULL);
