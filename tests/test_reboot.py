@@ -411,13 +411,6 @@ def test_consoles_and_log_continue(lab: Lab) -> None:
     assert log.index("42one") < log.index("42two")
 
 
-def test_panic_is_a_crash_even_if_the_kernel_should_reboot(lab: Lab) -> None:
-    lab("dumm-guest create a --arg panic=1 --start")
-    lab(["dumm-guest", "exec", "a", "--", "sh", "-c", "echo c >/proc/sysrq-trigger"], status=None)
-    until(lambda: state_of(lab, "a") == "crashed", "crashed")
-    lab("dumm-guest start a")
-
-
 def test_killed_after_a_reboot_is_crashed(lab: Lab) -> None:
     lab("dumm-guest create a --start")
     reboot(lab)

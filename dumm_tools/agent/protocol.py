@@ -40,6 +40,7 @@ BOOT_ROUTE, BOOT_ROOT, BOOT_DISK, BOOT_STARTUP = b"R", b"F", b"U", b"S"
 #: guest counts as booted while the program runs.
 STARTUP_SCRIPT, STARTUP_SERVICE = 1, 2
 STARTUP_FILE, STARTUP_MAX = "xfer/startup", 1 << 20
+BOOT_KEYS, BOOT_OWN = b"K", b"O"
 
 INPUT_WINDOW = 16384
 #: Bytes in flight to the agent; more would block the line forever.

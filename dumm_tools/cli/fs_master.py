@@ -97,7 +97,8 @@ def build(
     """Build a master: busybox, or a Debian system (with mmdebstrap).
 
     busybox is taken from this host if a static one is installed and neither --suite nor --mirror
-    is given; its root user has no password. The name of the master is printed unless --name is
+    is given; its root user has no password. The Debian system has no host name and no name servers,
+    so each guest has its own name. The name of the master is printed unless --name is
     given.
     """
     from dumm_tools.images import busybox, debian, master

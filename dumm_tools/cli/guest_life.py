@@ -102,9 +102,7 @@ stop_timeout_option = click.option(
     "--timeout",
     metavar="SECONDS",
     type=Seconds(),
-    default=10.0,
-    show_default=True,
-    help="Time to wait before killing them.",
+    help="Time to wait before killing them (default: 10, or 100 with an init).",
 )
 
 
@@ -113,7 +111,7 @@ stop_timeout_option = click.option(
 @click.option("--all", "everyone", is_flag=True, help="Stop all running guests.")
 @stop_timeout_option
 @click.option("--kill", "force", is_flag=True, help="Kill the guests immediately.")
-def stop(names: tuple[str, ...], everyone: bool, timeout: float, force: bool) -> int:
+def stop(names: tuple[str, ...], everyone: bool, timeout: float | None, force: bool) -> int:
     """Shut down guests in parallel, and kill them after a timeout."""
     from dumm_tools.guests import stop as stopping
 
@@ -135,7 +133,7 @@ def restart(names: tuple[str, ...], everyone: bool, timeout: float, what: str) -
     labdir = lab.entered()
     targets = chosen(labdir, names, everyone, UP)
     errors = Errors()
-    stopping.stop(labdir, targets, timeout=10.0, force=False, on_error=errors)
+    stopping.stop(labdir, targets, timeout=None, force=False, on_error=errors)
     started = start_all(labdir, [n for n in targets if n not in errors.names], timeout, what)
     return errors.code or started.code
 

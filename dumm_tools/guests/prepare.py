@@ -71,10 +71,15 @@ def make(labdir: str, state: State, plan: Plan) -> None:
         workdir.drop(labdir, name)
     if mounts.mount(labdir, state, guest, plan.master.path):
         proc.log(f"mounted mount/{name}")
+    records = nic.boot_records(state, name)
     if guest.init is not None:
+        from dumm_tools.guests import identity
+
         _need_init(labdir, name, guest.init)
+        tree = os.path.join(labdir, "mount", name)
+        records += identity.boot_records(tree, plan.master.path, name)
     startup.instruct(labdir, guest, plan.master.path)
-    contact.write_boot(labdir, guest, nic.boot_records(state, name))
+    contact.write_boot(labdir, guest, records)
 
 
 def _need_init(labdir: str, name: str, init: str) -> None:

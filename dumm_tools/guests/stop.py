@@ -19,6 +19,10 @@ from dumm_tools.net import iface
 from dumm_tools.running import contact, guest_views, liveness, turn
 from dumm_tools.statefile import load, transaction
 
+#: Seconds in which a guest without an init of its own should have stopped.
+TIMEOUT = 10.0
+#: The same with one: systemd gives a service 90 s (DefaultTimeoutStopSec, systemd-system.conf(5)).
+INIT_TIMEOUT = 100.0
 #: Seconds that a killed process may take to disappear.
 KILL_TIMEOUT = 10.0
 #: Seconds in which guests have to accept a request to stop.
@@ -33,9 +37,10 @@ OnError = Callable[[str, Exception], None]
 
 
 def stop(
-    labdir: str, targets: Iterable[str], *, timeout: float, force: bool, on_error: OnError
+    labdir: str, targets: Iterable[str], *, timeout: float | None, force: bool, on_error: OnError
 ) -> None:
-    """Stop guests in parallel: in an orderly way, and by force after `timeout` seconds."""
+    """Stop guests in parallel: in an orderly way, and by force after `timeout` seconds; None: after
+    the time that the kind of guest needs."""
     marked: dict[str, _Ending] = {}
     for name in targets:
         try:
@@ -48,12 +53,13 @@ def stop(
         if not force and ending.state not in ("crashed", "starting")
     }
     asked = _ask_all(labdir, willing)
-    deadline = time.monotonic() + timeout
+    begin = time.monotonic()
     gone: dict[str, str] = {}
     for name, ending in marked.items():
         try:
             if name in asked:
-                _await_exit(labdir, name, deadline)
+                usual = TIMEOUT if ending.init is None else INIT_TIMEOUT
+                _await_exit(labdir, name, begin + (usual if timeout is None else timeout))
             kill(labdir, name)
             gone[name] = ending.nonce
         except Exception as e:
@@ -114,6 +120,8 @@ def _ask_all(labdir: str, guests: Mapping[str, _Ending]) -> set[str]:
 
 def _ask(labdir: str, name: str, ending: _Ending, seconds: float) -> bool:
     """Ask a guest to shut down; False if it does not accept within `seconds`."""
+    if liveness.is_ending(labdir, name):
+        return True
     try:
         if ending.state == "paused":
             control.wake(labdir, name, seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +22,17 @@ DEBIAN_PACKAGES = (
     "netcat-openbsd",
     "traceroute",
     "tcpdump",
+    "libnss-myhostname",  # the guest's own name resolves, whatever it is
 )
+
+#: Files in which mmdebstrap leaves the name and the name servers of the machine that it runs on.
+_NOT_OURS = ("etc/hostname", "etc/resolv.conf")
+_HOSTS = """\
+127.0.0.1\tlocalhost
+::1\t\tlocalhost ip6-localhost ip6-loopback
+ff02::1\t\tip6-allnodes
+ff02::2\t\tip6-allrouters
+"""
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _UNKNOWN = re.compile(r"^E: Unable to locate package (\S+)", re.MULTILINE)
@@ -91,9 +102,20 @@ def build(
             with open(tar, "rb", buffering=0) as stream:
                 untar.extract(stream, "mmdebstrap's archive", target, progress)
             os.chmod(target, 0o755)
+            _forget_builder(target)
             # Mount point for the kernel's modules, which each start would have to create otherwise.
             os.makedirs(os.path.join(target, "usr/lib/modules"), exist_ok=True)
     return name
+
+
+def _forget_builder(tree: str) -> None:
+    """Remove what belongs to the machine that a tree was built on, and let it have the files of a
+    machine that nobody has configured."""
+    for path in _NOT_OURS:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(tree, path))
+    with contextlib.suppress(FileExistsError), open(os.path.join(tree, "etc/hosts"), "x") as file:
+        file.write(_HOSTS)
 
 
 def _temporary(work: str) -> str:

@@ -11,6 +11,7 @@
  * kernel can do the same without it. Nothing here protects the host.
  */
 #include "boot.h"
+#include "again.h"
 #include "base.h"
 #include "late.h"
 
@@ -149,7 +150,8 @@ static void read_nics(char **nics)
 	}
 }
 
-int run_boot(char **argv)
+/* Become the kernel. */
+static void __attribute__((noreturn)) execute(char **argv)
 {
 	static char *nics[NICS_MAX], late[] = LATE "1", repeated[] = AGAIN "1";
 	char kernel[4096], **next = nics;
@@ -185,6 +187,17 @@ int run_boot(char **argv)
 	if (end < 0)
 		die("cannot read '%s'", KERNEL);
 	kernel[end] = 0;
-	execve(kernel, words, ENVIRONMENT);
+	execve(kernel, words, environ);
 	die("cannot execute '%s'", kernel);
+}
+
+void run_boot(char **argv)
+{
+	int seconds = again_after(argv);
+
+	again_if_kept();
+	environ = (char **)ENVIRONMENT;
+	if (seconds)
+		again(argv, seconds, execute);
+	execute(argv);
 }

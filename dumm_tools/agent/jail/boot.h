@@ -2,6 +2,6 @@
 #ifndef DUMM_BOOT_H
 #define DUMM_BOOT_H
 
-int run_boot(char **argv) __attribute__((noreturn));
+void run_boot(char **argv) __attribute__((noreturn));
 
 #endif

@@ -11,6 +11,7 @@ struct program {
 	int pid;		/* 0: none */
 	int status;		/* wait status, once `gone` */
 	bool gone, tty, input_ended;
+	bool ends;		/* if it succeeds, the guest ends */
 	int in, out, err;	/* our ends: pipes, or in == out == the terminal's master */
 	int started;		/* where the child reports why it could not start */
 };
@@ -43,6 +44,7 @@ struct agent {
 	char trouble[200];	/* what else failed at boot */
 	int host;		/* O_PATH descriptor of the jail's root, seen through hostfs */
 	bool is_init;
+	bool ending;		/* the guest is about to end */
 	bool late;		/* whether NICs are missing that can be asked for */
 	bool again;		/* whether the guest was ready before, and has rebooted */
 	struct line lines[LINES_MAX];
@@ -54,10 +56,12 @@ struct agent {
 extern struct agent agent;
 
 /* Files outside the guest's tree, which jail/boot.c removes: the nonce of a boot that is ready; an
- * empty one if it is about to end; and one that asks for missing NICs (jail/late.c). */
+ * empty one if it is about to end; and one that asks for missing NICs (jail/late.c). Not removed, until
+ * the next start: one that says that the guest has got files of its own (machine.h). */
 #define READY_FILE "run/uml/ready"
 #define ENDING_FILE "run/uml/ending"
 #define PLUG_FILE "run/uml/plug"
+#define OWN_FILE "run/uml/own"
 
 /* Create such a file; return the kernel's result. */
 long write_host(const char *path, const char *text);

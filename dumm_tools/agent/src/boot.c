@@ -1,6 +1,8 @@
 /* From the kernel's first exec to a guest that answers. */
 #include "boot.h"
 #include "clock.h"
+#include "devices.h"
+#include "machine.h"
 #include "module.h"
 #include "net.h"
 #include "served.h"
@@ -98,16 +100,21 @@ static void mount_root(u8 *next, u8 *end)
 		give_up("its root", r);
 }
 
-size_t boot_mounts(char *buf, size_t size)
+void boot_release(void)
 {
 	struct {
 		char sysname[65], nodename[65], release[65], version[65], machine[65], domain[65];
 	} name;
-	long r;
 
 	SYS1(uname, &name);
 	str_copy(agent.release, agent.release + sizeof agent.release, name.release);
+}
 
+size_t boot_mounts(char *buf, size_t size)
+{
+	long r;
+
+	boot_release();
 	/* The jail's root, for ourselves only: a descriptor of a mount that no path leads to. */
 	sys_mkdir("/host", 0700);
 	if ((r = sys_mount("host", "/host", "hostfs", MS_NOSUID | MS_NODEV, "/")) < 0)
@@ -129,7 +136,10 @@ size_t boot_mounts(char *buf, size_t size)
 	mount_on("devpts", "/dev/pts", 0755, MS_NOSUID | MS_NOEXEC, "gid=5,mode=620,ptmxmode=666");
 	mount_on("tmpfs", "/dev/shm", 01777, MS_NOSUID | MS_NODEV, "mode=1777");
 	mount_on("tmpfs", "/run", 0755, MS_NOSUID | MS_NODEV, "mode=755");
+	sys_mkdir("/run/lock", 0);
+	SYS2(chmod, "/run/lock", 01777);
 	mount_modules();
+	devices_make();
 	net_loopback();
 	SYS2(symlink, "/proc/self/fd", "/dev/fd");
 	SYS2(symlink, "/proc/self/fd/0", "/dev/stdin");
@@ -204,6 +214,12 @@ const char *boot_configure(char *buf, size_t length)
 		case BOOT_INIT:
 			init = (char *)i.payload;
 			break;
+		case BOOT_OWN:
+			machine_own((char *)i.payload, i.length);
+			break;
+		case BOOT_KEYS:
+			machine_keys((char *)i.payload, i.length);
+			break;
 		case BOOT_MODULE:
 			/* A missing module may be built in; otherwise, its user will fail. */
 			if ((r = module_load((char *)i.payload)) < 0 && r != -ENOENT)
@@ -224,6 +240,7 @@ const char *boot_configure(char *buf, size_t length)
 			break;
 		}
 	}
+	machine_known();
 	return init;
 }
 

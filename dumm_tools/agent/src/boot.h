@@ -8,6 +8,9 @@
  * it says. */
 size_t boot_mounts(char *buf, size_t size);
 
+/* Find out the release of the kernel. */
+void boot_release(void);
+
 /* Carry out these instructions. Return the path of the guest's own init, or NULL. */
 const char *boot_configure(char *buf, size_t length);
 

@@ -1,6 +1,7 @@
 /* A program's process between fork and exec: terminal, user, directory, environment. */
 #include "child.h"
 #include "account.h"
+#include "machine.h"
 #include "protocol.h"
 
 #define ENV_MAX 4096
@@ -191,6 +192,7 @@ void child_exec(int tell, const struct request *r, int *fds)
 
 	tell_fd = tell;
 	SYS0(setsid);
+	machine_expose();
 	if (r->flags & RUN_TTY)
 		SYS3(ioctl, fds[0], TIOCSCTTY, 0);
 	for (int i = 0; i < 3; i++)

@@ -4,6 +4,8 @@
 #include "console.h"
 #include "input.h"
 #include "line.h"
+#include "machine.h"
+#include "module.h"
 #include "net.h"
 #include "power.h"
 #include "program.h"
@@ -186,11 +188,23 @@ static __attribute__((noreturn)) void run_init(const char *path, const char *var
 		SYS4(wait4, -1, NULL, 0, NULL);
 }
 
+/* The kernel runs modprobe -q -- NAME (call_modprobe, kernel/module/kmod.c); see module_serve. */
+static __attribute__((noreturn)) void serve_kernel(char **argv)
+{
+	if (!argv[1] || str_cmp(argv[1], "-q") || !argv[2] || str_cmp(argv[2], "--") || !argv[3])
+		sys_exit(2);
+	boot_release();
+	sys_exit(module_request(argv[3]) < 0);
+}
+
 int agent_main(char **argv, char **env);
 int agent_main(char **argv, char **env)
 {
 	static char config[1 << 20]; /* only what is used of it takes memory */
 	const char *count = env_get(env, "DUMM_LINES");
+
+	if (SYS0(getpid) != 1)
+		serve_kernel(argv);
 
 	agent.nonce = env_get(env, "DUMM_NONCE");
 	if (!agent.nonce)
@@ -224,9 +238,11 @@ int agent_main(char **argv, char **env)
 		 * (systemd.io/ROOT_STORAGE_DAEMONS): the host needs its reports until then. */
 		argv[0][0] = '@';
 		agent.is_init = false;
+		machine_protect();
 	} else {
 		agent.console = (int)sys_open("/dev/tty0", O_RDWR | O_NOCTTY | O_NONBLOCK);
 	}
+	module_serve();
 	int signals = watch_signals();
 
 	open_lines();

@@ -1,22 +1,35 @@
-/* Kernel modules: loaded with their dependencies, from modules.dep(5), without modprobe. */
+/* Kernel modules: loaded with their dependencies, from modules.dep(5), without modprobe; and in place of
+ * modprobe, for the kernel itself, where the guest has none. */
 #include "module.h"
 
 #define INDEX_MAX (4 << 20)
 
+#define MODPROBE "/proc/sys/kernel/modprobe"
+
 static char base[128];
 
-/* Read an index; empty if it cannot be read, NULL if there is no memory for it. */
-static char *load_index(const char *file)
+bool module_index(const char *file, char *buf, size_t size)
 {
 	char path[192], *end = path + sizeof path;
-	char *buf = mem_map(INDEX_MAX);
 
+	if (!base[0])
+		str_copy(str_copy(base, base + sizeof base, "/lib/modules/"), base + sizeof base,
+			 agent.release);
 	str_copy(str_copy(str_copy(path, end, base), end, "/"), end, file);
 	int fd = (int)sys_open(path, O_RDONLY);
+	bool done = fd >= 0 && read_whole(fd, buf, size) >= 0;
 
-	if (buf && (fd < 0 || read_whole(fd, buf, INDEX_MAX) < 0))
-		buf[0] = 0;
 	sys_close(&fd);
+	return done;
+}
+
+/* The same in memory of its own; empty if it cannot be read, NULL if there is no memory for it. */
+static char *load_index(const char *file)
+{
+	char *buf = mem_map(INDEX_MAX);
+
+	if (buf && !module_index(file, buf, INDEX_MAX))
+		buf[0] = 0;
 	return buf;
 }
 
@@ -74,9 +87,6 @@ void module_place(const char *directory)
 
 long module_load(const char *name)
 {
-	if (!base[0])
-		str_copy(str_copy(base, base + sizeof base, "/lib/modules/"), base + sizeof base,
-			 agent.release);
 	char *text = load_index("modules.dep");
 	const char *line = text ? find_line(text, name) : NULL;
 	long r = text ? -ENOENT : -ENOMEM;
@@ -109,4 +119,84 @@ long module_load(const char *name)
 	}
 	mem_unmap(text, INDEX_MAX);
 	return r;
+}
+
+/* ---- in place of modprobe ---- */
+
+static char plain(char c)
+{
+	return c == '-' ? '_' : c;
+}
+
+/* Whether a name matches an alias, up to the space after it: with *, ? and [SET], and '-' as '_'. */
+static bool matches(const char *alias, const char *name)
+{
+	for (; *alias && *alias != ' '; alias++, name++) {
+		if (*alias == '*') {
+			for (;; name++) {
+				if (matches(alias + 1, name))
+					return true;
+				if (!*name)
+					return false;
+			}
+		}
+		if (!*name)
+			return false;
+		if (*alias == '[') {
+			bool found = false;
+
+			for (alias++; *alias && *alias != ']' && *alias != '\n'; alias++) {
+				bool range = alias[1] == '-' && alias[2] && alias[2] != ']';
+
+				if (range ? *alias <= *name && *name <= alias[2] : *alias == *name)
+					found = true;
+				if (range)
+					alias += 2;
+			}
+			if (!found)
+				return false;
+		} else if (*alias != '?' && plain(*alias) != plain(*name)) {
+			return false;
+		}
+	}
+	return !*name;
+}
+
+long module_request(const char *name)
+{
+	long r = module_load(name), one;
+	char *text = r == -ENOENT ? load_index("modules.alias") : NULL;
+
+	/* Lines of "alias PATTERN MODULE". */
+	for (char *s = text; s && *s;) {
+		char *line = s;
+
+		while (*s && *s != '\n')
+			s++;
+		if (*s)
+			*s++ = 0;
+		if (!str_starts(line, "alias ") || !matches(line + 6, name))
+			continue;
+		for (line += 6; *line && *line != ' '; line++)
+			;
+		if (*line && ((one = module_load(line + 1)) == 0 || r == -ENOENT))
+			r = one;
+	}
+	mem_unmap(text, INDEX_MAX);
+	return r;
+}
+
+void module_serve(void)
+{
+	char path[32], *end = path + sizeof path;
+	int fd = (int)sys_open("/sbin/modprobe", O_PATH);
+
+	if (fd < 0 && (fd = (int)sys_open(MODPROBE, O_WRONLY)) >= 0) {
+		char *p = str_copy(path, end, "/proc/");
+
+		p = str_decimal(p, end, (u32)SYS0(getpid));
+		p = str_copy(p, end, "/exe");
+		sys_write(fd, path, (size_t)(p - path));
+	}
+	sys_close(&fd);
 }

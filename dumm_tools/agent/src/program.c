@@ -2,6 +2,7 @@
 #include "program.h"
 #include "child.h"
 #include "line.h"
+#include "power.h"
 
 static void fail(struct line *l, long error, const char *what)
 {
@@ -92,6 +93,7 @@ void program_run(struct line *l, u8 *payload, u32 n)
 	memset(p, 0, sizeof *p);
 	p->pid = (int)pid;
 	p->tty = r.flags & RUN_TTY;
+	p->ends = !agent.is_init && power_is_asked_for(r.argv);
 	p->in = in[1];
 	p->out = out[0];
 	p->err = err[0];
@@ -171,6 +173,8 @@ void program_finish(struct line *l)
 		program_started(l);
 	if (!p->pid)
 		return;
+	if (p->ends && !status)
+		power_announce();
 	line_send(l, STATUS, &status, 4);
 	p->pid = 0;
 	program_drop(l);

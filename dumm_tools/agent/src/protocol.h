@@ -88,9 +88,11 @@ enum {
 enum {
 	BOOT_HOSTNAME = 'H',
 	BOOT_INIT = 'I',	/* the path of the guest's own init */
+	BOOT_KEYS = 'K',	/* names in /etc/ssh, each terminated by NUL: the master's host keys */
 	BOOT_MODULE = 'M',	/* the name of a kernel module */
 	BOOT_NETLINK = 'N',	/* a netlink message for the device of a slot */
 	BOOT_NIC = 'V',		/* the device as an argument of the kernel: for the jail (jail/boot.c) */
+	BOOT_OWN = 'O',		/* path NUL text NUL: a file to be written over one of the master */
 	BOOT_ROOT = 'F',	/* where the root is: the tag of a virtiofs and a directory in it, each with
 				 * a NUL; without this record, it is hostfs */
 	BOOT_ROUTE = 'R',	/* SLOT times PLACE(2) SLOT(2), then a netlink message that has the index of

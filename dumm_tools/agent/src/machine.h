@@ -1,0 +1,22 @@
+/* A guest with an init is a machine of its own. */
+#ifndef DUMM_MACHINE_H
+#define DUMM_MACHINE_H
+
+#include "agent.h"
+
+/* Replace a file that the master brings: PATH and TEXT of BOOT_OWN. */
+void machine_own(char *payload, u32 length);
+
+/* Replace the master's SSH host keys: the names of BOOT_KEYS. */
+void machine_keys(char *payload, u32 length);
+
+/* The above are not to be done again at a reboot. */
+void machine_known(void);
+
+/* Keep the guest's init, and its kernel, from ending us before it ends the guest. */
+void machine_protect(void);
+
+/* Take that protection from a program that we start. */
+void machine_expose(void);
+
+#endif
