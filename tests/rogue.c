@@ -79,23 +79,30 @@ static int refused(long result)
 
 /* ---- files of the host ---- */
 
-static int list_root(void)
+/* Whether a directory has an entry that is not in `known`. */
+static int list(const char *path, const char *known)
 {
-	static const char known[] =
-		" . .. usr lib lib64 bin linux kernel boot guest run uml xfer initrd dev tmp proc ";
 	char name[300];
-	DIR *d = opendir("/");
+	DIR *d = opendir(path);
 
 	if (!d)
 		return errno;
 	for (struct dirent *e; (e = readdir(d));) {
 		snprintf(name, sizeof name, " %s ", e->d_name);
 		if (!strstr(known, name)) {
-			snprintf(how, sizeof how, "/%s", e->d_name);
+			snprintf(how, sizeof how, "%s/%s", path, e->d_name);
 			return 0;
 		}
 	}
 	return ENOENT;
+}
+
+static int list_root(void)
+{
+	int got = list("/etc", " . .. ld.so.preload listing.so ");
+
+	return got == 0 ? 0 : list("/",
+		" . .. usr lib lib64 bin linux kernel boot guest run uml xfer initrd dev tmp proc etc ");
 }
 
 static int read_shadow(void) { return of(open("/etc/shadow", O_RDONLY)); }

@@ -83,7 +83,7 @@ static bool is_open_in_old(const char *number, void *with)
 
 	for (; flags && *flags >= '0' && *flags <= '7'; flags++)
 		octal = octal << 3 | (u32)(*flags - '0');
-	/* What was opened with O_PATH is a place rather than a file. */
+	/* A descriptor opened with O_PATH does not hold the file open. */
 	return mount && !(octal & O_PATH) && str_number(&mount) == old_root;
 }
 
