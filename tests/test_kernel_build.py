@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support import BIN, PATIENCE, small_tree
 
+from dumm_tools.errors import NotFound
 from dumm_tools.images import builds, cache, kernel
 
 pytestmark = pytest.mark.slow
@@ -367,3 +368,20 @@ def test_a_directory_for_builds_is_removed_with_its_pack(home: Path) -> None:
         assert builds.origin(place) == "other"
     command("delete", "x")  # there never was a pack
     assert "no kernel 'x'" in command("delete", "x", status=3)[1]
+
+
+def test_delete_takes_names_and_not_paths(home: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    (home / "builds").mkdir(parents=True)
+    (home / "masters").mkdir()
+    victim.mkdir()
+    (victim / "file").touch()
+    # Never a directory that matters: a version of this deleted the one that was named.
+    for name in (str(victim), f"../../../{victim.name}", "../masters", "..", ".", ""):
+        with pytest.raises(NotFound):
+            kernel.delete(name)
+        with pytest.raises(NotFound):
+            kernel.delete(f"{name}/")
+    assert (victim / "file").exists()
+    assert list((home / "builds").iterdir()) == []
+    assert (home / "masters").is_dir()

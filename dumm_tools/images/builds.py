@@ -68,7 +68,10 @@ def start(path: str, source: str) -> None:
 
 
 def exists(name: str) -> bool:
-    """Whether there is a directory for builds of the kernel `name`."""
+    """Whether there is a directory for builds of the kernel `name`, which may be anything: a path
+    is none."""
+    if not name or name.startswith(".") or "/" in name or "\0" in name:
+        return False
     return os.path.isdir(os.path.join(cache.place("builds"), name))
 
 
