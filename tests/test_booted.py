@@ -91,7 +91,7 @@ def test_end_of_the_guest_is_the_end_of_the_wait(lab: Lab) -> None:
         os.kill(pid_of(lab, "a"), signal.SIGKILL)
         status, said = ended(waiting)
         assert status == 1
-        assert one_line_error(said) in ("guest 'a' has ended", "guest 'a' is crashed")
+        assert one_line_error(said) in ("guest 'a' is not running", "guest 'a' is crashed")
 
 
 # ---- inits ----

@@ -34,7 +34,11 @@ def wait(labdir: str, name: str, deadline: float, warn: Warn) -> None:
         _need_ready(labdir, name, deadline, begun)
         begun = True
         left = deadline - time.monotonic()
-        found = contact.wait_booted(labdir, name, max(LEAST, min(LOOK, left)))
+        try:
+            found = contact.wait_booted(labdir, name, max(LEAST, min(LOOK, left)))
+        except Conflict:  # it has ended, or reboots: see which
+            time.sleep(FIRST)
+            found = None
         if found is not None and (found.init != "systemd" or _systemd(labdir, name, warn)):
             _report(labdir, name, found, warn)
             return
@@ -114,6 +118,8 @@ def until(
             outcome = trial.run(labdir, name, command, limit)
         except TimedOut as e:
             raise TimedOut(f"guest '{name}': '{words}' did not succeed: {e}") from None
+        except Conflict:  # it has ended, or reboots: see which
+            outcome = None
         if outcome is not None:
             for line in outcome.output.splitlines():
                 proc.log(f"{name}: {printable(line)}")
