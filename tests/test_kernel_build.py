@@ -370,6 +370,17 @@ def test_a_directory_for_builds_is_removed_with_its_pack(home: Path) -> None:
     assert "no kernel 'x'" in command("delete", "x", status=3)[1]
 
 
+def test_delete_during_a_build_keeps_the_pack(home: Path) -> None:
+    pack = home / "kernels/x/usr/bin"
+    pack.mkdir(parents=True)
+    (pack / "linux.uml").touch()
+    with builds.opened("x"):
+        assert "is being built" in command("delete", "x", status=4)[1]
+        assert (pack / "linux.uml").exists()
+    command("delete", "x")
+    assert not (home / "kernels/x").exists()
+
+
 def test_delete_takes_names_and_not_paths(home: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     (home / "builds").mkdir(parents=True)

@@ -67,28 +67,22 @@ def start(path: str, source: str) -> None:
         file.write(source)
 
 
-def exists(name: str) -> bool:
-    """Whether there is a directory for builds of the kernel `name`, which may be anything: a path
-    is none."""
-    if not name or name.startswith(".") or "/" in name or "\0" in name:
-        return False
-    return os.path.isdir(os.path.join(cache.place("builds"), name))
-
-
-def remove(name: str) -> None:
-    """Remove the directory for builds of `name`, if there is one. Conflict during a build."""
-    from dumm_tools.trees import staging
-
-    if not exists(name):
-        return
+@contextlib.contextmanager
+def idle(name: str) -> Iterator[str | None]:
+    """The directory for builds of the kernel `name`, kept from being used meanwhile; None if there
+    is none, whatever the name. Conflict during a build."""
     place = cache.place("builds")
+    path = os.path.join(place, name)
+    if not cache.is_name(name) or not os.path.isdir(path):
+        yield None
+        return
     fd = _lock(place, name)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if exists(name):
-            staging.discard(os.path.join(place, name))
-    except BlockingIOError:
-        raise Conflict(f"kernel '{name}' is being built") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"kernel '{name}' is being built") from None
+        yield path if os.path.isdir(path) else None
     finally:
         os.close(fd)
 

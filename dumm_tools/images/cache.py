@@ -53,9 +53,14 @@ def names(kind: Kind) -> list[str]:
         return []
 
 
+def is_name(name: str) -> bool:
+    """Whether an object of the cache could bear this name; an operand may be anything."""
+    return bool(name) and not name.startswith(".") and "/" not in name and "\0" not in name
+
+
 def find(kind: Kind, name: str) -> str | None:
     """The path of the object called `name`, None if there is none."""
-    if not name or name.startswith(".") or "/" in name or "\0" in name:
+    if not is_name(name):
         return None
     path = os.path.join(directory(kind), name)
     if not os.path.isdir(path):
@@ -186,7 +191,7 @@ def delete(kind: Kind, name: str) -> None:
 
         tree.refuse_mounts(os.path.join(place, name))
         staging.sweep(place)
-        staging.discard(os.path.join(place, name))
+        staging.discard(place, name)
         _forget_facts(place, name)
     finally:
         os.close(fd)

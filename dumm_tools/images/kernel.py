@@ -91,10 +91,13 @@ def delete(name: str) -> None:
     """Delete a pack, and what `build` keeps for it: NotFound if there is neither, Conflict while
     guests run from the pack or it is being built."""
     from dumm_tools.images import builds
+    from dumm_tools.trees import staging
 
-    if cache.find("kernels", name) is not None or not builds.exists(name):
-        cache.delete("kernels", name)
-    builds.remove(name)
+    with builds.idle(name) as place:
+        if place is None or cache.find("kernels", name) is not None:
+            cache.delete("kernels", name)
+        if place is not None:
+            staging.discard(*os.path.split(place))
 
 
 def order(pack: Pack) -> tuple[tuple[int, ...], bool, str]:

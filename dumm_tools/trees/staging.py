@@ -75,10 +75,13 @@ def replaced(final: str, mode: int, lock: str) -> Iterator[str]:
         os.close(fd)
 
 
-def discard(path: str) -> None:
-    """Remove a directory; its name becomes free at once."""
-    with scratch(*os.path.split(path)) as place:
-        _move(path, os.path.join(place, "old"))
+def discard(parent: str, name: str) -> None:
+    """Remove the directory `name` in `parent`; its name becomes free at once. ValueError for
+    anything but a name: whatever is joined to a directory must not lead out of it."""
+    if name in ("", ".", "..") or "/" in name:
+        raise ValueError(f"not a name: {name!r}")
+    with scratch(parent, name) as place:
+        _move(os.path.join(parent, name), os.path.join(place, "old"))
 
 
 def put_aside(path: str) -> None:
