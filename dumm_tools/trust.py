@@ -76,6 +76,25 @@ def check_pack(path: str) -> None:
         _check_if_there(os.path.join(path, name), _trusted())
 
 
+def check_source(path: str) -> None:
+    """Raise Conflict unless a source tree, whose makefiles are about to run, belongs to the caller,
+    to root or to the user who called sudo(8), and nobody else can write to it or replace it."""
+    root = os.path.realpath(path)
+    if root in _named():
+        return
+    owners = _trusted()
+    if os.geteuid() == 0 and (caller := os.environ.get("SUDO_UID", "")).isdecimal():
+        owners.add(int(caller))
+    found = os.stat(root)
+    if found.st_uid == os.geteuid():
+        _check_parents(root)
+    for each in (root, os.path.join(root, "Makefile")):
+        found = os.stat(each)
+        if found.st_uid not in owners:
+            raise _of_another(each, found, f"build as its owner, or set {NAMED}={root}")
+        _check_mode(each, found)
+
+
 def check_name(path: str) -> None:
     """Raise Conflict if another user could replace the existing file at a path without links."""
     _check_parents(path)

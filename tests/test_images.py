@@ -182,6 +182,8 @@ def test_commands_that_cannot_be_run(masters: Path, tmp_path: Path) -> None:
     assert of_image({"Entrypoint": None, "Cmd": []}) is None
     assert of_image({"Cmd": ["a\0b"]}) is None
     assert of_image({"Cmd": ["x" * 100_000]}) is None
+    assert of_image({"Cmd": ["\u00e9" * 40_000]}) is None  # 80,000 bytes
+    assert of_image({"Cmd": ["sh", "\ud800"]}) is None  # half of a surrogate pair
     assert of_image({"Cmd": "sh -c true"}) is None
     assert of_image({"Cmd": ["sh"], "Env": 3, "User": 5, "WorkingDir": ["x"]}) == (
         startup.Command(("sh",), {}, "/", "root")
@@ -236,6 +238,16 @@ def test_image_for_several_platforms(masters: Path, tmp_path: Path) -> None:
     with pytest.raises(Usage, match=r"contains 2 images: app:1, app:1"):
         imported(masters, two)
     assert not (masters / "m").exists()
+
+
+def test_indexes_that_repeat_each_other_are_read_once(masters: Path, tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "x")
+    below = layout.image([BASE])
+    for level in range(4):  # 300 to the power of 4 in all, if each were followed
+        index = {"manifests": [below] * 300, "level": level}
+        below = layout.blob(json.dumps(index).encode())
+    layout.index(*[below] * 300)
+    assert "etc/one" in imported(masters, layout.place)
 
 
 def test_root_tree_with_such_names_is_not_an_image(masters: Path, tmp_path: Path) -> None:

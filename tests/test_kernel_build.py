@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from support import BIN, PATIENCE, small_tree
 
-from dumm_tools.errors import NotFound
-from dumm_tools.images import builds, cache, kernel
+from dumm_tools.errors import DummError, NotFound
+from dumm_tools.images import builds, cache, kernel, kernel_build
 
 pytestmark = pytest.mark.slow
 
@@ -368,6 +368,34 @@ def test_a_directory_for_builds_is_removed_with_its_pack(home: Path) -> None:
         assert builds.origin(place) == "other"
     command("delete", "x")  # there never was a pack
     assert "no kernel 'x'" in command("delete", "x", status=3)[1]
+
+
+def test_suite_of_an_existing_build_counts(home: Path) -> None:
+    pack = home / "kernels/linux-7.2"
+    (pack / "usr/bin").mkdir(parents=True)
+    (pack / "usr/bin/linux.uml").touch()
+    facts = {"release": "7.2.13", "suite": "sid", **kernel_build.DEBIAN}
+    (pack / "pack.json").write_text(json.dumps(facts))
+    order = kernel_build.Order({}, 1, False, None, None, None, False)
+    for suite in (None, "sid", "unstable"):
+        assert kernel_build.from_debian(suite, None, order, may_exist=True) == "linux-7.2"
+    with pytest.raises(DummError):
+        kernel_build.from_debian("trixie", None, order, may_exist=True, mirror="file:///nowhere")
+
+
+@pytest.mark.root
+def test_tree_of_another_user_is_not_built(
+    home: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.chown(tree / "Makefile", 1234, 1234)
+    said = build(tree, status=4)
+    assert f"'{tree}/Makefile' belongs to user 1234, not to " in said
+    assert not (home / "builds").exists()
+    build(tree, SUDO_UID="1234")
+    build(tree, DUMM_SAFE_DIRECTORY=str(tree))
+    os.chown(tree / "Makefile", 0, 0)
+    tree.chmod(0o777)
+    assert "is writable by others" in build(tree, status=4)
 
 
 def test_delete_during_a_build_keeps_the_pack(home: Path) -> None:

@@ -55,6 +55,9 @@ def start(path: str, source: str) -> None:
 
     if origin(path) == source:
         return
+    # First of all, so that a part of the old tree is not taken for a whole one.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(path, "origin"))
     for entry in os.listdir(path):
         there = os.path.join(path, entry)
         if os.path.isdir(there) and not os.path.islink(there):

@@ -86,7 +86,7 @@ def _image(top: int, label: str) -> Image:
 
 def _of_layout(top: int, label: str) -> Image:
     """The image for this machine in an OCI layout."""
-    found = dict(_manifests(top, label, _json(top, _INDEX, label), 0))
+    found = dict(_manifests(top, label, _json(top, _INDEX, label), 0, set()))
     if not found:
         raise DummError(f"'{label}' contains no image for {'/'.join(_PLATFORM)}")
     _one(list(found.values()), label)
@@ -98,8 +98,11 @@ def _of_layout(top: int, label: str) -> Image:
     return _made(label, [(each, _path(each)) for each in layers], config)
 
 
-def _manifests(top: int, label: str, index: Json, depth: int) -> Iterator[tuple[str, str]]:
-    """The digests of all manifests for this platform in an index, and the names of the images."""
+def _manifests(
+    top: int, label: str, index: Json, depth: int, seen: set[str]
+) -> Iterator[tuple[str, str]]:
+    """The digests of all manifests for this platform in an index, and the names of the images.
+    Each is looked at once (`seen`): indexes that repeat others would take for ever."""
     if depth > _DEPTH_MAX:
         raise DummError(f"'{label}' is damaged: its indexes are nested too deeply")
     for each in _list(index, "manifests"):
@@ -112,11 +115,14 @@ def _manifests(top: int, label: str, index: Json, depth: int) -> Iterator[tuple[
         noted = annotations if isinstance(annotations, dict) else {}
         if noted.get("vnd.docker.reference.type"):  # a statement about another image
             continue
+        if digest in seen:
+            continue
+        seen.add(digest)
         if not _exists(top, _path(digest)):
             continue  # an image for several platforms need not contain all of them
         below = _json(top, _path(digest), label, digest)
         if "manifests" in below:
-            yield from _manifests(top, label, below, depth + 1)
+            yield from _manifests(top, label, below, depth + 1, seen)
         elif "layers" in below:
             name = noted.get("io.containerd.image.name") or noted.get(
                 "org.opencontainers.image.ref.name"

@@ -77,7 +77,7 @@ def from_debian(
     otherwise like `from_tree`. The name is by default `linux-VERSION`."""
     for each in (suite,) if suite else ():
         apt.check_source(each, mirror or apt.DEFAULT_MIRROR)
-    if name is None and may_exist and (known := _any_of_debian()):
+    if name is None and may_exist and (known := _any_of_debian(suite)):
         return known
     if name is not None and _is_debian(names.pack(name, "kernel name"), may_exist):
         return name
@@ -142,9 +142,12 @@ def _is_from(source: dict[str, str], pack: str) -> bool:
     return all(facts.get(key) == source.get(key) for key in ("source", "source_id"))
 
 
-def _any_of_debian() -> str | None:
-    """The newest pack that was built from Debian's source: `--may-exist` without a name."""
+def _any_of_debian(suite: str | None) -> str | None:
+    """The newest pack that was built from the source of Debian, or of a suite: `--may-exist`
+    without a name."""
     packs = [p for p in kernel.list_() if _is_from(DEBIAN, p.path)]
+    if suite is not None:
+        packs = [p for p in packs if p.suite == suites.ALIASES.get(suite, suite)]
     return max(packs, key=kernel.order).name if packs else None
 
 

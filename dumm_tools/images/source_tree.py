@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 
+from dumm_tools import trust
 from dumm_tools.errors import DummError, NotFound
 
 #: Signs that make has worked in the tree itself (outputmakefile in the kernel's Makefile).
@@ -14,12 +15,13 @@ _VERSION = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION) *=[ \t]*(\S*
 
 def check(path: str) -> str:
     """The absolute path of the tree at `path`; NotFound or DummError if UML cannot be built from
-    it."""
+    it; Conflict if others could decide what make runs."""
     if not os.path.isdir(path):
         raise NotFound(f"no such directory '{path}'")
     tree = os.path.realpath(path)
     if not release(tree) or not os.path.isfile(os.path.join(tree, "arch/um/Makefile")):
         raise DummError(f"'{path}' is not the source of a kernel with UML")
+    trust.check_source(tree)
     for trace in _TRACES:
         if os.path.lexists(os.path.join(tree, trace)):
             raise DummError(

@@ -67,4 +67,8 @@ def _checked(command: Command) -> Command | None:
     words += [f"{name}={value}" for name, value in command.env.items()]
     if not command.argv or not command.argv[0] or any("\0" in word for word in words):
         return None
-    return command if sum(map(len, words)) <= _SIZE_MAX else None
+    try:
+        size = sum(len(word.encode()) for word in words)
+    except UnicodeEncodeError:  # JSON can say half of a surrogate pair
+        return None
+    return command if size <= _SIZE_MAX else None
