@@ -14,6 +14,7 @@ import pytest
 from support import PATIENCE, ROOT, SUITES, TOP
 from support.guests import pid_of, state_of
 from support.labs import Lab
+from support.programs import compiled
 
 pytestmark = [pytest.mark.uml, pytest.mark.netns]
 
@@ -121,13 +122,19 @@ def test_keeper_killed(served: Lab, which: str) -> None:
     until(lambda: state_of(served, "a") == "crashed")
 
 
-def test_failing_server(lab: Lab) -> None:
-    """A server that does not come up fails the start in one line, which says why."""
+def without_server(lab: Lab) -> tuple[Path, Path]:
+    """A kernel pack, and where its server would be."""
     pack = lab.directory / "pack"
     source = Path(lab.env["XDG_CACHE_HOME"]) / "dumm/kernels" / SUITES[0]
     lab.host(["cp", "-a", source, pack])
     server = pack / "virtiofsd/usr/libexec/virtiofsd"
     server.unlink()
+    return pack, server
+
+
+def test_failing_server(lab: Lab) -> None:
+    """A server that does not come up fails the start in one line, which says why."""
+    pack, server = without_server(lab)
     server.write_bytes(b"#!/nonexistent\n")
     server.chmod(0o755)
     lab(["dumm-guest", "create", "a", "--rootfs", "virtiofs", "--kernel", pack])
@@ -135,6 +142,22 @@ def test_failing_server(lab: Lab) -> None:
     assert "cannot start guest 'a': the server of the root file system has ended: " in done.err
     assert len(done.err.splitlines()) == 1
     assert state_of(lab, "a") == "stopped"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("isolated", ["--isolated", "--host-net"])
+def test_server_that_becomes_another_user(new_lab: Callable[..., Lab], isolated: str) -> None:
+    """It ends with its guest nevertheless."""
+    lab = new_lab("lab", isolated)
+    pack, server = without_server(lab)
+    compiled("hider.c", server)
+    lab(["dumm-guest", "create", "a", "--rootfs", "virtiofs", "--kernel", pack])
+    lab("dumm-guest start a --no-wait")
+    log = lab.directory / "run/a/server.log"
+    until(lambda: "hidden" in log.read_text())
+    lab("dumm-guest stop a --kill")
+    assert state_of(lab, "a") == "stopped"
+    assert gone(server_of(lab, "a"))
 
 
 def test_override(lab: Lab) -> None:

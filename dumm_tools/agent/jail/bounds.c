@@ -66,12 +66,13 @@ void drop_capabilities(const struct order *o)
 		die("cannot forbid new privileges");
 }
 
-void drop_all_capabilities(void)
+void drop_all_but_killing(void)
 {
+	const unsigned keep = 1U << CAP_KILL;
 	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
-	struct __user_cap_data_struct none[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
+	struct __user_cap_data_struct data[2] = { { keep, keep, 0 }, { 0, 0, 0 } };
 
-	if (syscall(SYS_capset, &head, none) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+	if (syscall(SYS_capset, &head, data) || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 		die("cannot drop capabilities");
 }
 

@@ -7,8 +7,8 @@
 /* Keep only the capabilities that the program needs in its user namespace. */
 void drop_capabilities(const struct order *o);
 
-/* Keep none. */
-void drop_all_capabilities(void);
+/* Keep what the keeper needs: a server's processes can become any user, and have to end nevertheless. */
+void drop_all_but_killing(void);
 
 /* Set the limits per process and per user. */
 void set_limits(const struct order *o);

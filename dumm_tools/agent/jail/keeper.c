@@ -83,6 +83,6 @@ void run_keeper(struct order *o, int userns, int report, int go)
 	}
 	send_fd(report, pidfd);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-	drop_all_capabilities();
+	drop_all_but_killing();
 	keep(o, pid, output[0]);
 }
