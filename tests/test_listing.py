@@ -133,6 +133,17 @@ def test_abandoned_listings_do_not_add_up(listing: Listing, tmp_path: Path) -> N
     assert set(listing.names(tmp_path / "0", 2)) == {b".", b"..", *(b"%d" % n for n in range(5))}
 
 
+def test_abandoned_listing_is_not_taken_for_a_later_one(listing: Listing, tmp_path: Path) -> None:
+    want = fill(tmp_path / "d", 60)
+    for count in (7, 7, 9):
+        begun, _ = listing.part(tmp_path / "d", 0, count)
+        gone = next(iter(want - {b".", b"..", *begun}))
+        (tmp_path / "d" / os.fsdecode(gone)).unlink()
+        want.remove(gone)
+        found = list(listing.names(tmp_path / "d", count))
+        assert (len(found), set(found)) == (len(want), want)
+
+
 @pytest.mark.slow
 def test_listings_at_the_same_time(listing: Listing, tmp_path: Path) -> None:
     wants = [fill(tmp_path / f"{n}", 100 + n) for n in range(4)]

@@ -148,10 +148,23 @@ static bool goes_on(const struct directory *old, const struct directory *d, long
 	return old->offset == offset && old->device == d->device && old->inode == d->inode;
 }
 
-/* Go on with a directory that was kept at this offset. */
+/* The directory that was kept last at this offset: others may have left theirs there long ago, which do not
+ * show what has changed since. */
+static struct directory *kept(const struct directory *d, long offset)
+{
+	struct directory *newest = NULL;
+
+	for (struct directory *old = directories; old < directories + KEPT; old++)
+		if (old->state == WAITING && goes_on(old, d, offset) &&
+		    (!newest || old->since - newest->since < ~0U / 2))
+			newest = old;
+	return newest;
+}
+
+/* Go on with that directory. */
 static bool resume(struct directory *d, struct directory *old, long offset)
 {
-	if (old->state != WAITING || !goes_on(old, d, offset) || !take(old, WAITING))
+	if (!take(old, WAITING))
 		return false;
 	if (!goes_on(old, d, offset)) { /* another one by now */
 		give(old, WAITING);
@@ -171,8 +184,10 @@ static bool resume(struct directory *d, struct directory *old, long offset)
 
 EXPORT void seekdir(struct directory *d, long offset)
 {
-	for (int i = 0; offset && i < KEPT; i++)
-		if (resume(d, directories + i, offset))
+	struct directory *old;
+
+	while (offset && (old = kept(d, offset)))
+		if (resume(d, old, offset))
 			return;
 	SYS3(lseek, d->fd, offset, 0 /* SEEK_SET */);
 	restart(d, offset);
