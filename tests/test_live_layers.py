@@ -223,6 +223,25 @@ def test_served_guest_that_does_not_answer_takes_the_layers_later(lab: Lab) -> N
     assert "No such file" in sh(lab, "cat /etc/motd", status=1)
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("rootfs", ROOTS)
+def test_guest_does_not_get_what_the_host_mounts(lab: Lab, rootfs: str) -> None:
+    """Also where mounts are shared, as with systemd on the host."""
+    lab.host(["mount", "--bind", lab.directory, lab.directory])
+    lab.host(["mount", "--make-shared", lab.directory])
+    try:
+        lab(f"dumm-guest create a --rootfs {rootfs} --start")
+        layer(lab, {"etc/motd": "T\n"})
+        lab("dumm-fs template load T")
+        lab.host(["mount", "--bind", lab.directory, lab.mounted("a") / "mnt"])
+        assert (lab.mounted("a") / "mnt/state.json").exists()
+        assert sh(lab, "cat /etc/motd; ls /mnt") == "T\n"
+        lab.host(["umount", lab.mounted("a") / "mnt"])
+        lab("dumm-guest stop a --kill")
+    finally:
+        lab.host(["umount", "-l", lab.directory])
+
+
 @pytest.mark.parametrize("rootfs", ROOTS)
 def test_systemd_goes_on_with_new_layers(new_lab: NewLab, debian_systemd: str, rootfs: str) -> None:
     lab = new_lab("lab", "--isolated")

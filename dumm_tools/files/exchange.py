@@ -98,6 +98,7 @@ def replace(
             for _ in range(2 if running else 1):
                 trees.append(mnt.clone_tree(mounts.next_place(labdir, name)))
                 stack.callback(os.close, trees[-1])
+                mnt.make_private(trees[-1])  # a guest must not see what the host mounts there
         finally:
             _remove_next(labdir, state, name)
 

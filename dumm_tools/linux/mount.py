@@ -73,18 +73,24 @@ def clone_tree(path: str, *, recursive: bool = False) -> int:
 def close_for_writing(tree: int) -> None:
     """Make a mount returned by `clone_tree` read-only (mount_setattr(2)): the mode and owner of
     files opened there cannot be changed, while FIFOs can still be written to."""
-    read_only = struct.pack("=4Q", _MOUNT_ATTR_RDONLY, 0, 0, 0)
-    result = _libc.syscall(
-        _SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, read_only, ctypes.c_size_t(len(read_only))
-    )
-    _check(result, "a mount")
+    _set_attributes(tree, on=_MOUNT_ATTR_RDONLY)
 
 
 def open_for_writing(tree: int) -> None:
     """Make a mount returned by `clone_tree` writable."""
-    writable = struct.pack("=4Q", 0, _MOUNT_ATTR_RDONLY, 0, 0)
+    _set_attributes(tree, off=_MOUNT_ATTR_RDONLY)
+
+
+def make_private(tree: int) -> None:
+    """Make a mount returned by `clone_tree` independent of the original: what is mounted on one of
+    them later does not appear on the other (mount_namespaces(7))."""
+    _set_attributes(tree, propagation=MS_PRIVATE)
+
+
+def _set_attributes(tree: int, *, on: int = 0, off: int = 0, propagation: int = 0) -> None:
+    wanted = struct.pack("=4Q", on, off, propagation, 0)
     result = _libc.syscall(
-        _SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, writable, ctypes.c_size_t(len(writable))
+        _SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, wanted, ctypes.c_size_t(len(wanted))
     )
     _check(result, "a mount")
 
