@@ -275,14 +275,18 @@ def test_disk_in_the_lab_of_an_ordinary_user(packs: Path, ids: bool) -> None:
 
 @pytest.mark.uml
 @pytest.mark.root
-def test_disk_of_an_ordinary_user(new_lab: Callable[..., Lab]) -> None:
-    """Root's guests can use it, and leave owner and mode as they are."""
+@pytest.mark.parametrize("rootfs", ["hostfs", "virtiofs"])
+@pytest.mark.parametrize(("owner", "mode"), [(64199, 0o600), (0, 0o400)])
+def test_disk_that_root_may_write_to(
+    new_lab: Callable[..., Lab], rootfs: str, owner: int, mode: int
+) -> None:
+    """Root's guests can use a disk of another user or mode, and leave both as they are."""
     lab = new_lab("lab", "--host-net")
     path = image(lab.directory / "disk")
-    os.chown(path, 64199, 64199)
-    path.chmod(0o600)
-    lab("dumm-guest create alice --disk disk --start")
+    os.chown(path, owner, owner)
+    path.chmod(mode)
+    lab(f"dumm-guest create alice --rootfs {rootfs} --disk disk --start")
     lab("dumm-guest exec alice -- sh -c 'echo hello >/dev/ubdb; sync'")
     assert path.read_bytes()[:6] == b"hello\n"
     found = path.stat()
-    assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (64199, 0o600)
+    assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (owner, mode)

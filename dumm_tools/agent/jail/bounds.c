@@ -11,18 +11,26 @@ static unsigned long long bit(int capability)
 	return 1ULL << capability;
 }
 
-/* A client has no files that another user than root owns. A server creates files as a guest's users, and
- * stores capabilities of programs (capabilities(7), file capabilities). virtiofsd clears its bounding set,
- * or does not start. */
-static unsigned long long kept(enum role role)
+static bool has_disks(const struct order *o)
 {
-	switch (role) {
+	for (int i = 0; i < o->n; i++)
+		if (!strcmp(o->steps[i].what, "mount") || !strcmp(o->steps[i].what, "ro-mount"))
+			return true;
+	return false;
+}
+
+/* A client has no files that another user than root owns, except disks. A server creates files as a
+ * guest's users, and stores capabilities of programs (capabilities(7), file capabilities). virtiofsd
+ * clears its bounding set, or does not start. */
+static unsigned long long kept(const struct order *o)
+{
+	switch (o->role) {
 	case KERNEL:
 		return FILES;
 	case SERVER:
 		return FILES | bit(CAP_SETUID) | bit(CAP_SETGID) | bit(CAP_SETFCAP) | bit(CAP_SETPCAP);
 	default:
-		return 0;
+		return has_disks(o) ? bit(CAP_DAC_OVERRIDE) : 0;
 	}
 }
 
@@ -38,7 +46,7 @@ static bool host_is(int major, int minor)
 
 void drop_capabilities(const struct order *o)
 {
-	const unsigned long long keep = kept(o->role);
+	const unsigned long long keep = kept(o);
 	struct __user_cap_header_struct head = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	struct __user_cap_data_struct data[2] = { { 0, 0, 0 }, { 0, 0, 0 } };
 
