@@ -15,6 +15,7 @@ from support import PATIENCE, ROOT, SUITES, TOP
 from support.guests import pid_of, state_of
 from support.labs import Lab
 from support.programs import compiled
+from support.users import User
 
 pytestmark = [pytest.mark.uml, pytest.mark.netns]
 
@@ -210,6 +211,27 @@ def test_master_decides(lab: Lab, tmp_path: Path) -> None:
     rows = lab("dumm-guest list -o name,rootfs").lines
     assert dict(row.split("\t") for row in rows) == wanted
     lab("dumm-fs master import . --rootfs ext4", status=2)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("ids", [True, False])
+def test_default_of_an_ordinary_user(packs: Path, ids: bool) -> None:
+    """Without ids for the guest's users, a server could not create their files."""
+    user = User(101, packs, ids=ids, without=() if ids else ("newuidmap", "newgidmap"))
+    try:
+        lab = user.lab("lab")
+        lab("dumm-fs master build busybox")
+        tree = user.cache / "dumm/masters/busybox"
+        lab(["dumm-fs", "master", "import", tree, "--name", "served", "--rootfs", "virtiofs"])
+        lab("dumm-fs init --kernel sid --master served")
+        done = lab("dumm-guest create a --start")
+        assert lab("dumm-guest show a -o rootfs").out == ("virtiofs\n" if ids else "hostfs\n")
+        why = "all files belong to one user: you have no ids for others (see dumm-fs check)\n"
+        assert done.err == ("" if ids else f"dumm-guest: guest 'a' uses hostfs, where {why}")
+        lab(["dumm-guest", "exec", "a", "-u", "9:9", "-w", "/tmp", "--", "touch", "file"])
+        lab.end()
+    finally:
+        user.end()
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,16 @@ from dumm_tools.errors import DummError
 from dumm_tools.images import master
 from dumm_tools.images.kernel import Kernel
 from dumm_tools.images.master import Master
+from dumm_tools.linux import namespaces
 from dumm_tools.model import Guest, RootFS
 
 if TYPE_CHECKING:
     from dumm_tools.images.virtiofsd import Server
 
-#: How to get a server.
+#: The fate of a guest for which virtiofs is only the default, if there is no server for it.
+_INSTEAD = "uses hostfs, where all files belong to one user"
+#: How to get ids, and how to get a server.
+_IDS = "see dumm-fs check"
 _HINT = "install virtiofsd, or fetch a kernel pack that has one: dumm-fs kernel fetch"
 
 
@@ -28,8 +32,12 @@ def default(spec: str) -> RootFS | None:
 
 def server(guest: Guest, core: Kernel, below: Master, warn: Callable[[str], None]) -> Server | None:
     """The server that a guest needs; None for hostfs. If there is none to be found, that is an
-    error for a guest whose record says virtiofs, and otherwise reported to `warn`."""
+    error for a guest whose record says virtiofs, and otherwise reported to `warn`, as it is if we
+    have a single id: then the server could not create files of other users than root."""
     if (guest.rootfs or master.rootfs(below.path)) == "hostfs":
+        return None
+    if guest.rootfs is None and not namespaces.has_id("uid", 1):
+        warn(f"guest '{guest.name}' {_INSTEAD}: you have no ids for others ({_IDS})")
         return None
     from dumm_tools.images import virtiofsd
 
@@ -40,8 +48,5 @@ def server(guest: Guest, core: Kernel, below: Master, warn: Callable[[str], None
                 f"cannot start guest '{guest.name}' with virtiofs: there is no virtiofsd",
                 hint=_HINT,
             )
-        warn(
-            f"guest '{guest.name}' uses hostfs, where all files belong to one user: there is no "
-            f"virtiofsd ({_HINT})"
-        )
+        warn(f"guest '{guest.name}' {_INSTEAD}: there is no virtiofsd ({_HINT})")
     return found
