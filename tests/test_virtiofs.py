@@ -123,6 +123,20 @@ def test_keeper_killed(served: Lab, which: str) -> None:
     until(lambda: state_of(served, "a") == "crashed")
 
 
+def test_descriptors_of_the_caller_are_not_kept(lab: Lab) -> None:
+    """Not a lock, either, that a script holds while it starts a guest."""
+    lab("dumm-guest create a --rootfs virtiofs")
+    lab(["sh", "-c", "exec 7>held 9>held; exec dumm-guest start a"])
+    launcher = server_of(lab, "a")
+    programs = [pid_of(lab, "a"), launcher, *children(launcher)]
+    parents = [
+        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1] for pid in programs
+    ]
+    for pid in {*map(str, programs), *parents} - {"0", "1"}:
+        opened = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()]
+        assert str(lab.directory / "held") not in opened, pid
+
+
 def without_server(lab: Lab) -> tuple[Path, Path]:
     """A kernel pack, and where its server would be."""
     pack = lab.directory / "pack"

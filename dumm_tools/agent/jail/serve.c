@@ -74,11 +74,22 @@ static void __attribute__((noreturn)) lost(const char *program, int status)
 	_exit(1);
 }
 
+/* Close what we were started with, apart from `kernels`. */
+static void close_others(int kernels)
+{
+	if (kernels < 3)
+		_exit(2);
+	if (kernels > 3)
+		close_range(3, (unsigned)kernels - 1, 0);
+	close_range((unsigned)kernels + 1, ~0U, 0);
+	fcntl(kernels, F_SETFD, FD_CLOEXEC);
+}
+
 int run_serve(char **argv)
 {
 	int listening, status, kernels = argv[0] && argv[1] ? atoi(argv[0]) : -1;
 
-	fcntl(kernels, F_SETFD, FD_CLOEXEC);
+	close_others(kernels);
 	for (;;) {
 		time_t begin = now();
 		int server = connect_to(&listening);
