@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from support import PATIENCE, ROOT, TOP
 from support.guests import state_of
 from support.labs import Lab
+from support.programs import compiled
 
 pytestmark = [pytest.mark.uml, pytest.mark.netns]
 
@@ -39,13 +39,7 @@ def pack(tmp_path: Path, packs: Path) -> Path:
     (place / "usr/bin").mkdir(parents=True)
     (place / "pack.json").write_text('{"release": "7.2.0"}')
     shutil.copytree(packs / "dumm/kernels/sid/virtiofsd", place / "virtiofsd", symlinks=True)
-    compiler = os.environ.get("CC", "gcc").split()
-    subprocess.run(
-        [*compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-o",
-         place / "usr/bin/linux.uml", TOP / "tests" / "rogue_files.c"],
-        check=True,
-        timeout=PATIENCE,
-    )  # fmt: skip
+    compiled("rogue_files.c", place / "usr/bin/linux.uml")
     return place
 
 
