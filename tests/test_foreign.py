@@ -22,12 +22,12 @@ from support.labs import Lab
 from support.users import User
 
 from dumm_tools.errors import DummError
-from dumm_tools.images import applets, elf, kernel_banner, libraries
+from dumm_tools.images import applets, elf, features, kernel_banner, libraries
 
 UML = "/usr/bin/linux.uml"
 LOADER = "/lib64/ld-linux-x86-64.so.2"
 
-#: A program that leaves a mark when it runs, and looks like a kernel.
+#: A program that leaves a mark when it runs, and looks like a kernel that can run guests.
 EVIL = r"""
 #include <fcntl.h>
 #include <unistd.h>
@@ -35,6 +35,7 @@ EVIL = r"""
 __attribute__((used)) static const char banner[] =
     "Linux version " RELEASE " (x@y) (gcc) #1";
 __attribute__((used)) static const char option[] = "uml_dir=";
+__attribute__((used)) static const char help[] = "@HELP@";
 int main(void) {
     close(open(MARK, O_WRONLY | O_CREAT, 0600));
     puts(RELEASE);
@@ -49,7 +50,8 @@ def evil(tmp_path: Path) -> Iterator[Callable[..., Path]]:
     with tempfile.TemporaryDirectory(prefix="dumm-mark-") as place:
         os.chmod(place, 0o777)
         source = tmp_path / "evil.c"
-        source.write_text(EVIL)
+        known = "\\0".join(text.decode() for text in features.HELP.values())
+        source.write_text(EVIL.replace("@HELP@", known))
 
         def compiled(target: Path, *words: str, release: str = "6.9.9-evil") -> Path:
             defines = [f'-DMARK="{place}/it-ran"', f'-DRELEASE="{release}"']
