@@ -114,7 +114,7 @@ def test_completion_offers_tools_verbs_and_guests(
     lab("dumm-guest create alice bob")
     monkeypatch.setenv("DUMM_DIR", str(lab.directory))
     assert batch.candidates("", "g") == ["guest "]
-    assert batch.candidates("guest ", "st") == ["start ", "stop "]
+    assert batch.candidates("guest ", "st") == ["start ", "startup ", "stop "]
     assert batch.candidates("guest start ", "") == ["alice ", "bob "]
     assert batch.candidates("nothing ", "") == []
 
