@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from support.guests import pid_of, state_of
 from support.labs import Lab
 from support.programs import compiled
 from support.users import User
+
+from dumm_tools.agent import JAIL, build
+from dumm_tools.linux import child
 
 pytestmark = [pytest.mark.uml, pytest.mark.netns]
 
@@ -145,6 +149,25 @@ def without_server(lab: Lab) -> tuple[Path, Path]:
     server = pack / "virtiofsd/usr/libexec/virtiofsd"
     server.unlink()
     return pack, server
+
+
+def test_jail_whose_peer_has_gone_before_it_starts(tmp_path: Path) -> None:
+    """It ends, and its launcher does not fail, whenever it looks for the program."""
+    build.build()
+    for _ in range(60):
+        near, far = socket.socketpair()
+        far.close()
+        with near, (tmp_path / "log").open("w+") as log:
+
+            def command(first: int) -> list[str]:
+                return [
+                    *(JAIL, "jail", "--errors", str(first + 2), "--hold", str(first), "2"),
+                    *("--role", "client", "--peer", str(first), "--log", str(first + 1)),
+                    *("--ro-bind", JAIL, "/program", "--dev", "/dev/null", "/dev/null"),
+                    *("--pid-file", str(tmp_path / "pid"), "--", "/program"),
+                ]
+
+            assert child.spawn(JAIL, [near.fileno(), log.fileno()], command, env={}).wait() == ""
 
 
 def test_failing_server(lab: Lab) -> None:

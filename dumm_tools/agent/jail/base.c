@@ -102,34 +102,46 @@ static ssize_t read_file(const char *path, char *buf, size_t size)
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	ssize_t n = fd < 0 ? -1 : read(fd, buf, size - 1);
 
-	if (n < 0)
-		die("cannot read '%s'", path);
-	close(fd);
-	buf[n] = 0;
+	if (fd >= 0)
+		close(fd);
+	buf[n < 0 ? 0 : n] = 0;
 	return n;
 }
 
-pid_t proc_pid(int pidfd)
+/* The pid of a process; -1 if it has ended and was waited for. */
+static pid_t find_pid(int pidfd)
 {
 	char text[1024], name[64];
 
 	snprintf(name, sizeof name, "/proc/self/fdinfo/%d", pidfd);
-	read_file(name, text, sizeof text);
+	if (read_file(name, text, sizeof text) < 0)
+		die("cannot read '%s'", name);
 	char *field = strstr(text, "Pid:");
-	pid_t pid = field ? atoi(field + 4) : -1;
 
-	if (pid <= 0)
-		die("cannot read the pid from '%s'", name);
+	return field ? atoi(field + 4) : -1;
+}
+
+pid_t proc_pid(int pidfd)
+{
+	pid_t pid = find_pid(pidfd);
+
+	if (pid <= 0) {
+		errno = ESRCH;
+		die("cannot find the pid of a process");
+	}
 	return pid;
 }
 
-void write_pid(const char *path, int pidfd)
+bool write_pid(const char *path, int pidfd)
 {
 	char text[1024], name[64];
-	pid_t pid = proc_pid(pidfd);
+	pid_t pid = find_pid(pidfd);
 
+	if (pid <= 0)
+		return false;
 	snprintf(name, sizeof name, "/proc/%d/stat", pid);
-	read_file(name, text, sizeof text);
+	if (read_file(name, text, sizeof text) < 0 && (errno == ENOENT || errno == ESRCH))
+		return false;
 	char *field = strrchr(text, ')');
 
 	for (int i = 2; field && i < 22; i++)
@@ -142,4 +154,5 @@ void write_pid(const char *path, int pidfd)
 	if (fd < 0 || write(fd, name, (size_t)n) != n)
 		die("cannot write '%s'", path);
 	close(fd);
+	return true;
 }

@@ -33,8 +33,8 @@ pid_t clone_into(unsigned long flags, int cgroup, int *pidfd);
  * own, which a lab without root has for itself. */
 pid_t proc_pid(int pidfd);
 
-/* Write "PID STARTTIME" (proc_pid_stat(5), field 22) of a child. */
-void write_pid(const char *path, int pidfd);
+/* Write "PID STARTTIME" (proc_pid_stat(5), field 22) of a process; false if it has ended. */
+bool write_pid(const char *path, int pidfd);
 
 /* Pass a descriptor through a socket; receive_fd returns -1 if the other end closed it first. */
 void send_fd(int socket, int fd);

@@ -147,8 +147,7 @@ int run_hold(int argc, char **argv)
 	}
 	if (write(go[1], &c, 1) != 1 || read(ready[0], &c, 1) != 1)
 		return 1; /* it has reported the error */
-	write_pid(pid_file, pidfd);
-	if (write(go[1], &c, 1) != 1)
+	if (!write_pid(pid_file, pidfd) || write(go[1], &c, 1) != 1)
 		die("cannot start the holder");
 	return 0;
 }

@@ -92,8 +92,10 @@ int run_jail(int argc, char **argv)
 
 	if (program < 0) /* it has reported the error */
 		_exit(1);
-	write_pid(o.pid_file, program);
-	if (write(go[1], &c, 1) != 1)
+	/* The keeper may have ended the program already, if the jail that belongs with this one is gone: that
+	 * is an end like those that come later. */
+	signal(SIGPIPE, SIG_IGN);
+	if (write_pid(o.pid_file, program) && write(go[1], &c, 1) != 1 && errno != EPIPE)
 		die("cannot start the program");
 	return 0;
 }
