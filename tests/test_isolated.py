@@ -731,7 +731,7 @@ def test_check_on_a_complete_host(people: People, kind: str) -> None:
         lab("dumm-fs init --isolated")
     found = checked(lab, 0)
     everything = "agent namespaces ids tun shm overlay kernel master"
-    programs = "gcc tcpdump nft pasta dot mmdebstrap apt-get"
+    programs = "gcc tcpdump nft pasta dot mmdebstrap apt-get toolchain"
     assert list(found) == [*everything.split(), *programs.split()]
     assert found["namespaces"]["state"] == found["overlay"]["state"] == "ok"
     if kind != "single":
