@@ -359,8 +359,10 @@ static bool is_at_work(const char *init, char level)
 			if (*pid < '1' || *pid > '9' || !read_stat(pid, &s) || s.parent != 1 || s.state == 'Z')
 				continue;
 			read_words(pid, words, sizeof words);
-			/* (That of busybox also waits for Enter under this name.) */
-			found = str_cmp(words, init) ? is_awaited(words, level) : s.state != 'S';
+			/* (Init of busybox also waits for Enter under its own name. Without any words, it
+			 * is just being executed, which takes long on a busy host.) */
+			found = !*words || (str_cmp(words, init) ? is_awaited(words, level)
+								 : s.state != 'S');
 		}
 	sys_close(&dir);
 	return found;
