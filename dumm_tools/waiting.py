@@ -15,6 +15,30 @@ from dumm_tools.errors import TimedOut
 locked: ContextVar[bool] = ContextVar("locked", default=False)
 
 
+class Ended(Exception):
+    """A signal ends this command: one that the guest did not accept, or that came before all output
+    was written."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Raise Ended for SIGTERM and SIGHUP, instead of dying at once."""
+
+    def end(number: int, _frame: object) -> None:
+        raise Ended(number)
+
+    previous = {n: signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 class _Deferral:
     """A Ctrl-C that is put off: how many came, and whether anything has been begun that must be
     completed or undone."""

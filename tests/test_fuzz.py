@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from support import PATIENCE as HANG
 
+from dumm_tools import waiting
 from dumm_tools.agent import protocol, session
 from dumm_tools.agent.client import LINES, Control, Line, LineLost
 from dumm_tools.errors import DummError
@@ -34,7 +35,7 @@ from dumm_tools.running import liveness
 pytestmark = pytest.mark.slow
 
 #: The exceptions that a reader may raise.
-ERRORS = (DummError, OSError, LineLost, session.Ended)
+ERRORS = (DummError, OSError, LineLost, waiting.Ended)
 #: Bytes that a reader may use beyond the size of its input.
 MEMORY = 200 << 20
 

@@ -22,6 +22,7 @@ from dumm_tools.agent.protocol import INPUT_WINDOW
 from dumm_tools.errors import ExecFailed, TimedOut
 from dumm_tools.linux import stream, tty
 from dumm_tools.model import Record
+from dumm_tools.waiting import Ended
 
 #: Pieces of stdin up to this size go over the line (bytes).
 INLINE_MAX = 8192
@@ -74,15 +75,6 @@ def refusal(program: Program, number: int, data: bytes) -> ExecFailed:
     if stage == "directory":
         return ExecFailed(f"cannot change to '{subject}': {reason}")
     return ExecFailed(f"{stage} {subject}: {reason}")
-
-
-class Ended(Exception):
-    """We were ended by a signal that the guest did not accept, or that came before all output was
-    written."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 class _Sink:

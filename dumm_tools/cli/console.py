@@ -97,6 +97,7 @@ def attach(name: str, line: int) -> None:
 
     In a guest without an init, a root shell starts on line 0 once something is typed.
     """
+    from dumm_tools import waiting
     from dumm_tools.guests import console
 
     def say() -> None:
@@ -104,7 +105,7 @@ def attach(name: str, line: int) -> None:
 
     try:
         console.attach(lab.labdir(), name, line, say)
-    except console.Signalled as e:
+    except waiting.Ended as e:
         ending.die_of(e.number)
 
 

@@ -75,11 +75,11 @@ def wait(names: tuple[str, ...], what: str, until: bool, timeout: float | None) 
 
 
 def _until(labdir: str, name: str, command: list[str], deadline: float) -> None:
-    from dumm_tools.agent import session
-    from dumm_tools.guests import booted, trial
+    from dumm_tools import waiting
+    from dumm_tools.guests import booted
 
     try:
-        with trial.ended_by_signals():
+        with waiting.ended_by_signals():
             booted.until(labdir, name, command, deadline, warn)
-    except session.Ended as e:
+    except waiting.Ended as e:
         ending.die_of(e.number)

@@ -11,7 +11,6 @@ import fcntl
 import functools
 import os
 import select
-import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
@@ -22,6 +21,7 @@ from dumm_tools.guests.console_log import Reader
 from dumm_tools.linux import fifo, inotify, stream, tty
 from dumm_tools.running import guest_views, liveness
 from dumm_tools.statefile import load
+from dumm_tools.waiting import ended_by_signals
 
 #: Ctrl-]: ends an attached console.
 DETACH = b"\x1d"
@@ -158,32 +158,9 @@ def _open(labdir: str, name: str, line: int, way: str) -> Iterator[int]:
         os.close(fd)
 
 
-class Signalled(Exception):
-    """A signal has ended `attach`; the terminal has been restored."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Raise Signalled instead of dying with the terminal in raw mode."""
-
-    def end(number: int, _frame: object) -> None:
-        raise Signalled(number)
-
-    previous = {n: signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def attach(labdir: str, name: str, line: int, attached: Callable[[], object]) -> None:
     """Connect our terminal to a raw terminal of the guest until Ctrl-] or the guest's end; call
-    `attached` once connected. Signalled."""
+    `attached` once connected. waiting.Ended."""
     state = load(labdir)
     liveness.need_running(labdir, state, guest_views.get(state, name))
     if not (os.isatty(0) and os.isatty(1)):
@@ -209,7 +186,7 @@ def attach(labdir: str, name: str, line: int, attached: Callable[[], object]) ->
             theirs = wake = stack.enter_context(_open(labdir, name, line, "out"))
             read = functools.partial(os.read, theirs)
         attached()
-        stack.enter_context(_ended_by_signals())
+        stack.enter_context(ended_by_signals())
         stack.enter_context(tty.raw(0))
         screen = stream.writer(1)
         stack.callback(os.close, screen)

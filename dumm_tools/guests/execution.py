@@ -10,6 +10,7 @@ from dumm_tools.agent import session
 from dumm_tools.errors import DummError, ExecFailed, TimedOut
 from dumm_tools.running import contact, guest_views, liveness
 from dumm_tools.statefile import load
+from dumm_tools.waiting import Ended
 
 
 def execute(labdir: str, name: str, program: session.Program) -> int:
@@ -31,7 +32,7 @@ def execute(labdir: str, name: str, program: session.Program) -> int:
                 running.clean()
     except (ExecFailed, BrokenPipeError):
         raise
-    except session.Ended as e:
+    except Ended as e:
         return 128 + e.number
     except TimedOut as e:
         if time.monotonic() >= deadline:

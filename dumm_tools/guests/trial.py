@@ -6,13 +6,14 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dumm_tools.agent import protocol, session
 from dumm_tools.agent.client import Line, LineLost, Rebooted
 from dumm_tools.errors import ExecFailed, TimedOut
 from dumm_tools.running import contact, liveness
+from dumm_tools.waiting import Ended
 
 #: How much of the end of the output is kept (bytes).
 KEPT = 4096
@@ -52,7 +53,7 @@ def run(labdir: str, name: str, argv: Sequence[str], deadline: float) -> Outcome
             except KeyboardInterrupt:
                 _end(line, signal.SIGINT)
                 raise
-            except session.Ended as e:
+            except Ended as e:
                 _end(line, e.number)
                 raise
     except TimedOut:
@@ -103,18 +104,3 @@ def _end(line: Line, number: int) -> None:
             with contextlib.suppress(TimeoutError):
                 line.wait_frame(GRACE, (protocol.STATUS, protocol.FAILED))
                 return
-
-
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Raise session.Ended for SIGTERM and SIGHUP, so that the program in the guest is ended."""
-
-    def end(number: int, _frame: object) -> None:
-        raise session.Ended(number)
-
-    previous = {n: signal.signal(n, end) for n in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

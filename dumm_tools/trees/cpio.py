@@ -1,5 +1,5 @@
 """Members of a cpio archive in the format of an initramfs ("newc"), read from a stream that need
-not be seekable, with the interface of `tarball.Archive`."""
+not be seekable."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 import tarfile
 from typing import BinaryIO
 
-from dumm_tools.trees.tarball import NAME_MAX, Damaged, Pieces
+from dumm_tools.trees.tarball import NAME_MAX, Damaged, Members
 
 MAGICS = (b"070701", b"070702")
 _HEADER = re.compile(rb"07070[12]([0-9A-Fa-f]{104})")
@@ -26,16 +26,11 @@ _KINDS = {
 _LINKS_MAX = 16 << 20
 
 
-class Archive:
-    """The members of an archive, one after the other, and the data of the last one read."""
+class Archive(Members):
+    """The members of a cpio archive, one after the other."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.pieces: Pieces | None = None
-        #: Whether the trailer has been read.
-        self.ended = False
-        self._left = 0
-        self._padding = 0
+        super().__init__(stream)
         #: The first name of each file whose data has been read, by (device, inode).
         self._known: dict[tuple[int, ...], str] = {}
         #: Members without data whose file has several names: the data may follow with the last.
@@ -54,24 +49,6 @@ class Archive:
             member = self._read()
             if member is not None:
                 return member
-
-    def read(self, size: int) -> bytes:
-        """Read data of the member, up to its end."""
-        data = self._stream.read(min(size, self._left))
-        self._left -= len(data)
-        return data
-
-    def rest(self) -> BinaryIO:
-        """Read the data after the archive."""
-        return self._stream
-
-    def _skip(self) -> None:
-        while self._left:
-            if not self.read(64 << 10):
-                raise Damaged("unexpected end of data")
-        if len(self._stream.read(self._padding)) < self._padding:
-            raise Damaged("unexpected end of data")
-        self._padding = 0
 
     def _read(self) -> tarfile.TarInfo | None:
         """The member at this place; None if it must wait, or at the end."""

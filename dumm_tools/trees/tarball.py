@@ -38,18 +38,43 @@ class Damaged(tarfile.ReadError):
     """The archive is invalid, or exceeds what any reasonable archive needs."""
 
 
-class Archive:
-    """The members of an archive, one after the other, and the data of the last one read."""
+class Members:
+    """The part of an archive that all formats share: the data of the member that was read last."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         #: Where the member has data, if it is a sparse file.
         self.pieces: Pieces | None = None
-        #: Whether the block of zeros at the end has been read.
+        #: Whether the mark of the archive's end has been read.
         self.ended = False
-        #: Remaining bytes of the member's data, and of the padding of its last block.
+        #: Remaining bytes of the member's data, and of the padding after it.
         self._left = 0
         self._padding = 0
+
+    def read(self, size: int) -> bytes:
+        """Read data of the member, up to its end."""
+        data = self._stream.read(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+    def rest(self) -> BinaryIO:
+        """Read the data after the archive."""
+        return self._stream
+
+    def _skip(self) -> None:
+        while self._left:
+            if not self.read(64 << 10):
+                raise Damaged("unexpected end of data")
+        if len(self._stream.read(self._padding)) < self._padding:
+            raise Damaged("unexpected end of data")
+        self._padding = 0
+
+
+class Archive(Members):
+    """The members of a tar archive, one after the other."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__(stream)
         self._global: dict[str, list[str]] = {}
 
     def next(self) -> tarfile.TarInfo | None:
@@ -80,24 +105,6 @@ class Archive:
             else:
                 return self._member(member, block, names, {**self._global, **pax})
         raise Damaged("too many headers for one member")
-
-    def read(self, size: int) -> bytes:
-        """Read data of the member, up to its end."""
-        data = self._stream.read(min(size, self._left))
-        self._left -= len(data)
-        return data
-
-    def rest(self) -> BinaryIO:
-        """Read the data after the archive."""
-        return self._stream
-
-    def _skip(self) -> None:
-        while self._left:
-            if not self.read(64 << 10):
-                raise Damaged("unexpected end of data")
-        if len(self._stream.read(self._padding)) < self._padding:
-            raise Damaged("unexpected end of data")
-        self._padding = 0
 
     def _extension(self, size: int, most: int) -> bytes:
         """The data of a header that is itself a member."""

@@ -9,4 +9,7 @@ void rule_mmap(void);
 void rule_clone(void);
 void rule_limits(void);
 
+/* bind or connect: the name is a file's (see rule_sockets in seccomp.c). */
+void rule_address(int number);
+
 #endif

@@ -24,7 +24,6 @@
 #include <sys/personality.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 
 #ifndef __x86_64__
@@ -153,16 +152,9 @@ static void rule_sockets(bool connecting)
 	answer(SECCOMP_RET_ALLOW);
 	end_call(call);
 
-	call = begin_call(SYS_bind);
-	need_argument(2, 0, sizeof(struct sockaddr_un), EINVAL);
-	answer(SECCOMP_RET_ALLOW);
-	end_call(call);
-	if (!connecting)
-		return;
-	call = begin_call(SYS_connect);
-	need_argument(2, 0, sizeof(struct sockaddr_un), EINVAL);
-	answer(SECCOMP_RET_ALLOW);
-	end_call(call);
+	rule_address(SYS_bind);
+	if (connecting)
+		rule_address(SYS_connect);
 }
 
 static void rule_seccomp(void)
