@@ -13,10 +13,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 #: package.
 INITRD = os.path.join(HERE, "initrd.cpio")
 JAIL = os.path.join(HERE, "jail.bin")
-LISTING = os.path.join(HERE, "listing.so")
+PRELOAD = os.path.join(HERE, "preload.so")
 
 #: The file that has the loader in a jail link it with the kernel (ld.so(8)).
-PRELOAD = os.path.join(HERE, "preload", "ld.so.preload")
+PRELOAD_LIST = os.path.join(HERE, "preload", "ld.so.preload")
 
 
 def need(*parts: str) -> None:

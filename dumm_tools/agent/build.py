@@ -1,4 +1,4 @@
-"""Compile the agent into an initial RAM disk, the jail, and listing.so;
+"""Compile the agent into an initial RAM disk, the jail, and preload.so;
 `python -m dumm_tools.agent.build`.
 
 The sources are part of the package, so this works both in a checkout and in an installed package.
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 
-from dumm_tools.agent import HERE, INITRD, JAIL, LISTING
+from dumm_tools.agent import HERE, INITRD, JAIL, PRELOAD
 
 NO_COMPILER = (
     "dumm-tools: a C compiler is needed to build the guest agent (apt-get install gcc libc6-dev)"
@@ -40,7 +40,7 @@ JAIL_FLAGS = ["-O2", "-Wall", "-Wextra", "-static", "-s"]
 # The library that guests' kernels load must not depend on the C library that was used here: each
 # pack has its own.
 # fmt: off
-LISTING_FLAGS = [
+PRELOAD_FLAGS = [
     "-O2", "-Wall", "-Wextra",
     "-ffreestanding", "-fno-stack-protector", "-fno-builtin", "-fno-tree-loop-distribute-patterns",
     "-fno-asynchronous-unwind-tables",
@@ -57,7 +57,7 @@ class BuildError(Exception):
 
 
 def build(target: str = HERE) -> None:
-    """Bring initrd.cpio, jail.bin and listing.so in the directory `target` up to date;
+    """Bring initrd.cpio, jail.bin and preload.so in the directory `target` up to date;
     BuildError."""
     initrd = os.path.join(target, os.path.basename(INITRD))
     agent_sources = _sources(os.path.join(HERE, "src"))
@@ -70,7 +70,7 @@ def build(target: str = HERE) -> None:
     sources = _sources(os.path.join(HERE, "jail"))
     _build_file(JAIL_FLAGS, sources, os.path.join(target, os.path.basename(JAIL)), 0o755)
     sources = [*_sources(os.path.join(HERE, "preload")), os.path.join(HERE, "src", "sys.h")]
-    _build_file(LISTING_FLAGS, sources, os.path.join(target, os.path.basename(LISTING)), 0o644)
+    _build_file(PRELOAD_FLAGS, sources, os.path.join(target, os.path.basename(PRELOAD)), 0o644)
 
 
 def _build_file(flags: Sequence[str], sources: Sequence[str], target: str, mode: int) -> None:

@@ -15,10 +15,11 @@ import select
 import time
 from collections.abc import Iterator
 
-from dumm_tools.agent import protocol
+from dumm_tools.agent import protocol, steps
 from dumm_tools.agent.protocol import Frame, Ready
 from dumm_tools.agent.protocol import LineLost as LineLost
 from dumm_tools.agent.protocol import Rebooted as Rebooted
+from dumm_tools.agent.steps import Steps, Wait, Wants
 from dumm_tools.linux import fifo
 
 #: Serial lines of a guest; line 0 is for control, the others for programs. An open terminal
@@ -71,6 +72,10 @@ class Line:
 
     def hello(self, timeout: float) -> Ready:
         """Resynchronize; TimeoutError if the agent does not answer, LineLost if it is gone."""
+        return steps.run(self.greeting(timeout))
+
+    def greeting(self, timeout: float) -> Steps[Ready]:
+        """`hello` as a conversation."""
         nonce = os.urandom(protocol.NONCE)
         self.send(protocol.HELLO, nonce)
         deadline = time.monotonic() + timeout
@@ -82,14 +87,14 @@ class Line:
                 self.outbox.clear()
                 self.send(protocol.HELLO, nonce)
             else:
-                self.pump(deadline)
+                yield from self._pumping(deadline)
         del self._inbox[:at]
         while True:
             for frame in protocol.frames(self._inbox):
                 self.outbox.clear()
                 self.sent = self.taken = 0
                 return protocol.ready(frame.data, LINES)
-            self.pump(deadline)
+            yield from self._pumping(deadline)
 
     def send(self, kind: bytes, payload: bytes = b"") -> None:
         """Queue a frame and write as much as possible; OSError(E2BIG) if it is too large."""
@@ -138,24 +143,26 @@ class Line:
                     return frame
             self.pump(deadline)
 
-    def register(self, poll: select.poll, *, read: bool = True) -> None:
-        """Register the line's descriptors with a poll object."""
+    def wants(self, *, read: bool = True) -> Wants:
+        """The events to poll for."""
+        wants = {self.pidfd: select.POLLIN}
         if read:
-            poll.register(self._out, select.POLLIN)
-        poll.register(self.pidfd, select.POLLIN)
+            wants[self._out] = select.POLLIN
         if self.outbox and self._room():
-            poll.register(self._in, select.POLLOUT)
+            wants[self._in] = select.POLLOUT
+        return wants
 
-    def readable(self, events: dict[int, int]) -> bool:
-        """Whether a poll with `register` reported data to read."""
+    def readable(self, events: Wants) -> bool:
+        """Whether a poll for `wants` reported data to read."""
         return self._out in events
 
     def pump(self, deadline: float) -> None:
         """Wait for data while writing what is queued; TimeoutError, LineLost."""
-        poll = select.poll()
-        self.register(poll)
+        steps.run(self._pumping(deadline))
+
+    def _pumping(self, deadline: float) -> Steps[None]:
+        events = yield Wait(self.wants(), deadline)
         left = deadline - time.monotonic()
-        events = dict(poll.poll(max(0, int(min(left * 1000, 1 << 30)) + 1)))
         # An agent that never stops sending has not answered either.
         if left <= 0 and (not events or left < -LATE):
             raise TimeoutError

@@ -14,7 +14,7 @@ from setuptools.command.build_py import build_py
 # The source tree is not on the path of a build back end (PEP 517, "Source trees").
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from dumm_tools.agent import HERE, INITRD, JAIL, LISTING, build
+from dumm_tools.agent import HERE, INITRD, JAIL, PRELOAD, build
 
 
 class BuildPy(build_py):
@@ -32,7 +32,7 @@ class BuildPy(build_py):
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         """The modules and the compiled files."""
-        made = [os.path.basename(path) for path in (INITRD, JAIL, LISTING)]
+        made = [os.path.basename(path) for path in (INITRD, JAIL, PRELOAD)]
         target = os.path.join(self.build_lib, "dumm_tools", "agent")
         return [*super().get_outputs(include_bytecode), *(os.path.join(target, n) for n in made)]
 
@@ -49,7 +49,7 @@ class Wheel(bdist_wheel):
     def get_tag(self) -> tuple[str, str, str]:
         """py3-none, and the oldest platform for which PyPI's rules have a plain name (PEP 600).
 
-        The compiled programs are static, and listing.so fits any C library; PyPI does not accept
+        The compiled programs are static, and preload.so fits any C library; PyPI does not accept
         `linux_x86_64`, the default tag of the platform.
         """
         platform = super().get_tag()[2]

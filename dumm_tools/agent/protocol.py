@@ -28,8 +28,8 @@ HELD, BOOTED = b"h", b"s"
 END, ESC, ESC_END, ESC_ESC = b"\xc0", b"\xdb", b"\xdc", b"\xdd"
 #: Written by the agent when it has opened a line: a frame of type UP.
 OPENED = b"b\x08\0\0dumm-up\n"
-#: A flag of RUN; the requests of POWER.
-RUN_TTY = 1
+#: A flag of RUN, which counts the words of a command in 16 bits; the requests of POWER.
+RUN_TTY, WORDS_MAX = 1, 65535
 POWER_OFF, POWER_REBOOT = b"o", b"r"
 #: The agent's instructions for the boot: a file of this name in run/NAME, with records of these
 #: types.
@@ -113,7 +113,8 @@ class Ready(Record):
 
 class Booted(NamedTuple):
     """The agent's report that the guest has booted: the kind of its init (none, systemd, inittab,
-    openrc or other), and what became of its startup program (none, running, done or failed N)."""
+    openrc, runit or other), and what became of its startup program (none, running, done or
+    failed N)."""
 
     init: str
     startup: str
@@ -207,7 +208,7 @@ def holders(payload: bytes) -> list[Holder]:
 
 def booted(payload: bytes) -> Booted:
     """Decode the text of a BOOTED."""
-    form = rf"(none|systemd|inittab|openrc|other) {_STARTUP_STATE}"
+    form = rf"(none|systemd|inittab|openrc|runit|other) {_STARTUP_STATE}"
     found = re.fullmatch(form, printable(payload))
     if found is None:
         raise BadFrame

@@ -1,14 +1,15 @@
-/* again: execute a guest's kernel anew when it has panicked, if its arguments ask for that.
+/* again: execute a guest's kernel anew when it has panicked, or is stuck at a reboot, if its arguments ask
+ * for that.
  *
  * UML ends by abort(3) in a panic (os_dump_core, arch/um/os-Linux/util.c), before the generic code would
- * reboot. With panic=N, the guest's process is therefore not the kernel but its parent, this program. A
- * reboot of the kernel, which executes /boot in its own process, then ends that process, so that there is
- * one way to start a kernel. All of this runs in the jail: see boot.c.
+ * reboot; and some kernels can get stuck at a reboot (ending.c). With panic=N and for those kernels, the
+ * guest's process is therefore not the kernel but its parent, this program. A reboot of the kernel, which
+ * executes /boot in its own process, then ends that process, so that there is one way to start a kernel.
+ * All of this runs in the jail: see boot.c.
  */
 #include "again.h"
 #include "base.h"
 
-#include <time.h>
 
 #define KEPT "DUMM_KEPT"
 #define REBOOTS 77 /* no exit status of UML */
@@ -19,7 +20,8 @@ void again_if_kept(void)
 		_exit(REBOOTS);
 }
 
-int again_after(char **argv)
+/* The seconds until a kernel that has panicked reboots, as `panic=` says; negative: at once; 0: never. */
+static int after_panic(char **argv)
 {
 	int seconds = 0;
 
@@ -27,6 +29,23 @@ int again_after(char **argv)
 		if (!strncmp(*argv, "panic=", 6))
 			seconds = atoi(*argv + 6);
 	return seconds;
+}
+
+bool again_is_kept(char **argv)
+{
+	while (*argv && strncmp(*argv, AGAIN_KEEP, strlen(AGAIN_KEEP)))
+		argv++;
+	return *argv;
+}
+
+static pid_t kernel;
+static volatile sig_atomic_t stuck;
+
+static void is_stuck(int signal)
+{
+	(void)signal;
+	stuck = true;
+	kill(kernel, SIGKILL);
 }
 
 /* End the other processes of a kernel that has ended. We are not pid 1 of the jail, which is spared. */
@@ -47,29 +66,38 @@ static void report(int seconds)
 	fflush(stdout);
 }
 
-void again(char **argv, int seconds, void (*execute)(char **argv))
+static bool has_panicked(int status)
 {
-	struct timespec pause = { seconds < 0 ? 0 : seconds, 0 };
-	int status;
+	return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+}
 
+void again(char **argv, void (*execute)(char **argv))
+{
+	int seconds = after_panic(argv), status;
+	struct timespec pause = { seconds < 0 ? 0 : seconds, 0 };
+
+	if (!seconds && !again_is_kept(argv))
+		return;
 	if (setenv(KEPT, "1", 1))
 		die("cannot allocate memory");
 	for (;;) {
-		pid_t pid = fork();
-
-		if (pid < 0)
+		stuck = false;
+		kernel = fork();
+		if (kernel < 0)
 			die("cannot start a process");
-		if (pid == 0) {
+		if (kernel == 0) {
 			setsid(); /* in a panic, UML ends its process group */
 			execute(argv);
 		}
-		while (waitpid(pid, &status, 0) != pid)
+		signal(AGAIN_STUCK, is_stuck);
+		while (waitpid(kernel, &status, 0) != kernel)
 			;
+		signal(AGAIN_STUCK, SIG_IGN);
 		end_others();
-		if (WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT) {
+		if (seconds && has_panicked(status)) {
 			report(seconds);
 			nanosleep(&pause, NULL);
-		} else if (!WIFEXITED(status) || WEXITSTATUS(status) != REBOOTS) {
+		} else if (!stuck && (!WIFEXITED(status) || WEXITSTATUS(status) != REBOOTS)) {
 			_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
 		}
 	}

@@ -1,4 +1,4 @@
-/* Errors, files, and children by pidfd. */
+/* Errors, files, time, and children by pidfd. */
 #include "base.h"
 
 #include <linux/sched.h>
@@ -31,6 +31,14 @@ void write_file(const char *path, const char *text)
 	if (fd < 0 || write(fd, text, strlen(text)) < 0)
 		die("cannot write '%s'", path);
 	close(fd);
+}
+
+time_t now(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec;
 }
 
 pid_t clone_into(unsigned long flags, int cgroup, int *pidfd)

@@ -1,4 +1,4 @@
-/* Included by all files here: errors, files, and children by pidfd (base.c). */
+/* Included by all files here: errors, files, time, and children by pidfd (base.c). */
 #ifndef DUMM_BASE_H
 #define DUMM_BASE_H
 
@@ -17,6 +17,7 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Descriptor for errors: one line, then the end. */
@@ -24,6 +25,9 @@ extern int status_fd;
 
 void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 void write_file(const char *path, const char *text);
+
+/* Seconds on a clock that nobody sets. */
+time_t now(void);
 
 /* Like fork(2), but start the child in new namespaces and, unless that is -1, in a control group
  * (version 2; a descriptor of its directory); store its pidfd in *pidfd. */

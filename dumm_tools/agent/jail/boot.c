@@ -34,10 +34,11 @@
  * users differ (ld.so(8)). */
 static char *const ENVIRONMENT[] = { "PATH=/usr/bin:/bin", "TMP=/dev/shm", NULL };
 
-/* Whether we have added an argument at an earlier boot. */
+/* Whether we have added an argument at an earlier boot, or it is meant for us. */
 static bool is_ours(const char *argument)
 {
 	return !strncmp(argument, LATE, strlen(LATE)) || !strncmp(argument, AGAIN, strlen(AGAIN)) ||
+	       !strncmp(argument, AGAIN_KEEP, strlen(AGAIN_KEEP)) ||
 	       (!strncmp(argument, "vec", 3) && argument[3] >= '0' && argument[3] <= '9');
 }
 
@@ -159,7 +160,6 @@ static void __attribute__((noreturn)) execute(char **argv)
 	int n = 1;
 	bool again = clear_files(); /* first of all: it fails outside a jail */
 
-	keep_descriptors(argv);
 	end_processes();
 	reset_signals();
 	read_nics(nics);
@@ -193,11 +193,9 @@ static void __attribute__((noreturn)) execute(char **argv)
 
 void run_boot(char **argv)
 {
-	int seconds = again_after(argv);
-
 	again_if_kept();
 	environ = (char **)ENVIRONMENT;
-	if (seconds)
-		again(argv, seconds, execute);
+	keep_descriptors(argv);
+	again(argv, execute);
 	execute(argv);
 }

@@ -6,15 +6,18 @@
 /* Needed for the root user of a guest to change owners and modes, by hostfs or by a server. */
 #define FILES (bit(CAP_CHOWN) | bit(CAP_DAC_OVERRIDE) | bit(CAP_FOWNER) | bit(CAP_FSETID))
 
+#define DISKS "/disks/"
+
 static unsigned long long bit(int capability)
 {
 	return 1ULL << capability;
 }
 
+/* Whether there are disks among the mounts (disks.py). */
 static bool has_disks(const struct order *o)
 {
 	for (int i = 0; i < o->n; i++)
-		if (!strcmp(o->steps[i].what, "mount") || !strcmp(o->steps[i].what, "ro-mount"))
+		if (o->steps[i].b && !strncmp(o->steps[i].b, DISKS, strlen(DISKS)))
 			return true;
 	return false;
 }

@@ -1,5 +1,7 @@
 #include "keeper.h"
+#include "again.h"
 #include "bounds.h"
+#include "ending.h"
 #include "log.h"
 #include "program.h"
 #include "root.h"
@@ -8,6 +10,8 @@
 
 /* To the log of a kernel that is killed because the server of its files has ended: console_log.py. */
 #define PEER_LOST "\n[the server of the root file system has ended]\n"
+/* To that of one which is killed because it is stuck at its own end. */
+#define STUCK "\n[the kernel did not come to its end]\n"
 
 static void woken(int signal) { (void)signal; }
 
@@ -21,11 +25,20 @@ static bool reap(pid_t program)
 	return over;
 }
 
+/* poll(2) with SIGCHLD, and for as long as the kernel's end may take; the number of descriptors. */
+static int wait_for(struct pollfd *from, const sigset_t *signals)
+{
+	struct timespec limit = { ending_wait(), 0 };
+
+	return ppoll(from, 2, limit.tv_sec < 0 ? NULL : &limit, signals);
+}
+
 /* Hold the locks until the program and everything that it started have ended; write its log. If the
  * jail that belongs with ours ends, end everything. */
 static void __attribute__((noreturn)) keep(const struct order *o, pid_t program, int input)
 {
 	int kept = (int)(o->hold + o->holds);
+	bool restarts = again_is_kept(o->argv);
 	/* poll(2) ignores -1, and reports POLLHUP in any case. */
 	struct pollfd from[] = { { input < 0 ? -1 : kept, POLLIN, 0 }, { o->peer, 0, 0 } };
 	sigset_t child, before;
@@ -42,12 +55,22 @@ static void __attribute__((noreturn)) keep(const struct order *o, pid_t program,
 	sigdelset(&before, SIGCHLD);
 	signal(SIGCHLD, woken); /* it interrupts ppoll, and nothing else */
 	while (!reap(program)) {
-		if (ppoll(from, 2, NULL, &before) <= 0)
+		int ready = wait_for(from, &before);
+
+		if (ending_is_stuck()) {
+			log_text(STUCK);
+			if (!ending_in_reboot())
+				break;
+			kill(program, AGAIN_STUCK);
+		}
+		if (ready <= 0)
 			continue;
 		if (from[1].revents)
 			break;
 		if (log_some(kept) < 0)
 			from[0].fd = -1;
+		if (o->role == CLIENT)
+			ending_look(restarts);
 		/* A kernel prints many lines in a row; not each of them has to wake us, but its end does. */
 		ppoll(NULL, 0, &(struct timespec){ 0, 500000 }, &before);
 	}

@@ -8,7 +8,6 @@
 
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 
 #define ASKED "run/uml/plug"
 #define MCONSOLE "run/uml/m/mconsole"

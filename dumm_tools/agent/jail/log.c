@@ -80,6 +80,13 @@ int log_some(int input)
 	return 1;
 }
 
+size_t log_tail(char *tail, size_t n)
+{
+	ssize_t got = pread(log_fd, tail, n, size > (off_t)n ? size - (off_t)n : 0);
+
+	return got > 0 ? (size_t)got : 0;
+}
+
 void log_text(const char *text)
 {
 	if (log_fd >= 0)

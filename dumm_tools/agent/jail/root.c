@@ -70,6 +70,8 @@ void build_root(struct step *steps, int n)
 			steps[i].tree = clone_tree(steps[i].a);
 		else if (strstr(steps[i].what, "mount"))
 			steps[i].tree = atoi(steps[i].a);
+	mode_t before = umask(022); /* a kernel without capabilities has to get through */
+
 	leave_chroot();
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		die("cannot make mounts private");
@@ -113,4 +115,5 @@ void build_root(struct step *steps, int n)
 		die("cannot enter the jail");
 	if (mount(NULL, "/", NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | safe | MS_NOEXEC, NULL))
 		die("cannot close the jail's root");
+	umask(before);
 }

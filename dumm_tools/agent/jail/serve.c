@@ -5,8 +5,9 @@
  * FD is a listening socket, where kernels connect. The program, virtiofsd, gets another one as --fd: it
  * accepts one connection, and ends when that is closed. We pass on the messages between the two
  * (relay.c), and start it again when a kernel has closed its connection, as at a reboot. Connections
- * are queued in the meantime: a kernel never finds nobody listening. If the program ends by itself,
- * the guest's files are gone for good, and so we end, too; the keepers of both jails then end the guest.
+ * are queued in the meantime: a kernel never finds nobody listening. If the program ends by itself, or
+ * closes its end of the connection, the guest's files are gone for good, and so we end, too; the keepers
+ * of both jails then end the guest, and whatever is left here.
  *
  * This runs in the jail, confined like the program itself.
  */
@@ -14,22 +15,16 @@
 #include "base.h"
 #include "relay.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 
 #define PLACE "/tmp/socket"
 /* A guest that reboots, or only connects, in a loop, should not keep the host busy with it. */
 #define BRIEF 1		/* s */
 #define PAUSE 100000000 /* ns */
-
-static time_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec;
-}
+/* For the program to end after its connection. It has nothing to do then. */
+#define PATIENCE 5 /* s */
 
 /* A listening socket for the program, and our connection to it. */
 static int connect_to(int *listening)
@@ -65,9 +60,37 @@ static pid_t start(char **argv, int listening)
 	return pid;
 }
 
-static void __attribute__((noreturn)) lost(const char *program, int status)
+static void woken(int signal) { (void)signal; }
+
+/* Wait for the program; false if it does not end in time. */
+static bool ended(pid_t pid, int *status)
 {
-	if (WIFSIGNALED(status))
+	time_t end = now() + PATIENCE;
+	sigset_t child, before;
+	pid_t found;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &child, &before);
+	while (!(found = waitpid(pid, status, WNOHANG)) && now() <= end)
+		ppoll(NULL, 0, &(struct timespec){ 1, 0 }, &before);
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	return found != 0;
+}
+
+/* End a program that no kernel is connected to. False if it is not ours to end: it is another user's. */
+static bool end(pid_t pid, int *status)
+{
+	if (ended(pid, status))
+		return true;
+	return !syscall(SYS_tgkill, pid, pid, SIGKILL) && ended(pid, status);
+}
+
+static void __attribute__((noreturn)) lost(const char *program, bool over, int status)
+{
+	if (!over)
+		fprintf(stderr, "%s did not end with its connection\n", program);
+	else if (WIFSIGNALED(status))
 		fprintf(stderr, "%s was ended by signal %d\n", program, WTERMSIG(status));
 	else
 		fprintf(stderr, "%s ended with status %d\n", program, WEXITSTATUS(status));
@@ -87,9 +110,10 @@ static void close_others(int kernels)
 
 int run_serve(char **argv)
 {
-	int listening, status, kernels = argv[0] && argv[1] ? atoi(argv[0]) : -1;
+	int listening, status = 0, kernels = argv[0] && argv[1] ? atoi(argv[0]) : -1;
 
 	close_others(kernels);
+	signal(SIGCHLD, woken); /* it interrupts ppoll, and nothing else */
 	for (;;) {
 		time_t begin = now();
 		int server = connect_to(&listening);
@@ -99,8 +123,10 @@ int run_serve(char **argv)
 		bool alive = relay(kernels, server);
 
 		close(server);
-		if (waitpid(pid, &status, 0) < 0 || !alive)
-			lost(argv[1], status);
+		bool over = alive ? end(pid, &status) : ended(pid, &status);
+
+		if (!alive || !over)
+			lost(argv[1], over, status);
 		if (now() - begin <= BRIEF)
 			nanosleep(&(struct timespec){ 0, PAUSE }, NULL);
 	}

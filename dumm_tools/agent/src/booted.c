@@ -1,13 +1,12 @@
 /* Whether the guest's own init has come up, found out without any program of the guest.
  *
- * systemd reports it to $NOTIFY_SOCKET (sd_notify(3)), as to a container manager. Inits with a table, those
- * of System V and of busybox, wait for some of its commands before they go on: they have come up when PID 1
- * sleeps and none of these runs, twice in a row. OpenRC shows that it is at work by a directory.
+ * systemd reports it to $NOTIFY_SOCKET (sd_notify(3)), as to a container manager; others are looked at.
  */
 #include "booted.h"
+#include "inits.h"
+#include "power.h"
 
 #define NAME "@dumm-agent"	/* an abstract socket: there is no file */
-#define ACTIONS_MAX 64
 #define PIECE 4096
 
 /* include/linux/socket.h, not in the uapi headers */
@@ -21,47 +20,12 @@
 #define CLOCK_MONOTONIC 1
 
 static struct {
-	enum { NONE, SYSTEMD, SYSV, BUSYBOX, OPENRC, OTHER } kind;
+	enum init kind;
 	int socket;
-	bool up, ending;	/* what it has reported: systemd only, and any */
-	bool begun;		/* an init with a table has run one of its commands */
-	int quiet;		/* looks in a row at which none was running */
+	bool up;		/* as it has reported: systemd only */
+	int quiet;		/* looks in a row at which it rested */
 	uint64_t looked;	/* milliseconds */
-	char *table;		/* inittab(5) */
 } booted = { .socket = -1 };
-
-/* ---- which init ---- */
-
-/* The last component of a path without links. */
-static const char *resolve(const char *path, char *buf, size_t size)
-{
-	char link[40] = "/proc/self/fd/";
-	int fd = (int)sys_open(path, O_PATH);
-	const char *base = buf;
-	long n;
-
-	if (fd < 0)
-		return "";
-	str_decimal(link + str_len(link), link + sizeof link, (u32)fd);
-	n = SYS3(readlink, link, buf, size - 1);
-	sys_close(&fd);
-	buf[n > 0 ? n : 0] = 0;
-	for (char *p = buf; *p; p++)
-		if (*p == '/')
-			base = p + 1;
-	return base;
-}
-
-static bool is_script(const char *path)
-{
-	int fd = (int)sys_open(path, O_RDONLY);
-	char head[2] = "";
-
-	if (fd >= 0)
-		sys_read(fd, head, 2);
-	sys_close(&fd);
-	return head[0] == '#' && head[1] == '!';
-}
 
 static int listen_to_systemd(void)
 {
@@ -79,54 +43,27 @@ static int listen_to_systemd(void)
 	return fd;
 }
 
-static void read_table(void)
-{
-	int fd = (int)sys_open("/etc/inittab", O_RDONLY);
-
-	if (fd >= 0 && (booted.table = mem_map(PIECE * 16)))
-		if (read_whole(fd, booted.table, PIECE * 16) < 0)
-			booted.table[0] = 0;
-	sys_close(&fd);
-}
-
 const char *booted_expect(const char *init)
 {
-	char path[1024];
-	const char *base = resolve(init, path, sizeof path);
-
-	booted.kind = OTHER;
-	if (!str_cmp(base, "systemd")) {
-		booted.socket = listen_to_systemd();
-		if (booted.socket < 0) {
-			complain("socket", booted.socket);
-			return NULL;
-		}
-		booted.kind = SYSTEMD;
+	booted.kind = inits_kind(init);
+	if (booted.kind != INIT_SYSTEMD)
+		return NULL;
+	booted.socket = listen_to_systemd();
+	if (booted.socket >= 0)
 		return "NOTIFY_SOCKET=" NAME;
-	}
-	if (!str_cmp(base, "openrc-init"))
-		booted.kind = OPENRC;
-	else if (!str_cmp(base, "busybox"))
-		booted.kind = BUSYBOX;
-	else if (!str_cmp(base, "init") && !is_script(init))
-		booted.kind = SYSV;
-	if (booted.kind == SYSV || booted.kind == BUSYBOX)
-		read_table();
-	if (booted.kind == SYSV && !booted.table)
-		booted.kind = OTHER;
+	complain("socket", booted.socket);
+	booted.kind = INIT_OTHER;
 	return NULL;
 }
 
 void booted_forget(void)
 {
-	booted.kind = NONE;
+	booted.kind = INIT_NONE;
 }
 
 const char *booted_kind(void)
 {
-	static const char *const names[] = { "none", "systemd", "inittab", "inittab", "openrc", "other" };
-
-	return names[booted.kind];
+	return inits_name(booted.kind);
 }
 
 /* ---- systemd ---- */
@@ -175,246 +112,27 @@ void booted_take(void)
 		text[n] = 0;
 		if (control.type != SCM_CREDENTIALS || control.sender.pid != 1)
 			continue;
-		if (has_line(text, "READY=1"))
-			booted.up = true, booted.ending = false;
+		if (has_line(text, "READY=1"))	/* again, after a soft-reboot */
+			booted.up = true, power_withdraw();
 		if (has_line(text, "STOPPING=1"))
-			booted.ending = true;
+			power_announce();
 	}
 }
 
-/* ---- inits with a table ---- */
-
-static long read_proc(const char *pid, const char *name, char *buf, size_t size)
-{
-	char path[48] = "/proc/", *end = path + sizeof path;
-	int fd;
-	long n;
-
-	str_copy(str_copy(str_copy(path + str_len(path), end, pid), end, "/"), end, name);
-	fd = (int)sys_open(path, O_RDONLY);
-	n = fd < 0 ? fd : read_whole(fd, buf, size);
-	sys_close(&fd);
-	return n;
-}
-
-/* The fields of /proc/PID/stat (proc_pid_stat(5)) that matter. */
-struct process {
-	char state;
-	u32 parent;
-	bool has_reaped;	/* it has waited for a child: that one had page faults */
-};
-
-static bool read_stat(const char *pid, struct process *s)
-{
-	static char text[1024];
-	char *p = text, *last = NULL;
-
-	if (read_proc(pid, "stat", text, sizeof text) <= 0)
-		return false;
-	for (; *p; p++)
-		if (*p == ')')
-			last = p;
-	if (!last || last[1] != ' ' || !last[2])
-		return false;
-	s->state = last[2];
-	const char *q = last + 4;
-
-	s->parent = str_number(&q);
-	for (int skip = 0; skip < 7 && *q; q++) /* to cminflt, the 11th */
-		skip += *q == ' ';
-	s->has_reaped = str_number(&q) > 0;
-	return true;
-}
-
-/* The words of a process's command line, separated by spaces. */
-static void read_words(const char *pid, char *buf, size_t size)
-{
-	long n = read_proc(pid, "cmdline", buf, size);
-
-	if (n < 0)
-		n = 0;
-	while (n && (!buf[n - 1] || buf[n - 1] == ' '))
-		n--;
-	buf[n] = 0;
-	for (long i = 0; i < n; i++)
-		if (!buf[i])
-			buf[i] = ' ';
-}
-
-static bool ends_with(const char *text, const char *end)
-{
-	size_t n = str_len(text), m = str_len(end);
-
-	return m && n >= m && !str_cmp(text + n - m, end) && (n == m || text[n - m - 1] == ' ');
-}
-
-/* Cut the next line off *text, and split it at the first three colons; NULL at the end. */
-static char *next_entry(const char **text, char *line, size_t size, char **levels, char **action)
-{
-	while (*text && **text) {
-		char *p = line, *process;
-		int colons = 0;
-
-		*levels = *action = process = line;
-		for (; **text && **text != '\n'; (*text)++) {
-			if (p + 1 == line + size)
-				continue;
-			*p = **text;
-			if (*p == ':' && colons < 3) {
-				*p = 0;
-				*(++colons == 1 ? levels : colons == 2 ? action : &process) = p + 1;
-			}
-			p++;
-		}
-		if (**text)
-			(*text)++;
-		while (p > line && (p[-1] == ' ' || p[-1] == '\t'))
-			p--;
-		*p = 0;
-		if (colons == 3 && line[0] != '#')
-			return process;
-	}
-	return NULL;
-}
-
-static bool is_in(char c, const char *set)
-{
-	while (*set && *set != c)
-		set++;
-	return *set;
-}
-
-/* Reduce a command to the words that the process shows once a shell has executed it. */
-static void strip_shell(char *command)
-{
-	char *to = command, quote = 0;
-
-	for (char *from = command; *from; from++) {
-		if (quote ? *from == quote : *from == '"' || *from == '\'') {
-			quote = quote ? 0 : *from;
-			continue;
-		}
-		if (!quote && is_in(*from, "<>|;&")) {
-			while (to > command && to[-1] != ' ' && to[-1] != '\t') /* 2>&1 */
-				to--;
-			break;
-		}
-		*to++ = *from;
-	}
-	while (to > command && (to[-1] == ' ' || to[-1] == '\t'))
-		to--;
-	*to = 0;
-}
-
-/* Whether the words are a command of the table that the init waits for, at this runlevel. With no words:
- * whether there is one at all. */
-static bool is_awaited(const char *words, char level)
-{
-	static char line[1024];
-	const char *text = booted.table ? booted.table : "::sysinit:/etc/init.d/rcS\n";
-	char *levels, *action, *process;
-
-	while ((process = next_entry(&text, line, sizeof line, &levels, &action))) {
-		if (str_cmp(action, "sysinit") && str_cmp(action, "bootwait") && str_cmp(action, "boot") &&
-		    str_cmp(action, "wait") && str_cmp(action, "shutdown"))
-			continue;
-		if (level && *levels && !str_cmp(action, "wait") && !is_in(level, levels))
-			continue;
-		while (is_in(*process, "-+ \t") && *process)
-			process++;
-		if (!words ? str_cmp(action, "shutdown") : ends_with(words, process))
-			return true;
-		strip_shell(process);
-		if (words && ends_with(words, process))
-			return true;
-	}
-	return false;
-}
-
-/* The runlevel that init of System V shows, in "init [2]"; 0 while it has none. */
-static char runlevel(const char *title)
-{
-	for (; *title; title++)
-		if (title[0] == '[' && title[1] && title[2] == ']')
-			return title[1];
-	return 0;
-}
-
-/* Whether a child of PID 1 is a command that it waits for, or not executed yet. */
-static bool is_at_work(const char *init, char level)
-{
-	static char entries[PIECE + 1], words[PIECE];
-	int dir = (int)sys_open("/proc", O_RDONLY | O_DIRECTORY);
-	bool found = false;
-	long n;
-
-	while (!found && (n = SYS3(getdents64, dir, entries, PIECE)) > 0)
-		for (long at = 0; at + 20 <= n && !found; at += *(u16 *)(entries + at + 16)) {
-			const char *pid = entries + at + 19; /* struct linux_dirent64 */
-			struct process s;
-
-			entries[n] = 0;
-			if (!*(u16 *)(entries + at + 16))
-				break;
-			if (*pid < '1' || *pid > '9' || !read_stat(pid, &s) || s.parent != 1 || s.state == 'Z')
-				continue;
-			read_words(pid, words, sizeof words);
-			/* (Init of busybox also waits for Enter under its own name. Without any words, it
-			 * is just being executed, which takes long on a busy host.) */
-			found = !*words || (str_cmp(words, init) ? is_awaited(words, level)
-								 : s.state != 'S');
-		}
-	sys_close(&dir);
-	return found;
-}
-
-static bool exists(const char *path)
-{
-	return SYS2(access, path, 0) == 0;
-}
-
-static bool openrc_is_up(void)
-{
-	char level[16] = "";
-	int fd = (int)sys_open("/run/openrc/softlevel", O_RDONLY);
-
-	if (fd >= 0)
-		read_whole(fd, level, sizeof level);
-	sys_close(&fd);
-	return level[0] && !str_starts(level, "sysinit") && !str_starts(level, "boot") &&
-	       !str_starts(level, "shutdown") && !str_starts(level, "reboot");
-}
-
-static bool table_is_done(void)
-{
-	static char title[PIECE];
-	struct process s;
-	char level = 0;
-
-	if (!read_stat("1", &s) || s.state != 'S')
-		return false;
-	read_words("1", title, sizeof title);
-	if (booted.kind == SYSV && (!(level = runlevel(title)) || level == '0' || level == '6'))
-		return false;
-	if (is_at_work(title, level)) {
-		booted.begun = true;
-		return false;
-	}
-	return booted.begun || s.has_reaped || !is_awaited(NULL, level);
-}
-
-static bool look(void)
-{
-	if (exists("/run/openrc/rc.starting") || exists("/run/openrc/rc.stopping"))
-		return false;
-	if (booted.kind == OPENRC)
-		return openrc_is_up();
-	return booted.kind == OTHER || table_is_done();
-}
+/* ---- any ---- */
 
 void booted_terminated(int sender)
 {
-	booted.ending |= sender == 1;
+	/* (systemd does so, too: to what is left of its own scope once memory has run out.) */
+	if (sender == 1 && booted.kind == INIT_BUSYBOX)
+		power_announce();
+}
+
+bool booted_ends(void)
+{
+	if (!agent.ending && inits_ends(booted.kind))
+		power_announce();
+	return agent.ending;
 }
 
 void booted_look_again(void)
@@ -424,17 +142,17 @@ void booted_look_again(void)
 
 bool booted_must_look(void)
 {
-	return booted.kind > SYSTEMD;
+	return booted.kind > INIT_SYSTEMD;
 }
 
 bool booted_init(void)
 {
 	struct { long seconds, nanoseconds; } t = { 0, 0 };
 
-	if (booted.ending)
+	if (agent.ending)
 		return false;
 	if (!booted_must_look())
-		return booted.kind == NONE || booted.up;
+		return booted.kind == INIT_NONE || booted.up;
 	if (booted.quiet < 2) {
 		SYS2(clock_gettime, CLOCK_MONOTONIC, &t);
 		uint64_t ms = (uint64_t)t.seconds * 1000 + (uint64_t)t.nanoseconds / 1000000;
@@ -442,7 +160,7 @@ bool booted_init(void)
 		if (booted.looked && ms < booted.looked + BOOTED_LOOK)
 			return false;
 		booted.looked = ms;
-		booted.quiet = look() ? booted.quiet + 1 : 0;
+		booted.quiet = inits_rests(booted.kind) ? booted.quiet + 1 : 0;
 	}
 	return booted.quiet >= 2;
 }

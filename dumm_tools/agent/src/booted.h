@@ -17,6 +17,9 @@ void booted_take(void);
 /* Note who has sent SIGTERM: the init of busybox does before it ends the guest. */
 void booted_terminated(int sender);
 
+/* Whether the guest is about to end, by its init or by ourselves. */
+bool booted_ends(void);
+
 /* Forget what was seen of an init that sends no messages: it may be about to end the guest. */
 void booted_look_again(void);
 
@@ -26,7 +29,7 @@ bool booted_init(void);
 #define BOOTED_LOOK 50
 bool booted_must_look(void);
 
-/* The kind of init: none, systemd, inittab, openrc or other. */
+/* The kind of init: none, systemd, inittab, openrc, runit or other. */
 const char *booted_kind(void);
 
 #endif

@@ -4,6 +4,7 @@
 #include "layers.h"
 #include "holders.h"
 
+#include <asm/statfs.h>
 #include <linux/openat2.h>
 
 #define POINTS_MAX 128
@@ -12,12 +13,21 @@
 #define SCHED_FIFO_ 1
 #define PLACE "/.." /* the top of what is mounted on the root directory, which "/" does not lead to */
 
+/* include/linux/statfs.h, not in the uapi headers */
+#define ST_NOATIME 0x0400
+#define ST_RELATIME 0x1000
+
+/* Options of a mount: as statfs(2) shows them, and as mount_setattr(2) takes them. */
+static const u16 options[] = {
+	0x0001, MOUNT_ATTR_RDONLY, 0x0002, MOUNT_ATTR_NOSUID, 0x0004, MOUNT_ATTR_NODEV,
+	0x0008, MOUNT_ATTR_NOEXEC, ST_NOATIME, MOUNT_ATTR_NOATIME, 0x0800, MOUNT_ATTR_NODIRATIME,
+};
+
 /* Something mounted in the root file system, not in another one there. */
 struct point {
 	const char *path;
 	u32 id;
 	int from, to; /* descriptors: its top, and the place for it in the new root file system */
-	bool moved;
 };
 
 static struct point points[POINTS_MAX];
@@ -86,7 +96,7 @@ static long find_points(char *info, u32 root, bool *shared)
 		} else if (str_number(&parent) == root && path[0] == '/' && path[1]) {
 			if (point_count == POINTS_MAX)
 				return -E2BIG;
-			points[point_count++] = (struct point){ path, number, -1, -1, false };
+			points[point_count++] = (struct point){ path, number, -1, -1 };
 		}
 	}
 	return 0;
@@ -193,23 +203,60 @@ static void umount_above(u32 root)
 		;
 }
 
-/* No other process of a guest with one processor runs meanwhile, unless we have to wait. */
-static long move_and_pivot(int root)
+/* Give the new root file system the options of the old one: those of its mount, like ro and noatime. */
+static long keep_options(int root)
 {
+	struct mount_attr a = { .attr_clr = MOUNT_ATTR__ATIME };
+	struct statfs s;
+	long r = SYS2(statfs, "/", &s);
+
+	if (r < 0)
+		return r;
+	for (const u16 *o = options; o < options + sizeof options / sizeof *options; o += 2)
+		if (s.f_flags & o[0])
+			a.attr_set |= o[1];
+	if (!(s.f_flags & (ST_NOATIME | ST_RELATIME)))
+		a.attr_set |= MOUNT_ATTR_STRICTATIME;
+	return SYS5(mount_setattr, root, "", AT_EMPTY_PATH, &a, sizeof a);
+}
+
+/* Make another mount the root; the present one is on top of it then. */
+static long pivot(int root)
+{
+	long r = SYS1(fchdir, root);
+
+	return r < 0 ? r : SYS2(pivot_root, ".", ".");
+}
+
+/* Move all that is mounted to the new root file system, or nothing. */
+static long move_points(int old)
+{
+	struct point *p = points;
 	long r = 0;
 
+	while (p < points + point_count && (r = move_point(p->from, p->to, "")) >= 0)
+		p++;
+	while (r < 0 && p-- > points)
+		move_point(p->from, old, p->path + 1);
+	return r;
+}
+
+/* No other process of a guest with one processor runs meanwhile, unless we have to wait. */
+static long pivot_and_move(int new)
+{
+	int old = (int)sys_open("/", O_PATH | O_DIRECTORY);
+	long r = old;
+
 	schedule(SCHED_FIFO_);
-	for (struct point *p = points; r >= 0 && p < points + point_count; p++)
-		if ((r = move_point(p->from, p->to, "")) >= 0)
-			p->moved = true;
-	if (r >= 0 && (r = SYS1(fchdir, root)) >= 0 && (r = SYS2(pivot_root, ".", ".")) >= 0)
-		umount_above(mount_of(root, "", NULL)); /* the old one, which is on top of the new one */
-	else
-		for (struct point *p = points; p < points + point_count; p++)
-			if (p->moved)
-				move_point(p->from, AT_FDCWD, p->path);
+	if (r >= 0 && (r = pivot(new)) >= 0) {
+		if ((r = move_points(old)) >= 0)
+			umount_above(mount_of(new, "", NULL)); /* the old one */
+		else
+			pivot(old);
+	}
 	SYS1(chdir, "/");
 	schedule(SCHED_OTHER_);
+	sys_close(&old);
 	return r;
 }
 
@@ -259,8 +306,8 @@ long layers_change(const char *tag, const char *directory)
 		if ((r = mount_new(tag, directory)) >= 0) {
 			new = (int)sys_open(PLACE, O_PATH | O_DIRECTORY);
 			r = new < 0 ? new : mount_of(new, "", NULL) == root ? -EINVAL : open_points(new);
-			if (r >= 0)
-				r = move_and_pivot(new);
+			if (r >= 0 && (r = keep_options(new)) >= 0)
+				r = pivot_and_move(new);
 			if (r >= 0)
 				holders_of(root);
 			else

@@ -92,6 +92,26 @@ void machine_known(void)
 		write_host(OWN_FILE, "");
 }
 
+void machine_set_apart(int pid)
+{
+	int context = (int)SYS2(fsopen, "cgroup2", FSOPEN_CLOEXEC), root = -1, procs = -1;
+	char number[16];
+
+	if (context >= 0 && SYS5(fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) >= 0)
+		root = (int)SYS3(fsmount, context, FSMOUNT_CLOEXEC, 0);
+	if (root >= 0) {
+		SYS3(mkdirat, root, "dumm-agent", 0755);
+		procs = (int)sys_openat(root, "dumm-agent/cgroup.procs", O_WRONLY | O_CLOEXEC, 0);
+	}
+	if (procs >= 0) {
+		str_decimal(number, number + sizeof number, (u32)pid);
+		sys_write(procs, number, str_len(number));
+	}
+	sys_close(&procs);
+	sys_close(&root);
+	sys_close(&context);
+}
+
 void machine_protect(void)
 {
 	char number[16], *end = number + sizeof number;

@@ -2,6 +2,7 @@
 #include "boot.h"
 #include "booted.h"
 #include "console.h"
+#include "forget.h"
 #include "input.h"
 #include "line.h"
 #include "machine.h"
@@ -102,7 +103,7 @@ static int patience(void)
 
 	for (int i = 0; i < agent.open_count; i++)
 		asked |= agent.lines[i].asked;
-	return asked && booted_must_look() && !booted_init() ? BOOTED_LOOK : -1;
+	return asked && booted_must_look() && !booted_init() ? BOOTED_LOOK : forget_patience();
 }
 
 static void loop(int signals)
@@ -135,6 +136,7 @@ static void loop(int signals)
 		}
 		if (sys_poll(p, n, patience()) < 0)
 			continue;
+		forget_look();
 		if (p[0].revents)
 			take_signals(signals);
 		if (p[1].fd >= 0 && p[1].revents & POLLIN)
@@ -201,7 +203,7 @@ int agent_main(char **argv, char **env);
 int agent_main(char **argv, char **env)
 {
 	static char config[1 << 20]; /* only what is used of it takes memory */
-	const char *count = env_get(env, "DUMM_LINES");
+	const char *count = env_get(env, "DUMM_LINES"), *files = env_get(env, "DUMM_FILES");
 
 	if (SYS0(getpid) != 1)
 		serve_kernel(argv);
@@ -226,8 +228,12 @@ int agent_main(char **argv, char **env)
 		long error;
 
 		SYS2(pipe2, told, O_CLOEXEC);
-		if (SYS0(fork) > 0)
+		long pid = SYS0(fork);
+
+		if (pid > 0) {
+			machine_set_apart((int)pid);
 			run_init(init, variable, told[1]);
+		}
 		sys_close(&told[1]);
 		/* A successful exec closes the other end. */
 		if (sys_read(told[0], &error, sizeof error) == sizeof error)
@@ -243,6 +249,8 @@ int agent_main(char **argv, char **env)
 		agent.console = (int)sys_open("/dev/tty0", O_RDWR | O_NOCTTY | O_NONBLOCK);
 	}
 	module_serve();
+	if (files)
+		forget_beyond(str_number(&files));
 	int signals = watch_signals();
 
 	open_lines();

@@ -27,7 +27,7 @@ bool power_is_asked_for(char **argv)
 	for (const char *s = name; *s; s++)
 		if (*s == '/')
 			name = s + 1;
-	shuts_down = !str_cmp(name, "shutdown");
+	shuts_down = !str_cmp(name, "shutdown") || !str_cmp(name, "openrc-shutdown");
 	changes_level = !str_cmp(name, "init") || !str_cmp(name, "telinit");
 	is_end = is_in(name, ends);
 	if (!is_end && !shuts_down && !changes_level && str_cmp(name, "systemctl"))
@@ -47,6 +47,13 @@ void power_announce(void)
 {
 	write_host(ENDING_FILE, "");
 	agent.ending = true;
+}
+
+void power_withdraw(void)
+{
+	if (agent.ending)
+		SYS3(unlinkat, agent.host, ENDING_FILE, 0);
+	agent.ending = false;
 }
 
 /* ---- by ourselves ---- */

@@ -45,7 +45,7 @@ enum {
 			 * or, with an empty tag, /guest of the jail */
 	HOLDERS = 'H',	/* ask who still uses the root file system before the last LAYERS */
 	POWER = 'P',	/* POWER_OFF or POWER_REBOOT */
-	STATE = 'B',	/* answer BOOTED as soon as the guest has booted */
+	STATE = 'B',	/* answer TAKEN_LINE, and BOOTED as soon as the guest has booted */
 };
 
 /* Guest to host. */
@@ -64,9 +64,9 @@ enum {
 	DONE = 'd',	/* errno(4): result of NETNS, MODULE, STORE or LAYERS */
 	HELD = 'h',	/* answer to HOLDERS, in lines: pid, 'n' (in a mount namespace of its own) or 'f'
 			 * (with files), command */
-	TAKEN_LINE = 'a',/* count(4) of bytes read from the line since HELLO: from time to time, and after SIGNAL */
+	TAKEN_LINE = 'a',/* count(4) of bytes read from the line since HELLO: from time to time, after SIGNAL and after STATE */
 	UP = 'b',	/* "dumm-up\n": once, when the agent has opened the line */
-	BOOTED = 's',	/* text: the kind of init (none, systemd, inittab, openrc or other), and what became of
+	BOOTED = 's',	/* text: the kind of init (none, systemd, inittab, openrc, runit or other), and what became of
 			 * the startup program (none, running, done, or failed with an exit status) */
 };
 

@@ -35,7 +35,7 @@ static void hello(struct line *l, const u8 *nonce)
 {
 	char text[READY_MAX], *end = text + sizeof text, *p = text;
 
-	if (agent.ending)
+	if (booted_ends())
 		return; /* the next boot will answer */
 	program_drop(l);
 	l->taken = l->told = 0;
@@ -162,6 +162,7 @@ static void handle(struct line *l, u8 type, u8 *p, u32 n)
 			power((char)p[0]);
 		break;
 	case STATE:
+		line_send(l, TAKEN_LINE, &l->taken, sizeof l->taken); /* as a sign that it is known */
 		l->asked = true;
 		booted_look_again();
 		break;
