@@ -21,7 +21,7 @@ _SBIN = (
     " readahead readprofile reboot remove-shell rmmod route rtcwake run-init runlevel sendmail"
     " setconsole setfont setlogcons slattach start-stop-daemon sulogin svlogd swapoff swapon"
     " switch_root sysctl syslogd tc telnetd tftpd tune2fs tunctl ubiattach ubidetach ubimkvol"
-    " ubirename ubirmvol ubirsvol ubiupdatevol udhcpc udhcpc6 udhcpd uevent vconfig watchdog"
+    " ubirename ubirmvol ubirsvol ubiupdatevol udhcpc udhcpd uevent vconfig watchdog"
     " zcip"
 )
 #: The list of names in the file: sorted, each terminated by NUL, with an additional NUL at the end.

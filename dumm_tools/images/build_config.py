@@ -66,6 +66,8 @@ def read(path: str) -> dict[str, str]:
             text = file.read(_FRAGMENT_MAX)
     except FileNotFoundError:
         raise NotFound(f"no such file '{path}'") from None
+    except IsADirectoryError:
+        raise Usage(f"'{path}' is a directory, not a file with options of the kernel") from None
     return parse(text, path)
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from dumm_tools import names
 from dumm_tools.errors import DummError
-from dumm_tools.images import applets, apt, busybox_tree, cache, elf
+from dumm_tools.images import applets, apt, busybox_tree, cache, elf, existing, master
+from dumm_tools.model import RootFS
 
 Report = Callable[[str], None]
 
@@ -25,6 +26,7 @@ def build(
     suite: str | None = None,
     mirror: str | None = None,
     allow_expired: bool = False,
+    rootfs: RootFS | None = None,
     may_exist: bool = False,
     progress: Report | None = None,
 ) -> str:
@@ -36,8 +38,9 @@ def build(
 
     names.pack(name, "master name")
     isolation.become_root()  # for the owners of the files in it
-    with cache.build("masters", name, may_exist=may_exist, progress=progress) as target:
+    with master.build(name, rootfs, may_exist=may_exist, progress=progress) as target:
         if target is None:
+            existing.need_busybox(name)
             return name
         host = None if suite or mirror else _host_busybox()
         if host:

@@ -70,6 +70,16 @@ def find(kind: Kind, name: str) -> str | None:
     return path
 
 
+def missing(kind: Kind, name: str, hint: str | None = None) -> NotFound:
+    """The error for an object that does not exist; `hint` is for a name that is like no other."""
+    from dumm_tools.missing import similar
+
+    known = names(kind)
+    if hint is None and known:
+        hint = f"there is {', '.join(known[:10])}"
+    return NotFound(f"no {NOUN[kind]} '{name}'", hint=similar(name, known, hint))
+
+
 def lock_of(kind: Kind, path: str) -> str | None:
     """The lock that guards the directory `path`, None if it is not an object of the cache.
 
@@ -102,6 +112,13 @@ def hold(lock: str, path: str) -> int:
         os.close(fd)
         raise NotFound(f"'{path}' was deleted")
     return fd
+
+
+def guards(lock: str, fd: int) -> bool:
+    """Whether what was locked by `hold` still has its name, and has not been replaced."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(fd), os.stat(lock))
+    return False
 
 
 @contextlib.contextmanager
@@ -178,7 +195,7 @@ def replacing(kind: Kind, name: str) -> Iterator[str]:
 def delete(kind: Kind, name: str) -> None:
     """Delete an object. NotFound if there is none, Conflict while guests run from it."""
     if find(kind, name) is None:
-        raise NotFound(f"no {NOUN[kind]} '{name}'")
+        raise missing(kind, name)
     place = directory(kind)
     try:
         fd = _locked(os.path.join(place, f".{name}.lock"), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -186,7 +203,7 @@ def delete(kind: Kind, name: str) -> None:
         raise Conflict(f"{NOUN[kind]} '{name}' is in use") from None
     try:
         if find(kind, name) is None:
-            raise NotFound(f"no {NOUN[kind]} '{name}'")
+            raise missing(kind, name)
         from dumm_tools.trees import staging, tree
 
         tree.refuse_mounts(os.path.join(place, name))
@@ -249,9 +266,8 @@ def _locked(lock: str, operation: int) -> int:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, operation)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(lock)):
-                    return fd
+            if guards(lock, fd):
+                return fd
         except BaseException:
             os.close(fd)
             raise

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 from dumm_tools import foreground, names
 from dumm_tools.errors import NotFound, Usage
-from dumm_tools.images import apt, cache
+from dumm_tools.images import apt, cache, existing, facts, master, suites
+from dumm_tools.model import RootFS
 
 Report = Callable[[str], None]
 
@@ -33,6 +34,9 @@ _HOSTS = """\
 ff02::1\t\tip6-allnodes
 ff02::2\t\tip6-allrouters
 """
+#: Users may ping, as Debian's packages would have it if all that they recommend were installed.
+_SYSCTLS = "etc/sysctl.d/50-ping.conf"
+_PING = "net.ipv4.ping_group_range = 0 2147483647\n"
 
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _UNKNOWN = re.compile(r"^E: Unable to locate package (\S+)", re.MULTILINE)
@@ -45,6 +49,7 @@ def build(
     include: Sequence[str] = (),
     mirror: str | None = None,
     allow_expired: bool = False,
+    rootfs: RootFS | None = None,
     may_exist: bool = False,
     progress: Report | None = None,
 ) -> str:
@@ -56,10 +61,11 @@ def build(
     from dumm_tools.running import isolation
     from dumm_tools.trees import untar
 
-    suite = suite or apt.DEFAULT_SUITE
+    asked, suite = suite, suite or apt.DEFAULT_SUITE
     name = names.pack(name or f"debian-{suite}", "master name")
-    with cache.build("masters", name, may_exist=may_exist, progress=progress) as target:
+    with master.build(name, rootfs, may_exist=may_exist, progress=progress) as target:
         if target is None:
+            existing.need_debian(name, asked, include)
             return name
         for package in include:
             if not _PACKAGE.fullmatch(package):
@@ -105,6 +111,7 @@ def build(
             _forget_builder(target)
             # Mount point for the kernel's modules, which each start would have to create otherwise.
             os.makedirs(os.path.join(target, "usr/lib/modules"), exist_ok=True)
+            facts.record(name, suite=suites.ALIASES.get(suite, suite))
     return name
 
 
@@ -114,8 +121,11 @@ def _forget_builder(tree: str) -> None:
     for path in _NOT_OURS:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(tree, path))
-    with contextlib.suppress(FileExistsError), open(os.path.join(tree, "etc/hosts"), "x") as file:
-        file.write(_HOSTS)
+    for path, text in (("etc/hosts", _HOSTS), (_SYSCTLS, _PING)):
+        place = os.path.join(tree, path)
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        with contextlib.suppress(FileExistsError), open(place, "x") as file:
+            file.write(text)
 
 
 def _temporary(work: str) -> str:

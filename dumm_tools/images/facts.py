@@ -1,6 +1,7 @@
-"""Facts about a master of the cache that its files do not tell: in `.NAME.json` beside it.
+"""Facts about a master or a kernel pack of the cache that its files do not tell: in `.NAME.json`
+beside it.
 
-A directory that is used as a master has none.
+A directory elsewhere that is used as a master or a pack has none.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from dumm_tools.images import cache
 _FILE_MAX = 1 << 20
 
 
-def record(name: str, **facts: object) -> None:
-    """Keep facts about the master called `name`, which may still be in the making."""
+def record(name: str, *, kind: cache.Kind = "masters", **facts: object) -> None:
+    """Keep facts about the object called `name`, which may still be in the making."""
     import json
 
-    master = os.path.join(cache.directory("masters"), name)
-    path = cache.facts_path("masters", master)
+    place = os.path.join(cache.directory(kind), name)
+    path = cache.facts_path(kind, place)
     if path is None:
         return
     with open(f"{path}.new", "w", encoding="utf-8", errors="surrogateescape") as file:
-        json.dump({**read(master), **facts}, file, indent=1)
+        json.dump({**read(place, kind), **facts}, file, indent=1)
         file.write("\n")
     os.replace(f"{path}.new", path)
 
 
-def read(master: str) -> dict[str, Any]:
-    """The facts about the master at a path: none if they cannot be read."""
-    path = cache.facts_path("masters", master)
+def read(place: str, kind: cache.Kind = "masters") -> dict[str, Any]:
+    """The facts about the object at a path: none if they cannot be read."""
+    path = cache.facts_path(kind, place)
     if path is None:
         return {}
     try:

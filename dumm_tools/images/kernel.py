@@ -12,7 +12,7 @@ import re
 from typing import NamedTuple
 
 from dumm_tools import trust
-from dumm_tools.errors import DummError, NotFound
+from dumm_tools.errors import DummError
 from dumm_tools.images import cache
 
 #: Possible locations of a UML binary in a directory; the first one found is used.
@@ -26,6 +26,8 @@ _FACTS_MAX = 64 << 10
 _FACT_MAX = 2000
 #: The kernel's capabilities, in pack.json: names of `features.py`, separated by spaces.
 FEATURES = "features"
+#: The project's patches in it, likewise.
+PATCHES = "patches"
 
 
 class Kernel(NamedTuple):
@@ -67,7 +69,7 @@ def resolve(spec: str) -> Kernel:
     if spec and os.path.isdir(path):
         return _of_pack(path)
     if not spec or not os.path.exists(path):
-        raise NotFound(f"no kernel '{spec}'", hint="dumm-fs kernel fetch")
+        raise cache.missing("kernels", spec, "dumm-fs kernel fetch")
     # The binary of a pack runs only with the pack's libraries.
     real = os.path.realpath(path)
     root = real.removesuffix("/usr/bin/linux.uml")
@@ -119,6 +121,11 @@ def release(kernel: Kernel) -> str | None:
     from dumm_tools.images import kernel_banner
 
     return kernel_banner.release_of(kernel.path)
+
+
+def patches(kernel: Kernel) -> tuple[str, ...]:
+    """The project's patches in a kernel, as far as its pack says it (kernel_patches.py)."""
+    return tuple(facts(kernel.root).get(PATCHES, "").split()) if kernel.root is not None else ()
 
 
 def check(kernel: Kernel) -> None:

@@ -8,9 +8,9 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-from dumm_tools.errors import Conflict, DummError, NotFound, Usage
+from dumm_tools.errors import DummError, Usage
 from dumm_tools.images import cache, elf
-from dumm_tools.trees import replacing, tarring, untar
+from dumm_tools.trees import archive_file, tarring, untar
 
 Report = Callable[[str], None]
 
@@ -28,9 +28,9 @@ def export(name: str, target: str, progress: Report | None = None) -> None:
     """Write a pack of the cache to the file `target`, whole or not at all, or to stdout (`-`)."""
     path = cache.find("kernels", name)
     if path is None:
-        raise NotFound(f"no kernel '{name}'")
-    with cache.held("kernels", path), _output(target) as fd:
-        _write(_counted(tarring.stream(path, name), progress), fd)
+        raise cache.missing("kernels", name)
+    with cache.held("kernels", path), archive_file.output(target, 0o644) as fd:
+        archive_file.write(tarring.stream(path, name), fd, progress)
 
 
 def is_archive(path: str) -> bool:
@@ -68,58 +68,3 @@ def unpacked(path: str, progress: Report | None = None) -> Iterator[str]:
         if len(found) != 1:
             raise DummError(f"'{label}' is not an archive of a kernel pack")
         yield found[0]
-
-
-@contextlib.contextmanager
-def _output(target: str) -> Iterator[int]:
-    """The descriptor to write to. A regular file gets its name when it is complete."""
-    if target == "-":
-        if os.isatty(1):
-            raise Usage("standard output is a terminal, not a file")
-        yield 1
-        return
-    target = os.path.realpath(target)
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        mode = os.stat(target).st_mode
-        if stat.S_ISDIR(mode):
-            raise Conflict(f"'{target}' is a directory")
-        if not stat.S_ISREG(mode):
-            fd = os.open(target, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC)
-            try:
-                yield fd
-            finally:
-                os.close(fd)
-            return
-    place, name = os.path.split(target)
-    try:
-        at = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"no such directory '{place}'") from None
-    try:
-        with replacing.file(at, name) as fd:
-            yield fd
-            os.fchmod(fd, 0o644)
-    finally:
-        os.close(at)
-
-
-def _write(pieces: Iterator[bytes], fd: int) -> None:
-    import shutil
-
-    if shutil.which("zstd") is None:
-        for piece in pieces:
-            while piece:
-                piece = piece[os.write(fd, piece) :]
-        return
-    from dumm_tools import foreground
-
-    foreground.filtered(["zstd", "-q", "-c"], pieces, fd)
-
-
-def _counted(pieces: Iterator[bytes], progress: Report | None) -> Iterator[bytes]:
-    done = 0
-    for piece in pieces:
-        yield piece
-        if progress and (done + len(piece)) >> 24 > done >> 24:
-            progress(f"{(done + len(piece)) >> 20} MB")
-        done += len(piece)

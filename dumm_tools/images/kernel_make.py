@@ -58,7 +58,7 @@ def run(
     compiled = 0
     errors: list[str] = []
     stops: list[str] = []
-    argv = [*_make(tree), f"-j{jobs}", *targets]
+    argv = [*command(tree), f"-j{jobs}", *targets]
 
     def line(text: str) -> None:
         nonlocal compiled
@@ -100,13 +100,14 @@ def count(tree: Tree) -> int:
 
     plan = f"{tree.log}.plan"
     try:
-        proc.follow([*_make(tree), "-n", "linux"], plan, line, env=_environment({}))
+        proc.follow([*command(tree), "-n", "linux"], plan, line, env=_environment({}))
     finally:
         os.unlink(plan)
     return found
 
 
-def _make(tree: Tree) -> list[str]:
+def command(tree: Tree) -> list[str]:
+    """The beginning of make's command line for a tree."""
     return [
         *("make", "-C", tree.source, f"O={tree.objects}", "ARCH=um", "LOCALVERSION="),
         *("--no-print-directory", *toolchain.compiler()),

@@ -15,11 +15,13 @@ from dumm_tools.images import (
     apt,
     assembly,
     cache,
+    existing,
     features,
     fitness,
     inspection,
     kernel,
     kernel_archive,
+    kernel_origin,
     suites,
     virtiofsd,
     virtiofsd_pack,
@@ -54,7 +56,7 @@ def fetch(
     known = name or _known_name(suite, may_exist)
     if known is not None and cache.find("kernels", known):
         with cache.build("kernels", known, may_exist=may_exist):
-            pass  # build() has raised the Conflict
+            existing.need_fetched(known, suite)  # or build() has raised the Conflict
         _complete(known, mirror, allow_expired, progress, warn)
         return known
     with cache.scratch("kernels", "fetch") as work:
@@ -71,6 +73,8 @@ def fetch(
         with cache.build("kernels", name, may_exist=may_exist, progress=progress) as target:
             if target is not None:
                 _fetch_into(target, work, lists, allow_expired, progress, warn)
+            else:
+                existing.need_fetched(name, lists.codename)
         if target is not None and note is not None:
             _remark(name, note)
     return name
@@ -93,9 +97,9 @@ def import_(
         names.pack(name, "kernel name")
     if path != "-" and not os.path.exists(path):
         raise NotFound(f"no such file '{path}'")
-    if name is not None and cache.find("kernels", name):
-        with cache.build("kernels", name, may_exist=may_exist):
-            return name  # build() has raised the Conflict, or there is nothing to do
+    if name is not None and not may_exist and cache.find("kernels", name):
+        with cache.build("kernels", name):
+            pass  # this raises the Conflict, before anything is unpacked
     if path != "-" and os.path.isdir(path):
         own = os.path.basename(os.path.abspath(path))
         with inspection.of_directory(os.path.realpath(path)) as source:
@@ -115,8 +119,15 @@ def _import(source: Source, path: str, name: str, may_exist: bool, *, move: bool
     names.pack(name, "kernel name")
     with cache.build("kernels", name, may_exist=may_exist) as target:
         if target is not None:
-            assemble(source, target, source.facts, move=move)
+            assemble(source, target, _imported(source.facts), move=move)
+        else:
+            existing.need_kernel(name, source.program.binary, path)
     return name
+
+
+def _imported(facts: dict[str, str]) -> dict[str, str]:
+    """The facts about a pack that was built elsewhere."""
+    return {**facts, kernel_origin.IMPORTED: "yes"} if "source" in facts else facts
 
 
 def check(source: Source, path: str) -> None:

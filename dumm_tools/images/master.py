@@ -5,11 +5,12 @@ Those in the cache have a name and a lock; a directory elsewhere is used as it i
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast, get_args
 
-from dumm_tools.errors import Conflict, DummError, NotFound
+from dumm_tools.errors import Conflict, DummError
 from dumm_tools.images import cache, facts, startup
 from dumm_tools.model import RootFS
 
@@ -56,7 +57,7 @@ def resolve(spec: str) -> Master:
             if next(entries, None) is None:
                 raise DummError(f"master '{spec}' is empty")
     except FileNotFoundError:
-        raise NotFound(f"no master '{spec}'", hint="dumm-fs master build busybox") from None
+        raise cache.missing("masters", spec, "dumm-fs master build busybox") from None
     except NotADirectoryError:
         raise DummError(
             f"master '{spec}' is not a directory", hint="use 'dumm-fs master import' for archives"
@@ -84,11 +85,24 @@ def rootfs(path: str) -> RootFS:
     return "virtiofs" if distribution else "hostfs"
 
 
-def set_rootfs(name: str, kind: RootFS | None) -> None:
-    """Record how guests with a master of the cache reach their root file system, unless that is
-    None."""
-    if kind is not None:
-        facts.record(name, rootfs=kind)
+@contextlib.contextmanager
+def build(
+    name: str,
+    kind: RootFS | None,
+    *,
+    may_exist: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> Iterator[str | None]:
+    """Yield an empty directory that becomes the master `name` if the block succeeds, or None if
+    there is one (`cache.build`). In both cases record how its guests reach their root file system,
+    unless `kind` is None."""
+    with cache.build("masters", name, may_exist=may_exist, progress=progress) as target:
+        yield target
+        if target is not None and kind is not None:
+            facts.record(name, rootfs=kind)
+    if target is None and kind is not None:
+        with cache.held("masters", os.path.join(cache.directory("masters"), name)):
+            facts.record(name, rootfs=kind)
 
 
 def list_() -> list[Stored]:

@@ -21,6 +21,21 @@ class Command(NamedTuple):
     directory: str
     user: str
 
+    def as_words(self) -> list[str]:
+        """The command as one for root in any directory."""
+        words = [
+            "env",
+            "-C",
+            self.directory,
+            *(f"{n}={v}" for n, v in self.env.items()),
+            *self.argv,
+        ]
+        if self.user in ("root", "0"):
+            return words
+        import shlex
+
+        return ["su", "-s", "/bin/sh", self.user, "-c", f"exec {shlex.join(words)}"]
+
     @classmethod
     def of_image(cls, config: dict[str, Any]) -> Command | None:
         """The command in the configuration of an image; None if it has none that can be run."""

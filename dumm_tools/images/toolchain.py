@@ -18,7 +18,13 @@ NEEDED = (
     ("bc", "bc"),
     ("depmod", "kmod"),
 )
-_FOR_DEBIAN = (("apt-get", "apt"), ("dpkg-deb", "dpkg"), ("tar", "tar"), ("xz", "xz-utils"))
+_FOR_DEBIAN = (
+    ("apt-get", "apt"),
+    ("dpkg-deb", "dpkg"),
+    ("tar", "tar"),
+    ("xz", "xz-utils"),
+    ("patch", "patch"),
+)
 #: Where depmod is; it is not in the PATH of ordinary users.
 PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
