@@ -14,7 +14,7 @@ from dumm_tools.images import cache, startup
 from dumm_tools.model import Guest, State
 from dumm_tools.running import guest_views, liveness, turn
 from dumm_tools.statefile import Transaction, transaction
-from dumm_tools.trees import copying, diff, exposure, layer, staging, tree
+from dumm_tools.trees import comparing, copying, diff, exposure, layer, staging, tree
 
 Report = Callable[[str], None]
 
@@ -64,10 +64,17 @@ def reset(labdir: str, name: str) -> None:
 
 
 def commit(
-    labdir: str, name: str, to: str, *, warn: Report, progress: Report | None = None
+    labdir: str,
+    name: str,
+    to: str,
+    *,
+    may_exist: bool = False,
+    warn: Report,
+    progress: Report | None = None,
 ) -> None:
     """Save a stopped guest's changes as a new layer if `to` is a path, or else all that the
-    guest sees as a new master `to`. Conflict while it runs, and if `to` exists."""
+    guest sees as a new master `to`. Conflict while it runs, and if `to` exists, unless `may_exist`
+    and it contains the same."""
     as_layer, is_open = "/" in to, False
     if not as_layer:
         names.pack(to, "master name")
@@ -84,10 +91,16 @@ def commit(
             parent = os.path.realpath(os.path.dirname(os.path.abspath(to)))
             if f"{parent}/".startswith(f"{os.path.realpath(own)}/"):
                 raise Usage(f"'{to}' is inside the layer itself")
+            if may_exist and os.path.isdir(to):
+                _need_same(own, to, f"'{to}'", name)
+                return
             target = stack.enter_context(staged(to))
             is_open = exposure.is_open(parent)
             left = copying.copy_tree(own, target, marks=marks(labdir, state, name), private=is_open)
         else:
+            if may_exist and (there := cache.find("masters", to)) is not None:
+                _need_same(mount, there, f"master '{to}'", name)
+                return
             target = stack.enter_context(cache.build("masters", to, progress=progress)) or ""
             left = copying.copy_tree(mount, target)
             startup.record(to, startup.command_of(choice.resolve_master(labdir, guest).path))
@@ -95,6 +108,15 @@ def commit(
         warn(f"skipped {left} device nodes and sockets")
     if is_open:
         warn(_OPEN.format(to))
+
+
+def _need_same(tree_: str, there: str, what: str, guest: str) -> None:
+    """Raise Conflict unless something existing contains the files of a guest."""
+    found = comparing.difference(tree_, there)
+    if found is not None:
+        raise Conflict(
+            f"{what} already exists, and '{os.fsdecode(found)}' of guest '{guest}' differs from it"
+        )
 
 
 @contextlib.contextmanager

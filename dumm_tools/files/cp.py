@@ -22,8 +22,9 @@ from dumm_tools import names
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.files import choice, mounts
 from dumm_tools.running import guest_views, liveness, turn
-from dumm_tools.statefile import transaction
+from dumm_tools.statefile import load, transaction
 from dumm_tools.trees import copying
+from dumm_tools.trees.copy_job import Job
 
 Report = Callable[[str], None]
 OnError = Callable[[DummError], None]
@@ -43,12 +44,40 @@ class Operand(NamedTuple):
 
 def operand(said: str) -> Operand:
     """Parse GUEST:PATH; a colon after a slash belongs to a local name. Usage."""
-    head, colon, path = said.partition(":")
-    if not colon or "/" in head:
+    head, path = _divided(said)
+    if head is None:
         if not said:
             raise Usage("an empty path")
         return Operand(said, None, said)
+    if "," in head:
+        raise Usage(f"'{said}' is in several guests, which only the last operand may be")
     return Operand(said, names.guest(head), f"/{path}")
+
+
+def _divided(said: str) -> tuple[str | None, str]:
+    """The text before the colon, and the rest; None and everything for a local name."""
+    head, colon, path = said.partition(":")
+    return (head, path) if colon and "/" not in head else (None, said)
+
+
+def targets(labdir: str, target: str, *, everyone: bool = False) -> list[str]:
+    """The targets that are meant by GUEST,GUEST...:PATH or, for all guests, by :PATH. Usage,
+    NotFound."""
+    head, path = _divided(target)
+    if everyone:
+        if head != "":
+            raise Usage(
+                f"'{target}' is not a path in all guests", hint="with --all, DST is written :PATH"
+            )
+        guests = sorted(load(labdir).guests)
+    elif head is None or "," not in head:
+        return [target]
+    else:
+        guests = list(dict.fromkeys(map(names.guest, head.split(","))))
+        state = load(labdir)
+        for guest in guests:
+            guest_views.get(state, guest)
+    return [f"{guest}:{path}" for guest in guests]
 
 
 def copy(
@@ -97,7 +126,7 @@ def copy(
             warn(f"{what}: skipped")
 
         jobs = {
-            trusted: copying.Job(top, skipped, report, progress, replace=True, trusted=trusted)
+            trusted: Job(top, skipped, report, progress, replace=True, trusted=trusted)
             for trusted in (True, False)
         }
         for each in froms:
@@ -220,9 +249,7 @@ def _target(place: _Place, to: Operand, many: bool) -> tuple[int, str | None]:
         raise DummError(f"cannot copy to '{to.said}': {_text(e)}") from None
 
 
-def _one(
-    job: copying.Job, place: _Place, source: Operand, name: str | None, on_error: OnError
-) -> None:
+def _one(job: Job, place: _Place, source: Operand, name: str | None, on_error: OnError) -> None:
     own = os.path.basename(source.path.rstrip("/"))
     contents = own in ("", ".", "..")
     try:

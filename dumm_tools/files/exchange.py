@@ -91,7 +91,8 @@ def replace(
         elif not fresh.lacking:
             workdir.drop(labdir, name)
         return
-    done = asked = False
+    done = False
+    place = ""
     with contextlib.ExitStack() as stack:
         trees = []
         try:
@@ -112,7 +113,6 @@ def replace(
             if running and guest.is_served:
                 with turn.unless_ended(labdir, name):
                     place = served.attach(labdir, guest, trees[1])
-                    asked = True
                     served.use(labdir, guest, place, seconds, warn)
             elif running:
                 with turn.unless_ended(labdir, name), _standing_still(labdir, name, seconds):
@@ -120,9 +120,9 @@ def replace(
                     here()
             if not done:
                 here()
-        except BaseException as e:
-            # A guest that was asked may use the new stack by now, or later: it remains unsettled.
-            if not (done or asked) or isinstance(e, holders.Refused):
+        except BaseException:
+            # A guest that was told may use the new stack by now, or later: it remains unsettled.
+            if not done and not (place and served.may_use(labdir, name, place)):
                 withdraw(labdir, state, name, fresh)
             raise
     mounts.note_fuse(labdir, name)

@@ -8,26 +8,14 @@ not ours.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import shutil
 
-from dumm_tools import proc
-from dumm_tools.errors import Conflict, DummError, NotFound
-from dumm_tools.files import workdir
+from dumm_tools.errors import Conflict, DummError
+from dumm_tools.files import overlay, workdir
 from dumm_tools.linux import mount as mnt
 from dumm_tools.model import Guest, State
 from dumm_tools.running import liveness
 from dumm_tools.statefile import need_here
-
-FUSE = "fuse-overlayfs"
-#: The note of a mount in progress: a command may be killed before it knows more.
-_MOUNTING = "mounting"
-#: Errors of a kernel that has no overlayfs, or not for us, or not on this file system.
-_REFUSALS = (errno.EPERM, errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP)
-#: A page: the maximum length of the options of mount(2), including the final NUL.
-_OPTIONS_MAX = 4095
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+@%~ ")
 
 
 def paths(labdir: str, name: str) -> tuple[str, str, str]:
@@ -59,9 +47,9 @@ def is_mounted(labdir: str, state: State, name: str) -> bool:
     found = mnt.mounted_at(target)
     if found is None:
         return False
-    ours = (f"{found.kind} {found.id}", _MOUNTING)
+    ours = (f"{found.kind} {found.id}", overlay.MOUNTING)
     if found.source != state.tag and (
-        found.source != FUSE or _fuse_mount(labdir, name) not in ours
+        found.source != overlay.FUSE or overlay.noted(labdir, name) not in ours
     ):
         raise Conflict(f"'{target}' is a mount point that this lab did not make")
     return True
@@ -129,89 +117,20 @@ def mount_at(labdir: str, state: State, guest: Guest, master: str, target: str) 
             os.makedirs(directory, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise DummError(f"'{directory}' is not a directory") from None
-    for layer in guest.overlays:
-        if not os.path.isdir(layer):
-            raise NotFound(
-                f"layer '{layer}' of guest '{guest.name}' is gone",
-                hint=f"dumm-fs overlay del {guest.name} '{layer}'",
-            )
-    for directory in ours:
-        _match_top(master, directory)
-    work = workdir.make(labdir, guest.name, upper)
-    try:
-        _mount_stack(labdir, state, guest, target, stack, work.path)
-    except BaseException:
-        # An interrupt has to wait for the mount: without its work directory it is useless.
-        _umount_all(state, os.path.realpath(target))
-        note_fuse(labdir, guest.name)
-        workdir.remove(work.entry)
-        raise
+    with contextlib.ExitStack() as opened:
+        overlays = {layer: overlay.open_layer(opened, guest, layer) for layer in guest.overlays}
+        for directory in ours:
+            _match_top(master, directory)
+        work = workdir.make(labdir, guest.name, upper)
+        try:
+            overlay.mount(labdir, state, guest, target, stack, work.path, overlays)
+        except BaseException:
+            # An interrupt has to wait for the mount: without its work directory it is useless.
+            _umount_all(state, os.path.realpath(target))
+            note_fuse(labdir, guest.name)
+            workdir.remove(work.entry)
+            raise
     return work
-
-
-def _mount_stack(
-    labdir: str, state: State, guest: Guest, target: str, stack: list[str], work: str
-) -> None:
-    upper, lower = stack[0], stack[1:]
-    forced = os.environ.get("DUMM_OVERLAY") == FUSE
-    try:
-        if forced:
-            _mount_fuse(labdir, guest.name, target, lower, upper, work)
-        else:
-            _mount_kernel(state, target, lower, upper, work)
-    except OSError as e:
-        # If the kernel refuses in a user namespace, a program of the user may be able to do it.
-        crossed = any(set(mnt.points_in(layer)) - {os.path.realpath(layer)} for layer in lower)
-        if crossed and state.isolated:
-            # The kernel does not let a user namespace see what is below other mounts, and
-            # fuse-overlayfs would show those (/proc, /sys) to the guest.
-            raise DummError(
-                f"file systems are mounted inside a layer of guest '{guest.name}': '{lower[-1]}'",
-                hint="only root's labs on the host's network support this; import it as a master",
-            ) from None
-        reason = e.strerror
-        if not forced and state.isolated and e.errno in _REFUSALS and shutil.which(FUSE):
-            try:
-                _mount_fuse(labdir, guest.name, target, lower, upper, work)
-                return
-            except DummError as other:
-                reason = f"{e.strerror}; {other}"
-        if e.errno == errno.ELOOP:
-            raise DummError(
-                f"layers of guest '{guest.name}' contain each other: {', '.join(stack)}"
-            ) from None
-        hint = "overlayfs is needed, on a file system that supports it; see 'dumm-fs check'"
-        raise DummError(
-            f"cannot mount '{target}': {reason}", hint=hint if e.errno in _REFUSALS else None
-        ) from None
-
-
-def _mount_kernel(state: State, target: str, lower: list[str], upper: str, work: str) -> None:
-    # The meaning of the layers must not depend on the configuration of the host's kernel. In a user
-    # namespace, only userxattr may be set, which implies the rest (overlayfs.rst).
-    flags = "index=off,userxattr" if state.isolated else "index=off,redirect_dir=off,metacopy=off"
-    with contextlib.ExitStack() as stack:
-        options = f"{_options(stack, lower=lower, upper=upper, work=work)},{flags}"
-        mnt.mount(state.tag, target, "overlay", mnt.MS_NODEV | mnt.MS_NOSUID, options)
-
-
-def _mount_fuse(
-    labdir: str, name: str, target: str, lower: list[str], upper: str, work: str
-) -> None:
-    """Mount with fuse-overlayfs(1), which ends when the tree is unmounted. The guest's process is
-    in a nested user namespace, hence allow_other."""
-
-    def quoted(path: str) -> str:
-        return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
-
-    options = [
-        f"lowerdir={':'.join(quoted(d) for d in lower)}",
-        f"upperdir={quoted(upper)}",
-        f"workdir={quoted(work)}",
-        "allow_other,nosuid,nodev",
-    ]
-    _note(labdir, name, _MOUNTING)
-    proc.run([FUSE, "-o", ",".join(options), target], quiet=True)
 
 
 def note_fuse(labdir: str, name: str) -> None:
@@ -219,32 +138,14 @@ def note_fuse(labdir: str, name: str) -> None:
     itself."""
     found = mnt.mounted_at(os.path.realpath(paths(labdir, name)[0]))
     if found and found.kind.startswith("fuse"):
-        _note(labdir, name, f"{found.kind} {found.id}")
+        overlay.note(labdir, name, f"{found.kind} {found.id}")
     else:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(_fuse_note(labdir, name))
-
-
-def _fuse_note(labdir: str, name: str) -> str:
-    return os.path.join(labdir, "run", name, "fuse")
-
-
-def _note(labdir: str, name: str, text: str) -> None:
-    with open(_fuse_note(labdir, name), "w", encoding="ascii") as file:
-        file.write(text)
-
-
-def _fuse_mount(labdir: str, name: str) -> str:
-    try:
-        with open(_fuse_note(labdir, name), encoding="ascii") as file:
-            return file.read()
-    except OSError:
-        return ""
+        overlay.forget(labdir, name)
 
 
 def by_fuse(labdir: str, name: str) -> bool:
     """Whether the guest's tree was last mounted by fuse-overlayfs."""
-    return bool(_fuse_mount(labdir, name))
+    return bool(overlay.noted(labdir, name))
 
 
 def umount(labdir: str, state: State, name: str) -> bool:
@@ -270,7 +171,7 @@ def umount_next(labdir: str, state: State, name: str) -> None:
 
 def _umount_all(state: State, place: str) -> None:
     while (found := mnt.mounted_at(place)) is not None:
-        if found.source not in (state.tag, FUSE):
+        if found.source not in (state.tag, overlay.FUSE):
             raise Conflict(f"'{place}' is a mount point that this lab did not make")
         mnt.umount(place, detach=True)
 
@@ -285,31 +186,3 @@ def _match_top(master: str, upper: str) -> None:
         with contextlib.suppress(PermissionError):
             os.chown(upper, want.st_uid, want.st_gid)
     os.chmod(upper, want.st_mode & 0o7777)
-
-
-def _options(stack: contextlib.ExitStack, *, lower: list[str], upper: str, work: str) -> str:
-    """overlayfs' mount options. Paths that would need quoting, or are too long in total, are given
-    by descriptor: the kernel resolves them once, at the mount."""
-
-    def join(name: str, directories: list[str]) -> str:
-        return f"{name}={':'.join(directories)}"
-
-    def build(path: object) -> str:
-        assert callable(path)
-        parts = [
-            join("lowerdir", [path(d) for d in lower]),
-            join("upperdir", [path(upper)]),
-            join("workdir", [path(work)]),
-        ]
-        return ",".join(parts)
-
-    def by_descriptor(path: str) -> str:
-        fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        stack.callback(os.close, fd)
-        return f"/proc/self/fd/{fd}"
-
-    everything = [*lower, upper, work]
-    plain = build(str)
-    if len(plain) < _OPTIONS_MAX and all(set(p) <= _PLAIN for p in everything):
-        return plain
-    return build(by_descriptor)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from dumm_tools.errors import Conflict, DummError, NotFound, TimedOut, Usage
 from dumm_tools.files import choice, exchange, holders, mounts
 from dumm_tools.images import cache
 from dumm_tools.model import Guest, State
-from dumm_tools.running import guest_views, liveness, turn
+from dumm_tools.running import blocks, guest_views, liveness, turn
 from dumm_tools.statefile import load, transaction
 from dumm_tools.waiting import unbroken
 
@@ -32,7 +32,7 @@ def raised(_name: str, error: Exception) -> None:
     raise error
 
 
-def _directory(path: str) -> str:
+def located(path: str) -> str:
     """A layer in the form used in records: absolute, with links resolved. NotFound, Usage."""
     real = os.path.realpath(path)
     if not os.path.isdir(real):
@@ -65,12 +65,63 @@ def add(
     names: Iterable[str],
     directory: str,
     *,
+    create: bool = False,
+    may_exist: bool = False,
     on_error: OnError = raised,
     warn: Warn = silent,
-) -> None:
-    """Put a directory on top of guests' stacks; one that is already there moves to the top."""
-    layer = _directory(directory)
+) -> bool:
+    """Put a directory on top of guests' stacks; one that is already there moves to the top, or
+    stays where it is with `may_exist`. A missing one is created with `create`. False if there was
+    nothing to do."""
+    with _created(directory) if create else contextlib.nullcontext():
+        layer = located(directory)
+        state, names = load(labdir), list(names)
+        wanted = [
+            name
+            for name in names
+            if layer not in _known(state, name, None if may_exist else 1)
+            or mounts.is_unsettled(labdir, name)
+        ]
+        _add(labdir, wanted, directory, layer, on_error, warn)
+        blocks.forget(labdir, [subject(name, layer) for name in names])
+        return bool(wanted)
 
+
+def _known(state: State, name: str, most: int | None = None) -> Layers:
+    """The newest overlays of a guest, as recorded."""
+    return guest_views.get(state, name).overlays[:most]
+
+
+@contextlib.contextmanager
+def _created(path: str) -> Iterator[None]:
+    """Create a directory, closed to other users, and those above it; all of them are removed again
+    if the block fails."""
+    with contextlib.ExitStack() as undo:
+        missing: list[str] = []
+        above = os.path.abspath(path)
+        while not os.path.lexists(above):
+            missing.append(above)
+            above = os.path.dirname(above)
+        for each in reversed(missing):
+            try:
+                os.mkdir(each, 0o700)
+            except FileExistsError:
+                continue
+            except OSError as e:
+                raise DummError(f"cannot create '{each}': {e.strerror}") from None
+            undo.callback(_remove_empty, each)
+        yield
+        undo.pop_all()
+
+
+def _remove_empty(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
+def _add(
+    labdir: str, names: list[str], directory: str, layer: str, on_error: OnError, warn: Warn
+) -> None:
     def check(state: State, guests: list[Guest]) -> None:
         for guest in guests:
             _refuse_overlap(labdir, state, guest, directory, layer)
@@ -87,15 +138,19 @@ def delete(
     names: Iterable[str],
     directory: str,
     *,
+    if_exists: bool = False,
     on_error: OnError = raised,
     warn: Warn = silent,
 ) -> None:
-    """Remove a directory from guests' stacks. NotFound if it is in none of them."""
+    """Remove a directory from guests' stacks. NotFound if it is in none of them, unless
+    `if_exists`."""
     # It may no longer exist, or no longer be a directory.
     layers = {os.path.realpath(directory), os.path.abspath(directory)}
+    if if_exists:
+        names = _having(labdir, names, lambda guest: not layers.isdisjoint(guest.overlays))
 
     def check(_state: State, guests: list[Guest]) -> None:
-        if not any(layers.intersection(g.overlays) for g in guests):
+        if not (if_exists or any(layers.intersection(g.overlays) for g in guests)):
             named = ", ".join(g.name for g in guests)
             raise NotFound(f"'{directory}' is not a layer of guest '{named}'")
 
@@ -110,13 +165,17 @@ def pop(
     labdir: str,
     names: Iterable[str],
     *,
+    if_exists: bool = False,
     on_error: OnError = raised,
     warn: Warn = silent,
 ) -> None:
-    """Remove the newest directory from guests' stacks. NotFound if there is none."""
+    """Remove the newest directory from guests' stacks. NotFound if there is none, unless
+    `if_exists`."""
+    if if_exists:
+        names = _having(labdir, names, lambda guest: bool(guest.overlays))
 
     def check(_state: State, guests: list[Guest]) -> None:
-        if not any(g.overlays for g in guests):
+        if not (if_exists or any(g.overlays for g in guests)):
             raise NotFound(f"guest '{', '.join(g.name for g in guests)}' has no overlays")
 
     def edit(_state: State, guests: list[Guest]) -> None:
@@ -124,6 +183,70 @@ def pop(
             guest.overlays = guest.overlays[1:]
 
     restack(labdir, names, check, edit, lenient=True, on_error=on_error, warn=warn)
+
+
+def clear(labdir: str, *, on_error: OnError = raised, warn: Warn = silent) -> None:
+    """Remove all overlays of all guests."""
+
+    def edit(_state: State, guests: list[Guest]) -> None:
+        for guest in guests:
+            guest.overlays = []
+
+    names = _having(labdir, load(labdir).guests, lambda guest: bool(guest.overlays))
+    restack(labdir, names, lambda *_: None, edit, lenient=True, on_error=on_error, warn=warn)
+
+
+def subject(guest: str, layer: str) -> tuple[str, ...]:
+    """A layer of a guest, among the changes of blocks."""
+    return ("overlay", guest, layer)
+
+
+def block(labdir: str, directory: str, names: Iterable[str]) -> blocks.Block:
+    """Note that a directory is about to be added to guests' stacks for the time of a command."""
+    layer = os.path.realpath(directory)
+
+    def look() -> Iterator[blocks.Change]:
+        state = load(labdir)
+        for name in names:
+            layers = guest_views.get(state, name).overlays
+            index = layers.index(layer) if layer in layers else None
+            yield blocks.Change(subject(name, layer), index is not None, True, index)
+
+    return blocks.begin(labdir, look)
+
+
+def put_back(
+    labdir: str,
+    directory: str,
+    block: blocks.Block,
+    *,
+    on_error: OnError = raised,
+    warn: Warn = silent,
+) -> None:
+    """Undo the addition of a directory to guests' stacks: remove it again, or move it back to where
+    it was."""
+    layer = os.path.realpath(directory)
+    with blocks.ending(labdir, block) as look:
+
+        def edit(_state: State, guests: list[Guest]) -> None:
+            places = {change.subject[1]: change.position for change in look()}
+            for guest in guests:
+                if guest.name in places and layer in guest.overlays:
+                    guest.overlays.remove(layer)
+                    if (index := places[guest.name]) is not None:
+                        guest.overlays.insert(index, layer)
+
+        now, state = load(labdir), load(labdir)
+        edit(state, list(state.guests.values()))
+        names = [n for n, guest in state.guests.items() if guest.overlays != now.guests[n].overlays]
+        restack(labdir, names, lambda *_: None, edit, lenient=True, on_error=on_error, warn=warn)
+
+
+def _having(labdir: str, names: Iterable[str], has: Callable[[Guest], bool]) -> list[str]:
+    """Those of the guests, some of which may not exist, that have something to remove, or for which
+    a command that was killed may not have removed it."""
+    known = load(labdir).guests
+    return [n for n in names if n in known and (has(known[n]) or mounts.is_unsettled(labdir, n))]
 
 
 def list_(labdir: str, name: str) -> Layers:

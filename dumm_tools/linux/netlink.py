@@ -112,7 +112,7 @@ def transact(channel: Channel, requests: Sequence[Request], timeout: float = TIM
             waiting[number] = request.subject
         deadline = time.monotonic() + timeout
         while waiting:
-            for kind, flags, number, message in _split(_receive(channel, deadline)):
+            for kind, flags, number, message in split(_receive(channel, deadline)):
                 if kind != _NLMSG_ERROR or number not in waiting:
                     continue
                 failure = failure or _failure(message, flags, waiting[number])
@@ -135,7 +135,7 @@ def query(channel: Channel, request: Request, timeout: float = TIMEOUT) -> list[
     deadline = time.monotonic() + timeout
     found: list[bytes] = []
     while True:
-        for kind, flags, answered, message in _split(_receive(channel, deadline)):
+        for kind, flags, answered, message in split(_receive(channel, deadline)):
             if answered != number:
                 continue
             if kind == _NLMSG_ERROR:
@@ -187,7 +187,7 @@ def _numbered(message: bytes, number: int, flags: int) -> bytes:
     return head + message[_HEADER.size :]
 
 
-def _split(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+def split(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """(type, flags, sequence number, whole message) of each message in a datagram."""
     offset = 0
     while offset + _HEADER.size <= len(datagram):

@@ -3,34 +3,26 @@ later.
 
 In another mount namespace, the paths in sys.path may show anything. A directory that was opened
 before stays on the mount that it was opened on, and so do files opened relative to it (openat(2)).
-`pin` makes all later imports use such directories.
+`pin` makes all later imports use such directories. C extensions are loaded by the dynamic loader,
+which takes paths only; it gets the root directory of before while it does so (chroot(2)).
 """
 
 from __future__ import annotations
 
 import _imp
 import os
-import re
+import signal
 import stat
 import sys
 from importlib import machinery
 from types import ModuleType
 from typing import Any
 
-#: Libraries that a C extension may depend on, because the process has loaded them already. The
-#: loader would look up any others by path.
-_LOADED = re.compile(rb"(libc|libm|libdl|libpthread|librt|libutil|libpython[\d.]+|ld-linux[\w-]*)")
-_LIBRARY = re.compile(rb"[\w+.-]+?\.so[.\d]*(?=\0)")
-
 
 def pin() -> None:
-    """Resolve later imports to the modules that would be imported now."""
-    # These depend on libraries, and modules imported later need them.
-    import _ctypes  # noqa: F401
-    import binascii  # noqa: F401
-    import zlib  # noqa: F401
-
-    sys.meta_path[:] = [machinery.BuiltinImporter, machinery.FrozenImporter, _Finder()]
+    """Resolve later imports to the modules that would be imported now. The first call counts."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path[:] = [machinery.BuiltinImporter, machinery.FrozenImporter, _Finder()]
 
 
 class _Places:
@@ -58,12 +50,12 @@ class _Places:
             place = os.path.dirname(place)
         return None
 
-    def open(self, path: str, flags: int = os.O_RDONLY) -> int:
+    def open(self, path: str) -> int:
         """Open a file as it was; FileNotFoundError also if it is in none of the directories."""
         found = self.find(path)
         if found is None:
             raise FileNotFoundError(path)
-        return os.open(found[1], flags | os.O_CLOEXEC, dir_fd=found[0])
+        return os.open(found[1], os.O_RDONLY | os.O_CLOEXEC, dir_fd=found[0])
 
     def is_file(self, path: str) -> bool:
         """Whether there is a file with this name."""
@@ -84,6 +76,7 @@ class _Finder:
 
     def __init__(self) -> None:
         self._places = _Places()
+        self._root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def find_spec(
         self, name: str, path: Any = None, _target: ModuleType | None = None
@@ -99,7 +92,7 @@ class _Finder:
                 return spec
             for suffix in machinery.EXTENSION_SUFFIXES:
                 if self._places.is_file(base + suffix):
-                    loader: Any = _Extension(self._places, base + suffix)
+                    loader: Any = _Extension(self._root, base + suffix)
                     return machinery.ModuleSpec(name, loader, origin=base + suffix)
             if self._places.is_file(f"{base}.py"):
                 return self._source(name, f"{base}.py")
@@ -134,30 +127,43 @@ class _Source(machinery.SourceFileLoader):
 
 
 class _Extension:
-    """A loader of C extensions without further dependencies."""
+    """A loader of C extensions, and of the libraries that they depend on.
 
-    def __init__(self, places: _Places, path: str) -> None:
-        self._places = places
+    dlopen(3) would find them by a path relative to a directory, too. But it makes that absolute. If
+    the directory is unreachable from the root, glibc reads all directories above it for that, and
+    since 2.41 waits forever for a lock that it has not initialized.
+    """
+
+    def __init__(self, root: int, path: str) -> None:
+        self._root = root
         self._path = path
 
     def create_module(self, spec: machinery.ModuleSpec) -> ModuleType:
-        needed = set(_LIBRARY.findall(self._places.read(self._path)))
-        own = os.fsencode(os.path.basename(self._path))
-        if foreign := [n for n in needed if n != own and not _LOADED.match(n)]:
-            text = foreign[0].decode(errors="replace")
-            raise ImportError(f"{spec.name} needs {text}, which is not loaded", name=spec.name)
-        # The loader takes a path; a relative one starts at the current directory.
         here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        directory, name = os.path.split(self._path)
-        place = self._places.open(directory, os.O_PATH | os.O_DIRECTORY)
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # A signal handler that raises an exception must not leave us in the wrong root.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            os.fchdir(place)
-            near = machinery.ModuleSpec(spec.name, None, origin=f"./{name}")
-            return _imp.create_dynamic(near)
+            os.fchdir(self._root)
+            path = self._path if _chroot() else f".{self._path}"
+            return _imp.create_dynamic(machinery.ModuleSpec(spec.name, None, origin=path))
         finally:
+            os.fchdir(root)
+            _chroot()
             os.fchdir(here)
-            os.close(place)
+            os.close(root)
             os.close(here)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def exec_module(self, module: ModuleType) -> None:
         _imp.exec_dynamic(module)
+
+
+def _chroot() -> bool:
+    """Make the current directory the root; False without the right to. Then no mount namespace has
+    been entered, which takes the same right (setns(2)), and the root is still the same."""
+    try:
+        os.chroot(".")
+    except PermissionError:
+        return False
+    return True

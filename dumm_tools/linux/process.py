@@ -8,6 +8,7 @@ import signal
 import time
 
 _PF_EXITING = 0x4  # include/linux/sched.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def start_time(pid: int, *, ending: bool = False) -> int | None:
@@ -26,6 +27,13 @@ def start_time(pid: int, *, ending: bool = False) -> int | None:
         return int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
+
+
+def end_with_parent() -> None:
+    """Have this process killed when its parent ends (PR_SET_PDEATHSIG(2const))."""
+    from dumm_tools.linux.libc import call
+
+    call("prctl", _PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
 def recorded(path: str) -> tuple[int, int] | None:
@@ -67,6 +75,32 @@ def open_pidfd(pid: int, started: int, *, ending: bool = False) -> int | None:
         return None
     # The pid may have been reused before pidfd_open, but not after it.
     if start_time(pid, ending=ending) != started:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _parent(pid: int) -> int:
+    """The pid of a process's parent; 0 if there is none that we can see."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def open_parent(pid: int, started: int) -> int | None:
+    """A pidfd of the parent of the process with this pid and this start time; None if one of the
+    two is gone."""
+    above = _parent(pid)
+    if above <= 0:
+        return None
+    try:
+        fd = os.pidfd_open(above)
+    except OSError:
+        return None
+    # If the process is still there, and its parent still that, then we have the right one.
+    if _parent(pid) != above or start_time(pid, ending=True) != started:
         os.close(fd)
         return None
     return fd

@@ -49,12 +49,27 @@ def forwards(device: str) -> bool:
     return _read("ipv4", device, "forwarding") not in (None, "0")
 
 
+_BRIDGE = "/proc/sys/net/bridge"
+_NETFILTER = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables", "bridge-nf-call-arptables")
+
+
+def netfilter_on_bridges() -> list[str]:
+    """The settings of br_netfilter, as sysctl(8) names them, that show frames which stay on their
+    bridge to the IP filters of the network namespace."""
+    found = []
+    for name in _NETFILTER:
+        with contextlib.suppress(OSError), open(f"{_BRIDGE}/{name}", encoding="ascii") as file:
+            if file.read().strip() != "0":
+                found.append(f"net.bridge.{name}")
+    return found
+
+
 def bypass_netfilter() -> None:
     """Keep frames that stay on their bridge from netfilter's IP and ARP hooks, for all bridges of
     the network namespace. OSError; nothing is done if the kernel has no br_netfilter."""
-    for kind in ("iptables", "ip6tables", "arptables"):
+    for name in _NETFILTER:
         with contextlib.suppress(FileNotFoundError):
-            _set(f"/proc/sys/net/bridge/bridge-nf-call-{kind}", 0)
+            _set(f"{_BRIDGE}/{name}", 0)
 
 
 def _path(family: str, device: str, name: str) -> str:

@@ -46,7 +46,7 @@ def changes(top: str, lower: Sequence[str], marks: layer.Marks) -> list[Change]:
             found = list(
                 _inside(_Place(upper, below, marks, b"", 0, layer.is_opaque(upper, marks)))
             )
-            if below.fds and _directory_differs(upper, below.fds[0]):
+            if below.fds and directory_differs(upper, below.fds[0]):
                 found.append(Change("M", b"/"))
     finally:
         os.close(upper)
@@ -101,7 +101,7 @@ def _entry(here: _Place, name: bytes) -> Iterator[Change]:
             elif not stat.S_ISDIR(old[1].st_mode):
                 yield Change("M", path)
             with here.below.below(name) as below:
-                if below.fds and _directory_differs(fd, below.fds[0]):
+                if below.fds and directory_differs(fd, below.fds[0]):
                     yield Change("M", path)
                 hides = here.hides or layer.is_opaque(fd, here.marks)
                 yield from _inside(_Place(fd, below, here.marks, path, here.depth + 1, hides))
@@ -113,7 +113,7 @@ def _entry(here: _Place, name: bytes) -> Iterator[Change]:
         yield Change("M", path)
         with here.below.below(name) as below:
             yield from _all(below, path, here.depth + 1)
-    elif _differs(here.fd, old[0], name, info, old[1]):
+    elif file_differs(here.fd, old[0], name, info, old[1]):
         yield Change("M", path)
 
 
@@ -135,20 +135,30 @@ def _all(below: layer.Directory, path: bytes, depth: int) -> Iterator[Change]:
         yield from _deleted(below, name, path, depth)
 
 
-def _owner_and_mode(info: os.stat_result) -> tuple[int, int, int]:
-    return info.st_mode, info.st_uid, info.st_gid
+def _owner_and_mode(info: os.stat_result, owners: bool) -> tuple[int, ...]:
+    return (info.st_mode, info.st_uid, info.st_gid) if owners else (info.st_mode,)
 
 
-def _directory_differs(new: int, old: int) -> bool:
-    a, b = os.fstat(new), os.fstat(old)
-    return _owner_and_mode(a) != _owner_and_mode(b) or _xattrs(b".", new) != _xattrs(b".", old)
+def directory_differs(new: int, old: int, *, owners: bool = True) -> bool:
+    """Whether the attributes of two open directories differ, except for their times."""
+    a, b = _owner_and_mode(os.fstat(new), owners), _owner_and_mode(os.fstat(old), owners)
+    return a != b or _xattrs(b".", new) != _xattrs(b".", old)
 
 
-def _differs(
-    new_at: int, old_at: int, name: bytes, new: os.stat_result, old: os.stat_result
+def file_differs(
+    new_at: int,
+    old_at: int,
+    name: bytes,
+    new: os.stat_result,
+    old: os.stat_result,
+    *,
+    owners: bool = True,
+    unit: int = 1,
 ) -> bool:
-    """Whether two files that are not directories differ. Cheap checks come first."""
-    if _owner_and_mode(new) != _owner_and_mode(old) or new.st_mtime_ns != old.st_mtime_ns:
+    """Whether two files of a name that are not directories differ, their times in this unit (ns).
+    Cheap checks come first."""
+    same = _owner_and_mode(new, owners) == _owner_and_mode(old, owners)
+    if not same or new.st_mtime_ns // unit != old.st_mtime_ns // unit:
         return True
     kind = stat.S_IFMT(new.st_mode)
     if kind == stat.S_IFLNK:
@@ -158,25 +168,30 @@ def _differs(
         if new.st_rdev != old.st_rdev:
             return True
     elif kind == stat.S_IFREG and (
-        new.st_size != old.st_size or not _same_data(new_at, old_at, name)
+        new.st_size != old.st_size or not _same_file(new_at, old_at, name)
     ):
         return True
     return _xattrs(name, new_at) != _xattrs(name, old_at)
 
 
-def _same_data(new_at: int, old_at: int, name: bytes) -> bool:
+def _same_file(new_at: int, old_at: int, name: bytes) -> bool:
     with (
         open(os.open(name, _FILE, dir_fd=new_at), "rb", buffering=0) as new,
         open(os.open(name, _FILE, dir_fd=old_at), "rb", buffering=0) as old,
     ):
-        at = 0
-        while True:
-            a, b = os.pread(new.fileno(), _CHUNK, at), os.pread(old.fileno(), _CHUNK, at)
-            if a != b:
-                return False
-            if not a:
-                return True
-            at += len(a)
+        return same_data(new.fileno(), old.fileno())
+
+
+def same_data(one: int, other: int) -> bool:
+    """Whether two open files have the same contents."""
+    at = 0
+    while True:
+        a, b = os.pread(one, _CHUNK, at), os.pread(other, _CHUNK, at)
+        if a != b:
+            return False
+        if not a:
+            return True
+        at += len(a)
 
 
 def _xattrs(name: bytes, at: int) -> dict[str, bytes]:

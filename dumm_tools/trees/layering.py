@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from dumm_tools.linux import openat2
-from dumm_tools.trees import tree, untar
+from dumm_tools.trees import members, tree, untar, within
 
 Report = Callable[[str], None]
 
@@ -31,7 +31,7 @@ def apply(layer: int, label: str, target: str, progress: Report | None = None) -
     skipped, and the SHA-256 of the archive without its compression."""
     top = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        digest = untar.read(
+        digest = members.read(
             _from_start(layer), label, lambda member: _white_out(top, target, member)
         )
     finally:
@@ -53,7 +53,7 @@ def _from_start(fd: int) -> BinaryIO:
 def _white_out(top: int, target: str, member: tarfile.TarInfo) -> None:
     if not is_whiteout(member.name):
         return
-    *above, mark = untar.parts(member.name) or (b"",)
+    *above, mark = within.parts(member.name) or (b"",)
     directory = os.fsdecode(b"/".join(above)) or "."
     try:
         at = openat2.open_in_root(top, directory, os.O_RDONLY | os.O_DIRECTORY)

@@ -78,10 +78,15 @@ def replaced(final: str, mode: int, lock: str) -> Iterator[str]:
 def discard(parent: str, name: str) -> None:
     """Remove the directory `name` in `parent`; its name becomes free at once. ValueError for
     anything but a name: whatever is joined to a directory must not lead out of it."""
-    if name in ("", ".", "..") or "/" in name:
+    if not is_name(name):
         raise ValueError(f"not a name: {name!r}")
     with scratch(parent, name) as place:
         _move(os.path.join(parent, name), os.path.join(place, "old"))
+
+
+def is_name(name: object) -> bool:
+    """Whether it is the name of an entry of a directory, and not a path that leads out of it."""
+    return isinstance(name, str) and name not in ("", ".", "..") and "/" not in name
 
 
 def put_aside(path: str) -> None:
@@ -100,6 +105,15 @@ def sweep(parent: str, name: str = "") -> None:
     """Remove abandoned temporary directories in `parent`: those for `name`, or all."""
     from dumm_tools.trees import tree
 
+    for path in abandoned(parent, name):
+        # One that cannot be removed does not make the caller fail.
+        with contextlib.suppress(OSError, DummError):
+            tree.remove(path)
+
+
+def abandoned(parent: str, name: str = "") -> Iterator[str]:
+    """The temporary directories in `parent` that nobody uses any more, locked while they are
+    looked at: those for `name`, or all."""
     for entry in os.listdir(parent):
         if not entry.startswith(f".{name}{_TEMP}" if name else ".") or _TEMP not in entry:
             continue
@@ -110,10 +124,12 @@ def sweep(parent: str, name: str = "") -> None:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _in_use(path):
-                tree.remove(path)
-        except (OSError, DummError):
-            pass  # in use, or it cannot be removed: not a reason to fail here
+            in_use = _in_use(path)
+        except OSError:
+            in_use = True
+        try:
+            if not in_use:
+                yield path
         finally:
             os.close(fd)
 

@@ -78,8 +78,8 @@ class Archive(Members):
         self._global: dict[str, list[str]] = {}
 
     def next(self) -> tarfile.TarInfo | None:
-        """The next member, or None. `pax_headers` has its attributes; `size` is that of the
-        resulting file."""
+        """The next member, or None. `pax_headers` has its attributes, and its time if that is not
+        a whole number; `size` is that of the resulting file."""
         self._skip()
         names: dict[bytes, str] = {}
         pax: dict[str, list[str]] = {}
@@ -141,6 +141,8 @@ class Archive(Members):
         if member.isreg() or member.type not in tarfile.SUPPORTED_TYPES:
             self._left, self._padding = stored, -stored % _BLOCK
         member.pax_headers = {k: v for k, v in last.items() if k.startswith("SCHILY.xattr.")}
+        if "." in last.get("mtime", ""):
+            member.pax_headers["mtime"] = last["mtime"]
         self.pieces = self._where(member, block, pax, last)
         for at, size in self.pieces or ():
             if at < 0 or size < 0 or at + size > member.size:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from dumm_tools.errors import DummError
 
@@ -14,19 +14,48 @@ _CHUNK = 1 << 20
 _BLOCK = 512
 _RECORD = 20 * _BLOCK
 #: 2000-01-01. tar(1) calls 0 implausibly old.
-_TIME = 946684800
+TIME = 946684800
 
 
-def stream(root: str, name: str) -> Iterator[bytes]:
+def stream(root: str, name: str, skip: Sequence[str] = ()) -> Iterator[bytes]:
     """The bytes of an archive of the directory `root`, as the directory `name` in it. Files other
-    than directories, links and regular files are left out."""
-    size = 0
+    than directories, links and regular files are left out, and so are those in `skip`: paths in
+    `root`."""
+    return ended(tree(root, name, skip))
+
+
+def tree(root: str, name: str, skip: Sequence[str] = ()) -> Iterator[bytes]:
+    """The members of such an archive."""
+    skipped = {f"{name}/{path}" for path in skip}
     for path, inside in _paths(root, name):
-        for piece in _member(path, inside):
-            size += len(piece)
-            yield piece
+        if inside not in skipped:
+            yield from _member(path, inside)
+
+
+def ended(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """An archive of these members: they, and the mark of its end."""
+    size = 0
+    for piece in pieces:
+        size += len(piece)
+        yield piece
     end = 2 * _BLOCK
     yield bytes(end + -(size + end) % _RECORD)
+
+
+def text(name: str, data: bytes) -> Iterator[bytes]:
+    """A regular file with these contents."""
+    member = _header(name, 0o644)
+    member.size = len(data)
+    yield encoded(member)
+    yield data
+    yield bytes(-len(data) % _BLOCK)
+
+
+def directory(name: str) -> Iterator[bytes]:
+    """A directory."""
+    member = _header(name, 0o755)
+    member.type = tarfile.DIRTYPE
+    yield encoded(member)
 
 
 def _paths(root: str, name: str) -> Iterator[tuple[str, str]]:
@@ -53,7 +82,7 @@ def _member(path: str, name: str) -> Iterator[bytes]:
         member.type, member.mode, member.linkname = tarfile.SYMTYPE, 0o777, os.readlink(path)
     else:
         return
-    yield _encoded(member)
+    yield encoded(member)
 
 
 def _file(path: str, name: str) -> Iterator[bytes]:
@@ -62,7 +91,7 @@ def _file(path: str, name: str) -> Iterator[bytes]:
         info = os.fstat(fd)
         member = _header(name, info.st_mode)
         member.size = left = info.st_size
-        yield _encoded(member)
+        yield encoded(member)
         while left:
             piece = os.read(fd, min(left, _CHUNK))
             if not piece:
@@ -76,10 +105,11 @@ def _file(path: str, name: str) -> Iterator[bytes]:
 
 def _header(name: str, mode: int) -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
-    member.mtime = _TIME
+    member.mtime = TIME
     member.mode = 0o755 if mode & 0o111 else 0o644
     return member
 
 
-def _encoded(member: tarfile.TarInfo) -> bytes:
+def encoded(member: tarfile.TarInfo) -> bytes:
+    """The blocks of a member before its data."""
     return member.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")

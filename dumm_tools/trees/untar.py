@@ -1,43 +1,31 @@
-"""Unpack an archive of unknown origin into a directory, and nowhere else.
-
-Each name is resolved from the directory's own descriptor without following links, so `..`, an
-absolute name, or a link planted earlier in the archive cannot lead out. An archive that tries is
-refused as a whole. Names are bytes and need not be UTF-8.
-
-A layer of a container image goes upon the layers below: there, members replace what has their name,
-and the directories above them may be links of an earlier layer, which are resolved as in a guest.
-"""
+"""Unpack an archive of unknown origin into a directory, and nowhere else (`within`)."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import stat
 import struct
 import tarfile
-import zlib
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from dumm_tools.errors import DummError
 from dumm_tools.model import Record
-from dumm_tools.trees import attributes, cpio, decompress, formats, tarball, tree
+from dumm_tools.trees import attributes, layer, members, tarball, within
+from dumm_tools.trees.members import Archive
+from dumm_tools.trees.within import Parts, Target
 
 Report = Callable[[str], None]
-Parts = tuple[bytes, ...]
-Archive = tarball.Archive | cpio.Archive
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CHUNK = 64 << 10
 _ZEROS = bytes(_CHUNK)
 _XATTR = "SCHILY.xattr."
-_NONE = "is not a tar archive"
 #: Data kept for a directory in addition to its path: lengths, mode, owner, time.
 _RECORD = struct.Struct("=IHIIQ")
 _DIRECTORIES_MAX = 16 << 20
-_DEEPEST = 300
-_DAMAGE = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError, UnicodeError)
+_OPAQUE = f"{_XATTR}{layer.KERNEL.opaque[0]}"
+#: Decides about each member of an archive before it is unpacked.
+Guard = Callable[[Archive, tarfile.TarInfo], bool]
 
 
 class Limits(NamedTuple):
@@ -49,14 +37,13 @@ class Limits(NamedTuple):
 
 
 class _Job(Record):
-    """The unpacking of one archive. `parent` caches the last directory used."""
+    """The unpacking of one archive."""
 
-    top: int
+    target: Target
     own: bool
     directories: bytearray
     limits: Limits | None = None
-    is_layer: bool = False
-    parent: tuple[Parts, int] | None = None
+    marks: layer.Marks | None = None
     left_aside: int = 0
     entries: int = 0
     bytes: int = 0
@@ -69,18 +56,22 @@ def extract(
     progress: Report | None = None,
     limits: Limits | None = None,
     upon: Callable[[str], bool] | None = None,
+    marks: layer.Marks | None = None,
+    guard: Guard | None = None,
 ) -> int:
     """Unpack an archive, compressed or not, from a stream that need not be seekable.
 
     Modes, times, hard links, holes and attributes are preserved, and owners for root, unless there
     are `limits`. Device nodes and other special members are skipped; their number is returned. A
     layer goes `upon` existing files; members of it for whose names this is true are skipped, too.
+    With `marks`, deleted names and opaque directories are marked in this way; in the archive they
+    are as root's overlayfs has them. Members that the `guard` does not want are skipped as well.
     DummError names `label` if the archive is damaged, ends too early, exceeds the limits, or would
     write outside the directory.
     """
-    top = os.open(target, _DIRECTORY)
+    top = os.open(target, within.DIRECTORY)
     own = os.geteuid() == 0 and limits is None
-    job = _Job(top, own, bytearray(), limits, upon is not None)
+    job = _Job(Target(top, upon is not None), own, bytearray(), limits, marks)
     total = 0
 
     def unpack(archive: Archive, member: tarfile.TarInfo) -> None:
@@ -88,104 +79,58 @@ def extract(
         total += member.size
         if limits and (total > limits.size or job.entries >= limits.entries):
             raise DummError(f"'{label}' is too large")
-        if upon is None or not upon(member.name):
+        if not (upon and upon(member.name)) and (guard is None or guard(archive, member)):
             _entry(job, archive, member)
         if progress and job.entries % 100 == 0:
             progress(f"{job.entries} files, {job.bytes >> 20} MB")
 
     try:
-        if _members(source, label, unpack) == 0 and not job.is_layer:
+        if members.each(source, label, unpack) == 0 and not job.target.is_layer:
             raise DummError(f"'{label}' is empty")
         _finish_directories(job)
     finally:
-        _forget_parent(job)
+        within.forget(job.target)
         os.close(top)
     return job.left_aside
 
 
-def read(source: BinaryIO, label: str, see: Callable[[tarfile.TarInfo], None]) -> str:
-    """Look at the members of an archive; return the SHA-256 of the archive without its
-    compression."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    _members(source, label, lambda _, member: see(member), digest.update)
-    return digest.hexdigest()
-
-
-def _members(
-    source: BinaryIO,
-    label: str,
-    take: Callable[[Archive, tarfile.TarInfo], None],
-    observe: Callable[[bytes], None] | None = None,
-) -> int:
-    """Call `take` for all members of an archive, and `observe` with its bytes; return their number.
-    DummError if the archive is damaged or ends too early."""
-    entries = 0
-    try:
-        with decompress.plain(source, label) as stream:
-            archive = formats.archive(decompress.observed(stream, observe), label)
-            while (member := archive.next()) is not None:
-                entries += 1
-                take(archive, member)
-            if not archive.ended:
-                why = "ends too early" if entries else _NONE
-                raise DummError(f"'{label}' {why}")
-            if not _drain(archive.rest()):
-                raise DummError(
-                    f"'{label}' continues after its end: is it several archives in one?"
-                )
-    except _DAMAGE as e:
-        text = str(e) or type(e).__name__
-        damaged = entries or isinstance(e, tarball.Damaged)
-        raise DummError(f"'{label}' {f'is damaged: {text}' if damaged else _NONE}") from None
-    except OSError as e:
-        if (
-            e.errno is None or type(e).__module__ == "gzip"
-        ):  # raised by gzip and bz2 for corrupt data
-            raise DummError(f"'{label}' is damaged: {e}") from None
-        raise
-    return entries
-
-
-def _drain(stream: BinaryIO) -> bool:
-    """Read to the end, which verifies checksums and lets a writing process finish. Return whether
-    there was nothing but zeros."""
-    zeros = True
-    while data := stream.read(_CHUNK):
-        zeros = zeros and data == _ZEROS[: len(data)]
-    return zeros
-
-
 def _entry(job: _Job, archive: Archive, member: tarfile.TarInfo) -> None:
-    parts = _parts(job, member.name)
+    parts = within.parts_in(job.target, member.name)
     job.entries += 1
     try:
         if member.isdir():
-            if job.is_layer and parts:
-                _replace_by_directory(_directory(job, parts[:-1]), parts[-1])
-                _forget_parent(job)
-            fd = _directory(job, parts)
+            if job.target.is_layer and parts:
+                at = within.directory(job.target, parts[:-1])
+                within.replace_by_directory(at, parts[-1])
+                within.forget(job.target)
+            fd = within.directory(job.target, parts)
             for name, value in _xattrs(job, member):
                 attributes.put(fd, name, value)
+            if job.marks and member.pax_headers.get(_OPAQUE) == "y":
+                layer.make_opaque(fd, job.marks)
             _remember(job, parts, member)
             return
         if not parts:
             raise DummError("the archive's root is not a directory")
+        if job.marks and member.ischr() and (member.devmajor, member.devminor) == (0, 0):
+            at = within.directory(job.target, parts[:-1])
+            within.clear(job.target, at, parts[-1])
+            os.mknod(parts[-1], stat.S_IFCHR, dir_fd=at)
+            return
         special = member.isfifo() and job.limits is None
         if not (member.isreg() or member.issym() or member.islnk() or special):
             job.left_aside += 1
             return
-        at = _directory(job, parts[:-1])
+        at = within.directory(job.target, parts[:-1])
         if member.islnk():
-            _hard_link(job, parts, member)
+            within.hard_link(job.target, parts, member)
             return
-        _clear(job, at, parts[-1])
+        within.clear(job.target, at, parts[-1])
         if member.isreg():
             _file(job, archive, member, at, parts[-1])
             return
         if member.issym():
-            os.symlink(_bytes(member.linkname), parts[-1], dir_fd=at)
+            os.symlink(within.encoded(member.linkname), parts[-1], dir_fd=at)
         else:
             os.mkfifo(parts[-1], 0o600, dir_fd=at)
         owner = _owner(job, member.uid, member.gid)
@@ -195,135 +140,6 @@ def _entry(job: _Job, archive: Archive, member: tarfile.TarInfo) -> None:
         if e.errno is not None:
             e.filename = member.name
         raise
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def parts(name: str) -> Parts:
-    """The components of a member's name in a layer; DummError if it leads elsewhere."""
-    found = tuple(p for p in _bytes(name).split(b"/") if p not in (b"", b"."))
-    if len(found) > _DEEPEST:
-        raise DummError(f"directories are nested too deeply: '{name[:60]}...'")
-    if b".." in found:
-        raise DummError(f"refused: a name in the archive leads out of it, {name!r}")
-    return found
-
-
-def _parts(job: _Job, name: str) -> Parts:
-    """The components of a member's name; in a layer, an absolute one begins at its top."""
-    if name.startswith("/") and not job.is_layer:
-        raise DummError(f"refused: the archive has an absolute name, {name!r}")
-    return parts(name)
-
-
-def _directory(job: _Job, parts: Parts, make: bool = True) -> int:
-    """A descriptor of the directory `parts`, created if missing; the job owns it."""
-    if job.parent and job.parent[0] == parts:
-        return job.parent[1]
-    if job.is_layer:
-        found = _directory_in_layer(job, parts, make)
-        _forget_parent(job)
-        job.parent = (parts, found)
-        return found
-    at = os.dup(job.top)
-    try:
-        for part in parts:
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(part, 0o755, dir_fd=at)
-            below = os.open(part, _DIRECTORY, dir_fd=at)
-            os.close(at)
-            at = below
-    except OSError as e:
-        os.close(at)
-        if e.errno in (errno.ENOTDIR, errno.ELOOP):
-            where = os.fsdecode(b"/".join(parts))
-            raise DummError(
-                f"refused: {where!r} is used as a directory in the archive, but is a link or file"
-            ) from None
-        raise
-    _forget_parent(job)
-    job.parent = (parts, at)
-    return at
-
-
-def _directory_in_layer(job: _Job, parts: Parts, make: bool) -> int:
-    """Likewise in a layer: links of the layers below it are resolved as in a guest."""
-    from dumm_tools.linux import openat2
-
-    def resolved(path: Parts) -> int:
-        text = os.fsdecode(b"/".join(path)) or "."
-        return openat2.open_in_root(job.top, text, os.O_RDONLY | os.O_DIRECTORY)
-
-    try:
-        return resolved(parts)
-    except OSError:
-        if not make:
-            raise
-    at = resolved(())
-    for number, part in enumerate(parts, 1):
-        try:
-            below = resolved(parts[:number])
-        except OSError:
-            _replace_by_directory(at, part)
-            os.mkdir(part, 0o755, dir_fd=at)
-            below = os.open(part, _DIRECTORY, dir_fd=at)
-        os.close(at)
-        at = below
-    return at
-
-
-def _replace_by_directory(at: int, name: bytes) -> None:
-    """Remove anything but a directory that a lower layer has under this name."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISDIR(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
-            os.unlink(name, dir_fd=at)
-
-
-def _forget_parent(job: _Job) -> None:
-    if job.parent:
-        os.close(job.parent[1])
-        job.parent = None
-
-
-def _clear(job: _Job, at: int, name: bytes) -> None:
-    """Make way for a member that occurs again; nothing is ever written through an old one."""
-    if job.is_layer:
-        tree.remove_at(at, os.fsdecode(name))
-        return
-    try:
-        os.unlink(name, dir_fd=at)
-    except FileNotFoundError:
-        pass
-    except IsADirectoryError:
-        raise DummError(
-            f"refused: {os.fsdecode(name)!r} is a directory in the archive, then something else"
-        ) from None
-
-
-def _hard_link(job: _Job, parts: Parts, member: tarfile.TarInfo) -> None:
-    first = _parts(job, member.linkname)
-    if first == parts or not first:
-        return
-    missing = DummError(
-        f"refused: {member.name!r} is a link to {member.linkname!r}, which is not in the archive"
-    )
-    try:
-        origin = os.dup(_directory(job, first[:-1], make=False))
-    except FileNotFoundError:
-        raise missing from None
-    try:
-        if stat.S_ISDIR(os.stat(first[-1], dir_fd=origin, follow_symlinks=False).st_mode):
-            raise DummError(f"refused: {member.name!r} is a hard link to a directory")
-        at = _directory(job, parts[:-1])
-        _clear(job, at, parts[-1])
-        os.link(first[-1], parts[-1], src_dir_fd=origin, dst_dir_fd=at, follow_symlinks=False)
-    except FileNotFoundError:
-        raise missing from None
-    finally:
-        os.close(origin)
 
 
 def _file(job: _Job, archive: Archive, member: tarfile.TarInfo, at: int, name: bytes) -> None:
@@ -370,12 +186,14 @@ def _mode(job: _Job, member: tarfile.TarInfo) -> int:
 def _xattrs(job: _Job, member: tarfile.TarInfo) -> Iterator[tuple[str, bytes]]:
     for key, value in () if job.limits is not None else member.pax_headers.items():
         name = key.removeprefix(_XATTR)
-        if not attributes.is_private(name):
-            yield name, _bytes(value)
+        if name != key and not attributes.is_private(name):
+            yield name, within.encoded(value)
 
 
 def _times(member: tarfile.TarInfo) -> tuple[int, int]:
-    at = int(min(max(member.mtime, 0), 1 << 33) * 1_000_000_000)
+    at = int(min(max(member.mtime, 0), 1 << 33)) * 1_000_000_000
+    if 0 < member.mtime < 1 << 33:  # exactly: a float has too few digits
+        at += int(f"{member.pax_headers.get('mtime', '').partition('.')[2]:0<9.9}")
     return at, at
 
 
@@ -404,5 +222,5 @@ def _finish_directories(job: _Job) -> None:
     for start, size in places:
         _, mode, uid, gid, time = _RECORD.unpack_from(job.directories, start - _RECORD.size)
         path = bytes(job.directories[start : start + size])
-        fd = _directory(job, tuple(filter(None, path.split(b"/"))))
+        fd = within.directory(job.target, tuple(filter(None, path.split(b"/"))))
         attributes.finish(fd, _owner(job, uid, gid), (), mode, (time, time))
