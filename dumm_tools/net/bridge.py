@@ -200,6 +200,8 @@ def del_addresses(
     rtnl.load()
     with statefile.transaction(labdir) as change:
         state = change.state
+        if if_exists and name not in state.bridges:
+            return
         bridge = link_views.bridge(state, name)
         left = address.without(name, bridge.addresses, unwanted, if_exists=if_exists)
         if bridge.uplink == "nat" and all(address.is_v6(a) for a in left):

@@ -49,14 +49,19 @@ def run(device: str, words: Sequence[str], file: str | None) -> int:
     """Print the packets of a device, or write them as pcap to a file ("-": stdout), until a signal
     arrives; return tcpdump's exit status. `words` are options of tcpdump and a filter.
     BrokenPipeError if there is no reader any more."""
-    program = shutil.which("tcpdump", path=f"{os.environ.get('PATH', '')}:{ALSO}")
-    if program is None:
-        raise DummError("cannot find 'tcpdump'", hint="install the package tcpdump")
-    argv = [program, "--immediate-mode", "-i", device, *tcpdump_user()]
+    argv = [tcpdump(), "--immediate-mode", "-i", device, *tcpdump_user()]
     argv += ["-n", "-l"] if file is None else ["-U", "-w", "-"]
     argv += words
     with _Child(argv) as child:
         return child.relay(None if file == "-" else file)
+
+
+def tcpdump() -> str:
+    """The path of the program."""
+    program = shutil.which("tcpdump", path=f"{os.environ.get('PATH', '')}:{ALSO}")
+    if program is None:
+        raise DummError("cannot find 'tcpdump'", hint="install the package tcpdump")
+    return program
 
 
 def tcpdump_user() -> list[str]:
@@ -152,7 +157,7 @@ class _Child:
                 if not piece:
                     break
                 if target < 0:
-                    target = _created(str(file))
+                    target = created(str(file))
                     stack.callback(os.close, target)
                 while piece:
                     piece = piece[_written(target, piece, file) :]
@@ -195,7 +200,8 @@ def _written(fd: int, piece: bytes, path: str | None) -> int:
         raise DummError(f"cannot write '{path or 'standard output'}': {e.strerror}") from None
 
 
-def _created(path: str) -> int:
+def created(path: str) -> int:
+    """Open a file to write a capture to; DummError."""
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOCTTY, 0o666)
     except OSError as e:

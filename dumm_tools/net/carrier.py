@@ -178,7 +178,8 @@ def moved(state: State, iface: Iface, bridge: str) -> News:
         joined = [iface]
     else:
         joined = []
-    return News(lonely, left, joined, bridge, duplicate.of_interface(state, iface))
+    shared = duplicate.of_interface(state, iface) if left != bridge else []
+    return News(lonely, left, joined, bridge, shared)
 
 
 def spread(labdir: str, news: News, warn: Report) -> None:

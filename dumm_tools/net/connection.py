@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dumm_tools import names, statefile, waiting
-from dumm_tools.errors import Conflict
+from dumm_tools.errors import Conflict, Usage
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.model import State
 from dumm_tools.net import cable, carrier, host_links, learning, link_views, nic, segment
@@ -18,11 +18,24 @@ def connect(labdir: str, name: str, interface: str, *, warn: Report = lambda _: 
     """Connect an interface to a bridge; if it is on another bridge, it moves. Nothing else is
     changed. Addresses that another member has, too, and other guests that are not told of a carrier
     are reported to `warn`. Usage, NotFound, Conflict."""
-    guest, _ = names.interface(interface)
+    try:
+        guest, _ = names.interface(interface)
+    except Usage:
+        _check_order(labdir, name, interface)
+        raise
     if liveness.alive(labdir, guest):
         rtnl.load()
     news = _move(labdir, name, interface) or _connect(labdir, name, interface)
     carrier.spread(labdir, news, warn)
+
+
+def _check_order(labdir: str, name: str, interface: str) -> None:
+    """Raise Usage if the bridge and the interface are the wrong way round."""
+    if name in statefile.load(labdir).ifaces:
+        raise Usage(
+            f"'{name}' is an interface, not a bridge",
+            hint=f"the bridge comes first: dumm-bridge connect {interface} {name}",
+        )
 
 
 def _connect(labdir: str, name: str, interface: str) -> carrier.News:
@@ -67,7 +80,9 @@ def _move(labdir: str, name: str, interface: str) -> carrier.News | None:
     return news
 
 
-def disconnect(labdir: str, interface: str, *, warn: Report = lambda _: None) -> None:
+def disconnect(
+    labdir: str, interface: str, *, if_exists: bool = False, warn: Report = lambda _: None
+) -> None:
     """Disconnect an interface from its bridge, whatever its guest says, which then loses the
     carrier; and so does the other end of a cable. Another guest that is not told is reported to
     `warn`. Usage, NotFound, Conflict."""
@@ -77,6 +92,9 @@ def disconnect(labdir: str, interface: str, *, warn: Report = lambda _: None) ->
     with waiting.unbroken():
         with statefile.transaction(labdir) as change:
             state = change.state
+            known = state.ifaces.get(interface)
+            if if_exists and (known is None or known.bridge is None):
+                return
             member = link_views.interface(state, interface).but()
             if member.bridge is None:
                 raise Conflict(f"'{interface}' is not connected")

@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Sequence
 
-from dumm_tools import address, names, statefile, waiting
-from dumm_tools.errors import Conflict, NotFound, Usage
+from dumm_tools import address, missing, names, statefile, waiting
+from dumm_tools.errors import Conflict, Usage
 from dumm_tools.linux import netlink, rtnl, sysfs
 from dumm_tools.model import Iface, State
 from dumm_tools.net import (
@@ -31,6 +31,8 @@ from dumm_tools.net import (
 from dumm_tools.running import guest_views, liveness, turn
 
 Report = Callable[[str], None]
+#: Default MTU of an interface.
+MTU = 1500
 
 
 def create(
@@ -40,16 +42,17 @@ def create(
     bridge: str | None = None,
     addresses: Sequence[str] = (),
     mac: str | None = None,
-    mtu: int = 1500,
+    mtu: int | None = None,
     may_exist: bool = False,
     warn: Report = lambda _: None,
-) -> None:
-    """Add an interface to a guest, immediately if it is running. Addresses that another member of
-    the segment has, too, and other guests that are not told of a carrier are reported to `warn`.
-    Usage, NotFound, Conflict."""
+) -> bool:
+    """Add an interface to a guest, immediately if it is running; False if it already exists (see
+    `converge`). Addresses that another member of the segment has, too, and other guests that are
+    not told of a carrier are reported to `warn`. Usage, NotFound, Conflict."""
     guest, device = names.interface(name)
     wanted = address.interfaces(list(addresses))
-    address.fits(address.mtu(mtu), wanted)
+    mtu = MTU if mtu is None else address.mtu(mtu)
+    address.fits(mtu, wanted)
     mac = address.mac(mac) if mac else None
     reopen, news = False, None
     with cable.turn_of(labdir, guest):
@@ -60,24 +63,11 @@ def create(
             if not fresh and not may_exist:
                 raise Conflict(f"interface '{name}' already exists")
             if fresh and bridge is not None and bridge not in state.bridges:
-                raise NotFound(f"no bridge '{names.bridge(bridge)}'")
+                raise missing.bridge(state, names.bridge(bridge))
             running = cable.reachable(labdir, state, guest)
             if fresh:
-                tap = _free_tap(state, name)
-                taken = {i.slot for i in state.ifaces_of(guest)}
-                macs = {i.mac for i in state.ifaces.values()}
-                state.ifaces[name] = Iface(
-                    name=name,
-                    guest=guest,
-                    device=device,
-                    slot=next(n for n in range(len(taken) + 1) if n not in taken),
-                    tap=tap,
-                    mac=mac or address.made_mac(f"{state.id} {name}", macs),
-                    mtu=mtu,
-                    addresses=wanted,
-                )
-                if bridge is not None:
-                    news = carrier.moved(state, state.ifaces[name], bridge)
+                new = Iface(name, guest, device, 0, "", mac or "", mtu=mtu, addresses=wanted)
+                news = add(state, new, bridge)
                 change.save()
             made = state.ifaces[name]
             if not fresh and segment.far_ends(state, made):
@@ -96,6 +86,20 @@ def create(
                 nic.plug(labdir, made, live, reopen=reopen)
     if news is not None:
         carrier.spread(labdir, news, warn)
+    return fresh
+
+
+def add(state: State, new: Iface, bridge: str | None) -> carrier.News | None:
+    """Record a new interface on a bridge, with a slot, a tap and, unless it has one, a MAC address
+    of its own. Conflict."""
+    new.tap = _free_tap(state, new.name)
+    taken = {i.slot for i in state.ifaces_of(new.guest)}
+    new.slot = next(n for n in range(len(taken) + 1) if n not in taken)
+    if not new.mac:
+        macs = {i.mac for i in state.ifaces.values()}
+        new.mac = address.made_mac(f"{state.id} {new.name}", macs)
+    state.ifaces[new.name] = new
+    return carrier.moved(state, new, bridge) if bridge is not None else None
 
 
 def _free_tap(state: State, name: str) -> str:
@@ -207,7 +211,8 @@ def set_(
             before = iface.but()
             iface.mtu = mtu or iface.mtu
             iface.mac = mac or iface.mac
-            shared = duplicate.of_interface(change.state, iface, []) if mac else []
+            changed = iface.mac != before.mac
+            shared = duplicate.of_interface(change.state, iface, []) if changed else []
             change.save()
             reopen = cable.settle_host(labdir, change.state, iface, running)
             live = segment.has_carrier(change.state, iface)
@@ -270,6 +275,8 @@ def del_addresses(
     """Remove addresses from an interface. Usage, NotFound, Conflict."""
     unwanted = address.interfaces(list(addresses))
     guest, _ = names.interface(name)
+    if if_exists and name not in statefile.load(labdir).ifaces:
+        return
 
     def planned(state: State) -> tuple[Iface, list[str]]:
         iface = link_views.interface(state, name)

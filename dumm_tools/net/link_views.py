@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dumm_tools import address, names
-from dumm_tools.errors import NotFound
 from dumm_tools.linux import sysfs
 from dumm_tools.model import Bridge, Iface, State
 from dumm_tools.net import segment
@@ -16,11 +15,12 @@ from dumm_tools.net import segment
 
 class InterfaceView(NamedTuple):
     """An interface: its record, and the values of its tap in sysfs, read on demand. `tag` is None
-    if the lab's namespaces do not exist."""
+    if the lab's namespaces do not exist, `fault` is `segment.fault`."""
 
     record: Iface
     tag: str | None
     has_carrier: bool
+    fault: str | None
 
     def _number(self, file: str) -> int | None:
         if self.tag is None or sysfs.read(self.record.tap, "ifalias") != self.tag:
@@ -42,6 +42,26 @@ class InterfaceView(NamedTuple):
     def tx_bytes(self) -> int | None:
         """Bytes that the guest sent."""
         return self._number("statistics/rx_bytes")
+
+    @property
+    def rx_packets(self) -> int | None:
+        """Packets that the guest received."""
+        return self._number("statistics/tx_packets")
+
+    @property
+    def tx_packets(self) -> int | None:
+        """Packets that the guest sent."""
+        return self._number("statistics/rx_packets")
+
+    @property
+    def rx_dropped(self) -> int | None:
+        """Packets that the host did not deliver, since the guest did not take them in time."""
+        return self._number("statistics/tx_dropped")
+
+    @property
+    def tx_dropped(self) -> int | None:
+        """Packets from the guest that the host dropped at once."""
+        return self._number("statistics/rx_dropped")
 
 
 class BridgeView(NamedTuple):
@@ -76,7 +96,7 @@ def interface_view(state: State, name: str) -> InterfaceView:
 
 def _view(state: State, iface: Iface) -> InterfaceView:
     tag = state.tag if state.here else None
-    return InterfaceView(iface, tag, segment.has_carrier(state, iface))
+    return InterfaceView(iface, tag, segment.has_carrier(state, iface), segment.fault(state, iface))
 
 
 def bridges(state: State) -> list[BridgeView]:
@@ -97,7 +117,9 @@ def interface(state: State, name: str) -> Iface:
     """The record of an interface; Usage for a bad name, NotFound."""
     names.interface(name)
     if name not in state.ifaces:
-        raise NotFound(f"no interface '{name}'")
+        from dumm_tools import missing
+
+        raise missing.interface(state, name)
     return state.ifaces[name]
 
 
@@ -105,7 +127,9 @@ def bridge(state: State, name: str) -> Bridge:
     """The record of a bridge; Usage for a bad name, NotFound."""
     names.bridge(name)
     if name not in state.bridges:
-        raise NotFound(f"no bridge '{name}'")
+        from dumm_tools import missing
+
+        raise missing.bridge(state, name)
     return state.bridges[name]
 
 

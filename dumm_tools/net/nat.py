@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from dumm_tools import address, nft
-from dumm_tools.errors import DummError
+from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import sysctl, sysfs
 from dumm_tools.model import TABLE_PREFIX, Bridge, State
 from dumm_tools.running import liveness
@@ -36,6 +36,15 @@ def networks(bridge: Bridge) -> list[str]:
 
     found = [ipaddress.ip_interface(a) for a in bridge.addresses if not address.is_v6(a)]
     return sorted({str(a.network) for a in found})
+
+
+def check_gateway(bridge: Bridge) -> None:
+    """Raise Conflict if the host has no address there that guests can use as a gateway."""
+    if not networks(bridge):
+        raise Conflict(
+            f"the host has no IPv4 address on '{bridge.name}' for guests to use as a gateway",
+            hint=f"dumm-bridge address add {bridge.name} 10.0.0.254/24",
+        )
 
 
 def make(state: State) -> None:

@@ -12,6 +12,7 @@ from dumm_tools.model import Iface, State
 from dumm_tools.net import cable, guest_links, guest_routes, link_views, route_check, route_requests
 from dumm_tools.net.route_check import DEFAULT, EVERYWHERE
 from dumm_tools.net.route_requests import Owned
+from dumm_tools.routing import Route
 from dumm_tools.running import guest_views, liveness
 
 
@@ -55,7 +56,8 @@ def add(
     onlink: bool = False,
     may_exist: bool = False,
 ) -> None:
-    """Add a route through an interface to its guest. Usage, NotFound, Conflict."""
+    """Add a route through an interface to its guest; with `may_exist`, in place of another one with
+    this destination, metric and table. Usage, NotFound, Conflict."""
     wanted = route_check.wanted(
         dest, via, kind=kind, metric=metric, table=table, src=src, onlink=onlink
     )
@@ -69,19 +71,39 @@ def add(
             record = link_views.interface(state, name)
             route_check.check_hops(state, record, wanted)
             running = cable.reachable(labdir, state, guest)
-            before = record.but()
+            before = {each.name: each.but() for each in state.ifaces_of(guest)}
             there = Owned(name, wanted) in route_requests.owned([record])
             if there and not may_exist:
                 raise Conflict(f"'{name}' already has the route '{route_check.text(wanted)}'")
+            others: list[Iface] = []
             if not there:
+                others = _forget(state.ifaces_of(guest), wanted) if may_exist else []
                 route_check.check_free(state, record, wanted)
                 record.routes = [*record.routes, routing.record(wanted)]
                 change.save()
                 if running:
                     cable.refresh_boot(labdir, state, guest)
         if running:
-            with cable.taking_back(labdir, before, record):
-                _tell(labdir, before, record, Owned(name, wanted))
+            with contextlib.ExitStack() as undo:
+                for each in {i.name: i for i in (*others, record)}.values():
+                    undo.enter_context(cable.taking_back(labdir, before[each.name], each))
+                if others:
+                    after = statefile.load(labdir).ifaces_of(guest)
+                    lost = route_requests.lost(list(before.values()), after)
+                    guest_routes.drop(labdir, record, list(before.values()), lost)
+                _tell(labdir, before[name], record, Owned(name, wanted))
+
+
+def _forget(ifaces: Sequence[Iface], wanted: Route) -> list[Iface]:
+    """Remove the record of the route that the kernel would replace with another one; return the
+    interface that it was recorded with, if there is one."""
+    changed = []
+    for iface in ifaces:
+        left = [r for r in iface.routes if routing.route(r).key != wanted.key]
+        if left != iface.routes:
+            iface.routes = left
+            changed.append(iface)
+    return changed
 
 
 def _tell(labdir: str, before: Iface, record: Iface, wanted: Owned) -> None:
@@ -121,6 +143,8 @@ def delete(
 ) -> None:
     """Remove a route from a guest. Usage, NotFound, Conflict."""
     guest, _ = names.interface(name)
+    if if_exists and name not in statefile.load(labdir).ifaces:
+        return
 
     def planned(state: State) -> tuple[Iface, Iface, list[Owned]]:
         """The record now and afterwards, and which of its routes is meant."""

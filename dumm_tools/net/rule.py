@@ -10,7 +10,7 @@ from typing import Any
 from dumm_tools import address, names, routing, statefile
 from dumm_tools.errors import Conflict, NotFound, Usage
 from dumm_tools.linux import rule
-from dumm_tools.model import Guest
+from dumm_tools.model import Guest, State
 from dumm_tools.net import cable, guest_links, rule_requests
 from dumm_tools.net.host_links import explained
 from dumm_tools.routing import LOOKUP, Rule
@@ -67,26 +67,33 @@ def _network(text: str | None) -> str | None:
 
 def add(labdir: str, guest: str, wanted: dict[str, Any], *, may_exist: bool = False) -> None:
     """Add a rule to a guest. Usage, NotFound, Conflict."""
-    if "kind" not in wanted:
-        raise Usage("a rule needs a table", hint="--table T, or --unreachable")
     names.guest(guest)
-    wanted = {"family": "inet", **wanted}
     with cable.turn_of(labdir, guest):
         with statefile.transaction(labdir) as change:
             record = guest_views.get(change.state, guest)
             running = cable.reachable(labdir, change.state, guest)
-            alike = _matching(record, wanted, exact=True)
-            if alike and not may_exist:
-                raise Conflict(f"'{guest}' already has the rule '{text(alike[0])}'")
-            new = alike[0] if alike else Rule(**{"priority": _next(record, wanted), **wanted})
-            if not alike:
+            new, there = planned(record, wanted)
+            if there and not may_exist:
+                raise Conflict(f"'{guest}' already has the rule '{text(new)}'")
+            if not there:
                 record.rules = [*record.rules, routing.rule_record(new)]
                 change.save()
                 if running:
                     cable.refresh_boot(labdir, change.state, guest)
         if running:
-            with _taking_back(labdir, guest, None if alike else new):
+            with _taking_back(labdir, guest, None if there else new):
                 _tell(labdir, guest, new)
+
+
+def planned(record: Guest, wanted: dict[str, Any]) -> tuple[Rule, bool]:
+    """The rule that would be added to a guest, and whether it has it already. Usage."""
+    if "kind" not in wanted:
+        raise Usage("a rule needs a table", hint="--table T, or --unreachable")
+    wanted = {"family": "inet", **wanted}
+    alike = _matching(record, wanted, exact=True)
+    if alike:
+        return alike[0], True
+    return Rule(**{"priority": _next(record, wanted), **wanted}), False
 
 
 def _next(record: Guest, wanted: dict[str, Any]) -> int:
@@ -157,21 +164,44 @@ def delete(labdir: str, guest: str, wanted: dict[str, Any], *, if_exists: bool =
     names.guest(guest)
     with cable.turn_of(labdir, guest):
         state = statefile.load(labdir)
-        found = _matching(guest_views.get(state, guest), wanted)
+        if if_exists and guest not in state.guests:
+            return
+        record = guest_views.get(state, guest)
+        found = _matching(record, wanted)
+        if len(found) > 1:
+            exact = _matching(record, {"family": "inet", **wanted}, exact=True)
+            found = exact if len(exact) == 1 else found
         if len(found) > 1:
             raise Usage(f"'{guest}' has several such rules", hint="--priority N or --family F")
         if not found:
             if if_exists:
                 return
             raise NotFound(f"'{guest}' has no such rule")
-        if cable.reachable(labdir, state, guest):
-            with (
-                contact.control(labdir, guest) as control,
-                explained(f"remove a rule from '{guest}'"),
-            ):
-                gone = rule_requests.gone(found[0])
-                guest_links.tolerant(control, gone, errno.ENOENT, errno.EAFNOSUPPORT)
-        _forget(labdir, guest, found[0])
+        _remove(labdir, state, guest, rule_requests.of(record), found[0])
+
+
+def clear(labdir: str, guest: str) -> None:
+    """Remove all rules from a guest. NotFound, Conflict."""
+    with cable.turn_of(labdir, guest):
+        state = statefile.load(labdir)
+        left = rule_requests.of(guest_views.get(state, guest))
+        while left:
+            _remove(labdir, state, guest, left, left[0])
+            left = left[1:]
+
+
+def _remove(labdir: str, state: State, guest: str, rules: list[Rule], old: Rule) -> None:
+    """Remove one of the rules of a guest, in whose turn we are."""
+    if cable.reachable(labdir, state, guest):
+        with (
+            contact.control(labdir, guest) as control,
+            explained(f"remove a rule from '{guest}'"),
+        ):
+            for request in rule_requests.replacing(rules, old):
+                guest_links.tolerant(
+                    control, request, errno.ENOENT, errno.EEXIST, errno.EAFNOSUPPORT
+                )
+    _forget(labdir, guest, old)
 
 
 def list_(labdir: str, guest: str, *, ask_guest: bool = False) -> list[Rule]:

@@ -28,3 +28,13 @@ def new(wanted: Rule) -> Request:
 def gone(wanted: Rule) -> Request:
     """The request that removes a rule."""
     return rule.rule(rule.RTM_DELRULE, rule.Rule(*wanted))
+
+
+def replacing(rules: list[Rule], old: Rule) -> list[Request]:
+    """The requests that remove one of a guest's rules. The kernel takes the first rule that has the
+    given parts, and perhaps others (fib_rules.c, rule_find): so among rules of the same priority
+    all are removed, those with most parts first, and the others come back in their order."""
+    alike = [r for r in rules if (r.family, r.priority) == (old.family, old.priority)]
+    alike.sort(key=lambda r: sum(part is not None for part in r), reverse=True)
+    back = [r for r in rules if r in alike and r != old]
+    return [gone(r) for r in alike] + [new(r) for r in back]

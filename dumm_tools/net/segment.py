@@ -20,6 +20,18 @@ def has_carrier(state: State, iface: Iface) -> bool:
     return bridge is not None and is_live(bridge)
 
 
+def fault(state: State, iface: Iface) -> str | None:
+    """Why an interface cannot be up, whatever its guest does; None if nothing prevents it."""
+    bridge = state.bridges.get(iface.bridge) if iface.bridge is not None else None
+    if bridge is None:
+        return "on no bridge"
+    if not bridge.up:
+        return "its bridge is down"
+    if bridge.cut:
+        return "the other end is not connected"
+    return None if iface.up else "taken down"
+
+
 def is_live(bridge: Bridge) -> bool:
     """Whether those on a segment have a carrier."""
     return bridge.up and not bridge.cut

@@ -3,11 +3,12 @@ own kernel. The host needs no support for it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from dumm_tools import names, statefile
 from dumm_tools.errors import DummError, TimedOut, Usage
 from dumm_tools.net import cable, guest_links, link_requests, link_views
+from dumm_tools.running import blocks
 
 #: The settings, each with its unit and maximum value. Kernels keep a jitter of at most 2^31 - 1
 #: nanoseconds, and cap or garble a longer one (sch_netem.c, get_slot and tabledist).
@@ -108,12 +109,23 @@ def set_(labdir: str, name: str, values: Mapping[str, float], *, clear: bool = F
     if not values and not clear:
         raise Usage("nothing to set", hint="--delay, --loss, --rate..., or --clear")
     checked({k: v for k, v in values.items() if k not in ("jitter", "reorder")})
+
+    def edit(shape: Mapping[str, float]) -> dict[str, float]:
+        return checked({**({} if clear else shape), **values})
+
+    blocks.forget(labdir, [subject(name, key) for key in (KEYS if clear else values)])
+    _change(labdir, name, edit)
+
+
+def _change(
+    labdir: str, name: str, edit: Callable[[Mapping[str, float]], dict[str, float]]
+) -> None:
     guest, _ = names.interface(name)
     with cable.turn_of(labdir, guest):
         with statefile.transaction(labdir) as change:
             state = change.state
             record = link_views.interface(state, name)
-            wanted = checked({**({} if clear else record.shape), **values})
+            wanted = edit(record.shape)
             running = cable.reachable(labdir, state, guest)
             before = record.but()
             record.shape = wanted
@@ -129,3 +141,44 @@ def set_(labdir: str, name: str, values: Mapping[str, float], *, clear: bool = F
                 except DummError:
                     guest_links.restore_shape(labdir, before)
                     raise
+
+
+def subject(name: str, key: str) -> tuple[str, ...]:
+    """A setting of an interface, among the changes of blocks."""
+    return ("shape", name, key)
+
+
+def block(
+    labdir: str, name: str, values: Mapping[str, float], *, clear: bool = False
+) -> blocks.Block:
+    """Note that settings are about to be changed for the time of a command. Usage, NotFound."""
+
+    def look() -> list[blocks.Change]:
+        before = link_views.interface(statefile.load(labdir), name).shape
+        after = checked({**({} if clear else before), **values})
+        keys = KEYS if clear else values
+        return [blocks.Change(subject(name, k), before.get(k, 0), after.get(k, 0)) for k in keys]
+
+    return blocks.begin(labdir, look)
+
+
+def put_back(labdir: str, name: str, block: blocks.Block) -> None:
+    """Restore the settings that a block has changed, except for those that have been changed again,
+    if the interface still exists."""
+    with blocks.ending(labdir, block) as look:
+
+        def edit(shape: Mapping[str, float]) -> dict[str, float]:
+            found = dict(shape)
+            for change in look():
+                key = change.subject[2]
+                if shape.get(key, 0) == change.after:
+                    found[key] = float(change.before or 0)
+            # Others may have set what depends on the delay.
+            if not found.get("delay"):
+                found |= {"jitter": 0, "reorder": 0}
+            found["jitter"] = min(found.get("jitter", 0), found.get("delay", 0))
+            return checked(found)
+
+        record = statefile.load(labdir).ifaces.get(name)
+        if record is not None and edit(record.shape) != record.shape:
+            _change(labdir, name, edit)

@@ -15,7 +15,7 @@ from dumm_tools import holder, statefile
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import netlink, rtnl
 from dumm_tools.linux.netlink import Channel
-from dumm_tools.model import Bridge, Iface
+from dumm_tools.model import Bridge, Iface, State
 from dumm_tools.net import (
     carrier,
     guard,
@@ -36,10 +36,18 @@ class _Change(NamedTuple):
     after: tuple[str | None, bool]
 
 
-def set_(labdir: str, name: str, uplink: str, *, host_access: bool = False) -> list[str]:
+def set_(
+    labdir: str, name: str, uplink: str, *, host_access: bool = False, replace: bool = False
+) -> list[str]:
     """Give a bridge its uplink, "nat" or "to:DEVICE", in the lab's namespaces, which are entered;
-    with `host_access`, guests can reach the host's own services through "nat", too. Return
-    warnings. On failure the record is restored. Usage, NotFound, Conflict, DummError."""
+    with `host_access`, guests can reach the host's own services through "nat", too. Another uplink
+    is a Conflict, unless `replace`. Return warnings. On failure the record is restored. Usage,
+    NotFound, Conflict, DummError."""
+    if replace:
+        state = statefile.load(labdir)
+        bridge = link_views.bridge(state, name)
+        if bridge.uplink not in (None, uplink):
+            return _replaced(labdir, state, bridge, uplink, host_access)
     if uplink == "nat" and holder.is_inside(labdir):
         raise Conflict(
             "this lab has its own namespaces, and its way out can only be opened from outside them"
@@ -51,8 +59,30 @@ def set_(labdir: str, name: str, uplink: str, *, host_access: bool = False) -> l
     except BaseException:
         _forget(labdir, name, change)
         raise
+    if change.before == change.after:
+        warnings = []
     carrier.spread(labdir, carrier.News([], None, joined, name, []), warnings.append)
     return warnings
+
+
+def _replaced(labdir: str, state: State, old: Bridge, uplink: str, host_access: bool) -> list[str]:
+    """Remove an uplink, and set another one; the old one is restored if that fails."""
+    _check(state, old, uplink)
+    entry.bring_up(labdir)
+    clear(labdir, old.name)
+    try:
+        return set_(labdir, old.name, uplink, host_access=host_access)
+    except BaseException:
+        with contextlib.suppress(DummError, OSError):
+            set_(labdir, old.name, old.uplink or "", host_access=old.host_access)
+        raise
+
+
+def _check(state: State, bridge: Bridge, uplink: str) -> None:
+    if uplink == "nat":
+        nat.check_gateway(bridge)
+    else:
+        host_uplink.check_device(state, bridge, host_uplink.named(uplink))
 
 
 def _record(labdir: str, name: str, uplink: str, host_access: bool) -> _Change:
@@ -64,26 +94,15 @@ def _record(labdir: str, name: str, uplink: str, host_access: bool) -> _Change:
         if bridge.uplink not in (None, uplink):
             raise Conflict(
                 f"'{name}' already has an uplink: {bridge.uplink}",
-                hint=f"dumm-bridge uplink {name} --none",
+                hint=f"--may-exist replaces it, 'dumm-bridge uplink {name} --none' removes it",
             )
-        if uplink == "nat":
-            _check_gateway(bridge)
-        else:
+        _check(state, bridge, uplink)
+        if uplink != "nat" and bridge.uplink is None:
             device = host_uplink.named(uplink)
-            host_uplink.check_device(state, bridge, device)
-            if bridge.uplink is None:
-                bridge.extra["uplink_before"] = host_uplink.as_it_is(device)
+            bridge.extra["uplink_before"] = host_uplink.as_it_is(device)
         before = bridge.uplink, bridge.host_access
         bridge.uplink, bridge.host_access = uplink, host_access
         return _Change(before, (uplink, host_access))
-
-
-def _check_gateway(bridge: Bridge) -> None:
-    if not nat.networks(bridge):
-        raise Conflict(
-            f"the host has no IPv4 address on '{bridge.name}' for guests to use as a gateway",
-            hint=f"dumm-bridge address add {bridge.name} 10.0.0.254/24",
-        )
 
 
 def _make(labdir: str, name: str) -> tuple[list[str], list[Iface]]:
@@ -121,11 +140,19 @@ def _warnings(channel: Channel, bridge: Bridge) -> list[str]:
     ]
 
 
-def clear(labdir: str, name: str, *, warn: carrier.Report = lambda _: None) -> None:
+def clear(
+    labdir: str,
+    name: str,
+    *,
+    if_exists: bool = False,
+    warn: carrier.Report = lambda _: None,
+) -> None:
     """Remove a bridge's uplink, if it has one. A guest at the other end of a cable to a device that
     is not told is reported to `warn`. NotFound, DummError."""
     rtnl.load()
     with statefile.transaction(labdir) as change, netlink.host() as channel:
+        if if_exists and name not in change.state.bridges:
+            return
         bridge = link_views.bridge(change.state, name)
         far = segment.far_end_of_device(change.state, bridge)
         host_uplink.remove(channel, change.state, bridge)
