@@ -1,0 +1,131 @@
+"""A lab that is being read from another tool's files, in our words, and what is lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dumm_tools import names
+from dumm_tools.importing import naming
+from dumm_tools.model import Record
+
+#: More than labs of people have: each becomes a kernel, or a device of the host.
+GUESTS_MAX = 4000
+LINKS_MAX = 40000
+
+
+class Nic(Record):
+    """An interface of a guest; `segment` is the name of a bridge."""
+
+    device: str
+    segment: str | None = None
+    mac: str | None = None
+    mtu: int | None = None
+    addresses: list[str] = []
+    #: Destinations and gateways.
+    routes: list[tuple[str, str]] = []
+    #: The options of `dumm-iface shape`.
+    shape: list[str] = []
+
+
+class Segment(Record):
+    """A bridge; `options` are those of `dumm-bridge create`."""
+
+    name: str
+    options: list[str] = []
+    uplink: list[str] = []
+
+
+class Machine(Record):
+    """A guest. Its startup script consists of `script`, its command, and `commands`."""
+
+    name: str
+    #: Its name in the files that are read.
+    said: str
+    #: Where it is described.
+    where: str
+    image: str = ""
+    memory: int | None = None
+    #: Operands of --files.
+    files: list[str] = []
+    script: list[bytes] = []
+    commands: list[bytes] = []
+    #: The words of a command that runs for as long as the guest does.
+    command: list[str] = []
+    #: Without one, the image's own command is run.
+    serves: bool = False
+    nics: dict[str, Nic] = {}
+
+
+class Topology:
+    """The machines and segments, by their names in the files that are read; `notes` has a line for
+    each thing that is lost."""
+
+    def __init__(self) -> None:
+        self.title: list[str] = []
+        self.machines: dict[str, Machine] = {}
+        self.segments: dict[str, Segment] = {}
+        self.notes: list[str] = []
+        self._noted: set[str] = set()
+        self._guests = naming.Names("guest", self.note)
+        self._bridges = naming.Names("bridge", self.note)
+
+    def note(self, where: str, text: str) -> None:
+        """Say once that something is not carried over, or not as it was; `where` is FILE or
+        FILE:LINE."""
+        line = f"{where}: {text}"
+        if line not in self._noted:
+            self._noted.add(line)
+            self.notes.append(line)
+
+    def machine(self, said: str, where: str) -> Machine:
+        """The machine of this name, made if necessary."""
+        if said not in self.machines:
+            naming.bound(len(self.machines), GUESTS_MAX, where, "machines")
+            self.machines[said] = Machine(self._guests.of(said, where), said, where)
+        return self.machines[said]
+
+    def segment(self, said: str, where: str) -> Segment:
+        """The segment of this name, made if necessary."""
+        if said not in self.segments:
+            naming.bound(len(self.segments), LINKS_MAX, where, "segments")
+            self.segments[said] = Segment(self._bridges.of(said, where))
+        return self.segments[said]
+
+    def between(self, ends: tuple[str, str], where: str) -> Segment:
+        """A new segment for a cable, named after the machines at its ends."""
+        key = "\0".join(ends)
+        while key in self.segments:
+            key += "\0"
+        naming.bound(len(self.segments), LINKS_MAX, where, "links")
+        self.segments[key] = Segment(self._bridges.of_cable(ends))
+        return self.segments[key]
+
+    def nic(self, machine: Machine, said: str, where: str) -> Nic | None:
+        """A new interface of a machine; None, and a note, if it has one of that name."""
+        device = naming.device(said)
+        if device in machine.nics:
+            self.note(where, f"'{machine.said}' has two interfaces '{said}': the first one is kept")
+            return None
+        if device != said:
+            self.note(where, f"interface '{said}' of '{machine.said}' is named '{device}'")
+        machine.nics[device] = Nic(device)
+        return machine.nics[device]
+
+    def settle(self) -> None:
+        """Rename segments that have the names of interfaces, whose taps are devices of the host,
+        too."""
+        taps = {
+            names.tap(f"{machine.name}-{device}")
+            for machine in self.machines.values()
+            for device in machine.nics
+        }
+        for segment in self.segments.values():
+            while (old := segment.name) in taps:
+                segment.name = self._bridges.instead(old)
+                for machine in self.machines.values():
+                    for nic in machine.nics.values():
+                        if nic.segment == old:
+                            nic.segment = segment.name
+
+
+Note = Callable[[str, str], None]
