@@ -12,11 +12,15 @@ from dumm_tools.model import Guest
 
 #: Arguments that only we may set: another value, or words after `--`, would cut the guest off.
 _OURS = re.compile(
-    r"--.*|(mem|umid|uml_dir|initrd|rdinit|DUMM_\w+|(con|ssl|vec)\d*|virtio_uml\.device)(=.*)?",
+    r"--.*|(mem|umid|uml_dir|initrd|rdinit|DUMM_\w+|(con|ssl)\d*|virtio_uml\.device)(=.*)?"
+    r"|vec\d*([:=].*)?",
     re.DOTALL,
 )
 #: The socket of the server of the root file system, in the kernel's jail.
 SOCKET = "/files"
+#: The patch without which newer kernels can be stuck at a reboot (agent/jail/ending.c), so that
+#: they need a parent which starts them anew.
+ENDING = "virtiofs-broken-queues"
 
 
 def is_ours(argument: str) -> bool:
@@ -40,10 +44,13 @@ def of_boot(
     release: tuple[int, ...],
     own_user: bool,
     served: bool = False,
+    files: int | None = None,
     drivers: Container[str] = (),
+    patches: Container[str] = (),
 ) -> list[str]:
     """The arguments for one boot of a guest with a kernel of that release and with these drivers
-    built in, without terminals."""
+    and patches built in, without terminals. `files`: how many files its server can have open, if
+    the kernel must not remember more."""
     args = [
         f"mem={guest.memory >> 10}K",
         "initrd=/initrd",
@@ -64,6 +71,10 @@ def of_boot(
     args += [argument for driver, argument in _WITHOUT_DEVICES.items() if driver in drivers]
     if served:
         args.append(f"virtio_uml.device={SOCKET}:26")  # VIRTIO_ID_FS, linux/virtio_ids.h
+        if release >= (6, 15) and ENDING not in patches:
+            args.append("DUMM_KEEP=1")
+    if files is not None:
+        args.append(f"DUMM_FILES={files}")
     # Guests that share a user and pass descriptors could exhaust each other's limit for that.
     if release >= (6, 16) and own_user:
         args.append("seccomp=on")

@@ -16,7 +16,7 @@ from dumm_tools.statefile import load
 #: Seconds to wait for an answer before looking whether the guest has rebooted or ended.
 LOOK = 1.0
 #: Seconds for a guest whose time is up.
-LEAST = 0.2
+LEAST = 0.5
 #: Seconds that a program of the guest's init may take to answer.
 ANSWER = 10.0
 #: Seconds between two tries: at first, and at most.
@@ -62,15 +62,7 @@ def _need_ready(labdir: str, name: str, deadline: float, begun: bool) -> None:
 
 def _report(labdir: str, name: str, found: Booted, warn: Warn) -> None:
     if found.startup.startswith("failed"):
-        warn(startup_failure(labdir, name, found.startup))
-
-
-def startup_failure(labdir: str, name: str, state: str) -> str:
-    """The message about a startup script that has failed."""
-    status = state.partition(" ")[2]
-    line = startup_file.last_line(labdir, name)
-    what = "startup script" if startup_file.exists(labdir, name) else "image's command"
-    return f"guest '{name}': its {what} failed with status {status}" + (f": {line}" if line else "")
+        warn(startup_file.failure(labdir, name, found.startup))
 
 
 def _systemd(labdir: str, name: str, warn: Warn) -> bool:

@@ -79,7 +79,7 @@ def checked(texts: Sequence[str]) -> list[str]:
             if os.path.samefile(other.path, disk.path) and not (other.read_only and disk.read_only):
                 raise Usage(f"disk '{disk.path}' is named twice, and not read-only each time")
         found.append(disk)
-    return [_written(disk) for disk in found]
+    return [written(disk) for disk in found]
 
 
 def _user(labdir: str, state: State, name: str, fd: int) -> str:
@@ -94,7 +94,8 @@ def _user(labdir: str, state: State, name: str, fd: int) -> str:
     return "another lab or program"
 
 
-def _written(disk: Disk) -> str:
+def written(disk: Disk) -> str:
+    """The written form of a disk."""
     if disk.read_only:
         return disk.path + ":ro"
     return disk.path + ":rw" * disk.path.endswith(_SUFFIXES)

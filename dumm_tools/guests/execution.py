@@ -7,13 +7,14 @@ import math
 import time
 
 from dumm_tools.agent import session
+from dumm_tools.agent.program import Program
 from dumm_tools.errors import DummError, ExecFailed, TimedOut
 from dumm_tools.running import contact, guest_views, liveness
 from dumm_tools.statefile import load
 from dumm_tools.waiting import Ended
 
 
-def execute(labdir: str, name: str, program: session.Program) -> int:
+def execute(labdir: str, name: str, program: Program) -> int:
     """Run a program in a guest with our stdin, stdout and stderr; return its exit status.
 
     ExecFailed (125, 126, 127) if it could not be run, TimedOut after its timeout, even if no line

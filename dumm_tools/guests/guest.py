@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
-from dumm_tools import names
+from dumm_tools import missing, names
 from dumm_tools.errors import Conflict, Usage
 from dumm_tools.files import choice, mounts, workdir
 from dumm_tools.guests import arguments, disks, startup
@@ -30,9 +30,11 @@ def create(
     names.guest(guest.name)
     if script is not None:
         startup.check(script)
-    _check(labdir, guest)
+    check(guest)
     if guest.disks:
         guest.disks = disks.checked(guest.disks)
+    if guest.files:
+        guest.files = _checked_files(labdir, guest.files)
     with contextlib.ExitStack() as undo:
         with transaction(labdir) as change:
             state = change.state
@@ -41,21 +43,35 @@ def create(
                     _complete(labdir, state, state.guests[guest.name])
                     return False
                 raise Conflict(f"guest '{guest.name}' already exists")
-            tree_below = choice.resolve_master(labdir, guest)
-            choice.resolve_kernel(labdir, guest)
-            state.guests[guest.name] = guest
-            # Without one: that of a guest whose deletion was interrupted is removed.
-            startup.store(labdir, guest.name, script)
-            undo.callback(startup.store, labdir, guest.name, None)
+            add(labdir, state, guest, script, undo)
             change.save()
-            run = liveness.run_dir(labdir, guest.name)
-            for directory in (*mounts.paths(labdir, guest.name), run):
-                if not os.path.isdir(directory):
-                    undo.callback(_remove_empty, directory)
-            liveness.make_run_dir(labdir, guest.name)
-            mounts.mount(labdir, state, guest, tree_below.path)
+            make_trees(labdir, state, [guest], undo)
         undo.pop_all()
     return True
+
+
+def add(
+    labdir: str, state: State, new: Guest, script: bytes | None, undo: contextlib.ExitStack
+) -> None:
+    """Record a new guest, and store its startup script."""
+    choice.resolve_master(labdir, new)
+    choice.resolve_kernel(labdir, new)
+    state.guests[new.name] = new
+    # Without one: that of a guest whose deletion was interrupted is removed.
+    startup.store(labdir, new.name, script)
+    undo.callback(startup.store, labdir, new.name, None)
+
+
+def make_trees(labdir: str, state: State, new: Sequence[Guest], undo: contextlib.ExitStack) -> None:
+    """Create the directories of new guests, which are recorded, and mount their trees."""
+    for guest in new:
+        run = liveness.run_dir(labdir, guest.name)
+        for directory in (*mounts.paths(labdir, guest.name), run):
+            if not os.path.isdir(directory):
+                undo.callback(_remove_empty, directory)
+        liveness.make_run_dir(labdir, guest.name)
+        mounts.mount(labdir, state, guest, choice.resolve_master(labdir, guest).path)
+        undo.callback(mounts.umount, labdir, state, guest.name)
 
 
 def _complete(labdir: str, state: State, guest: Guest) -> None:
@@ -71,8 +87,8 @@ def _remove_empty(directory: str) -> None:
         os.rmdir(directory)
 
 
-def _check(labdir: str, guest: Guest) -> None:
-    """Check the settings of a guest: Usage, and NotFound for a missing kernel or master."""
+def check_settings(guest: Guest) -> None:
+    """Check the settings of a guest that do not refer to files of the host: Usage."""
     if guest.memory < MEMORY_MIN:
         raise Usage(
             f"{guest.memory} bytes of memory is too little: at least {MEMORY_MIN >> 20}M is needed"
@@ -89,32 +105,59 @@ def _check(labdir: str, guest: Guest) -> None:
         if arguments.is_ours(arg):
             hint = "--memory sets it" if arg.startswith("mem=") else None
             raise Usage(f"kernel argument '{arg}' is set by dumm-guest itself", hint=hint)
+
+
+def check(guest: Guest) -> None:
+    """Check the settings of a guest: Usage, and NotFound for a missing kernel or master."""
+    check_settings(guest)
     if guest.kernel is not None:
-        guest.kernel = _spec(guest.kernel, kernel.resolve(guest.kernel).path)
+        guest.kernel = recorded(guest.kernel, kernel.resolve(guest.kernel).path)
     if guest.master is not None:
-        guest.master = _spec(guest.master, master.resolve(guest.master).path)
+        guest.master = recorded(guest.master, master.resolve(guest.master).path)
 
 
-def _spec(said: str, path: str) -> str:
+def recorded(said: str, path: str) -> str:
     """The value to record: a name in the cache, or an absolute path."""
     return said if os.path.basename(path) == said and said != path else path
 
 
-def change(labdir: str, name: str, **values: object) -> None:
-    """Change settings of a guest, effective at its next start."""
+def _checked_files(labdir: str, texts: list[str]) -> list[str]:
+    from dumm_tools.files import given  # slow to import, and rarely needed
+
+    return given.checked(labdir, texts)
+
+
+def change(labdir: str, name: str, **values: object) -> list[str]:
+    """Change settings of a guest, effective at its next start. Return the names of those that a
+    running guest does not have yet because of this."""
     with turn.taken(labdir, name), transaction(labdir) as tx:
         guest = guest_views.get(tx.state, name)
         new = guest.but(**values)
-        _check(labdir, new)
+        check(new)
         if "disks" in values:
             new.disks = disks.checked(new.disks)
+        if "files" in values:
+            new.files = _checked_files(labdir, new.files)
         tx.state.guests[name] = new
         moved = new.master != guest.master
         state = tx.state
-        if moved and liveness.guest_state(labdir, state, new) in ("stopped", "crashed"):
+        over = liveness.guest_state(labdir, state, new) in ("stopped", "crashed")
+        if moved and over:
             # The tree on the host changes at once; a running guest keeps its own until it stops.
             mounts.umount(labdir, state, name)
             mounts.mount(labdir, state, new, choice.resolve_master(labdir, new).path)
+    return [] if over else [key for key in values if getattr(new, key) != getattr(guest, key)]
+
+
+def converge(
+    labdir: str, name: str, values: Mapping[str, object], *, script: bytes | None = None
+) -> list[str]:
+    """Give an existing guest these settings, and a startup script, as far as they differ; return
+    what `change` does."""
+    later = change(labdir, name, **values) if values else []
+    if script is not None:
+        startup.set_(labdir, name, script)
+    return later
 
 
 def delete(
@@ -156,7 +199,7 @@ def delete(
     carrier.pulled(labdir, ends, warn)
     _sweep(labdir, name)
     if not known and not if_exists:
-        raise guest_views.missing(name)
+        raise missing.guest(state, name)
     return known
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from dumm_tools.agent import INITRD, JAIL, LISTING, PRELOAD
+from dumm_tools.agent import INITRD, JAIL, PRELOAD, PRELOAD_LIST
 from dumm_tools.guests import arguments, disks, limits, run_dir
 from dumm_tools.guests.plan import Plan
-from dumm_tools.images.kernel import Kernel
+from dumm_tools.guests.program_files import ProgramFiles
 from dumm_tools.model import FIRST_ROOT
 from dumm_tools.running import contact, liveness
 
@@ -32,11 +32,13 @@ _XATTRS = (
     ":ok:all:::"
 )
 # fmt: off
-#: The arguments of virtiofsd: it has neither to make a jail nor to filter its system calls.
+#: The arguments of virtiofsd: it has neither to make a jail nor to filter its system calls. With a
+#: pool of threads everything takes longer, since a guest has one CPU.
 _SERVER_OPTIONS = [
     "--shared-dir", contact.SERVED,
     "--tag", contact.ROOT_TAG,
     "--sandbox", "none",
+    "--thread-pool-size", "0",
     "--seccomp", "none",
     "--modcaps=-mknod:-dac_read_search",
     "--inode-file-handles=never",
@@ -49,11 +51,14 @@ _SERVER_OPTIONS = [
 # fmt: on
 
 
-def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> list[str]:
+def command(
+    labdir: str, plan: Plan, files: ProgramFiles, cgroup: str, locks: int, first: int
+) -> list[str]:
     """The arguments of the kernel's jail. Its descriptors are numbered consecutively from `first`:
-    the terminals, the disks, the locks, the end of a socket that connects it to the server's jail
-    if there is one, the log, the guest's turn, the error pipe."""
-    disk = first + len(run_dir.terminals())
+    the terminals, the kernel's files, the disks, the locks, the end of a socket that connects it to
+    the server's jail if there is one, the log, the guest's turn, the error pipe."""
+    program = first + len(run_dir.terminals())
+    disk = program + len(files.mounts)
     hold = disk + len(plan.disks)
     peer = hold + locks
     log = peer + (plan.server is not None)
@@ -68,7 +73,7 @@ def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> lis
         "--pid-file", os.path.join(liveness.run_dir(labdir, plan.name), "pid"),
         "--passing", str(int(arguments.passes_descriptors(plan.arguments))),
         *(["--cgroup", cgroup] if cgroup else []),
-        *_program_files(plan.kernel),
+        *files.steps(program),
         *_guest_files(labdir, plan),
         *_disks(plan, disk),
         "--hostname", plan.name,
@@ -81,12 +86,19 @@ def command(labdir: str, plan: Plan, cgroup: str, locks: int, first: int) -> lis
 
 
 def server_command(
-    labdir: str, plan: Plan, server: Server, cgroup: str, locks: int, first: int
+    labdir: str,
+    plan: Plan,
+    server: Server,
+    files: ProgramFiles,
+    cgroup: str,
+    locks: int,
+    first: int,
 ) -> list[str]:
     """The arguments of the jail of the server of the root file system. Its descriptors are: the
-    locks, the end of the socket, the listening socket, the log, the guest's turn, the error
-    pipe."""
-    peer = first + locks
+    server's files, the locks, the end of the socket, the listening socket, the log, the guest's
+    turn, the error pipe."""
+    hold = first + len(files.mounts)
+    peer = hold + locks
     listen, log = peer + 1, peer + 2
     run = liveness.run_dir(labdir, plan.name)
     # fmt: off
@@ -94,12 +106,12 @@ def server_command(
         JAIL, "jail",
         "--errors", str(log + 2),
         "--turn", str(log + 1),
-        "--hold", str(first), str(locks + 3),
+        "--hold", str(hold), str(locks + 3),
         "--role", "server", "--peer", str(peer), "--listen", str(listen),
         "--log", str(log),
         "--pid-file", os.path.join(run, "server.pid"),
         *(["--cgroup", cgroup] if cgroup else []),
-        *_program_files(server),
+        *files.steps(first),
         "--ro-bind", JAIL, _SERVE,
         # Only the server's own processes; and a limit that it reads even if it is told not to.
         "--proc", "/processes",
@@ -114,22 +126,6 @@ def server_command(
         "--", _SERVE, str(listen), server.binary, *_SERVER_OPTIONS,
     ]
     # fmt: on
-
-
-def _program_files(core: Kernel | Server) -> list[str]:
-    """The kernel pack or the server's root, or a plain binary with the files that it needs from the
-    host."""
-    steps: list[str] = []
-    if core.root is not None:
-        for entry in ("usr", "lib", "lib64", "bin", "linux"):
-            path = os.path.join(core.root, entry)
-            if os.path.islink(path) and entry != "linux":
-                steps += ["--symlink", os.readlink(path), f"/{entry}"]
-            elif os.path.exists(path):
-                steps += ["--ro-bind", path, f"/{entry}"]
-    for host, inside in core.binds:
-        steps += ["--ro-bind", host, inside]
-    return steps
 
 
 def _disks(plan: Plan, first: int) -> list[str]:
@@ -147,15 +143,13 @@ def _guest_files(labdir: str, plan: Plan) -> list[str]:
     run = liveness.run_dir(labdir, plan.name)
     # fmt: off
     if plan.server is None:
-        files = [
-            "--bind", os.path.join(labdir, "mount", plan.name), "/guest",
-            "--ro-bind", LISTING, "/etc/listing.so",
-            "--ro-bind", PRELOAD, "/etc/ld.so.preload",
-        ]
+        files = ["--bind", os.path.join(labdir, "mount", plan.name), "/guest"]
     else:
         files = ["--ro-bind", os.path.join(run, "files"), arguments.SOCKET]
     return [
         *files,
+        "--ro-bind", PRELOAD, "/etc/preload.so",
+        "--ro-bind", PRELOAD_LIST, "/etc/ld.so.preload",
         "--bind", os.path.join(run, "uml"), "/run/uml",
         "--symlink", "run/uml", "/uml",
         "--ro-bind", os.path.join(run, "xfer"), "/xfer",

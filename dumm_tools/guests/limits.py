@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dumm_tools import proc
-from dumm_tools.linux import cgroup
+from dumm_tools.linux import cgroup, limit
 
 #: A guest's allowance on the host in addition to its `--memory`: files in /dev/shm (bytes), ...
 MEMORY_OVERHEAD = 32 << 20
-#: ... private memory of the kernel, in each of its processes on the host (bytes), ...
-PROCESS_DATA = 8 << 20
+#: ... private memory of the kernel, in each of its processes on the host (bytes), of which the data
+#: of one with everything built in take 6 MiB, ...
+PROCESS_DATA = 16 << 20
 #: ... and, if a control group can be created, everything that its processes, and the host's kernel
 #: on their behalf, use beyond its memory (bytes).
 CEILING_OVERHEAD = 128 << 20
@@ -19,6 +20,9 @@ REMEMBERED = 1 << 10
 SERVER_FILE = 4 << 10
 #: apart from that, it has so much memory of its own (bytes).
 SERVER_DATA = 64 << 20
+#: Descriptors that the server (virtiofsd) keeps for itself; with fewer than these, little works.
+SERVER_RESERVE = 640
+SERVER_NEEDS = 4096
 #: Its threads and processes.
 SERVER_PROCESSES = 16
 #: Files that a guest's kernel may have open: it opens one for each that is open in the guest.
@@ -51,10 +55,28 @@ def server_options(memory: int) -> list[str]:
     return [
         "--data", str(SERVER_DATA + memory),
         "--processes", str(SERVER_PROCESSES),
-        "--files", str(FILES + memory // REMEMBERED),
+        "--files", str(_server_files(memory)),
         "--signals", str(SIGNALS),
     ]
     # fmt: on
+
+
+def _server_files(memory: int) -> int:
+    return FILES + memory // REMEMBERED
+
+
+def files_needed(memory: int) -> tuple[int, int]:
+    """The limit of open files that we can have, and the one that the server of a guest with that
+    much memory can make use of."""
+    wanted = _server_files(memory)
+    return limit.raise_files(wanted), wanted
+
+
+def scarce_files(memory: int) -> int | None:
+    """How many of the guest's files its server can have open, if its kernel may remember more. Our
+    own limit, which the server inherits, is raised as far as the host allows it."""
+    found, wanted = files_needed(memory)
+    return None if found >= wanted else max(1, found - SERVER_RESERVE)
 
 
 def ceiling(group: str, name: str, memory: int, served: bool) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-from dumm_tools.guests import arguments, disks
+from dumm_tools.guests import arguments, disks, limits
+from dumm_tools.guests.program_files import ProgramFiles
 from dumm_tools.images.kernel import Kernel
 from dumm_tools.images.master import Master
 from dumm_tools.linux import namespaces
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 class Parts(NamedTuple):
     """The kernel and master of a guest, and the server of its root file system unless that is
-    hostfs, with locks that prevent their deletion from the cache; its disks, open and locked; the
-    drivers in the kernel."""
+    hostfs, with locks that prevent their deletion from the cache, and the files of kernel and
+    server; its disks, open and locked; the drivers in the kernel, and its patches."""
 
     kernel: Kernel
     release: tuple[int, ...]
@@ -27,6 +28,9 @@ class Parts(NamedTuple):
     locks: tuple[int, ...] = ()
     disks: tuple[int, ...] = ()
     drivers: frozenset[str] = frozenset()
+    patches: tuple[str, ...] = ()
+    kernel_files: ProgramFiles = ProgramFiles()
+    server_files: ProgramFiles | None = None
 
 
 class Plan(NamedTuple):
@@ -55,7 +59,9 @@ def make(state: State, guest: Guest, parts: Parts, nonce: str) -> Plan:
         release=parts.release,
         own_user=user != 0,
         served=parts.server is not None,
+        files=limits.scarce_files(guest.memory) if parts.server is not None else None,
         drivers=parts.drivers,
+        patches=parts.patches,
     )
     args += [disks.argument(n, disks.parse(text)) for n, text in enumerate(guest.disks)]
     return Plan(

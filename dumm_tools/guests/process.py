@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dumm_tools import proc
 from dumm_tools.agent import JAIL
+from dumm_tools.errors import DummError
 from dumm_tools.guests import jail, run_dir
-from dumm_tools.guests.plan import Plan
+from dumm_tools.guests.plan import Parts, Plan
 from dumm_tools.linux import child, fifo, mount
 from dumm_tools.linux.child import Child
 from dumm_tools.running import liveness
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import socket
 
 _LOG = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+#: The hint if the host refuses to start a process.
+LIMIT = "the limit of processes is too low: ulimit -u"
 #: Connections that wait: more than a kernel and, after a reboot, its successor.
 _BACKLOG = 4
 
@@ -33,21 +36,21 @@ class Launchers(NamedTuple):
         return next(filter(None, [each.wait() for each in self.jails]), "")
 
 
-def spawn(
-    labdir: str, plan: Plan, cgroup: str, turn: int, locks: list[int], disks: Sequence[int]
-) -> Launchers:
+def spawn(labdir: str, plan: Plan, parts: Parts, cgroup: str, turn: int, alive: int) -> Launchers:
     """Start the jails; return their launchers. The kernel's jail has mounts of the disks, which are
     open files.
 
     The keepers hold copies of the locks until the guest has ended. The launchers hold copies of the
     turn until they are done, so that no other command has the turn while the pid is not known. All
-    descriptors that are opened here are closed again.
+    descriptors that are opened here are closed again; a launcher is waited for if the other one
+    cannot be started.
 
     Each of the keepers of kernel and server has one end of a pair of sockets: when one is gone, for
     whatever reason, the other ends.
     """
     run = liveness.run_dir(labdir, plan.name)
-    with contextlib.ExitStack() as stack:
+    locks = [alive, *parts.locks, *parts.disks]
+    with contextlib.ExitStack() as failed, contextlib.ExitStack() as stack:
 
         def opened(fd: int) -> int:
             stack.callback(os.close, fd)
@@ -60,18 +63,22 @@ def spawn(
 
         started: list[Child] = []
         peer: list[int] = []
-        if (server := plan.server) is not None:
+        server, files = plan.server, parts.server_files
+        if server is not None and files is not None:
             import socket
 
             ends = [stack.enter_context(end) for end in socket.socketpair()]
             listening = stack.enter_context(_listening(run))
-            row = [*locks, ends[0].fileno(), listening.fileno(), log("server.log"), turn]
+            row = [*files.descriptors, *locks, ends[0].fileno(), listening.fileno()]
             started.append(
                 _spawn(
-                    row,
-                    lambda n: jail.server_command(labdir, plan, server, cgroup, len(locks), n),
+                    [*row, log("server.log"), turn],
+                    lambda n: jail.server_command(
+                        labdir, plan, server, files, cgroup, len(locks), n
+                    ),
                 )
             )
+            failed.callback(started[0].wait)
             peer = [ends[1].fileno()]
         # Through a read-only mount, so that the guest cannot change their modes and owners.
         mounted = opened(mount.clone_tree(run))
@@ -80,11 +87,15 @@ def spawn(
             opened(fifo.open_both(f"/proc/self/fd/{mounted}/{name}"))
             for name in run_dir.terminals()
         ]
-        trees = [opened(mount.clone_tree(f"/proc/self/fd/{fd}")) for fd in disks]
-        row = [*terminals, *trees, *locks, *peer, log("console.log"), turn]
+        trees = [opened(mount.clone_tree(f"/proc/self/fd/{fd}")) for fd in parts.disks]
+        row = [*terminals, *parts.kernel_files.descriptors, *trees, *locks, *peer]
         started.append(
-            _spawn(row, lambda first: jail.command(labdir, plan, cgroup, len(locks), first))
+            _spawn(
+                [*row, log("console.log"), turn],
+                lambda n: jail.command(labdir, plan, parts.kernel_files, cgroup, len(locks), n),
+            )
         )
+        failed.pop_all()
         return Launchers(tuple(started))
 
 
@@ -94,7 +105,10 @@ def _spawn(descriptors: Sequence[int], command: Callable[[int], list[str]]) -> C
         proc.log(" ".join(argv), 2)
         return argv
 
-    return child.spawn(JAIL, descriptors, logged, env={})
+    try:
+        return child.spawn(JAIL, descriptors, logged, env={})
+    except BlockingIOError as e:  # the limit of processes
+        raise DummError(f"cannot start a process: {e.strerror}", hint=LIMIT) from None
 
 
 def _listening(run: str) -> socket.socket:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +15,7 @@ from dumm_tools.agent import protocol
 from dumm_tools.agent.protocol import Ready
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.guests import disks
-from dumm_tools.guests.process import Launchers
+from dumm_tools.guests.process import LIMIT, Launchers
 from dumm_tools.linux import process
 from dumm_tools.running import contact, guest_views, liveness, turn
 from dumm_tools.statefile import load
@@ -28,6 +30,11 @@ AGENT = "dumm-agent: "
 _SERVER_LOST = "[the server of the root file system has ended]"
 
 
+#: Printed by a kernel before its panic, if the host refuses it a process for a guest's program
+#: (start_userspace, arch/um/os-Linux/skas/process.c).
+_NO_PROCESS = re.compile(r"start_userspace : clone failed, errno = ([0-9]{1,3})")
+
+
 #: Hints for the reasons why guests do not start, by a part of their text. The options of the kernel
 #: are those that `images.features` looks for, which a kernel may lack all the same.
 _HINTS = {
@@ -35,6 +42,7 @@ _HINTS = {
     "VFS: Unable to mount root fs": "the kernel may lack CONFIG_BLK_DEV_INITRD",
     "/dev/ttyS0": "the kernel may lack CONFIG_SSL",
     "hostfs": "the kernel may lack CONFIG_HOSTFS",
+    os.strerror(errno.EAGAIN): LIMIT,
 }
 
 
@@ -59,7 +67,7 @@ def settle(
     if booting.jail is not None:
         if text := booting.jail.wait():
             reason = text.rpartition("\n")[2]
-            raise DummError(f"cannot start guest '{name}': {reason}")
+            raise DummError(f"cannot start guest '{name}': {reason}", hint=_hint(reason))
         booting = booting._replace(jail=None)
         end = max(end, begin + grace)
     if not wait:
@@ -130,6 +138,9 @@ def _last(path: str) -> str:
     lines = [" ".join(protocol.printable(line[-500:]).split()) for line in text.splitlines()]
     if lines and lines[-1] == _SERVER_LOST:
         return lines[-1]
+    for line in reversed(lines):
+        if found := _NO_PROCESS.fullmatch(line):
+            return f"its kernel cannot start a process: {os.strerror(int(found[1]))}"
     for sign in ("Kernel panic", AGENT):
         for line in reversed(lines):
             if sign in line:

@@ -13,14 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from dumm_tools import agent
+from dumm_tools import agent, missing
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.guests import plan as planning
 from dumm_tools.guests import prepare, process, readiness, run_dir, stop
 from dumm_tools.guests.readiness import Booting
 from dumm_tools.linux import rtnl
 from dumm_tools.model import Guest, State
-from dumm_tools.running import guest_views, liveness, turn
+from dumm_tools.running import guest_views, liveness, startup_file, turn
 from dumm_tools.statefile import load, transaction
 
 #: Maximum number of guests that one command boots at the same time.
@@ -33,15 +33,19 @@ def start(
     *,
     timeout: float,
     wait: str | None = "ready",
+    may_run: bool = False,
     on_error: stop.OnError,
     warn: Callable[[str], None] = lambda _: None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Start guests in parallel; return when each is ready, or has booted, as `wait` says, or has
     failed (`on_error`). `warn` gets problems inside a guest that is ready nevertheless. A guest
-    that is ready, but does not boot in time, keeps running."""
+    that is ready, but does not boot in time, keeps running. One that is already running is a
+    failure, unless it `may_run`."""
     names = list(names)
     state = load(labdir)
+    running = [name for name in names if may_run and liveness.is_running(labdir, state, name)]
+    names = [name for name in names if name not in running]
     if state.bridges or state.ifaces:
         rtnl.load()  # the first call takes 10 to 20 ms: not under the lab's lock
     pending: deque[Booting] = deque()
@@ -94,7 +98,11 @@ def start(
             _abort(labdir, name, nonce)
         raise
     if wait == "booted":
+        begin = time.monotonic()
+        ready += [Booting(name, "", begin + timeout) for name in running]
         _await_booted(labdir, ready, on_error, warn, progress)
+    elif wait is not None:
+        _report_startups(labdir, ready, warn)
 
 
 def _await_booted(
@@ -116,6 +124,15 @@ def _await_booted(
         progress(f"{number + 1} of {len(ready)} guests booted")
 
 
+def _report_startups(labdir: str, ready: Iterable[Booting], warn: Callable[[str], None]) -> None:
+    """Warn of startup programs that have failed already; nobody waits for the others."""
+    for booting in ready:
+        if startup_file.is_ordered(labdir, booting.name):
+            found = startup_file.state(labdir, booting.name, alive=True) or ""
+            if found.startswith("failed"):
+                warn(startup_file.failure(labdir, booting.name, found))
+
+
 def _begin(
     labdir: str, name: str, nonce: str, deadline: float, warn: Callable[[str], None]
 ) -> Booting:
@@ -126,13 +143,14 @@ def _begin(
             _turn(labdir, name) as own_turn,
             _alive_lock(labdir, name) as alive,
             run_dir.swept(labdir, name),
+            _with_files(labdir, name, alive, warn),
             transaction(labdir) as change,
         ):
             state = change.state
             guest = guest_views.get(state, name)
             if alive is None:
                 return _join(labdir, state, guest, deadline)
-            agent.need(agent.INITRD, agent.JAIL, agent.LISTING)
+            agent.need(agent.INITRD, agent.JAIL, agent.PRELOAD)
             with prepare.parts(labdir, state, guest, warn) as parts:
                 plan = planning.make(state, guest, parts, nonce)
                 guest.boot = prepare.clear(labdir, state, plan)
@@ -141,10 +159,7 @@ def _begin(
                     prepare.make(labdir, state, plan)
                     # After the transaction, which may have reverted the record.
                     failed.callback(_abort, labdir, name, nonce, recorded=False)
-                    locks = [alive, *parts.locks, *parts.disks]
-                    jail = process.spawn(
-                        labdir, plan, guest.boot.cgroup, own_turn, locks, parts.disks
-                    )
+                    jail = process.spawn(labdir, plan, parts, guest.boot.cgroup, own_turn, alive)
                     failed.callback(jail.wait)
         failed.pop_all()
     return Booting(name, nonce, deadline, jail)
@@ -155,7 +170,7 @@ def _turn(labdir: str, name: str) -> Iterator[int]:
     """Take the turn of a guest, which must exist; yield its descriptor."""
     with turn.taken(labdir, name) as fd:
         if fd is None:
-            raise guest_views.missing(name)
+            raise missing.guest(load(labdir), name)
         yield fd
 
 
@@ -175,6 +190,16 @@ def _alive_lock(labdir: str, name: str) -> Iterator[int | None]:
     finally:
         if fd is not None:
             os.close(fd)
+
+
+@contextlib.contextmanager
+def _with_files(
+    labdir: str, name: str, alive: int | None, warn: Callable[[str], None]
+) -> Iterator[None]:
+    """Copy the files that the user gives a guest whose turn and alive lock we have."""
+    if alive is not None:
+        prepare.give_files(labdir, name, warn)
+    yield
 
 
 def _join(labdir: str, state: State, guest: Guest, deadline: float) -> Booting:

@@ -23,12 +23,21 @@ def set_(labdir: str, name: str, script: bytes | None) -> None:
     """Give a guest a startup script, or take it away (None), effective at its next boot."""
     if script is not None:
         check(script)
+        script = startup_file.whole(script)
     with cable.turn_of(labdir, name), transaction(labdir) as change:
         guest = guest_views.get(change.state, name)
-        store(labdir, name, script)
+        if not _is(labdir, name, script):
+            store(labdir, name, script)
         if liveness.guest_state(labdir, change.state, guest) not in ("stopped", "crashed"):
             instruct(labdir, guest, guest.boot.master if guest.boot else "")
             cable.refresh_boots(labdir, change.state, {name})
+
+
+def _is(labdir: str, name: str, script: bytes | None) -> bool:
+    try:
+        return startup_file.read(labdir, name) == script
+    except DummError:  # it is replaced, whatever it is
+        return False
 
 
 def instruct(labdir: str, guest: Guest, master: str) -> None:
@@ -40,7 +49,7 @@ def instruct(labdir: str, guest: Guest, master: str) -> None:
 
         found = startup.command_of(master) if master else None
         if found is not None:
-            from dumm_tools.agent.session import Program
+            from dumm_tools.agent.program import Program
 
             command = Program(found.argv, found.env, found.directory, found.user)
     startup_file.prepare(labdir, guest.name, command)
@@ -50,7 +59,7 @@ def check(script: bytes) -> None:
     """Raise Usage for a script that cannot be one."""
     if not script:
         raise Usage("the startup script is empty", hint="--clear removes it")
-    if len(script) > protocol.STARTUP_MAX:
+    if len(startup_file.whole(script)) > protocol.STARTUP_MAX:
         raise Usage(f"a startup script is limited to {protocol.STARTUP_MAX >> 20} MiB")
 
 
@@ -70,7 +79,7 @@ def store(labdir: str, name: str, script: bytes | None) -> None:
             os.unlink(temporary)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(fd, "wb") as file:
-            file.write(script)
+            file.write(startup_file.whole(script))
             file.flush()
             os.fsync(fd)
         os.replace(temporary, path)

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from dumm_tools.agent import protocol, session
+from dumm_tools.agent import protocol
+from dumm_tools.agent.program import Program, request
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.files import choice, mounts
 from dumm_tools.guests import control
@@ -37,14 +38,23 @@ OnError = Callable[[str, Exception], None]
 
 
 def stop(
-    labdir: str, targets: Iterable[str], *, timeout: float | None, force: bool, on_error: OnError
+    labdir: str,
+    targets: Iterable[str],
+    *,
+    timeout: float | None,
+    force: bool,
+    if_exists: bool = False,
+    on_error: OnError,
 ) -> None:
     """Stop guests in parallel: in an orderly way, and by force after `timeout` seconds; None: after
-    the time that the kind of guest needs."""
+    the time that the kind of guest needs. One that is not running, or does not exist, is a failure,
+    unless `if_exists`."""
     marked: dict[str, _Ending] = {}
     for name in targets:
         try:
-            marked[name] = _mark(labdir, name)
+            ending = _mark(labdir, name, if_exists)
+            if ending is not None:
+                marked[name] = ending
         except Exception as e:
             on_error(name, e)
     willing = {
@@ -80,9 +90,11 @@ class _Ending(NamedTuple):
     init: str | None
 
 
-def _mark(labdir: str, name: str) -> _Ending:
-    """Mark a guest as stopping; Conflict if it is not running."""
+def _mark(labdir: str, name: str, if_exists: bool) -> _Ending | None:
+    """Mark a guest as stopping; if it is not running, Conflict, or None with `if_exists`."""
     with transaction(labdir) as change:
+        if if_exists and name not in change.state.guests:
+            return None
         guest = guest_views.get(change.state, name)
         now = liveness.guest_state(labdir, change.state, guest)
         boot, init = guest.boot, guest.current_init
@@ -96,6 +108,8 @@ def _mark(labdir: str, name: str) -> _Ending:
             except DummError:  # a full disk must not keep it running
                 boot.phase = before
     if now == "stopped":
+        if if_exists:
+            return None
         raise Conflict(f"guest '{name}' is not running")
     return _Ending(boot.nonce if boot else "", now, init)
 
@@ -132,15 +146,29 @@ def _ask(labdir: str, name: str, ending: _Ending, seconds: float) -> bool:
     return True
 
 
+#: Commands that have an init shut its guest down; busybox, sysvinit, systemd and runit provide the
+#: first of them. The second is for a systemd that refuses since a program inhibits it, as dpkg may:
+#: otherwise, the guest would be ended without it.
+_POWEROFF = (
+    ["poweroff"],
+    ["systemctl", "start", "poweroff.target", "--job-mode=replace-irreversibly", "--no-block"],
+    ["openrc-shutdown", "-p", "now"],
+)
+
+
 def _poweroff(labdir: str, name: str, seconds: float) -> bool:
-    """Run `poweroff` in the guest, which busybox, sysvinit and systemd all provide, so that its own
-    init shuts it down. False if there is none."""
-    with contact.program_line(labdir, name, seconds, deadline=time.monotonic() + seconds) as line:
-        line.send(protocol.RUN, session.request(session.Program(["poweroff"]), 24, 80))
-        with contextlib.suppress(TimeoutError):  # it waits for the shutdown, or was ended by it
-            frame = line.wait_frame(min(1.0, seconds), (protocol.STATUS, protocol.FAILED))
-            return frame.kind == protocol.STATUS and frame.number == 0
-    return True
+    """Have the guest's own init shut it down. False if no program does that."""
+    deadline = time.monotonic() + seconds
+    with contact.program_line(labdir, name, seconds, deadline=deadline) as line:
+        for argv in _POWEROFF:
+            line.send(protocol.RUN, request(Program(argv), 24, 80))
+            try:
+                frame = line.wait_frame(min(1.0, seconds), (protocol.STATUS, protocol.FAILED))
+            except TimeoutError:  # it waits for the shutdown, or was ended by it
+                return True
+            if frame.kind == protocol.STATUS and frame.number == 0:
+                return True
+    return False
 
 
 def _await_exit(labdir: str, name: str, deadline: float) -> None:

@@ -9,8 +9,9 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dumm_tools.agent import protocol, session
+from dumm_tools.agent import protocol
 from dumm_tools.agent.client import Line, LineLost, Rebooted
+from dumm_tools.agent.program import Program, refusal, request
 from dumm_tools.errors import ExecFailed, TimedOut
 from dumm_tools.running import contact, liveness
 from dumm_tools.waiting import Ended
@@ -36,12 +37,12 @@ def run(labdir: str, name: str, argv: Sequence[str], deadline: float) -> Outcome
     """Run a program with nothing on its standard input. None if the guest has rebooted or did not
     answer, TimedOut if the program has not ended by the deadline: it then gets SIGTERM, and after
     Ctrl-C, SIGINT."""
-    program = session.Program(argv)
+    program = Program(argv)
     answered = False
     try:
         with contact.program_line(labdir, name, deadline=deadline) as line:
             answered = True
-            line.send(protocol.RUN, session.request(program, 24, 80))
+            line.send(protocol.RUN, request(program, 24, 80))
             line.send(protocol.INPUT_END)
             try:
                 return _follow(line, labdir, name, program, deadline)
@@ -63,7 +64,7 @@ def run(labdir: str, name: str, argv: Sequence[str], deadline: float) -> Outcome
 
 
 def _follow(
-    line: Line, labdir: str, name: str, program: session.Program, deadline: float
+    line: Line, labdir: str, name: str, program: Program, deadline: float
 ) -> Outcome | None:
     output = bytearray()
     boot = _mark(labdir, name)
@@ -79,7 +80,7 @@ def _follow(
                 return None
             continue
         if kind == protocol.FAILED:
-            error = session.refusal(program, number, data)
+            error = refusal(program, number, data)
             assert isinstance(error, ExecFailed)
             return Outcome(error.exit_code, bytes(output), str(error))
         if kind == protocol.STATUS:

@@ -3,15 +3,22 @@ versions."""
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from dumm_tools.agent import INITRD, JAIL, LISTING
+from dumm_tools.agent import INITRD, JAIL, PRELOAD
 from dumm_tools.errors import DummError
+from dumm_tools.guests import limits
 from dumm_tools.images import kernel, master
 from dumm_tools.labs import probe
+from dumm_tools.linux import sysctl
+from dumm_tools.model import DEFAULT_MEMORY
+
+#: The features that use nftables.
+_WHY_NFT = "for uplinks, and for routing between segments on the host"
 
 
 class Check(NamedTuple):
@@ -28,25 +35,30 @@ def run(labdir: str, *, isolated: bool) -> list[Check]:
     found = [_agent(), _namespaces()]
     if isolated:
         found.append(_ids())
-    found.append(_tun())
-    if found[1].state == "ok":  # otherwise these cannot be tried
+    found += [_files(), _tun()]
+    separate = found[1].state == "ok"  # otherwise these cannot be tried
+    if separate:
         found += [_shm(), _overlay(labdir, isolated)]
+        if not isolated:
+            found += [_filters(), _netfilter()]
     found += [_kernel(), _master()]
     for name, package, why in (
         ("gcc", "gcc libc6-dev", "for building the agent"),
         ("tcpdump", "tcpdump", "for capturing traffic"),
-        ("nft", "nftables", "for uplinks, and for routing between segments on the host"),
+        ("nft", "nftables", _WHY_NFT),
         *([("pasta", "passt", "for uplinks")] if isolated else []),
         ("dot", "graphviz", "for pictures"),
         ("mmdebstrap", "mmdebstrap", "for Debian masters"),
         ("apt-get", "apt", "for fetching kernel packs"),
     ):
         found.append(_program(name, package, why))
-    return [*found, _toolchain()]
+        if name == "nft" and separate and found[-1].state == "ok":
+            found[-1] = _rules(found[-1])
+    return [*found, _toolchain(), *_left_behind(labdir)]
 
 
 def _agent() -> Check:
-    if all(map(os.path.exists, (INITRD, LISTING))) and os.access(JAIL, os.X_OK):
+    if all(map(os.path.exists, (INITRD, PRELOAD))) and os.access(JAIL, os.X_OK):
         return Check("agent", "ok", INITRD)
     return Check(
         "agent", "missing", "not built", "python3 -m dumm_tools.agent.build (needs gcc, libc6-dev)"
@@ -58,6 +70,15 @@ def _namespaces() -> Check:
     if not error:
         return Check("namespaces", "ok", "user, mount, network, pid, ipc and uts namespaces")
     remedy = "allow user namespaces: sysctl user.max_user_namespaces=100000"
+    if error == os.strerror(errno.EPERM):  # ENOSPC would be the limit (user_namespaces(7))
+        remedy = "allow user namespaces: a chroot, or a container's seccomp filter, forbids them"
+    if probe.is_in_chroot():
+        return Check(
+            "namespaces",
+            "missing",
+            f"{error}: no user namespace can be made in a chroot",
+            "run it outside the chroot, or make that a container: systemd-nspawn -D DIR",
+        )
     for path, wanted, how in (
         ("kernel/unprivileged_userns_clone", "1", "sysctl kernel.unprivileged_userns_clone=1"),
         (
@@ -92,6 +113,16 @@ def _ids() -> Check:
     else:
         return Check("ids", "ok", "a range of ids")
     return Check("ids", "absent", f"{found}: all files in guests belong to root", remedy)
+
+
+def _files() -> Check:
+    """The limit of open files, of which a guest's server of its root file system needs many."""
+    files, wanted = limits.files_needed(DEFAULT_MEMORY)
+    found = f"{files} open files"
+    if files >= wanted:
+        return Check("files", "ok", found)
+    found += ": guests on virtiofs soon forget files, and look them up again"
+    return Check("files", "absent", found, "ulimit -Hn 524288: limits.conf(5), or LimitNOFILE=")
 
 
 def _tun() -> Check:
@@ -134,6 +165,40 @@ def _overlay(labdir: str, isolated: bool) -> Check:
         return Check("overlay", "missing", f"overlayfs: {error}", remedy)
 
 
+def _filters() -> Check:
+    """Without filters on devices, guests reach the host through taps and bridges that have no
+    address."""
+    error = probe.in_child(probe.filter_device)
+    if not error:
+        return Check("filters", "ok", "cls_bpf")
+    return Check(
+        "filters",
+        "absent",
+        f"cls_bpf: {error}, to keep guests from the host's addresses",
+        "modprobe -a sch_ingress cls_bpf, or use an isolated lab",
+    )
+
+
+def _netfilter() -> Check:
+    on = sysctl.netfilter_on_bridges()
+    if not on:
+        return Check("br_netfilter", "ok", "off")
+    return Check(
+        "br_netfilter",
+        "absent",
+        "the host's IP filters see, and may drop, what guests on one segment send each other",
+        f"sysctl -w {' '.join(f'{name}=0' for name in on)}, or use an isolated lab",
+    )
+
+
+def _rules(program: Check) -> Check:
+    """Whether the kernel has what the program nft needs."""
+    if not probe.in_child(probe.add_rules):
+        return program
+    remedy = "modprobe -a nf_tables nft_fib_inet nft_ct nft_masq"
+    return Check("nft", "absent", f"the kernel refuses rules of nftables, {_WHY_NFT}", remedy)
+
+
 def _kernel() -> Check:
     def find() -> str | None:
         found = kernel.default()
@@ -169,6 +234,16 @@ def _toolchain() -> Check:
     packages = " ".join(lacking.values())
     found = f"no {', no '.join(lacking)}, for building kernels"
     return Check("toolchain", "absent", found, f"apt-get install {packages}")
+
+
+def _left_behind(labdir: str) -> list[Check]:
+    from dumm_tools.labs import left_behind
+
+    try:
+        found = left_behind.of(labdir)
+    except DummError:  # reported by commands on the lab
+        return []
+    return [Check("left", "absent", each.text, each.remedy) for each in found]
 
 
 def _program(name: str, package: str, why: str) -> Check:

@@ -7,7 +7,7 @@ import os
 
 from dumm_tools import holder, names, waiting
 from dumm_tools import statefile as store
-from dumm_tools.errors import Conflict, DummError
+from dumm_tools.errors import Conflict, DummError, NotFound
 from dumm_tools.files import choice, exchange, mounts, workdir
 from dumm_tools.guests import stop
 from dumm_tools.images import kernel, master
@@ -15,11 +15,13 @@ from dumm_tools.linux import inode as inode_flags
 from dumm_tools.model import State
 from dumm_tools.net import bridge
 from dumm_tools.running import guest_views, isolation, liveness, startup_file, turn
-from dumm_tools.trees import tree
+from dumm_tools.trees import arrival, staging, tree
 
 DIRECTORIES = ("host", "mount", "run", "templates")
 #: Those whose contents `destroy` removes.
 OURS = ("run", startup_file.DIRECTORY)
+#: The temporary directory of a lab that is being restored (`restoring`).
+STAGE = "restore"
 #: Seconds that destroy waits for guests to halt.
 HALT_TIMEOUT = 5.0
 
@@ -33,6 +35,7 @@ def init(labdir: str, *, kernel_spec: str | None, master_spec: str | None, isola
         if not os.path.isdir(labdir):
             os.mkdir(labdir, 0o700)
             undo.callback(_remove, os.rmdir, labdir)
+        arrival.sweep(labdir, STAGE, store.FILE)
         path = os.path.join(labdir, store.FILE)
         if os.path.lexists(path):
             raise Conflict(f"'{labdir}' is already a working set")
@@ -60,6 +63,68 @@ def init(labdir: str, *, kernel_spec: str | None, master_spec: str | None, isola
                 _link(undo, os.path.join(labdir, name), target)
         store.create(labdir, State(id=os.urandom(6).hex(), lock_inode=inode, isolated=isolated))
         undo.pop_all()
+
+
+def converge(
+    labdir: str, *, kernel_spec: str | None, master_spec: str | None, isolated: bool | None
+) -> bool:
+    """Give an existing working set this kernel and this master, if they differ; False if there is
+    none. Conflict if it is not `isolated`, or is and should not be."""
+    try:
+        state = store.load(labdir)
+    except NotFound:
+        return False
+    if isolated not in (None, state.isolated):
+        raise other_kind(labdir, state)
+    core = kernel.resolve(kernel_spec).path if kernel_spec else None
+    tree_ = master.resolve(master_spec).path if master_spec else None
+    wanted = {
+        os.path.join(labdir, name): target
+        for name, target in (("linux", core), ("master", tree_))
+        if target is not None
+        and os.path.realpath(os.path.join(labdir, name)) != os.path.realpath(target)
+    }
+    for path in wanted:
+        if os.path.lexists(path) and not os.path.islink(path):
+            raise Conflict(f"'{path}' already exists and is not a link", hint="move it away")
+    followers = [
+        guest.name
+        for guest in state.guests.values()
+        if guest.master is None and os.path.join(labdir, "master") in wanted
+    ]
+    for name in followers:
+        # If we are killed, the next start will mount the tree anew.
+        if liveness.guest_state(labdir, state, state.guests[name]) in ("stopped", "crashed"):
+            mounts.unsettle(labdir, name)
+    for path, target in wanted.items():
+        fresh = f"{path}.new"
+        _remove(os.unlink, fresh)  # left by a killed command
+        os.symlink(target, fresh)
+        os.rename(fresh, path)
+    for name in followers:
+        _remount(labdir, name)
+    return True
+
+
+def other_kind(labdir: str, state: State) -> Conflict:
+    """That a working set is not as isolated as it should be."""
+    has = "has its own namespaces" if state.isolated else "is on the host's network"
+    return Conflict(
+        f"the working set in '{labdir}' {has}, which cannot be changed",
+        hint="dumm-fs destroy, or another directory",
+    )
+
+
+def _remount(labdir: str, name: str) -> None:
+    """Mount the tree of a guest that is not running anew, if it is mounted."""
+    with turn.taken(labdir, name), store.transaction(labdir) as change:
+        guest = change.state.guests.get(name)
+        if (
+            guest is not None
+            and liveness.guest_state(labdir, change.state, guest) in ("stopped", "crashed")
+            and mounts.is_mounted(labdir, change.state, name)
+        ):
+            choice.mount(labdir, change.state, guest)
 
 
 def _close(undo: contextlib.ExitStack, directory: str) -> None:
@@ -93,6 +158,11 @@ def _remove(how: object, path: str) -> None:
     assert callable(how)
     with contextlib.suppress(OSError):
         how(path)
+
+
+def is_missing(labdir: str) -> bool:
+    """Whether there is no working set."""
+    return not os.path.lexists(os.path.join(labdir, store.FILE))
 
 
 def destroy(labdir: str) -> None:
@@ -137,6 +207,7 @@ def destroy(labdir: str) -> None:
         if os.path.islink(os.path.join(labdir, name)):
             os.unlink(os.path.join(labdir, name))
     os.unlink(os.path.join(labdir, store.FILE))
+    staging.sweep(labdir, STAGE)
 
 
 def _strangers(labdir: str) -> list[str]:
@@ -170,9 +241,11 @@ def mount(labdir: str, name: str) -> None:
                 choice.mount(labdir, change.state, one)
 
 
-def umount(labdir: str, name: str) -> None:
+def umount(labdir: str, name: str, *, if_exists: bool = False) -> None:
     """Unmount a guest's tree from mount/NAME; a running guest keeps its own."""
     with turn.taken(labdir, name), store.transaction(labdir) as change:
+        if if_exists and name not in change.state.guests:
+            return
         guest_views.get(change.state, name)
-        if not mounts.umount(labdir, change.state, name):
+        if not mounts.umount(labdir, change.state, name) and not if_exists:
             raise Conflict(f"'mount/{name}' is not mounted")

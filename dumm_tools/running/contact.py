@@ -12,9 +12,10 @@ import time
 from collections.abc import Iterator
 
 from dumm_tools import waiting
-from dumm_tools.agent import protocol
+from dumm_tools.agent import protocol, steps
 from dumm_tools.agent.client import ANSWER_TIMEOUT, LINES, Control, Line, inward
 from dumm_tools.agent.protocol import BadFrame, Booted, LineLost, Ready, Rebooted
+from dumm_tools.agent.steps import Steps, Wait
 from dumm_tools.errors import Conflict, DummError, TimedOut
 from dumm_tools.linux import mconsole as mc
 from dumm_tools.model import Guest
@@ -27,30 +28,37 @@ SERVED = "/shared"
 
 
 @contextlib.contextmanager
-def _taken(labdir: str, name: str, numbers: range, deadline: float) -> Iterator[Line]:
+def conversation(labdir: str, name: str) -> Iterator[int]:
+    """The guest's pidfd, for a conversation with its agent, whose failures are explained. Conflict,
+    TimedOut, DummError."""
     waiting.must_not_wait(f"guest '{name}'")
     pidfd = liveness.pidfd_of(labdir, name)
     if pidfd is None:
         raise Conflict(f"guest '{name}' is not running")
     try:
-        line = _take(labdir, name, numbers, pidfd, deadline)
-        try:
-            yield line
-        except BadFrame:
-            raise DummError(f"guest '{name}' gave an invalid answer") from None
-        except Rebooted:
-            raise Conflict(f"guest '{name}' has rebooted") from None
-        except LineLost:
-            raise Conflict(f"guest '{name}' has ended") from None
-        except TimeoutError:
-            raise TimedOut(f"guest '{name}' does not answer") from None
-        finally:
-            line.close()
+        yield pidfd
+    except BadFrame:
+        raise DummError(f"guest '{name}' gave an invalid answer") from None
+    except Rebooted:
+        raise Conflict(f"guest '{name}' has rebooted") from None
+    except LineLost:
+        raise Conflict(f"guest '{name}' has ended") from None
+    except TimeoutError:
+        raise TimedOut(f"guest '{name}' does not answer") from None
     finally:
         os.close(pidfd)
 
 
-def _take(labdir: str, name: str, numbers: range, pidfd: int, deadline: float) -> Line:
+@contextlib.contextmanager
+def _taken(labdir: str, name: str, numbers: range, deadline: float) -> Iterator[Line]:
+    with (
+        conversation(labdir, name) as pidfd,
+        contextlib.closing(steps.run(_take(labdir, name, numbers, pidfd, deadline))) as line,
+    ):
+        yield line
+
+
+def _take(labdir: str, name: str, numbers: range, pidfd: int, deadline: float) -> Steps[Line]:
     """The first free line; if there is none, wait until one is closed."""
     directory = liveness.run_dir(labdir, name)
     ends: dict[int, int] = {}
@@ -74,15 +82,12 @@ def _take(labdir: str, name: str, numbers: range, pidfd: int, deadline: float) -
                 closed = inotify.watch(directory, inotify.IN_CLOSE)
                 stack.callback(os.close, closed)
                 continue
-            poll = select.poll()
-            poll.register(closed, select.POLLIN)
-            poll.register(pidfd, select.POLLIN)
-            left = deadline - time.monotonic()
             # The limit of a second is for hosts that do not report events on FIFOs.
-            ended = pidfd in dict(poll.poll(max(0, int(min(1000, left * 1000)))))
-            if ended:
+            until = min(deadline, time.monotonic() + 1.0)
+            events = yield Wait({closed: select.POLLIN, pidfd: select.POLLIN}, until)
+            if pidfd in events:
                 raise Conflict(f"guest '{name}' is not running")
-            if left <= 0:
+            if time.monotonic() >= deadline:
                 raise TimedOut(f"guest '{name}' is busy: all its lines are in use")
             inotify.drain(closed)
 
@@ -116,15 +121,37 @@ def program_line(
 ) -> Iterator[Line]:
     """A free line for a program, synchronized within `timeout` seconds. If all are in use, wait for
     one, until the deadline."""
-    with _taken(labdir, name, range(1, LINES), deadline) as line:
-        deadline = min(deadline, time.monotonic() + timeout)
-        ready = line.hello(_left(deadline))
-        for number in ready.busy - {0}:
-            _drop_orphan(labdir, name, number, line.pidfd, deadline)
+    with (
+        conversation(labdir, name) as pidfd,
+        contextlib.closing(
+            steps.run(opening(labdir, name, pidfd, timeout, deadline=deadline))
+        ) as line,
+    ):
         yield line
 
 
-def _drop_orphan(labdir: str, name: str, number: int, pidfd: int, deadline: float) -> None:
+def opening(
+    labdir: str,
+    name: str,
+    pidfd: int,
+    timeout: float = ANSWER_TIMEOUT,
+    *,
+    deadline: float = math.inf,
+) -> Steps[Line]:
+    """`program_line` for a loop that has many conversations, and closes the line."""
+    line = yield from _take(labdir, name, range(1, LINES), pidfd, deadline)
+    try:
+        deadline = min(deadline, time.monotonic() + timeout)
+        ready = yield from line.greeting(_left(deadline))
+        for number in ready.busy - {0}:
+            yield from _drop_orphan(labdir, name, number, pidfd, deadline)
+    except BaseException:
+        line.close()
+        raise
+    return line
+
+
+def _drop_orphan(labdir: str, name: str, number: int, pidfd: int, deadline: float) -> Steps[None]:
     """End the program on a line whose client has died: the line is in use, but nobody holds its
     lock."""
     try:
@@ -132,7 +159,7 @@ def _drop_orphan(labdir: str, name: str, number: int, pidfd: int, deadline: floa
     except BlockingIOError:
         return
     try:
-        line.hello(_left(deadline))
+        yield from line.greeting(_left(deadline))
     finally:
         line.close()
 
@@ -148,12 +175,22 @@ def wait_ready(labdir: str, name: str, nonce: str, timeout: float) -> Ready:
 
 
 def wait_booted(labdir: str, name: str, timeout: float) -> Booted | None:
-    """Wait for the guest to have booted; None if that takes longer, or if it reboots meanwhile."""
+    """Wait for the guest to have booted; None if that takes longer, or if it reboots meanwhile.
+    DummError if its agent cannot tell."""
     deadline = time.monotonic() + timeout
     with contextlib.suppress(TimedOut), program_line(labdir, name, deadline=deadline) as line:
         line.send(protocol.STATE)
+        # Nothing to store: every agent refuses, but an older one has not answered STATE before.
+        line.send(protocol.STORE, b"-")
         try:
-            frame = line.wait_frame(_left(deadline), (protocol.BOOTED,))
+            frame = line.wait_frame(_left(deadline), (protocol.BOOTED, protocol.DONE))
+            if frame.kind == protocol.DONE:
+                if not line.taken:
+                    raise DummError(
+                        f"guest '{name}' was started by an earlier version, and cannot tell",
+                        hint=f"dumm-guest restart {name}",
+                    )
+                frame = line.wait_frame(_left(deadline), (protocol.BOOTED,))
         except (TimeoutError, Rebooted):
             return None
         return protocol.booted(frame.data)

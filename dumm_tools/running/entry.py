@@ -3,6 +3,8 @@ and to check: a lab on the host's network has none."""
 
 from __future__ import annotations
 
+import os
+
 from dumm_tools import holder, statefile
 from dumm_tools.errors import Conflict, DummError
 from dumm_tools.linux import process
@@ -35,6 +37,7 @@ def bring_up(labdir: str) -> bool:
                 "'dumm-console shell --host'",
             )
         return True
+    _raise_limits()
     if outline.has_nat:
         _bring_up_with_way_out(labdir)
         return True
@@ -56,6 +59,15 @@ def _bring_up_with_way_out(labdir: str) -> None:
         hosts = usernet.hosts()
         entered = isolation.enter(labdir)
     usernet.close(labdir, state, hosts)
+
+
+def _raise_limits() -> None:
+    """Raise limits that nobody can raise in the lab's user namespace: those of servers of root file
+    systems."""
+    if os.geteuid() == 0:
+        from dumm_tools.linux import limit
+
+        limit.raise_files(limit.MOST)
 
 
 def _outline(labdir: str) -> Outline:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from dumm_tools.errors import NotFound
+from dumm_tools.linux import process
 from dumm_tools.model import Guest, GuestState, Iface, State
 from dumm_tools.running import liveness
 from dumm_tools.statefile import load
+
+if TYPE_CHECKING:
+    from dumm_tools.linux.usage import Usage
 
 
 class GuestView:
@@ -19,6 +23,7 @@ class GuestView:
         self.guest = guest
         self._labdir, self._lab, self._ifaces = labdir, lab, ifaces
         self._state: GuestState | None = None
+        self._usage: Usage | None = None
 
     @property
     def state(self) -> GuestState:
@@ -34,6 +39,31 @@ class GuestView:
             return None
         known = liveness.pid_of(self._labdir, self.guest.name)
         return known[0] if known else None
+
+    @property
+    def usage(self) -> Usage | None:
+        """The use of the host by its processes: its kernel's and, with virtiofs, those of the
+        server of its files; None if there are none."""
+        if self._usage is None and (pid := self.pid) is not None:
+            from dumm_tools.linux import usage
+
+            self._usage = usage.of_tree(pid)
+            path = os.path.join(liveness.run_dir(self._labdir, self.guest.name), "server.pid")
+            server = process.recorded(path) if self.guest.is_served else None
+            if server is not None and process.lives(server):
+                more = usage.of_tree(server[0])
+                self._usage = self._usage.plus(more)
+        return self._usage
+
+    @property
+    def uptime(self) -> int | None:
+        """Seconds since its start; a reboot of its own is none."""
+        known = liveness.pid_of(self._labdir, self.guest.name) if self.pid is not None else None
+        if known is None:
+            return None
+        from dumm_tools.linux import usage
+
+        return usage.age(known[1])
 
     @property
     def startup(self) -> str | None:
@@ -75,13 +105,10 @@ class GuestView:
 def get(state: State, name: str) -> Guest:
     """The guest with that name; NotFound."""
     if name not in state.guests:
-        raise missing(name)
+        from dumm_tools import missing
+
+        raise missing.guest(state, name)
     return state.guests[name]
-
-
-def missing(name: str) -> NotFound:
-    """The error for a guest that does not exist."""
-    return NotFound(f"no guest '{name}'")
 
 
 def _link(labdir: str, name: str) -> str | None:

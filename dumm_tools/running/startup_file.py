@@ -16,7 +16,7 @@ from dumm_tools.errors import DummError
 from dumm_tools.running import liveness
 
 if TYPE_CHECKING:
-    from dumm_tools.agent.session import Program
+    from dumm_tools.agent.program import Program
 
 #: The directory of a working set that contains the scripts.
 DIRECTORY = "startup"
@@ -32,6 +32,11 @@ def path(labdir: str, name: str) -> str:
 def exists(labdir: str, name: str) -> bool:
     """Whether a guest has a script."""
     return os.path.lexists(path(labdir, name))
+
+
+def whole(script: bytes) -> bytes:
+    """A script as it is kept: it ends in a line break, since it is a here-document in lab files."""
+    return script if script.endswith(b"\n") else script + b"\n"
 
 
 def read(labdir: str, name: str) -> bytes | None:
@@ -64,14 +69,14 @@ def prepare(labdir: str, name: str, command: Program | None = None) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(each)
         return
-    from dumm_tools.agent import session
+    from dumm_tools.agent.program import Program, request
 
     how = protocol.STARTUP_SERVICE
     if script is not None:
         _replace(file, script)
-        command, how = session.Program([_SCRIPT]), protocol.STARTUP_SCRIPT
+        command, how = Program([_SCRIPT]), protocol.STARTUP_SCRIPT
     assert command is not None
-    _replace(order, bytes([how, 0]) + session.request(command, 24, 80))
+    _replace(order, bytes([how, 0]) + request(command, 24, 80))
     if not os.path.islink(log):
         os.symlink("uml/startup.log", log)
 
@@ -84,6 +89,11 @@ def record(labdir: str, name: str) -> list[tuple[bytes, int, bytes]]:
     except FileNotFoundError:
         return []
     return [(protocol.BOOT_STARTUP, int.from_bytes(order[:2], "little"), order[2:])]
+
+
+def is_ordered(labdir: str, name: str) -> bool:
+    """Whether the agent was told to run a program."""
+    return os.path.lexists(os.path.join(liveness.run_dir(labdir, name), "startup"))
 
 
 def _replace(path: str, data: bytes) -> None:
@@ -101,7 +111,7 @@ def state(labdir: str, name: str, alive: bool) -> str | None:
         return "waiting" if exists(labdir, name) else None
     if found := protocol.startup_state(_said(os.path.join(run, "uml", "startup"))):
         return found
-    return "waiting" if os.path.lexists(os.path.join(run, "startup")) else None
+    return "waiting" if is_ordered(labdir, name) else None
 
 
 def last_line(labdir: str, name: str) -> str:
@@ -110,6 +120,14 @@ def last_line(labdir: str, name: str) -> str:
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     line = lines[-1][-500:] if lines else ""
     return protocol.explained(line)
+
+
+def failure(labdir: str, name: str, found: str) -> str:
+    """The message about a startup script that has failed."""
+    status = found.partition(" ")[2]
+    line = last_line(labdir, name)
+    what = "startup script" if exists(labdir, name) else "image's command"
+    return f"guest '{name}': its {what} failed with status {status}" + (f": {line}" if line else "")
 
 
 def _said(path: str, tail: int = 64) -> str:

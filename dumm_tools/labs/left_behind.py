@@ -1,0 +1,62 @@
+"""Changes for the time of a command that were not undone, since that was killed."""
+
+from __future__ import annotations
+
+import shlex
+from typing import NamedTuple
+
+from dumm_tools import statefile
+from dumm_tools.model import State
+from dumm_tools.net.shape import short_text
+from dumm_tools.running import blocks
+from dumm_tools.running.blocks import Change
+
+
+class Left(NamedTuple):
+    """A change that is still in force, and the command that undoes it."""
+
+    text: str
+    remedy: str
+
+
+def of(labdir: str) -> list[Left]:
+    """All of them."""
+    changes = blocks.left(labdir)
+    if not changes:
+        return []
+    state = statefile.load(labdir)
+    return [_described(change) for change in changes if _is_in_force(labdir, state, change)]
+
+
+def _is_in_force(labdir: str, state: State, change: Change) -> bool:
+    if change.before == change.after:
+        return False
+    kind, *names = change.subject
+    if kind == "template":
+        return state.template == change.after
+    if kind == "overlay":
+        guest = state.guests.get(names[0])
+        return guest is not None and names[1] in guest.overlays
+    iface = state.ifaces.get(names[0])
+    return iface is not None and iface.shape.get(names[1], 0) == change.after
+
+
+def _described(change: Change) -> Left:
+    kind, *names = change.subject
+    if kind == "template":
+        undo = ["fs", "template", "unload"]
+        if change.before is not None:
+            undo = ["fs", "template", "load", str(change.before)]
+        return _left(f"template '{change.after}' is still loaded", undo)
+    if kind == "overlay":
+        guest, layer = names
+        undo = ["fs", "overlay", "del", guest, layer]
+        return _left(f"'{layer}' is still a layer of guest '{guest}'", undo)
+    name, key = names
+    earlier = short_text(float(change.before or 0))
+    undo = ["iface", "shape", name, f"--{key}", earlier]
+    return _left(f"the {key} of '{name}' is still {short_text(float(change.after or 0))}", undo)
+
+
+def _left(text: str, undo: list[str]) -> Left:
+    return Left(f"{text}: the command that did so was killed", "dumm-" + shlex.join(undo))
