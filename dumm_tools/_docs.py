@@ -3,8 +3,8 @@
 man/X.in is written by hand, except for its placeholders: @SYNOPSIS@ @COMMANDS@ @OPTIONS@ @FIELDS@
 @EXIT_STATUS@ come from the commands themselves, @VERSION@ and @DATE@ from constants,
 @FEATURES@ and @NEEDED@ from images/features.py, @JAIL_ATTEMPTS@ is man/jail-attempts.inc,
-@SERVER_ATTEMPTS@ man/server-attempts.inc, @ATTACKS@ man/attacks.inc. The results are committed, and
-a test runs --check.
+@SERVER_ATTEMPTS@ man/server-attempts.inc, @ATTACKS@ man/attacks.inc. completions/SHELL.in is the
+completion of each tool. The results are committed, and a test runs --check.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import ShellComplete, get_completion_class
 
 from dumm_tools import __version__, errors
 from dumm_tools.cli.words import FieldList
@@ -102,7 +101,8 @@ def own_options(command: click.Command) -> list[click.Option]:
 
 
 def has_shape(command: click.Command) -> bool:
-    return any(isinstance(o.type, FieldList) for o in parameters(command, click.Option))
+    """Whether a verb has all of the options for output, which are described once."""
+    return {o for option in parameters(command, click.Option) for o in option.opts} >= OUTPUT
 
 
 def value_of(option: click.Option) -> str:
@@ -131,8 +131,13 @@ def usage(words: tuple[str, ...], command: click.Command) -> str:
         lines.append(
             f"[{bold('-q')}|{bold('-o')}\\~{italic('FIELD')},...|{bold('--format')}\\~json]"
         )
+    operand_words = {
+        word
+        for argument in parameters(command, click.Argument)
+        for word in re.split(r"[ |\[\]]", argument.metavar or "")
+    }
     for option in own_options(command):
-        if option.opts == ["--all"]:
+        if not operand_words.isdisjoint(option.opts):
             continue  # shown with the operands
         names = "|".join([max(option.opts, key=len), *option.secondary_opts])
         value = value_of(option)
@@ -267,6 +272,7 @@ def page(template: str, tool: click.Group | None) -> str:
         "NEEDED": needed_options(),
         "JAIL_ATTEMPTS": included("jail-attempts.inc"),
         "SERVER_ATTEMPTS": included("server-attempts.inc"),
+        "ROOTFS_CHECKS": included("rootfs-checks.inc"),
         "ATTACKS": included("attacks.inc"),
     }
     if tool is not None:
@@ -284,15 +290,13 @@ def page(template: str, tool: click.Group | None) -> str:
     )
 
 
-def completion(tool: str, command: click.Command, shell: str) -> str:
-    """click's completion script for a shell, generated without running that shell for its
-    version."""
-    kind = get_completion_class(shell)
-    assert kind is not None
-    script = kind(command, {}, tool, f"_{tool.upper().replace('-', '_')}_COMPLETE")
-    text = ShellComplete.source(script).strip() + "\n"
-    # click's fish script splits at each comma, and would truncate a description at the first one.
-    return text.replace('string split ","', 'string split -m 1 ","')
+def completion(tool: str, shell: str) -> str:
+    """The completion script of a tool for a shell; click does the rest in the tool."""
+    name = tool.replace("-", "_")
+    values = {"TOOL": tool, "FUNCTION": f"_{name}_completion"}
+    values["VARIABLE"] = f"_{name.upper()}_COMPLETE"
+    template = (TOP / "completions" / f"{shell}.in").read_text()
+    return re.sub(r"@([A-Z]+)@", lambda match: values[match[1]], template)
 
 
 def files() -> Iterator[tuple[Path, str]]:
@@ -301,10 +305,9 @@ def files() -> Iterator[tuple[Path, str]]:
     for template in sorted((TOP / "man").glob("*.in")):
         target = template.with_suffix("")
         yield target, page(template.read_text(), found.get(target.stem))
-    for tool, command in found.items():
+    for tool in found:
         for shell, name in COMPLETIONS.items():
-            target = TOP / "completions" / shell / name.format(tool)
-            yield target, completion(tool, command, shell)
+            yield TOP / "completions" / shell / name.format(tool), completion(tool, shell)
 
 
 def main(arguments: list[str]) -> int:

@@ -62,10 +62,11 @@ def is_reserved(text: str, of: str) -> bool:
 def interfaces(texts: tuple[str, ...] | list[str]) -> list[str]:
     """All of them in canonical form, without duplicates; Usage if a device cannot have them all."""
     found = list(dict.fromkeys(interface(t) for t in texts))
-    for number, text in enumerate(found):
-        for other in found[:number]:
-            if same(other, text):
-                raise Usage(f"'{other}' and '{text}' are the same address")
+    known: dict[str, str] = {}
+    for text in found:
+        other = known.setdefault(only_once(text), text)
+        if other != text:
+            raise Usage(f"'{other}' and '{text}' are the same address")
     return found
 
 
@@ -146,21 +147,23 @@ def is_v6(address: str) -> bool:
     return ":" in address
 
 
-def same(one: str, other: str) -> bool:
-    """Whether a device can have only one of the two. IPv4 allows an address once for each prefix
-    length, IPv6 allows it once."""
-    return one == other or (is_v6(one) and one.partition("/")[0] == other.partition("/")[0])
+def only_once(text: str) -> str:
+    """The part that a device can have only once: an IPv4 address for each prefix length, or an IPv6
+    address."""
+    return text.partition("/")[0] if is_v6(text) else text
 
 
 def new_ones(owner: str, present: list[str], wanted: list[str], *, may_exist: bool) -> list[str]:
     """Those of `wanted` that `owner` does not have yet; Conflict if it may not have one twice."""
+    known = {only_once(text): text for text in present}
     new: list[str] = []
     for text in wanted:
-        if may_exist and text in present:
-            continue
-        if any(same(text, other) for other in present + new):
-            raise Conflict(f"'{owner}' already has the address '{text}'")
-        new.append(text)
+        other = known.get(only_once(text))
+        if other is None:
+            known[only_once(text)] = text
+            new.append(text)
+        elif other != text or not may_exist:
+            raise Conflict(f"'{owner}' already has the address '{other}'")
     return new
 
 

@@ -135,10 +135,12 @@ def _broken_pipes() -> Iterator[None]:
 def decompressed(argv: Sequence[str], chunks: Iterator[bytes]) -> Iterator[int]:
     """Feed `chunks` to a program such as `zstd -dc`; yield a descriptor to read its stdout from.
 
-    Raises if the program found its input to be corrupt.
+    Raises if the program found its input to be corrupt, or what `chunks` raises. Once the caller
+    has had enough, their source may be closed at any time.
     """
     import sh
 
+    failed: list[BaseException] = []
     try:
         command = sh.Command(argv[0])
     except sh.CommandNotFound:
@@ -150,7 +152,7 @@ def decompressed(argv: Sequence[str], chunks: Iterator[bytes]) -> Iterator[int]:
             with open(writer, "wb", buffering=0) as out:
                 running = command(
                     *argv[1:],
-                    _in=chunks,
+                    _in=_guarded(chunks, failed),
                     _out=out,
                     _tty_out=False,
                     _bg=True,
@@ -161,7 +163,9 @@ def decompressed(argv: Sequence[str], chunks: Iterator[bytes]) -> Iterator[int]:
             try:
                 running.wait()
             except sh.ErrorReturnCode as e:
-                raise _failure(argv[0], e) from None
+                failed.append(_failure(argv[0], e))
+            if failed:
+                raise failed[0]  # the cause, if the program failed because of its input
         finally:
             os.close(reader)
             if running is not None and running.is_alive():
@@ -171,17 +175,10 @@ def decompressed(argv: Sequence[str], chunks: Iterator[bytes]) -> Iterator[int]:
 
 def filtered(argv: Sequence[str], chunks: Iterator[bytes], target: int) -> None:
     """Feed `chunks` to a program such as `zstd -c` whose stdout is the descriptor `target`. Raises
-    if it fails, or what `chunks` raises, which `sh` would only print."""
+    if it fails, or what `chunks` raises."""
     import sh
 
     failed: list[BaseException] = []
-
-    def guarded() -> Iterator[bytes]:
-        try:
-            yield from chunks
-        except BaseException as e:
-            failed.append(e)
-
     try:
         command = sh.Command(argv[0])
     except sh.CommandNotFound:
@@ -190,7 +187,7 @@ def filtered(argv: Sequence[str], chunks: Iterator[bytes], target: int) -> None:
         with _broken_pipes(), open(target, "wb", buffering=0, closefd=False) as out:
             command(
                 *argv[1:],
-                _in=guarded(),
+                _in=_guarded(chunks, failed),
                 _out=out,
                 _tty_out=False,
                 _preexec_fn=_before_exec(),
@@ -199,6 +196,14 @@ def filtered(argv: Sequence[str], chunks: Iterator[bytes], target: int) -> None:
         raise _failure(argv[0], e) from None
     if failed:
         raise failed[0]
+
+
+def _guarded(chunks: Iterator[bytes], failed: list[BaseException]) -> Iterator[bytes]:
+    """The same, with what is raised in `failed`: a thread of `sh` would only print it."""
+    try:
+        yield from chunks
+    except BaseException as e:
+        failed.append(e)
 
 
 def _failure(program: str, error: sh.ErrorReturnCode) -> DummError:

@@ -10,6 +10,8 @@ import os
 import sys
 
 _CLEAR = "\r\x1b[K"
+#: The width of a terminal that does not know its own.
+_COLUMNS = 80
 
 
 def say(*lines: str, over: bool = False) -> None:
@@ -19,8 +21,36 @@ def say(*lines: str, over: bool = False) -> None:
 
 
 def progress(text: str) -> None:
-    """Show a line in place of the previous one, on a terminal."""
-    _write(f"{_CLEAR}{printable(text)}")
+    """Show a line in place of the previous one, on a terminal, cut to the terminal's width: the
+    rest of one that wraps would stay."""
+    _write(f"{_CLEAR}{cut(printable(text), _columns() - 1)}")
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(2).columns or _COLUMNS
+    except OSError:
+        return _COLUMNS
+
+
+def cut(text: str, columns: int) -> str:
+    """The beginning of a text that fits into so many columns; '...' stands for the rest."""
+    if _width(text) <= columns:
+        return text
+    dots = "..."[: max(0, columns)]
+    while text and _width(text) > columns - len(dots):
+        text = text[:-1]
+    return text + dots
+
+
+def _width(text: str) -> int:
+    """The columns that a text takes on a terminal: East Asian characters take two, combining ones
+    none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 1 + (east_asian_width(c) in "WF") for c in text)
 
 
 def clear() -> None:

@@ -84,7 +84,7 @@ class Boot(Record):
 class Guest(Record):
     """A guest as configured by the user; None stands for the working set's default. `rules` are
     those of `dumm-iface rule` (`routing.Rule`); `disks` are paths, with ":ro" for those that are
-    only read (`guests.disks`)."""
+    only read (`guests.disks`); `files` are copied to it before each start (`files.given`)."""
 
     name: str
     kernel: str | None = None
@@ -96,6 +96,7 @@ class Guest(Record):
     rules: list[dict[str, Any]] = []
     rootfs: RootFS | None = None
     disks: list[str] = []
+    files: list[str] = []
     boot: Boot | None = None
     extra: dict[str, object] = {}
 

@@ -70,6 +70,11 @@ def pack(name: str, what: str = "name") -> str:
     return name
 
 
+def is_pack(name: str) -> bool:
+    """Whether this is a valid name of a kernel pack, master or template."""
+    return _PACK.fullmatch(name) is not None
+
+
 def interface(name: str) -> tuple[str, str]:
     """Split GUEST-DEVICE at its last dash into the names of the guest and the device."""
     owner, dash, dev = name.rpartition("-")

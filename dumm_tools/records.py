@@ -189,6 +189,9 @@ def _check_names(path: str, state: State) -> None:
             for disk in (*guest.disks, *(guest.boot.disks if guest.boot else ())):
                 if not disk.startswith("/"):
                     raise Usage(f"'{guest.name}' has a bad disk: {disk!r}")
+            for files in guest.files:
+                if not files.startswith("/"):
+                    raise Usage(f"'{guest.name}' has bad files: {files!r}")
             if guest.rules:
                 _check_routing(guest.name, "rule", guest.rules)
         for iface in state.ifaces.values():

@@ -41,6 +41,10 @@ class Hop(NamedTuple):
     weight: int = 1
 
 
+#: A destination, a metric and a table.
+Key = tuple[str, int, int]
+
+
 class Route(NamedTuple):
     """A route as recorded. It has no hops if it ends here."""
 
@@ -63,7 +67,7 @@ class Route(NamedTuple):
         return [hop.via for hop in self.hops if hop.via is not None]
 
     @property
-    def key(self) -> tuple[str, int, int]:
+    def key(self) -> Key:
         """A kernel has one route with this destination, metric and table."""
         return self.dest, self.metric or (METRIC_IPV6 if self.is_v6 else 0), self.table
 

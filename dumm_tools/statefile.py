@@ -116,6 +116,11 @@ def create(labdir: str, state: State) -> None:
         _replace(labdir, records.encode(state))
 
 
+def prepare(directory: str, state: State) -> None:
+    """Write the state of a working set that is yet to get its place."""
+    _replace(directory, records.encode(state))
+
+
 @contextlib.contextmanager
 def _locked(labdir: str) -> Iterator[None]:
     fd = os.open(os.path.join(labdir, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -171,8 +176,21 @@ def _read(labdir: str) -> str:
         raise DummError(f"'{os.path.join(labdir, FILE)}' is not UTF-8: {e.reason}") from None
 
 
+def read(labdir: str) -> tuple[str, int]:
+    """The text of the state, and the inode of its lock; NotFound if there is no working set."""
+    text = _read(labdir)
+    try:
+        return text, _lock_inode(labdir)
+    except FileNotFoundError:
+        raise _no_working_set(labdir) from None
+
+
+def _lock_inode(labdir: str) -> int:
+    return os.stat(os.path.join(labdir, LOCK)).st_ino
+
+
 def _decode(labdir: str, text: str) -> State:
-    lock_inode = os.stat(os.path.join(labdir, LOCK)).st_ino
+    lock_inode = _lock_inode(labdir)
     state = records.decode(os.path.join(labdir, FILE), text, lock_inode)
     state.here = not state.isolated or holder.is_inside(labdir)
     return state

@@ -188,9 +188,14 @@ def _check_mode(path: str, found: os.stat_result) -> None:
     if others == stat.S_IWGRP and _is_private(found):
         return
     if others:
+        from shlex import quote
+
+        shared = found.st_mode & stat.S_ISVTX and stat.S_ISDIR(found.st_mode)  # such as /tmp
         raise Conflict(
             f"'{path}', which belongs to {_name(found.st_uid)}, is writable by others",
-            hint=f"chmod go-w {path}, unless this is intended",
+            hint="make a directory of your own in it, and use that"
+            if shared
+            else f"chmod go-w {quote(path)}, unless this is intended",
         )
 
 

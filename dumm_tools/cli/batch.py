@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NoReturn
 
 import click
 
-from dumm_tools.cli import ending
+from dumm_tools import language
+from dumm_tools.cli import ending, tools
 from dumm_tools.errors import Usage
 from dumm_tools.linux import tty
 
-TOOLS = ("guest", "iface", "bridge", "fs", "console")
 #: Modules imported by most verbs of a tool: once here, rather than in each child.
 DOMAIN = {
     "guest": ("guests.start", "guests.execution", "guests.guest", "running.guest_views"),
@@ -34,21 +35,13 @@ WORDS_OF_OURS = {"exit": "leave the console", "quit": "leave the console", "help
 def main(directory: str, keep_going: bool) -> int:
     """Read commands from stdin to its end; return the exit status of the first that failed."""
     os.environ["DUMM_DIR"] = directory
-    for tool in TOOLS:
-        _cli(tool)  # imported once, for all children
+    for tool in tools.TOOLS:
+        tools.named(tool)  # imported once, for all children
     # A garbage collection in a child touches all objects, and so copies their pages.
     gc.freeze()
     if os.isatty(0):
         return _interactive(directory)
     return _batch(keep_going)
-
-
-def _cli(tool: str) -> click.Group:
-    import importlib
-
-    group = importlib.import_module(f"dumm_tools.cli.{tool}").cli
-    assert isinstance(group, click.Group)
-    return group
 
 
 def _import_domain(tool: str) -> None:
@@ -64,32 +57,27 @@ def _import_domain(tool: str) -> None:
         rtnl.load()
 
 
-def split(line: str) -> list[str]:
-    """The words of a line, quoted as in a shell; Usage for an unterminated quote."""
-    import shlex
-
-    try:
-        return shlex.split(line, comments=True)
-    except ValueError as e:
-        raise Usage(f"{str(e).lower()}: {line.strip()}") from None
-
-
 def _batch(keep_going: bool) -> int:
     first = 0
     seen = set()
-    # As bytes: invalid UTF-8 is passed to the commands unchanged, as from a shell.
-    for number, raw in enumerate(sys.stdin.buffer, 1):
-        line = os.fsdecode(raw)
+    reader, code = language.of_lines(sys.stdin.buffer), 0
+    while True:
+        shown = None
         try:
-            words = split(line)
-            if words and words[0] in LEAVE:
+            statement = reader.next()
+            if statement is None or statement.words[0].text in LEAVE:
                 break
-            if words:
-                tool = words[0].removeprefix("dumm-")
-                if tool in seen:  # not worth it for a single line
-                    _import_domain(tool)
-                seen.add(tool)
-            code = _run(words, batch=True) if words else 0
+            line, words = statement.words[0].line, statement.texts
+            shown = f"line {line} failed: {statement.shown}"
+            tool = words[0].removeprefix("dumm-")
+            if tool in seen:  # not worth it for a single line
+                _import_domain(tool)
+            seen.add(tool)
+            code = _run(words, statement.document, batch=True)
+        except language.Malformed as e:
+            place = f"{language.STDIN}:{e.line}:{e.column}"
+            ending.report("dumm-console", f"{place}: {e}", e.hint)
+            code = e.exit_code
         except Usage as e:
             ending.report("dumm-console", str(e), e.hint)
             code = e.exit_code
@@ -97,7 +85,8 @@ def _batch(keep_going: bool) -> int:
             ending.die_of(-code)  # Ctrl-C ends the whole batch, and so does a missing reader
         code = code if code >= 0 else 128 - code
         if code:
-            ending.report("dumm-console", f"line {number} failed: {line.strip()}")
+            if shown is not None:
+                ending.report("dumm-console", shown)
             first = first or code
             if not keep_going:
                 break
@@ -111,55 +100,58 @@ def _interactive(directory: str) -> int:
     readline.set_completer(lambda text, n: _complete(readline.get_line_buffer(), text, n))
     readline.parse_and_bind("tab: complete")
     history = os.path.join(directory, "run", "history")
-    if os.path.exists(history):
+    try:
         readline.read_history_file(history)
-    code = 0
-    for line in _lines():
+    except FileNotFoundError:
+        pass
+    except OSError as e:  # perhaps written by sudo
+        ending.report("dumm-console", f"warning: cannot read '{history}': {e.strerror}")
+    code, reader = 0, language.Reader(_line)
+    while True:
         try:
-            words = split(line)
-            if not words:
-                continue
-            if words[0] in LEAVE:
+            statement = reader.next()
+            if statement is None or statement.words[0].text in LEAVE:
                 break
-            code = _run(words, batch=False)
+            code = _run(statement.texts, statement.document, batch=False)
             code = code if code >= 0 else 128 - code
+        except KeyboardInterrupt:
+            print()
         except Usage as e:
             ending.report("dumm-console", str(e), e.hint)
             code = e.exit_code
     if os.path.isdir(os.path.dirname(history)):
         readline.set_history_length(1000)
-        readline.write_history_file(history)
+        try:
+            readline.write_history_file(history)
+        except OSError as e:
+            ending.report("dumm-console", f"warning: cannot write '{history}': {e.strerror}")
     return code
 
 
-def _lines() -> Iterator[str]:
-    while True:
-        try:
-            yield input("dumm> ")
-        except EOFError:
-            print()
-            return
-        except KeyboardInterrupt:
-            print()
+def _line(continued: bool) -> str | None:
+    try:
+        return input("> " if continued else "dumm> ") + "\n"
+    except EOFError:
+        print()
+        return None
 
 
 def _help() -> int:
-    for tool in TOOLS:
-        verbs = " ".join(sorted(_cli(tool).commands))
+    for tool in tools.TOOLS:
+        verbs = " ".join(sorted(tools.named(tool).commands))
         print(f"{tool:8} {verbs}")
     for word, text in WORDS_OF_OURS.items():
         print(f"{word:8} {text}")
     return 0
 
 
-def _run(words: list[str], *, batch: bool) -> int:
-    """Run a command in a child; return its exit status, or -n if signal n killed it."""
+def _run(words: list[str], document: bytes | None, *, batch: bool) -> int:
+    """Run a command in a child, with a here-document as its standard input; return its exit status,
+    or -n if signal n killed it."""
     if words == ["help"]:
         return _help()
-    name = words[0].removeprefix("dumm-")
-    if name not in TOOLS:
-        raise Usage(f"no tool '{words[0]}'", hint=f"the first word is one of: {' '.join(TOOLS)}")
-    group = _cli(name)
+    name = tools.tool_of(words[0])
+    group = tools.named(name)
     sys.stdout.flush()
     with tty.kept(0) if not batch else contextlib.nullcontext():
         # Ctrl-C is for the command; it is blocked until both processes are ready.
@@ -168,7 +160,7 @@ def _run(words: list[str], *, batch: bool) -> int:
         pid = os.fork()
         if pid == 0:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            _child(group, f"dumm-{name}", words[1:], batch)
+            _child(group, f"dumm-{name}", words[1:], document, batch=batch)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
@@ -178,17 +170,28 @@ def _run(words: list[str], *, batch: bool) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-def _child(group: click.Group, prog: str, args: list[str], batch: bool) -> NoReturn:
+def _child(
+    group: click.Group, prog: str, args: list[str], document: bytes | None, *, batch: bool
+) -> NoReturn:
     code = 1
     try:
-        if batch:  # the command must not read the rest of the batch
-            null = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(null, 0)
+        if batch or document is not None:  # the command must not read the rest of the batch
+            os.dup2(_input(document or b""), 0)
+            sys.stdin = open(0, closefd=False)  # noqa: SIM115
         code = ending.outcome(group, prog, args)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _input(document: bytes) -> int:
+    """A file to read a here-document from."""
+    fd = os.memfd_create("here-document")
+    with open(fd, "wb", closefd=False) as file:
+        file.write(document)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
 
 
 def _complete(buffer: str, text: str, number: int) -> str | None:
@@ -202,9 +205,33 @@ def candidates(before: str, text: str) -> list[str]:
 
     words = before.split()
     if not words:
-        return [f"{w} " for w in (*TOOLS, *WORDS_OF_OURS) if w.startswith(text)]
+        return [f"{w} " for w in (*tools.TOOLS, *WORDS_OF_OURS) if w.startswith(text)]
     name = words[0].removeprefix("dumm-")
-    if name not in TOOLS:
+    if name not in tools.TOOLS:
         return []
-    complete = ShellComplete(_cli(name), {}, f"dumm-{name}", "_DUMM_COMPLETE")
-    return [f"{item.value} " for item in complete.get_completions(words[1:], text)]
+    complete = ShellComplete(tools.named(name), {}, f"dumm-{name}", "_DUMM_COMPLETE")
+
+    def found() -> list[str]:
+        items = complete.get_completions(words[1:], text)
+        ends = [f"{item.value}{'' if item.type == 'part' else ' '}" for item in items]
+        return [each for each in ends if shlex.quote(each.strip()) == each.strip()]
+
+    return _in_child(found)
+
+
+def _in_child(find: Callable[[], list[str]]) -> list[str]:
+    """Lines found by a child: to see the files of a guest, it enters the lab's namespaces, from
+    which there is no way back."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with open(write, "w", encoding="utf-8", errors="surrogateescape") as out:
+                out.write("\n".join(find()))
+        finally:
+            os._exit(0)
+    os.close(write)
+    with open(read, encoding="utf-8", errors="surrogateescape") as lines:
+        text = lines.read()
+    os.waitpid(pid, 0)
+    return text.split("\n") if text else []

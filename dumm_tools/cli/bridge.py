@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from dumm_tools.cli import repeated
+from dumm_tools.cli.capturing import capture_options, captured
 from dumm_tools.cli.commands import tool
 from dumm_tools.cli.ending import each, run, warn
 from dumm_tools.cli.iface import (
     BRIDGE,
     IFACE,
     address_options,
-    capture_options,
-    captured,
+    known_bridges,
     need_single,
 )
 from dumm_tools.cli.lab import entered, labdir
@@ -30,7 +31,9 @@ cli = tool(
 
 FIELDS: list[Field[BridgeView]] = [
     Field("name", "Name of the bridge, also on the host.", lambda v: v.record.name),
-    Field("state", "up, or down, also if the device does not exist.", lambda v: v.state),
+    Field(
+        "state", "up, or down, also if the device does not exist.", lambda v: v.state, state=True
+    ),
     Field(
         "address",
         "The host's own addresses on the bridge, A/P.",
@@ -60,7 +63,8 @@ switch_option = click.option("--switch", is_flag=True, help="Learn where address
 interfaces = click.argument("ifaces", metavar="IFACE...", nargs=-1, required=True, type=IFACE)
 
 
-def _kind(hub: bool, switch: bool, auto: bool = False) -> BridgeKind | None:
+def chosen_kind(hub: bool, switch: bool, auto: bool = False) -> BridgeKind | None:
+    """The kind that options name. UsageError."""
     if hub + switch + auto > 1:
         raise click.UsageError("--hub, --switch and --auto are mutually exclusive")
     return "hub" if hub else "switch" if switch else "auto" if auto else None
@@ -71,10 +75,8 @@ def _kind(hub: bool, switch: bool, auto: bool = False) -> BridgeKind | None:
 @address_options
 @hub_option
 @switch_option
-@click.option(
-    "--may-exist",
-    is_flag=True,
-    help="Do not fail if it already exists; change only its kind, if one is given.",
+@repeated.may_exist(
+    "Change an existing one as far as it differs; options not given leave it alone."
 )
 def create(
     names: tuple[str, ...], addresses: tuple[str, ...], hub: bool, switch: bool, may_exist: bool
@@ -83,17 +85,16 @@ def create(
 
     A segment with two ends is a cable, and one with more is a switch, unless --hub or --switch is
     given. Its ends are the interfaces on it, the host if it has an address there, and a device of
-    the host that is its uplink.
+    the host that is its uplink. With --may-exist, the --address options of an existing one replace
+    all its addresses.
     """
-    from dumm_tools.net import bridge
+    from dumm_tools.net import bridge, converge
 
-    kind = _kind(hub, switch)
+    kind = chosen_kind(hub, switch)
     need_single(names, addresses)
+    make = converge.bridge if may_exist else bridge.create
     return each(
-        names,
-        lambda name: bridge.create(
-            entered(), name, addresses=addresses, kind=kind, may_exist=may_exist, warn=warn
-        ),
+        names, lambda name: make(entered(), name, addresses=addresses, kind=kind, warn=warn)
     )
 
 
@@ -117,7 +118,7 @@ def set_(name: str, hub: bool, switch: bool, auto: bool) -> None:
     """Change the kind of a segment, immediately."""
     from dumm_tools.net import bridge
 
-    kind = _kind(hub, switch, auto)
+    kind = chosen_kind(hub, switch, auto)
     if kind is None:
         raise click.UsageError("one of --hub, --switch and --auto is required")
     bridge.set_kind(entered(), name, kind, warn=warn)
@@ -139,7 +140,8 @@ def connect(name: str, ifaces: tuple[str, ...]) -> int:
 
 @cli.command()
 @interfaces
-def disconnect(ifaces: tuple[str, ...]) -> int:
+@repeated.if_exists("Do not fail if it is not connected, or does not exist.")
+def disconnect(ifaces: tuple[str, ...], if_exists: bool) -> int:
     """Disconnect interfaces, as if their cables were pulled.
 
     In its guest, the device loses its carrier, and keeps everything else. So does the device at
@@ -147,7 +149,12 @@ def disconnect(ifaces: tuple[str, ...]) -> int:
     """
     from dumm_tools.net import connection
 
-    return each(ifaces, lambda interface: connection.disconnect(entered(), interface, warn=warn))
+    return each(
+        ifaces,
+        lambda interface: connection.disconnect(
+            entered(), interface, if_exists=if_exists, warn=warn
+        ),
+    )
 
 
 @cli.command()
@@ -176,16 +183,18 @@ def down(names: tuple[str, ...]) -> int:
 
 
 @cli.command("capture")
-@one
-@capture_options
-def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
+@capture_options("BR", known_bridges, "bridges that exist")
+def capture_(first: str | None, words: tuple[str, ...], file: str | None, everyone: bool) -> int:
     """Print the traffic on a bridge with tcpdump(8), until Ctrl-C.
 
     FILTER is as in pcap-filter(7). After `--`, options of tcpdump may precede it.
-    """
-    from dumm_tools.net import capture
 
-    return captured(capture.of_bridge(entered(make=False), name), words, file)
+    Several bridges, BR,BR... or --all, need -w: their packets are written to one file, in the order
+    of their times, as pcapng with the names of the bridges.
+    """
+    from dumm_tools.net import capture_many
+
+    return captured(first, words, file, everyone, capture_many.bridges)
 
 
 address_verbs(
@@ -198,6 +207,28 @@ address_verbs(
 )
 
 
+def chosen_uplink(
+    *,
+    nat: bool,
+    device: str | None,
+    remove: bool,
+    host_access: bool,
+    may_exist: bool,
+    if_exists: bool,
+    **_others: object,
+) -> str | None:
+    """The uplink that options name, None with --none. UsageError."""
+    if nat + remove + (device is not None) > 1:
+        raise click.UsageError("--nat, --to and --none are mutually exclusive")
+    if host_access and (remove or device is not None):
+        raise click.UsageError("--host-access requires --nat")
+    if may_exist and remove:
+        raise click.UsageError("--may-exist cannot be combined with --none")
+    if if_exists and not remove:
+        raise click.UsageError("--if-exists requires --none")
+    return None if remove else "nat" if device is None else f"to:{device}"
+
+
 @cli.command()
 @one
 @click.option("--nat", is_flag=True, help="Use the host's own address (default).")
@@ -206,7 +237,9 @@ address_verbs(
 @click.option(
     "--host-access", is_flag=True, help="With --nat: allow access to the host's own services."
 )
-def uplink(name: str, nat: bool, device: str | None, remove: bool, host_access: bool) -> None:
+@repeated.may_exist("Replace another uplink of the bridge.")
+@repeated.if_exists("With --none: do not fail if there is no such bridge.")
+def uplink(name: str, host_access: bool, may_exist: bool, if_exists: bool, **options: Any) -> None:
     """Connect a segment to the outside.
 
     With --nat, guests that use the host's address on the bridge as their gateway can reach
@@ -216,15 +249,13 @@ def uplink(name: str, nat: bool, device: str | None, remove: bool, host_access: 
     """
     from dumm_tools.net import uplink as domain
 
-    if nat + remove + (device is not None) > 1:
-        raise click.UsageError("--nat, --to and --none are mutually exclusive")
-    if host_access and (remove or device is not None):
-        raise click.UsageError("--host-access requires --nat")
-    if remove:
-        domain.clear(entered(make=False), name, warn=warn)
+    wanted = chosen_uplink(
+        host_access=host_access, may_exist=may_exist, if_exists=if_exists, **options
+    )
+    if wanted is None:
+        domain.clear(entered(make=False), name, if_exists=if_exists, warn=warn)
         return
-    wanted = f"to:{device}" if device is not None else "nat"
-    for warning in domain.set_(labdir(), name, wanted, host_access=host_access):
+    for warning in domain.set_(labdir(), name, wanted, host_access=host_access, replace=may_exist):
         warn(warning)
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dumm_tools import output
+from dumm_tools.cli import repeated
 from dumm_tools.cli.commands import Group
 from dumm_tools.cli.ending import each
 from dumm_tools.cli.shapes import output_options
@@ -69,9 +70,7 @@ def name_option(function: F) -> F:
 
 def may_exist_option(function: F) -> F:
     """--may-exist."""
-    return click.option("--may-exist", is_flag=True, help="Do not fail if it already exists.")(
-        function
-    )
+    return repeated.may_exist("Do not fail if it already exists and is the same.")(function)
 
 
 def place_fields(noun: str) -> list[Field[Any]]:
@@ -117,7 +116,7 @@ def show_verb(
 
         def one(name: str) -> None:
             if name not in known:
-                raise NotFound(f"no {cache.NOUN[kind]} '{name}'")
+                raise cache.missing(kind, name)
             found.append(known[name])
 
         status = each(names, one)
@@ -133,7 +132,7 @@ def delete_verb(
 
     @group.command(help=help_text)
     @click.argument("names", metavar="NAME...", nargs=-1, required=True, type=Cached(kind))
-    @click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
+    @repeated.if_exists()
     def delete(names: tuple[str, ...], if_exists: bool) -> int:
         delete_one = deleter()
 

@@ -19,6 +19,16 @@ class NoVerb(click.UsageError):
         super().__init__(ctx.get_help(), ctx)
 
 
+class NoSuchVerb(click.UsageError):
+    """A word that is not a verb of the tool or noun."""
+
+    def __init__(self, word: str, ctx: click.Context) -> None:
+        from dumm_tools.cli import guess
+
+        super().__init__(f"no such command '{word}'", ctx)
+        self.hint = guess.hint(ctx, word)
+
+
 def _set_directory(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
     if value is not None:
         ctx.meta["dumm.directory"] = value
@@ -110,6 +120,14 @@ class Group(_Parsed, click.Group):
 
     command_class = Command
     group_class = type  # nested groups have the same class
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but the error for an unknown verb knows what may have been meant."""
+        if args[0] not in self.commands and args[0][:1] != "-" and not ctx.resilient_parsing:
+            raise NoSuchVerb(args[0], ctx)
+        return super().resolve_command(ctx, args)
 
 
 CONTEXT: dict[str, Any] = {"max_content_width": 100}

@@ -11,6 +11,8 @@ from dumm_tools import messages, output
 from dumm_tools.cli import commands, ending, lab
 from dumm_tools.cli.ending import run
 from dumm_tools.cli.execute import run_on_host
+from dumm_tools.cli.guest_startup import FileOrStdin
+from dumm_tools.cli.imports import imports
 from dumm_tools.cli.operands import guests
 from dumm_tools.cli.shapes import output_options
 from dumm_tools.output import Field
@@ -70,7 +72,7 @@ def shell(name: str | None, host: bool, user: str | None) -> int:
     """
     import os
 
-    from dumm_tools.agent import session
+    from dumm_tools.agent.program import Program
     from dumm_tools.guests import execution
 
     if host:
@@ -80,7 +82,7 @@ def shell(name: str | None, host: bool, user: str | None) -> int:
     if name is None:
         raise click.UsageError("name a guest, or use --host")
     env = {"TERM": os.environ["TERM"]} if "TERM" in os.environ else {}
-    program = session.Program(["~"], env, "~", user or "root", terminal=os.isatty(0))
+    program = Program(["~"], env, "~", user or "root", terminal=os.isatty(0))
     try:
         return execution.execute(lab.labdir(), name, program)
     except BrokenPipeError:
@@ -144,6 +146,29 @@ def list_(shape: output.Shape) -> None:
     from dumm_tools.guests import console
 
     output.emit(console.list_(lab.labdir()), FIELDS, shape)
+
+
+@cli.command()
+@click.argument("file", metavar="FILE|-", type=FileOrStdin())
+@click.option(
+    "--dry-run", is_flag=True, help="Print the commands that would be run; 1 if there are any."
+)
+@click.option("--prune", is_flag=True, help="Delete whatever the file does not have.")
+def apply(file: str, dry_run: bool, prune: bool) -> int:
+    """Make a lab what a file says.
+
+    The file consists of the commands that make it, as `dumm-fs dump` prints them. Only what differs
+    is changed, in running guests as well; if nothing does, nothing is done. Guests, bridges and
+    interfaces that the file creates become entirely as it says; others stay, unless --prune is
+    given. Everything is checked before anything is changed.
+    """
+    from dumm_tools.cli import apply as applying
+
+    found = applying.read(file)
+    return applying.show(found, prune=prune) if dry_run else applying.run(found, prune=prune)
+
+
+cli.add_command(imports)
 
 
 def main() -> None:

@@ -7,15 +7,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn, TypeVar
+from typing import BinaryIO, NoReturn, TextIO, TypeVar
 
 import click
 
 from dumm_tools import messages
 from dumm_tools.cli.commands import NoVerb
-from dumm_tools.errors import DummError, os_reason
+from dumm_tools.errors import DummError, Usage, os_reason
 
 T = TypeVar("T")
+#: Instead of standard input, if that is closed.
+_instead: TextIO | None = None
 
 
 def run(command: click.Command, prog: str) -> NoReturn:
@@ -45,14 +47,10 @@ def outcome(command: click.Command, prog: str, args: Sequence[str] | None = None
         status = e.exit_code
     except click.UsageError as e:
         where = e.ctx.command_path if e.ctx else prog
-        said = e.format_message().rstrip(".")
-        hint = f"see '{where} --help'"
-        if isinstance(e, click.NoSuchOption):
-            # the wording of click before 8.5
-            said = said.replace(f"option: {e.option_name}", f"option '{e.option_name}'")
-            if _passes_words_on(e.ctx):
-                hint = f"put '--' before a command that has options of its own; {hint}"
-        report(prog, said[:1].lower() + said[1:], hint)
+        hint = hint_of(e) or f"see '{where} --help'"
+        if isinstance(e, click.NoSuchOption) and _passes_words_on(e.ctx):
+            hint = f"put '--' before a command that has options of its own; {hint}"
+        report(prog, said(e), hint)
         status = e.exit_code
     except (click.Abort, KeyboardInterrupt):
         die_of(signal.SIGINT)
@@ -64,6 +62,37 @@ def outcome(command: click.Command, prog: str, args: Sequence[str] | None = None
     except SystemExit as e:  # raised by click after completing a word
         status = e.code
     return status if isinstance(status, int) else 0
+
+
+def said(error: click.UsageError) -> str:
+    """The message of a usage error, in our form."""
+    text = error.format_message().rstrip(".")
+    if isinstance(error, click.NoSuchOption):
+        # the wording of click before 8.5
+        text = text.replace(f"option: {error.option_name}", f"option '{error.option_name}'")
+    return text[:1].lower() + text[1:]
+
+
+def hint_of(error: click.UsageError) -> str | None:
+    """The hint for a usage error, if there is a better one than the help."""
+    found: str | None = getattr(error, "hint", None)
+    return found or _operands_hint(error)
+
+
+def _operands_hint(error: click.UsageError) -> str | None:
+    """For missing operands, and too many: which there are, or that one is an option here."""
+    context, message = error.ctx, error.message
+    if context is None:
+        return None
+    if not isinstance(error, click.MissingParameter):
+        _, unexpected, rest = message.partition("unexpected ")
+        if not unexpected:
+            return None
+        known = {name for param in context.command.params for name in param.opts}
+        for word in rest.translate(str.maketrans("().'", "    ")).split():
+            if f"--{word}" in known:
+                return f"did you mean '--{word}'?"
+    return context.get_usage().replace("Usage:", "usage:", 1)
 
 
 def _passes_words_on(context: click.Context | None) -> bool:
@@ -81,7 +110,10 @@ def tell(prog: str, error: Exception) -> int:
     if isinstance(error, DummError):
         report(prog, str(error), error.hint)
         return error.exit_code
-    if isinstance(error, OSError):
+    if isinstance(error, BlockingIOError) and not error.filename:  # by fork(2)
+        hint = "the limit of processes is too low: ulimit -u"
+        report(prog, f"cannot start a process: {error.strerror}", hint)
+    elif isinstance(error, OSError):
         report(prog, os_reason(error))
     else:
         text = f"internal error: {type(error).__name__}: {error}"
@@ -92,15 +124,25 @@ def tell(prog: str, error: Exception) -> int:
 def _fill_standard_streams() -> None:
     """Replace a closed stdin, stdout or stderr, whose number the first file opened would get
     otherwise. Writing to a closed stdout is an error, to a closed stderr it is not."""
+    global _instead
     for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, mode)
+    if sys.stdin is None:
+        sys.stdin = _instead = open(0, closefd=False)  # noqa: SIM115
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def stdin() -> BinaryIO:
+    """Standard input, for what `-` names; Usage if it is closed: that is not an empty file."""
+    if sys.stdin is _instead:
+        raise Usage("standard input is closed")
+    return sys.stdin.buffer
 
 
 def die_of(number: int) -> NoReturn:

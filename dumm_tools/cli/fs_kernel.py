@@ -126,12 +126,12 @@ def build(
     are started again. With --may-exist, nothing is done if the pack exists.
     """
     from dumm_tools import messages
-    from dumm_tools.images import build_config, kernel_build
+    from dumm_tools.images import build_config, kernel_build, kernel_compile
 
     if source is not None and (suite or mirror):
         raise click.UsageError("--suite and --mirror are for Debian's source, without SOURCE")
     with Progress() as progress:
-        order = kernel_build.Order(
+        order = kernel_compile.Order(
             build_config.fragments(fragments, modules),
             jobs or _processors(),
             modules,

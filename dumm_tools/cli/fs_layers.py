@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dumm_tools import output
-from dumm_tools.cli import ending, lab
+from dumm_tools.cli import during, ending, lab, repeated
 from dumm_tools.cli.commands import Group
 from dumm_tools.cli.ending import each, warn
 from dumm_tools.cli.operands import guests
@@ -99,56 +99,86 @@ class Failures:
         self.code = self.code or code
 
 
-@overlay.command()
-@click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=GuestThenLayer(listed=False))
+@overlay.command(cls=during.Block, operands=2)
+@click.argument(
+    "words",
+    metavar=f"NAME|--all DIR {during.METAVAR}",
+    nargs=-1,
+    type=GuestThenLayer(listed=False),
+)
 @all_option
-def add(words: tuple[str, ...], everyone: bool) -> int:
+@click.option("--create", is_flag=True, help="Create the directory, if it does not exist.")
+@repeated.may_exist("Leave the directory where it is, if it is already one of the layers.")
+def add(words: tuple[str, ...], everyone: bool, create: bool, may_exist: bool) -> int:
     """Put a directory on top of the layers of a guest, running or not.
 
     From then on the guest writes to this directory. It should be closed to other users of the
     host, who could otherwise run setuid programs in it. A directory that is already one of the
-    layers moves to the top.
+    layers moves to the top. With a command, it is a layer while that runs on the host.
     """
     from dumm_tools.files import stack
     from dumm_tools.trees import exposure
 
-    labdir = lab.entered()
+    labdir = lab.labdir()
     names, (directory,) = _targets(labdir, everyone, words, 1)
     failures = Failures()
-    stack.add(labdir, names, directory, on_error=failures, warn=warn)
-    if exposure.is_open(directory):
-        warn(
-            f"other users can enter '{directory}' and run setuid programs that guests write there; "
-            "a parent directory that is closed to them (0700) keeps them out"
+
+    def change() -> int:
+        added = stack.add(
+            lab.entered(),
+            names,
+            directory,
+            create=create,
+            may_exist=may_exist,
+            on_error=failures,
+            warn=warn,
         )
-    return failures.code
+        if added and exposure.is_open(directory):
+            warn(
+                f"other users can enter '{directory}' and run setuid programs that guests write "
+                "there; a parent directory that is closed to them (0700) keeps them out"
+            )
+        return failures.code
+
+    def before() -> Callable[[], int]:
+        block = stack.block(labdir, directory, names)
+
+        def undo() -> int:
+            stack.put_back(lab.entered(), directory, block, on_error=failures, warn=warn)
+            return failures.code
+
+        return undo
+
+    return during.block(change, before)
 
 
 @overlay.command("del")
 @click.argument("words", metavar="NAME|--all DIR", nargs=-1, type=GuestThenLayer(listed=True))
 @all_option
-def del_(words: tuple[str, ...], everyone: bool) -> int:
+@repeated.if_exists("Do not fail if it is not a layer of the guest, or there is no such guest.")
+def del_(words: tuple[str, ...], everyone: bool, if_exists: bool) -> int:
     """Remove a directory from a guest's layers, without deleting it."""
     from dumm_tools.files import stack
 
     labdir = lab.entered()
     names, (directory,) = _targets(labdir, everyone, words, 1)
     failures = Failures()
-    stack.delete(labdir, names, directory, on_error=failures, warn=warn)
+    stack.delete(labdir, names, directory, if_exists=if_exists, on_error=failures, warn=warn)
     return failures.code
 
 
 @overlay.command()
 @click.argument("words", metavar="NAME|--all", nargs=-1, type=guests())
 @all_option
-def pop(words: tuple[str, ...], everyone: bool) -> int:
+@repeated.if_exists("Do not fail if there are no overlays, or there is no such guest.")
+def pop(words: tuple[str, ...], everyone: bool, if_exists: bool) -> int:
     """Remove the newest directory from a guest's layers."""
     from dumm_tools.files import stack
 
     labdir = lab.entered()
     names, _ = _targets(labdir, everyone, words, 0)
     failures = Failures()
-    stack.pop(labdir, names, on_error=failures, warn=warn)
+    stack.pop(labdir, names, if_exists=if_exists, on_error=failures, warn=warn)
     return failures.code
 
 
@@ -162,22 +192,39 @@ def overlay_list(name: str, shape: output.Shape) -> None:
     output.emit(list(enumerate(stack.list_(lab.labdir(), name), 1)), OVERLAY_FIELDS, shape)
 
 
-@template.command()
+@template.command(cls=during.Block)
 @click.argument("name", metavar="T", type=TEMPLATE)
-def load(name: str) -> int:
+@during.argument
+@click.option("--create", is_flag=True, help="Create an empty template, if it does not exist.")
+def load(name: str, create: bool) -> int:
     """Load a template for all guests, replacing the currently loaded one.
 
-    Guests immediately see templates/T/GUEST on top, and write to it from then on.
+    Guests immediately see templates/T/GUEST on top, and write to it from then on. With a command,
+    it is loaded while that runs on the host.
     """
     from dumm_tools.files import template as templates
 
     failures = Failures()
-    templates.load_(lab.entered(), name, on_error=failures, warn=warn)
-    return failures.code
+
+    def change() -> int:
+        templates.load_(lab.entered(), name, create=create, on_error=failures, warn=warn)
+        return failures.code
+
+    def before() -> Callable[[], int]:
+        block = templates.block(lab.labdir(), name)
+
+        def undo() -> int:
+            templates.put_back(lab.entered(), block, on_error=failures, warn=warn)
+            return failures.code
+
+        return undo
+
+    return during.block(change, before)
 
 
 @template.command()
-def unload() -> int:
+@repeated.if_exists("Do not fail if no template is loaded.")
+def unload(if_exists: bool) -> int:
     """Unload the loaded template.
 
     Whatever guests have written to it is kept there.
@@ -185,20 +232,21 @@ def unload() -> int:
     from dumm_tools.files import template as templates
 
     failures = Failures()
-    templates.unload(lab.entered(), on_error=failures, warn=warn)
+    templates.unload(lab.entered(), if_exists=if_exists, on_error=failures, warn=warn)
     return failures.code
 
 
 @template.command()
 @click.argument("name", metavar="T")
-def save(name: str) -> None:
+@repeated.may_exist("Do not fail if it already exists and contains the same files.")
+def save(name: str, may_exist: bool) -> None:
     """Save the changes of the guests as a new template.
 
     It is a copy of the loaded template, or of the guests' own files if none is loaded.
     """
     from dumm_tools.files import template as templates
 
-    templates.save(lab.entered(), name)
+    templates.save(lab.entered(), name, may_exist=may_exist)
 
 
 @template.command("list")
@@ -212,9 +260,10 @@ def template_list(shape: output.Shape) -> None:
 
 @template.command()
 @click.argument("names", metavar="T...", nargs=-1, required=True, type=TEMPLATE)
-def delete(names: tuple[str, ...]) -> int:
+@repeated.if_exists()
+def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete templates that are not loaded."""
     from dumm_tools.files import template as templates
 
     labdir = lab.entered()
-    return each(names, lambda name: templates.delete(labdir, name))
+    return each(names, lambda name: templates.delete(labdir, name, if_exists=if_exists))

@@ -113,6 +113,7 @@ def build(
                 suite=suite,
                 mirror=mirror,
                 allow_expired=allow_expired,
+                rootfs=rootfs,
                 may_exist=may_exist,
                 progress=progress,
             )
@@ -123,10 +124,10 @@ def build(
                 include=packages,
                 mirror=mirror,
                 allow_expired=allow_expired,
+                rootfs=rootfs,
                 may_exist=may_exist,
                 progress=progress,
             )
-    master.set_rootfs(made, rootfs)
     print_chosen(name, made)
 
 
@@ -143,15 +144,14 @@ def import_(source: str, rootfs: RootFS | None, name: str | None, may_exist: boo
     are skipped: guests create their own. An archive that would write outside the master is refused.
     The name of the master is printed unless --name is given.
     """
-    from dumm_tools.images import master, master_import
+    from dumm_tools.images import master_import
     from dumm_tools.running import isolation
 
     isolation.become_root()
     with Progress() as progress:
         made = master_import.import_(
-            source, name, may_exist=may_exist, progress=progress, warn=warn
+            source, name, rootfs=rootfs, may_exist=may_exist, progress=progress, warn=warn
         )
-    master.set_rootfs(made, rootfs)
     print_chosen(name, made)
 
 

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dumm_tools import output
-from dumm_tools.cli import commands, lab
-from dumm_tools.cli.cached import Cached
-from dumm_tools.cli.ending import each, run, warn
+from dumm_tools.cli import commands, guest_settings, lab, repeated
+from dumm_tools.cli.ending import each, note, run, warn
 from dumm_tools.cli.execute import exec_
 from dumm_tools.cli.guest_life import COMMANDS, is_running, start_all, wait_option
+from dumm_tools.cli.guest_monitor import monitor
 from dumm_tools.cli.guest_startup import FileOrStdin, read_script, startup
 from dumm_tools.cli.guest_wait import wait
 from dumm_tools.cli.operands import guests
 from dumm_tools.cli.shapes import output_options
-from dumm_tools.cli.values import human_size
-from dumm_tools.cli.words import File
 from dumm_tools.output import Field
 
 if TYPE_CHECKING:
-    from dumm_tools import model
+    pass
 
 cli = commands.tool("dumm-guest", "Manage guests: User Mode Linux kernels that run as processes.")
 
@@ -37,7 +35,10 @@ def _fields() -> list[Field[Any]]:
     return [
         Field("name", "Name of the guest, and its hostname.", lambda v: v.guest.name),
         Field(
-            "state", "stopped, starting, running, paused, stopping or crashed.", lambda v: v.state
+            "state",
+            "stopped, starting, running, paused, stopping or crashed.",
+            lambda v: v.state,
+            state=True,
         ),
         Field(
             "pid", "Process id of the guest's kernel; absent if it is not running.", lambda v: v.pid
@@ -66,81 +67,65 @@ def _fields() -> list[Field[Any]]:
             in_table=False,
         ),
         Field(
+            "files",
+            "Directories and files on the host that are copied to it before each start.",
+            lambda v: v.guest.files,
+            in_table=False,
+        ),
+        Field(
             "startup",
             "Startup script: waiting for the next boot, running, done, or failed with a status; "
             "absent if there is none.",
             lambda v: v.startup,
             in_table=False,
+            state=True,
         ),
         Field("overlays", "Overlays, newest first.", lambda v: v.guest.overlays, in_table=False),
+        Field(
+            "uptime",
+            "Seconds since its start. list prints this and the following fields only if -o names "
+            "them.",
+            lambda v: v.uptime,
+            asked=True,
+        ),
+        Field(
+            "cpu_seconds",
+            "Processor time on the host that it has used since its start.",
+            lambda v: v.usage and round(v.usage.seconds, 2),
+            asked=True,
+        ),
+        Field(
+            "memory_used",
+            "Memory of the host that it uses, in bytes.",
+            lambda v: v.usage and v.usage.memory,
+            people=lambda v: output.size(v.usage.memory) if v.usage else "-",
+            asked=True,
+        ),
     ]
 
 
 FIELDS = _fields()
 
-memory_option = click.option(
-    "--memory",
-    metavar="SIZE",
-    callback=human_size,
-    help="Amount of memory, such as 64M (default) or 1G.",
-)
-kernel_option = click.option(
-    "--kernel",
-    metavar="PACK|FILE",
-    type=Cached("kernels"),
-    help="Kernel pack or UML binary (default: that of the working set).",
-)
-master_option = click.option(
-    "--master",
-    metavar="NAME|DIR",
-    type=Cached("masters"),
-    help="Master of the root file system (default: that of the working set).",
-)
-rootfs_option = click.option(
-    "--rootfs",
-    type=click.Choice(["hostfs", "virtiofs", "default"]),
-    help="How it reaches its root file system (default: that of the master).",
-)
-init_option = click.option(
-    "--init", metavar="PATH", help="Program to start as pid 1, such as /sbin/init."
-)
-arg_option = click.option(
-    "--arg", "args", metavar="KERNEL_ARG", multiple=True, help="Additional kernel argument."
-)
 
-disk_option = click.option(
-    "--disk",
-    "disks",
-    metavar="FILE[:ro]",
-    multiple=True,
-    type=File(),
-    help="Raw image as a disk of the guest: /dev/ubdb, then /dev/ubdc...; :ro for reading only.",
-)
-
-
-def warn_of_disks(disks: tuple[str, ...]) -> None:
-    """Warn of disks that other users could run as programs."""
-    if disks:
-        from dumm_tools.guests import disks as domain
-
-        for path in domain.exposed([d for d in disks if d]):
-            warn(
-                f"other users can reach '{path}', and run it if guests make it a setuid program; "
-                "a parent directory that is closed to them (0700) keeps them out"
-            )
+def _note_later(name: str, settings: list[str]) -> None:
+    """Say which settings a running guest does not have yet, if there are any."""
+    if settings:
+        note(f"guest '{name}' is running: this takes effect at its next start")
 
 
 @cli.command()
 @click.argument("names", metavar="NAME...", nargs=-1, required=True)
-@kernel_option
-@master_option
-@rootfs_option
-@memory_option
-@init_option
-@arg_option
-@disk_option
-@click.option(
-    "--may-exist", is_flag=True, help="Do not fail if it already exists; leave it unchanged."
+@guest_settings.kernel_option
+@guest_settings.master_option
+@guest_settings.rootfs_option
+@guest_settings.memory_option
+@guest_settings.init_option
+@guest_settings.arg_option
+@guest_settings.disk_option
+@guest_settings.files_option
+@repeated.may_exist(
+    "Change an existing one as far as it differs, effective at its next start; options not given "
+    "leave it alone."
 )
 @click.option(
     "--start",
@@ -157,48 +142,40 @@ def warn_of_disks(disks: tuple[str, ...]) -> None:
 )
 def create(
     names: tuple[str, ...],
-    kernel: str | None,
-    master: str | None,
-    rootfs: model.RootFS | Literal["default"] | None,
-    memory: int | None,
-    init: str | None,
-    args: tuple[str, ...],
-    disks: tuple[str, ...],
     may_exist: bool,
     start: bool,
     what: str,
     script: str | None,
+    **settings: Any,
 ) -> int:
-    """Create guests, with their directories and root trees."""
+    """Create guests, with their directories and root trees.
+
+    If there is a directory host/NAME, copied from another working set for example, it contains the
+    guest's own files from then on.
+    """
     from dumm_tools import model
     from dumm_tools.guests import guest
     from dumm_tools.running import guest_views
 
-    if what != "ready" and not start:
-        raise click.UsageError("--wait needs --start")
+    guest_settings.check_wait(what, start=start)
     text = None if script is None else read_script(script)
     labdir = lab.entered()
     there: list[str] = []
     made: list[str] = []
 
+    values = guest_settings.given(empty=may_exist, **settings)
+
     def one(name: str) -> None:
-        new = model.Guest(
-            name=name,
-            kernel=kernel,
-            master=master,
-            memory=model.DEFAULT_MEMORY if memory is None else memory,
-            init=init,
-            args=list(args),
-            rootfs=None if rootfs == "default" else rootfs,
-            disks=list(disks),
-        )
+        new = model.Guest(name=name, **values)
         if guest.create(labdir, new, may_exist=may_exist, script=text):
             made.append(name)
+        else:
+            _note_later(name, guest.converge(labdir, name, values, script=text))
         there.append(name)
 
     code = each(dict.fromkeys(names), one)
     if made:
-        warn_of_disks(disks)
+        guest_settings.warn_of_disks(settings["disks"])
     if start and there:
         up = set(guest_views.all_names(labdir, lambda s: s not in ("stopped", "crashed")))
         errors = start_all(labdir, [n for n in there if n not in up], 30.0, what, keep=False)
@@ -215,7 +192,7 @@ def create(
 @click.argument(
     "names", metavar="NAME...", nargs=-1, required=True, type=guests("stopped", "crashed")
 )
-@click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
+@repeated.if_exists()
 def delete(names: tuple[str, ...], if_exists: bool) -> int:
     """Delete stopped guests with their interfaces and files."""
     from dumm_tools.guests import guest
@@ -233,50 +210,29 @@ for command in COMMANDS:
 
 @cli.command("set")
 @click.argument("name", type=guests())
-@memory_option
-@kernel_option
-@master_option
-@rootfs_option
-@init_option
-@arg_option
-@disk_option
+@guest_settings.memory_option
+@guest_settings.kernel_option
+@guest_settings.master_option
+@guest_settings.rootfs_option
+@guest_settings.init_option
+@guest_settings.arg_option
+@guest_settings.disk_option
 @click.option("--no-disks", is_flag=True, help="Remove all disks.")
-def set_(
-    name: str,
-    memory: int | None,
-    kernel: str | None,
-    master: str | None,
-    rootfs: model.RootFS | Literal["default"] | None,
-    init: str | None,
-    args: tuple[str, ...],
-    disks: tuple[str, ...],
-    no_disks: bool,
-) -> None:
+@guest_settings.files_option
+@click.option("--no-files", is_flag=True, help="Copy no files any more.")
+def set_(name: str, **settings: Any) -> None:
     """Change the settings of a guest, effective at its next start.
 
     An empty value restores the default. The given --arg options replace all earlier ones, and so do
-    the --disk options.
+    the --disk and --files options.
     """
     from dumm_tools.guests import guest
 
-    values: dict[str, object] = {}
-    if memory is not None:
-        values["memory"] = memory
-    for key, value in (("kernel", kernel), ("master", master), ("init", init)):
-        if value is not None:
-            values[key] = value or None
-    if rootfs is not None:
-        values["rootfs"] = None if rootfs == "default" else rootfs
-    if args:
-        values["args"] = [a for a in args if a]
-    if disks and no_disks:
-        raise click.UsageError("--disk and --no-disks contradict each other")
-    if disks or no_disks:
-        values["disks"] = [d for d in disks if d]
+    values = guest_settings.given(**settings)
     if not values:
         raise click.UsageError("nothing to set")
-    guest.change(lab.entered(), name, **values)
-    warn_of_disks(disks)
+    _note_later(name, guest.change(lab.entered(), name, **values))
+    guest_settings.warn_of_disks(settings["disks"])
 
 
 @cli.command("list")
@@ -307,6 +263,7 @@ cli.add_command(startup)
 cli.add_command(exec_)
 cli.add_command(wait)
 cli.add_command(is_running)
+cli.add_command(monitor)
 
 
 @cli.command()

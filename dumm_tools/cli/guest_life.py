@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from dumm_tools import messages
 from dumm_tools.cli import commands, ending, lab
 from dumm_tools.cli.ending import each, warn
 from dumm_tools.cli.operands import guests
@@ -43,9 +44,19 @@ class Errors:
     def __call__(self, name: str, error: Exception) -> None:
         if isinstance(error, DummError) and not self._keep:
             error.hint = None  # the log that it refers to is deleted, too
+        if messages.on_terminal():
+            messages.clear()  # a progress line that is shown
         code = ending.tell(self._prog, error)
         self.code = self.code or code
         self.names.append(name)
+
+
+def check_names(names: tuple[str, ...], everyone: bool) -> None:
+    """Raise UsageError unless there are either names or --all."""
+    if everyone == bool(names):
+        raise click.UsageError(
+            "name guests, or use --all" if not names else "--all cannot be combined with names"
+        )
 
 
 def chosen(
@@ -54,30 +65,36 @@ def chosen(
     """The operands or, with --all, the guests in one of `states`."""
     from dumm_tools.running import guest_views
 
-    if everyone == bool(names):
-        raise click.UsageError(
-            "name guests, or use --all" if not names else "--all cannot be combined with names"
-        )
+    check_names(names, everyone)
     if everyone:
         return guest_views.all_names(labdir, lambda s: s in states)
     return list(dict.fromkeys(names))
 
 
 def start_all(
-    labdir: str, names: list[str], timeout: float, what: str | None, *, keep: bool = True
+    labdir: str,
+    names: list[str],
+    timeout: float,
+    what: str | None,
+    *,
+    may_run: bool = False,
+    keep: bool = True,
 ) -> Errors:
     """Start guests in parallel with progress on a terminal, and wait for `what`; `keep` is False
     for guests that will be deleted if they fail."""
     from dumm_tools.guests import start as starting
 
-    errors, prog = Errors(keep), ending.program()
-
-    def warn(text: str) -> None:
-        ending.report(prog, text)
-
+    errors = Errors(keep)
     with Progress() as progress:
         starting.start(
-            labdir, names, timeout=timeout, wait=what, on_error=errors, warn=warn, progress=progress
+            labdir,
+            names,
+            timeout=timeout,
+            wait=what,
+            may_run=may_run,
+            on_error=errors,
+            warn=warn,
+            progress=progress,
         )
     return errors
 
@@ -88,13 +105,27 @@ def start_all(
 @timeout_option
 @wait_option
 @click.option("--no-wait", is_flag=True, help="Return as soon as the kernels run; see `wait`.")
-def start(names: tuple[str, ...], everyone: bool, timeout: float, what: str, no_wait: bool) -> int:
+@click.option(
+    "--may-run",
+    "--may-exist",
+    "may_run",
+    is_flag=True,
+    help="Do not fail if it is already running.",
+)
+def start(
+    names: tuple[str, ...],
+    everyone: bool,
+    timeout: float,
+    what: str,
+    no_wait: bool,
+    may_run: bool,
+) -> int:
     """Start guests in parallel; return when all are ready."""
     if no_wait and what != "ready":
         raise click.UsageError("--no-wait cannot be combined with --wait")
     labdir = lab.entered()
     targets = chosen(labdir, names, everyone, ("stopped", "crashed", "starting"))
-    return start_all(labdir, targets, timeout, None if no_wait else what).code
+    return start_all(labdir, targets, timeout, None if no_wait else what, may_run=may_run).code
 
 
 UP = ("running", "paused", "starting", "stopping", "crashed")
@@ -111,13 +142,24 @@ stop_timeout_option = click.option(
 @click.option("--all", "everyone", is_flag=True, help="Stop all running guests.")
 @stop_timeout_option
 @click.option("--kill", "force", is_flag=True, help="Kill the guests immediately.")
-def stop(names: tuple[str, ...], everyone: bool, timeout: float | None, force: bool) -> int:
+@click.option(
+    "--if-running",
+    "--if-exists",
+    "if_exists",
+    is_flag=True,
+    help="Do not fail if it is not running, or does not exist.",
+)
+def stop(
+    names: tuple[str, ...], everyone: bool, timeout: float | None, force: bool, if_exists: bool
+) -> int:
     """Shut down guests in parallel, and kill them after a timeout."""
     from dumm_tools.guests import stop as stopping
 
     errors, labdir = Errors(), lab.entered(make=False)
     targets = chosen(labdir, names, everyone, UP)
-    stopping.stop(labdir, targets, timeout=timeout, force=force, on_error=errors)
+    stopping.stop(
+        labdir, targets, timeout=timeout, force=force, if_exists=if_exists, on_error=errors
+    )
     return errors.code
 
 

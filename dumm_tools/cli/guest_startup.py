@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dumm_tools.cli import commands, lab
+from dumm_tools.cli import commands, ending, lab
 from dumm_tools.cli.operands import guests
 from dumm_tools.cli.words import Words
 
@@ -30,7 +30,7 @@ def read_script(path: str) -> bytes:
 
     most = protocol.STARTUP_MAX + 1
     if path == "-":
-        return sys.stdin.buffer.read(most)
+        return ending.stdin().read(most)
     try:
         with open(path, "rb") as file:
             return file.read(most)

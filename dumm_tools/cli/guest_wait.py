@@ -6,7 +6,7 @@ import click
 
 from dumm_tools.cli import commands, ending, lab
 from dumm_tools.cli.ending import each, warn
-from dumm_tools.cli.operands import guests
+from dumm_tools.cli.operands import guest_list, guests, listed
 from dumm_tools.cli.values import Seconds
 
 _COMMAND = "dumm.until"
@@ -24,8 +24,16 @@ class _ThenCommand(commands.Command):
 
 
 @click.command(cls=_ThenCommand)
-@click.argument(
-    "names", metavar="NAME... [-- CMD [ARG...]]", nargs=-1, required=True, type=guests()
+@click.argument("names", metavar="NAME...|--all|--only [-- CMD [ARG...]]", nargs=-1, type=guests())
+@click.option(
+    "--all", "everyone", is_flag=True, help="Wait for all guests, or all that have been started."
+)
+@click.option(
+    "--only",
+    metavar="NAME,...",
+    multiple=True,
+    type=guest_list(),
+    help="Wait for these guests, as if they were operands. May be repeated.",
 )
 @click.option(
     "--for",
@@ -39,11 +47,19 @@ class _ThenCommand(commands.Command):
     "--until", is_flag=True, help="Then run CMD again and again, until it exits with status 0."
 )
 @click.option("--timeout", metavar="SECONDS", type=Seconds(), help="Maximum time to wait.")
-def wait(names: tuple[str, ...], what: str, until: bool, timeout: float | None) -> int:
+def wait(
+    names: tuple[str, ...],
+    everyone: bool,
+    only: tuple[str, ...],
+    what: str,
+    until: bool,
+    timeout: float | None,
+) -> int:
     """Wait until guests are ready, have booted, or are stopped.
 
     A guest has booted when its init, if it has one, has come up, and its startup script has ended.
     With --until, wait also until a command succeeds in each of the guests; -v shows its output.
+    With --all, guests that are stopped are left out, except with --for stopped.
 
     The exit status is 5 if the timeout expires first.
     """
@@ -58,6 +74,7 @@ def wait(names: tuple[str, ...], what: str, until: bool, timeout: float | None) 
     if until and what == "stopped":
         raise click.UsageError("--until cannot be combined with --for stopped")
     labdir = lab.labdir()
+    chosen = _chosen(labdir, names, everyone, only, what)
     end = math.inf if timeout is None else time.monotonic() + timeout
 
     def one(name: str) -> None:
@@ -71,7 +88,19 @@ def wait(names: tuple[str, ...], what: str, until: bool, timeout: float | None) 
         if until:
             _until(labdir, name, command, end)
 
-    return each(names, one)
+    return each(chosen, one)
+
+
+def _chosen(
+    labdir: str, names: tuple[str, ...], everyone: bool, only: tuple[str, ...], what: str
+) -> list[str]:
+    if bool(names) + everyone + bool(only) != 1:
+        raise click.UsageError("name guests, or use --all or --only")
+    if not everyone:
+        return listed("--only", only) if only else list(names)
+    from dumm_tools.running import guest_views
+
+    return guest_views.all_names(labdir, lambda state: what == "stopped" or state != "stopped")
 
 
 def _until(labdir: str, name: str, command: list[str], deadline: float) -> None:

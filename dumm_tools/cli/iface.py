@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dumm_tools import output
+from dumm_tools.cli import during, repeated
+from dumm_tools.cli.capturing import capture_options, captured
 from dumm_tools.cli.commands import tool
-from dumm_tools.cli.ending import die_of, each, run, warn
+from dumm_tools.cli.ending import each, run, warn
 from dumm_tools.cli.iface_route import route_group, rule_group
-from dumm_tools.cli.lab import entered
+from dumm_tools.cli.lab import entered, labdir
 from dumm_tools.cli.objects import address_verbs, delete_verb, list_verb, show_verb
 from dumm_tools.cli.shapes import output_options
 from dumm_tools.cli.words import Name
@@ -41,8 +43,11 @@ FIELDS: list[Field[InterfaceView]] = [
     ),
     Field(
         "state",
-        "up if the device is up in the running guest and has a carrier, otherwise down.",
+        "up if the device is up in the running guest and has a carrier, otherwise down; in "
+        "tables, with a reason such as 'on no bridge'.",
         lambda v: v.state,
+        people=lambda v: f"{v.state} ({v.fault})" if v.fault and v.state == "down" else v.state,
+        state=True,
     ),
     Field(
         "carrier",
@@ -59,9 +64,29 @@ FIELDS: list[Field[InterfaceView]] = [
     Field("rx_bytes", "Bytes received by the guest since its start.", lambda v: v.rx_bytes),
     Field("tx_bytes", "Bytes sent by the guest since its start.", lambda v: v.tx_bytes),
     Field(
+        "rx_packets",
+        "Packets received by the guest since its start. list prints this and the following fields "
+        "only if -o names them.",
+        lambda v: v.rx_packets,
+        asked=True,
+    ),
+    Field("tx_packets", "Packets sent by the guest.", lambda v: v.tx_packets, asked=True),
+    Field(
+        "rx_dropped",
+        "Packets for the guest that the host dropped because the guest was too slow.",
+        lambda v: v.rx_dropped,
+        asked=True,
+    ),
+    Field(
+        "tx_dropped",
+        "Packets from the guest that the host dropped when they arrived there.",
+        lambda v: v.tx_dropped,
+        asked=True,
+    ),
+    Field(
         "actual",
         "Impairments currently in force in the running guest, which is asked for this and the "
-        "following fields; list prints them only if -o names them.",
+        "following fields.",
         lambda v: _shape(v),
         asked=True,
     ),
@@ -141,8 +166,10 @@ def address_options(function: Callable[..., Any]) -> Callable[..., Any]:
     )(function)
 
 
-def need_single(names: tuple[str, ...], addresses: tuple[str, ...]) -> None:
-    """Refuse to give the same addresses to several interfaces or bridges; UsageError."""
+def need_single(names: tuple[str, ...], addresses: tuple[str, ...], mac: str | None = None) -> None:
+    """Raise UsageError if several are to get the same addresses."""
+    if mac is not None and len(names) > 1:
+        raise click.UsageError("--mac is for a single interface only")
     if addresses and len(names) > 1:
         raise click.UsageError("--address is for a single one only, not for each of several")
 
@@ -158,41 +185,32 @@ def need_single(names: tuple[str, ...], addresses: tuple[str, ...]) -> None:
     "--mtu",
     metavar="N",
     type=int,
-    default=1500,
     help="Maximum packet size in bytes (default: 1500).",
 )
-@click.option(
-    "--may-exist", is_flag=True, help="Do not fail if it already exists; leave it unchanged."
+@repeated.may_exist(
+    "Change an existing one as far as it differs; options not given leave it alone."
 )
 def create(
     names: tuple[str, ...],
     bridge: str | None,
     addresses: tuple[str, ...],
     mac: str | None,
-    mtu: int,
+    mtu: int | None,
     may_exist: bool,
 ) -> int:
     """Add interfaces to guests.
 
-    In running guests they appear immediately. Without a bridge, the device has no carrier.
+    In running guests they appear immediately. Without a bridge, the device has no carrier. With
+    --may-exist, the --address options of an existing one replace all its addresses.
     """
-    from dumm_tools.net import iface
+    from dumm_tools.net import converge, iface
 
-    if mac is not None and len(names) > 1:
-        raise click.UsageError("--mac is for a single interface only")
-    need_single(names, addresses)
+    need_single(names, addresses, mac)
+
+    make = converge.interface if may_exist else iface.create
 
     def action(name: str) -> None:
-        iface.create(
-            entered(),
-            name,
-            bridge=bridge,
-            addresses=addresses,
-            mac=mac,
-            mtu=mtu,
-            may_exist=may_exist,
-            warn=warn,
-        )
+        make(entered(), name, bridge=bridge, addresses=addresses, mac=mac, mtu=mtu, warn=warn)
 
     return each(names, action)
 
@@ -263,8 +281,9 @@ cli.add_command(route_group)
 cli.add_command(rule_group)
 
 
-@cli.command("shape")
+@cli.command("shape", cls=during.Block)
 @one
+@during.argument
 @click.option(
     "--delay", metavar="MS", help="Delay of each packet, in milliseconds: 20, 20ms, 1.5s, 500us."
 )
@@ -279,50 +298,41 @@ cli.add_command(rule_group)
 @click.option("--corrupt", metavar="%", help="Percentage of packets to corrupt in one bit.")
 @click.option("--reorder", metavar="%", help="Percentage of packets to send without the delay.")
 @click.option("--clear", is_flag=True, help="Remove all previous settings first.")
-def shape_(name: str, clear: bool, **values: str | None) -> None:
+def shape_(name: str, clear: bool, **values: str | None) -> int:
     """Impair the traffic that a guest sends on an interface.
 
     To affect both directions, shape both ends. Settings that are not given are kept; 0 removes a
-    setting.
+    setting. With a command, the settings apply while that runs on the host.
     """
     from dumm_tools.net import shape
 
     wanted = {k: shape.parsed(k, text) for k, text in values.items() if text is not None}
-    shape.set_(entered(), name, wanted, clear=clear)
 
+    def change() -> int:
+        shape.set_(entered(), name, wanted, clear=clear)
+        return 0
 
-def capture_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """-w and the filter of a `capture`."""
-    words = click.argument("words", metavar="[FILTER...]", nargs=-1, type=click.UNPROCESSED)
-    write = click.option(
-        "-w", "file", metavar="FILE|-", help="Write pcap to a file, or to standard output (-)."
-    )
-    return words(write(function))
+    def before() -> Callable[[], None]:
+        block = shape.block(labdir(), name, wanted, clear=clear)
+        return lambda: shape.put_back(entered(), name, block)
 
-
-def captured(device: str, words: tuple[str, ...], file: str | None) -> int:
-    """Run a `capture`; its exit status."""
-    from dumm_tools.net import capture
-
-    try:
-        return capture.run(device, words, file)
-    except BrokenPipeError:
-        import signal
-
-        die_of(signal.SIGPIPE)
+    return during.block(change, before)
 
 
 @cli.command("capture")
-@one
-@capture_options
-def capture_(name: str, words: tuple[str, ...], file: str | None) -> int:
+@capture_options("IFACE", known_ifaces, "plugged-in interfaces")
+def capture_(first: str | None, words: tuple[str, ...], file: str | None, everyone: bool) -> int:
     """Print the traffic on an interface with tcpdump(8), until Ctrl-C.
 
     FILTER is as in pcap-filter(7). After `--`, options of tcpdump may precede it.
-    """
-    from dumm_tools.net import capture
 
-    return captured(capture.of_interface(entered(make=False), name), words, file)
+    Several interfaces, IFACE,IFACE... or --all, need -w: their packets are written to one file, in
+    the order of their times, as pcapng with the names of the interfaces. Interfaces that are
+    plugged in later are not captured.
+    """
+    from dumm_tools.net import capture_many
+
+    return captured(first, words, file, everyone, capture_many.interfaces)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dumm_tools import output
+from dumm_tools.cli import repeated
 from dumm_tools.cli.commands import Group
 from dumm_tools.cli.lab import entered
 from dumm_tools.cli.operands import guests
@@ -138,7 +139,7 @@ rule_group = Group(name="rule", help="Manage the rules by which guests choose a 
 )
 @_kinds
 @_throw
-@click.option("--may-exist", is_flag=True, help="Do not fail if it already exists.")
+@repeated.may_exist("Replace another route with this destination, metric and table.")
 def route_add(name: str, dest: str, kind: str | None, **options: Any) -> None:
     """Add a route through an interface to its guest.
 
@@ -160,7 +161,7 @@ def route_add(name: str, dest: str, kind: str | None, **options: Any) -> None:
 @_table_option
 @_kinds
 @_throw
-@click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
+@repeated.if_exists()
 def route_del(name: str, dest: str, **options: Any) -> None:
     """Remove a route from a guest.
 
@@ -225,26 +226,28 @@ _rule_options = _options(
 @rule_group.command("add")
 @_guest
 @_rule_options
-@click.option("--may-exist", is_flag=True, help="Do not fail if it already exists.")
-def rule_add(guest: str, may_exist: bool, **options: Any) -> None:
+@repeated.may_exist()
+def rule_add(guest: str, **options: Any) -> None:
     """Add a rule to a guest: packets that match everything given are routed by a table, or dropped.
 
     Without a priority, it comes before the rules that were added earlier.
     """
     from dumm_tools.net import rule
 
-    rule.add(entered(), guest, rule.given(**options), may_exist=may_exist)
+    again = options.pop("may_exist")
+    rule.add(entered(), guest, rule.given(**options), may_exist=again)
 
 
 @rule_group.command("del")
 @_guest
 @_rule_options
-@click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
-def rule_del(guest: str, if_exists: bool, **options: Any) -> None:
+@repeated.if_exists()
+def rule_del(guest: str, **options: Any) -> None:
     """Remove the rule that has everything given from a guest."""
     from dumm_tools.net import rule
 
-    rule.delete(entered(), guest, rule.given(**options), if_exists=if_exists)
+    lenient = options.pop("if_exists")
+    rule.delete(entered(), guest, rule.given(**options), if_exists=lenient)
 
 
 @rule_group.command("list")

@@ -30,12 +30,34 @@ def entered(*, make: bool = True) -> str:
     return directory
 
 
+def anywhere() -> str:
+    """Like `labdir`, for a verb that needs no lab: a directory without one need not be trusted,
+    since nothing in it is read."""
+    directory = os.path.realpath(named_directory(click.get_current_context()))
+    if not os.path.lexists(os.path.join(directory, "state.json")):
+        return directory
+    return labdir()
+
+
 def working_directory(context: click.Context | None) -> str:
     """The working directory for a context (None when completing without one)."""
     from dumm_tools import trust
 
+    return trust.resolve(named_directory(context))
+
+
+def named_directory(context: click.Context | None) -> str:
+    """The working directory as the user has named it, for commands that do not use what is in
+    it."""
     while context is not None:
         if "dumm.directory" in context.meta:
-            return trust.resolve(str(context.meta["dumm.directory"]))
+            return str(context.meta["dumm.directory"])
         context = context.parent
-    return trust.resolve(os.environ.get("DUMM_DIR") or ".")
+    return os.environ.get("DUMM_DIR") or "."
+
+
+def is_hosts_root() -> bool:
+    """Whether we are the host's root user, whose labs may be on the host's network."""
+    from dumm_tools.linux import namespaces
+
+    return os.geteuid() == 0 and namespaces.is_initial()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from dumm_tools import output
+from dumm_tools.cli import repeated
 from dumm_tools.cli.commands import Group
 from dumm_tools.cli.ending import each, program, report, warn
 from dumm_tools.cli.lab import entered
@@ -35,7 +36,7 @@ def delete_verb(
 
     @tool.command(help=help_text)
     @operands
-    @click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
+    @repeated.if_exists()
     def delete(names: tuple[str, ...], if_exists: bool) -> int:
         module, prog = _domain(domain), program()
         more = {"warn": lambda text: report(prog, f"warning: {text}")} if warns else {}
@@ -88,7 +89,7 @@ def address_verbs(
     @group.command("add", help=add_help)
     @operand
     @addresses_argument
-    @click.option("--may-exist", is_flag=True, help="Do not fail if it already exists.")
+    @repeated.may_exist()
     def address_add(name: str, addresses: tuple[str, ...], may_exist: bool) -> None:
         module = _domain(domain)
         module.add_addresses(entered(), name, addresses, may_exist=may_exist, warn=warn)
@@ -96,7 +97,7 @@ def address_verbs(
     @group.command("del", help=del_help)
     @operand
     @addresses_argument
-    @click.option("--if-exists", is_flag=True, help="Do not fail if it does not exist.")
+    @repeated.if_exists()
     def address_del(name: str, addresses: tuple[str, ...], if_exists: bool) -> None:
         _domain(domain).del_addresses(entered(), name, addresses, if_exists=if_exists)
 

@@ -78,3 +78,14 @@ class Name(Words):
         except (DummError, OSError):
             return []
         return [CompletionItem(n) for n in found if n.startswith(incomplete)]
+
+
+class Names(Name):
+    """The names of several objects, separated by commas; completes the last one."""
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> Any:
+        from click.shell_completion import CompletionItem
+
+        head, comma, last = incomplete.rpartition(",")
+        found = super().shell_complete(ctx, param, last)
+        return [CompletionItem(head + comma + item.value) for item in found]
