@@ -6,9 +6,25 @@
 # that it cannot interfere with anything there.
 set -eu
 
-say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
+bold='' plain=''
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
+	bold=$(printf '\033[1m') plain=$(printf '\033[0m')
+fi
+say() { printf '\n%s# %s%s\n' "$bold" "$*" "$plain"; }
+# quoted WORD...: print words as a shell reads them.
+quoted() {
+	separator=''
+	for word; do
+		printf %s "$separator"
+		case $word in
+		'' | *[!A-Za-z0-9_./:,=@%+-]*) printf "'%s'" "$(printf %s "$word" | sed "s/'/'\\\\''/g")" ;;
+		*) printf %s "$word" ;;
+		esac
+		separator=' '
+	done
+}
 run() {
-	printf '$ %s\n' "$*"
+	printf '$ %s\n' "$(quoted "$@")"
 	"$@"
 }
 
@@ -46,7 +62,8 @@ shell() {
 	sh -c "$1"
 }
 
-say "Create a working set in $lab"
+say "Create a working set"
+printf '$ cd %s\n' "$(quoted "$lab")"
 before=$(ls /sys/class/net)
 run dumm-fs init
 
@@ -63,6 +80,7 @@ run dumm-iface address add bob-eth0 10.0.0.2/24
 run dumm-guest exec alice -- ping -c 2 10.0.0.2
 
 say "A second NIC on a new segment, while a ping over the first one loses no packets"
+printf '$ %s\n' 'dumm-guest exec alice -- ping -c 30 -i 0.05 -q 10.0.0.2 >ping.txt &'
 dumm-guest exec alice -- ping -c 30 -i 0.05 -q 10.0.0.2 >ping.txt &
 ping=$!
 run dumm-bridge create lan1
@@ -85,7 +103,7 @@ run dumm-guest exec alice -- ping -c 1 10.0.0.2
 run dumm-iface list
 
 say "The host sees every NIC: watch one with tcpdump"
-printf '$ %s\n' 'dumm-guest exec --host -- tcpdump -n -c 2 -i alice-eth0 icmp &'
+printf '$ %s\n' 'dumm-guest exec --host -- tcpdump -Z root -n -c 2 -i alice-eth0 icmp &'
 dumm-guest exec --host -- tcpdump -Z root -n -c 2 -i alice-eth0 icmp 2>tcpdump.txt &
 dump=$!
 until grep -q listening tcpdump.txt; do

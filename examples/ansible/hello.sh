@@ -1,0 +1,3 @@
+#!/bin/sh
+# Run by playbook.yml in each guest.
+echo "hello from $(hostname)"
