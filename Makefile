@@ -24,7 +24,7 @@ LINT = lint
 # are determined by tests/support/session.py.
 WORKERS = -n auto --dist loadgroup --no-loadscope-reorder
 SHELL_FILES = $(wildcard .ci/*) tests/as-user tests/user-world.sh debian/tests/smoke \
-	$(wildcard examples/*.sh)
+	$(wildcard examples/*.sh examples/*/*.sh)
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' dumm_tools/__init__.py)
 # Builds of the same commit yield identical wheels.
 EPOCH = SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || date +%s)}
@@ -41,6 +41,8 @@ help:
 
 demo: setup-run
 	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/demo.sh
+	@printf '\n%s\n' "To type such commands, and the README's session, in your shell:" \
+		'export PATH="$(CURDIR)/$(BIN):$$PATH"'
 
 # Tests without any of these marks need only programs (`.ci/setup check`), and are quick.
 check: setup-check
@@ -87,10 +89,12 @@ docs: setup-test
 	@$(BIN)/python -m dumm_tools._docs
 
 install: setup-run
-	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" FISHDIR="$(FISHDIR)" .ci/install
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" FISHDIR="$(FISHDIR)" EXTCAPDIR="$(EXTCAPDIR)" \
+		.ci/install
 
 uninstall:
-	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" FISHDIR="$(FISHDIR)" .ci/install --remove
+	@PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" FISHDIR="$(FISHDIR)" EXTCAPDIR="$(EXTCAPDIR)" \
+		.ci/install --remove
 
 dist: sdist wheel
 
@@ -126,5 +130,5 @@ setup-deb:
 
 clean:
 	rm -rf .venv .cache-tests .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
-	rm -f dumm_tools/agent/initrd.cpio dumm_tools/agent/jail.bin dumm_tools/agent/listing.so
+	rm -f dumm_tools/agent/initrd.cpio dumm_tools/agent/jail.bin dumm_tools/agent/preload.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

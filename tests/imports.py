@@ -18,7 +18,7 @@ MODULES = {
 #: The folders, from the ground up: a module imports from its own floor and from lower ones. Modules
 #: that are not in a folder are on floor ".".
 FLOORS = (
-    *("linux", ".", "trees", "agent", "running"),
+    *("linux", ".", "trees", "importing", "agent", "running"),
     *("images", "net", "files", "guests", "labs", "cli", "_docs"),
 )
 

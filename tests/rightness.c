@@ -1,5 +1,6 @@
-/* rightness DIRECTORY: does the file system do what local ones do? A line for each check: NAME and "ok", or the
- * error. Root runs it, in an empty directory; some of the checks are made as user 1000. */
+/* rightness DIRECTORY [OTHER]: does the file system do what local ones do? A line for each check: NAME and
+ * "ok", or the error. Root runs it, in an empty directory; some of the checks are made as user 1000. OTHER is a
+ * directory that may be renamed, one of a lower layer. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -92,6 +93,101 @@ static void attributes(void)
 					getxattr("marked", "user.colour", back, 64) < 0 && errno == ENODATA);
 }
 
+#define MOST 200000
+
+/* Writes, holes, truncations and mappings at random places, as in fsx: the file has what a copy of it
+ * in memory has. */
+static bool same_as_memory(void)
+{
+	static char copy[MOST], back[MOST];
+	int fd = made("random", 0644);
+	size_t size = 0;
+	unsigned seed = 1;
+
+	for (int i = 0; i < 2000; i++) {
+		size_t at = (size_t)rand_r(&seed) % (MOST - 9000), n = (size_t)rand_r(&seed) % 9000 + 1;
+		size_t page = at & ~(size_t)4095, end = at + n < size ? at + n : size;
+		char *map;
+
+		switch (rand_r(&seed) % 4) {
+		case 0:
+			memset(copy + at, i, n);
+			size = at + n > size ? at + n : size;
+			if (pwrite(fd, copy + at, n, (off_t)at) != (ssize_t)n)
+				return false;
+			break;
+		case 1:
+			if (rand_r(&seed) % 8)
+				continue;
+			memset(copy + at, 0, MOST - at);
+			size = at;
+			if (ftruncate(fd, (off_t)size))
+				return false;
+			break;
+		case 2:
+			if (end <= at)
+				continue;
+			map = mmap(NULL, end - page, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (off_t)page);
+			if (map == MAP_FAILED || memcmp(map, copy + page, end - page))
+				return false;
+			memset(copy + at, ~i, end - at);
+			memset(map + (at - page), ~i, end - at);
+			munmap(map, end - page);
+			break;
+		default:
+			if (pread(fd, back, MOST, 0) != (ssize_t)size || memcmp(copy, back, size))
+				return false;
+		}
+	}
+	return !fstat(fd, &st) && (size_t)st.st_size == size;
+}
+
+static bool direct(void)
+{
+	static char data[8192] __attribute__((aligned(4096)));
+	int fd = open("direct", O_RDWR | O_CREAT | O_DIRECT, 0600);
+	int other = open("direct", O_RDONLY);
+	char back[8] = "";
+
+	memset(data, 'd', sizeof data);
+	return fd >= 0 && pwrite(fd, data, 8192, 4096) == 8192 && pread(other, back, 4, 8192) == 4 &&
+	       !memcmp(back, "dddd", 4) && pread(fd, data, 4096, 0) == 4096 && !data[0];
+}
+
+/* A path of the maximum length, which is that without the final zero. */
+static bool long_path(void)
+{
+	char path[4096], part[201];
+	size_t n;
+
+	if (!getcwd(path, sizeof path - 300))
+		return false;
+	memset(part, 'p', 200);
+	part[200] = 0;
+	for (n = strlen(path); n + 300 < 4095; n += 201) {
+		snprintf(path + n, sizeof path - n, "/%s", part);
+		if (mkdir(path, 0700))
+			return false;
+	}
+	path[n] = '/';
+	memset(path + n + 1, 'q', 4095 - n - 1);
+	path[4095] = 0;
+	memset(path + n + 1, 'q', 200);
+	path[n + 201] = '/';
+	int fd = -1;
+
+	if (4095 - n - 1 > 255) {
+		path[n + 201] = 0;
+		if (mkdir(path, 0700))
+			return false;
+		path[n + 201] = '/';
+	} else {
+		path[n + 201] = 'q';
+	}
+	fd = open(path, O_RDWR | O_CREAT, 0600);
+	return fd >= 0 && strlen(path) == 4095;
+}
+
 static void contents(void)
 {
 	int fd = made("data", 0644), other = made("copy", 0644);
@@ -102,6 +198,11 @@ static void contents(void)
 	map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	say("mmap-shared", map != MAP_FAILED && memcpy(map, "mapped", 6) && !msync(map, 4096, MS_SYNC) &&
 				   pread(fd, back, 6, 0) == 6 && !memcmp(back, "mapped", 6));
+	map = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	say("mmap-private", map != MAP_FAILED && memcpy(map, "hidden", 6) &&
+				    pread(fd, back, 6, 0) == 6 && !memcmp(back, "mapped", 6));
+	say("random-operations", same_as_memory());
+	say("direct", direct());
 	say("fallocate", !fallocate(fd, 0, 0, 1 << 16));
 	say("copy-range", copy_file_range(fd, &(loff_t){ 0 }, other, NULL, 6, 0) == 6 &&
 				  pread(other, back, 6, 0) == 6 && !memcmp(back, "mapped", 6));
@@ -109,14 +210,19 @@ static void contents(void)
 			      write(fd, "more", 4) == 4 && !fstat(fd, &st) && st.st_size == 10);
 	say("times", !utimensat(AT_FDCWD, "copy", (struct timespec[]){ { 5, 0 }, { 6, 7 } }, 0) &&
 			     !lstat("copy", &st) && st.st_mtim.tv_sec == 6 && st.st_mtim.tv_nsec == 7);
+	say("times-of-links", !symlink("copy", "link2") &&
+				      !utimensat(AT_FDCWD, "link2", (struct timespec[]){ { 5, 0 }, { 6, 0 } },
+						 AT_SYMLINK_NOFOLLOW) &&
+				      !lstat("link2", &st) && st.st_mtim.tv_sec == 6);
 	fd = made("unlinked", 0644);
 	say("unlinked", !unlink("unlinked") && write(fd, "x", 1) == 1 && pread(fd, back, 1, 0) == 1 &&
 				!fstat(fd, &st) && st.st_nlink == 0);
 	say("tmpfile", (fd = open(".", O_TMPFILE | O_RDWR, 0600)) >= 0);
 }
 
-static void names(void)
+static void names(const char *other)
 {
+	char renamed[256];
 	struct sockaddr_un name = { .sun_family = AF_UNIX, .sun_path = "socket" };
 	int s = socket(AF_UNIX, SOCK_STREAM, 0), watch = inotify_init1(IN_NONBLOCK);
 
@@ -136,7 +242,11 @@ static void names(void)
 			       poll(&(struct pollfd){ watch, POLLIN, 0 }, 1, 1000) == 1);
 	say("rename-directory", !mkdir("d", 0755) && !mkdir("d/e", 0755) && !rename("d", "f") &&
 					!stat("f/e", &st));
-	say("rename-master-directory", !rename("/home", "/home2"));
+	say("long-path", long_path());
+	if (other) {
+		snprintf(renamed, sizeof renamed, "%s2", other);
+		say("rename-master-directory", !rename(other, renamed));
+	}
 }
 
 static void locks(void)
@@ -199,7 +309,7 @@ int main(int argc, char **argv)
 	owners();
 	attributes();
 	contents();
-	names();
+	names(argc > 2 ? argv[2] : NULL);
 	locks();
 	as_user();
 	return 0;

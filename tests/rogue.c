@@ -99,7 +99,7 @@ static int list(const char *path, const char *known)
 
 static int list_root(void)
 {
-	int got = list("/etc", " . .. ld.so.preload listing.so ");
+	int got = list("/etc", " . .. ld.so.preload preload.so ");
 
 	return got == 0 ? 0 : list("/",
 		" . .. usr lib lib64 bin linux kernel boot guest run uml xfer initrd dev tmp proc etc ");

@@ -101,17 +101,22 @@ static void tell_state(uint32_t request, uint32_t index, uint32_t value)
 	tell(request, (uint32_t[]){ index, value }, 8, -1);
 }
 
+/* Pass our memory. The server's addresses are the kernel's: those of our mapping. */
+static void table(void)
+{
+	uint64_t regions[5] = { 1, 0, MEMORY, (uint64_t)memory, 0 };
+
+	tell(5, regions, sizeof regions, memory_fd);
+}
+
 static void attach(void)
 {
 	struct sockaddr_un name = { .sun_family = AF_UNIX, .sun_path = SOCKET };
-	/* The server's addresses are the kernel's: those of our mapping. */
-	uint64_t table[5] = { 1, 0, MEMORY, 0, 0 };
 
 	memory_fd = open("/dev/shm/memory", O_RDWR | O_CREAT, 0600);
 	if (memory_fd < 0 || ftruncate(memory_fd, MEMORY))
 		fail("memory");
 	memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED, memory_fd, 0);
-	table[3] = (uint64_t)memory;
 	channel = socket(AF_UNIX, SOCK_STREAM, 0);
 	if (connect(channel, (struct sockaddr *)&name, sizeof name))
 		fail("connect");
@@ -119,7 +124,7 @@ static void attach(void)
 	tell(3, NULL, 0, -1);
 	tell_number(16, ask(15) & 1, -1);
 	tell_number(2, 1ULL << 32 | 1ULL << 30, -1);
-	tell(5, table, sizeof table, memory_fd);
+	table();
 	for (uint32_t n = 0; n < 2; n++) {
 		uint64_t at = (uint64_t)memory + RING(n);
 		uint64_t places[] = { n, at, at + 0x4000, at + 0x2000, 0 };
@@ -142,27 +147,34 @@ static struct vring_desc *descriptors(int n)
 	return (struct vring_desc *)(memory + RING(n));
 }
 
-/* Offer the chain that starts with descriptor 0, and wait until it has been served: false if not. */
-static bool offer(int n)
+/* Offer `count` chains of two descriptors, from descriptor 0 on, and wait until all have been served:
+ * false if not. */
+static bool offer_many(int n, uint16_t count)
 {
 	struct vring_avail *avail = (struct vring_avail *)(memory + RING(n) + 0x2000);
 	volatile struct vring_used *used = (struct vring_used *)(memory + RING(n) + 0x4000);
 	struct pollfd ends[] = { { called[n], POLLIN, 0 }, { channel, POLLIN, 0 } };
 	uint64_t one = 1;
 
-	avail->ring[avail->idx % QUEUE] = 0;
+	for (uint16_t i = 0; i < count; i++)
+		avail->ring[(uint16_t)(avail->idx + i) % QUEUE] = (uint16_t)(2 * i);
 	__sync_synchronize();
-	avail->idx++;
+	avail->idx = (uint16_t)(avail->idx + count);
 	__sync_synchronize();
 	if (write(kick[n], &one, sizeof one) != sizeof one)
 		fail("kick");
-	for (served[n]++; used->idx != served[n];) {
+	for (served[n] = (uint16_t)(served[n] + count); used->idx != served[n];) {
 		if (poll(ends, 2, PATIENCE) <= 0 || ends[1].revents)
 			return false;
 		if (read(called[n], &one, sizeof one) < 0 && errno != EAGAIN)
 			fail("read");
 	}
 	return true;
+}
+
+static bool offer(int n)
+{
+	return offer_many(n, 1);
 }
 
 /* A request; the result is an errno, or 0. The reply is at `memory + REPLY`, with its head. */
@@ -328,6 +340,41 @@ static void make_devices(void)
 	say("device-nodes", made, strerror(error));
 }
 
+/* To overlayfs, such a node is a deleted file; the host lets anybody create one. */
+static void make_whiteouts(void)
+{
+	struct fuse_mknod_in in = { .mode = S_IFCHR };
+	int error = named(FUSE_MKNOD, tree, &in, sizeof in, "deleted", NULL);
+
+	say("whiteouts", !error, strerror(error));
+}
+
+/* The tree of another guest, by its path on the host. */
+static void visit(const char *path)
+{
+	static const char *const ups[] = { "", "..", "../..", "../../..", "../../../../../../../..",
+					   "/processes/self/root", "/processes/1/cwd" };
+	bool found = false;
+	char name[4096];
+	int error = ENOENT;
+
+	for (size_t n = 0; n < sizeof ups / sizeof *ups && path; n++) {
+		struct fuse_open_in open = { .flags = O_RDONLY };
+		uint64_t node;
+
+		snprintf(name, sizeof name, "%s%s", ups[n], path);
+		found = found || look(tree, name) || look(1, name);
+		error = errno;
+		char link[32];
+
+		snprintf(link, sizeof link, "visit%zu", n);
+		named(FUSE_SYMLINK, tree, NULL, 0, link, name);
+		node = look(tree, link);
+		found = found || !fuse(FUSE_OPEN, node, &open, sizeof open) || look(node, "still-here");
+	}
+	say("other-trees", !path || found, path ? strerror(error) : "no path");
+}
+
 static int set(uint64_t node, const char *name, const char *value)
 {
 	struct fuse_setxattr_in in = { .size = (uint32_t)strlen(value) };
@@ -353,6 +400,27 @@ static void set_attributes(void)
 		error = set(node, names[n], "/master");
 	error = set(node, "user.dumm.trusted.overlay.redirect", "/master");
 	say("overlay-attributes", !error, strerror(error));
+}
+
+/* The test has marked this directory on the host: what is below it in the master is not shown. */
+static void reset_attributes(void)
+{
+	static const char *const names[] = { "trusted.overlay.opaque", "user.overlay.opaque",
+					     "user.dumm.trusted.overlay.opaque",
+					     "user.dumm.user.overlay.opaque" };
+	struct fuse_getxattr_in in = { .size = 4096 };
+	uint64_t node = look(tree, "opaque");
+	char why[128];
+	int removed = 0, seen = 0;
+
+	for (size_t n = 0; n < sizeof names / sizeof *names; n++) {
+		seen += !named(FUSE_GETXATTR, node, &in, sizeof in, names[n], NULL);
+		removed += !named(FUSE_REMOVEXATTR, node, NULL, 0, names[n], NULL);
+	}
+	if (!fuse(FUSE_LISTXATTR, node, &in, sizeof in))
+		seen += ((struct fuse_out_header *)(memory + REPLY))->len > sizeof(struct fuse_out_header);
+	snprintf(why, sizeof why, "%d seen, %d removed%s", seen, removed, node ? "" : "; no directory");
+	say("marks-of-layers", !node || seen || removed, why);
 }
 
 /* Some of these end the server, and thereby us. */
@@ -388,6 +456,106 @@ static void exhaust(void)
 	say("descriptors", n > most, why);
 }
 
+/* As many requests at a time as there is room for, each for a megabyte. */
+static void crowd(void)
+{
+	enum { AT_ONCE = QUEUE / 2, ROUNDS = 300 };
+	struct fuse_open_in open = { .flags = O_RDWR };
+	uint64_t node = create("large");
+	bool good = node && !fuse(FUSE_OPEN, node, &open, sizeof open);
+	uint64_t handle = ((struct fuse_open_out *)answer())->fh;
+	char why[64];
+	int n = 0;
+
+	for (int i = 0; i < AT_ONCE; i++) {
+		struct fuse_in_header *head = (struct fuse_in_header *)(memory + REQUEST + 256 * i);
+		struct fuse_read_in in = { .fh = handle, .size = ROOM - 4096 };
+		uint32_t size = sizeof *head + sizeof in;
+
+		*head = (struct fuse_in_header){ .len = size, .opcode = FUSE_READ, .nodeid = node,
+						 .unique = (uint64_t)i };
+		memcpy(head + 1, &in, sizeof in);
+		descriptors(1)[2 * i] = (struct vring_desc){ REQUEST + 256 * (uint64_t)i, size,
+							     VRING_DESC_F_NEXT,
+							     (uint16_t)(2 * i + 1) };
+		descriptors(1)[2 * i + 1] = (struct vring_desc){ REPLY, ROOM, VRING_DESC_F_WRITE, 0 };
+	}
+	while (good && n < ROUNDS && offer_many(1, AT_ONCE))
+		n++;
+	struct fuse_getattr_in in = { 0 };
+
+	good = !fuse(FUSE_GETATTR, tree, &in, sizeof in);
+	snprintf(why, sizeof why, "%d served", n * AT_ONCE);
+	say("requests-in-flight", !good || n < ROUNDS, why);
+}
+
+/* Questions by vhost-user, whose answers are not read until no more of them fit. */
+static void shout(void)
+{
+	enum { MOST = 50000 };
+	uint32_t question[3] = { 1, 1, 0 };
+	char answers[20 * 64], why[64];
+	long sent = 0, got = 0;
+	ssize_t n;
+
+	while (sent < MOST && send(channel, question, sizeof question, MSG_DONTWAIT) == sizeof question)
+		sent++;
+	while (got < sent * 20 && (n = recv(channel, answers, sizeof answers, 0)) > 0)
+		got += n;
+	for (int i = 0; i < 1000; i++)
+		table();
+	snprintf(why, sizeof why, "%ld of %ld answered", got / 20, sent);
+	struct fuse_getattr_in in = { 0 };
+
+	say("messages", got != sent * 20 || fuse(FUSE_GETATTR, tree, &in, sizeof in), why);
+}
+
+/* A service of the host, in its network namespace, whose name is as long as the filter requires. */
+static void connect_beyond(void)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	strcpy(name.sun_path + 1, "dumm-rogue");
+	int error = connect(fd, (struct sockaddr *)&name, sizeof name) ? errno : 0;
+
+	say("abstract-sockets", !error, strerror(error));
+	close(fd);
+}
+
+/* More connections: the server has one. */
+static void connect_more(void)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX, .sun_path = SOCKET };
+	uint32_t question[3] = { 1, 1, 0 };
+	char why[64];
+	int n = 0, answered = 0;
+
+	for (; n < 1000; n++) {
+		int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+		if (fd < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) ||
+		    connect(fd, (struct sockaddr *)&name, sizeof name))
+			break;
+		send(fd, question, sizeof question, MSG_NOSIGNAL);
+		answered += poll(&(struct pollfd){ fd, POLLIN, 0 }, 1, 100) > 0;
+	}
+	snprintf(why, sizeof why, "%d waiting, %d answered: %s", n, answered, strerror(errno));
+	say("connections", answered || n == 1000, why);
+}
+
+/* The server's view of our memory has no pages then. */
+static void truncate_memory(void)
+{
+	uint64_t one = 1;
+	volatile uint16_t *index = &((struct vring_avail *)(memory + RING(1) + 0x2000))->idx;
+
+	*index = (uint16_t)(*index + 1);
+	if (ftruncate(memory_fd, 0) || write(kick[1], &one, sizeof one) != sizeof one)
+		fail("truncate");
+	sleep(60);
+}
+
 /* A reply to where no memory of ours is. */
 static void stray(void)
 {
@@ -412,8 +580,20 @@ static void begin(void)
 		fail("root");
 }
 
+/* The value of our argument `name`, NULL if there is none. */
+static const char *argument(char **argv, const char *name)
+{
+	size_t n = strlen(name);
+
+	while (*++argv)
+		if (!strncmp(*argv, name, n))
+			return *argv + n;
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
+	(void)argc;
 	begin();
 	climb();
 	slash();
@@ -421,12 +601,21 @@ int main(int argc, char **argv)
 	forge_handles();
 	follow();
 	make_devices();
+	make_whiteouts();
+	visit(argument(argv, "rogue.other="));
 	set_attributes();
+	reset_attributes();
+	connect_beyond();
+	connect_more();
+	shout();
+	crowd();
 	exhaust();
 	printf("done\n");
 	fflush(stdout);
-	if (argc > 1 && !strcmp(argv[1], "rogue.stray"))
+	if (argument(argv, "rogue.stray"))
 		stray();
+	else if (argument(argv, "rogue.truncated-memory"))
+		truncate_memory();
 	else
 		mumble();
 	printf("survived\n");

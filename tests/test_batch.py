@@ -41,7 +41,7 @@ def test_batch_ends_at_the_first_failure(lab: Lab) -> None:
     done = lab(
         "dumm-console -k", stdin=b"guest start b\nguest create c\nguest create 'x\n", status=3
     )
-    assert "dumm-console: no closing quotation" in done.err
+    assert "dumm-console: <stdin>:3:14: no closing quotation" in done.err
     assert lab("dumm-guest list -q").lines == ["a", "c"]
 
 
@@ -101,11 +101,61 @@ def test_ctrl_c_ends_the_whole_batch(lab: Lab) -> None:
 
 
 def test_unknown_tool_is_a_usage_error(lab: Lab) -> None:
-    done = lab("dumm-console", stdin=b"reboot now\n", status=2)
+    done = lab("dumm-console", stdin=b"frobnicate now\n", status=2)
     assert done.err.splitlines()[:2] == [
-        "dumm-console: no tool 'reboot'",
+        "dumm-console: no tool 'frobnicate'",
         "dumm-console: hint: the first word is one of: guest iface bridge fs console",
     ]
+
+
+def test_here_documents_are_standard_input(lab: Lab) -> None:
+    script = b"""guest create a
+guest startup a - <<'END'
+echo "it's" \\
+  $started
+END
+guest create \\
+  b 'c'
+guest startup \\
+  b - <<-E # a comment
+	cat <<E2
+	E
+guest startup c -
+"""
+    done = lab("dumm-console -k", stdin=script, status=2)
+    assert "the startup script is empty" in done.err  # not the rest of the batch
+    assert lab("dumm-guest startup a").stdout == b'echo "it\'s" \\\n  $started\n'
+    assert lab("dumm-guest startup b").stdout == b"cat <<E2\n"
+
+
+def test_odd_input(lab: Lab) -> None:
+    done = lab(["sh", "-c", "dumm-console <&-"])
+    assert (done.out, done.err) == ("", "")
+    assert lab("dumm-console", stdin=b"\xef\xbb\xbfguest create a\r\n").err == ""
+    assert lab("dumm-guest list -q").lines == ["a"]
+    done = lab("dumm-console", stdin=b"guest create " + b"b" * (1 << 20), status=2)
+    assert done.err.splitlines()[-1].startswith("dumm-console: line 1 failed: guest create bbb")
+    assert len(done.err.splitlines()[-1]) < 300
+    done = lab("dumm-console", stdin=b"guest create c <<E\n", status=2)
+    assert done.err == "dumm-console: <stdin>:1:16: the here-document has no end: 'E'\n"
+    assert lab("dumm-guest list -q").lines == ["a"]
+
+
+@pytest.mark.parametrize("refused", ["<<A <<B", "<<A <<B '\0'", "<<A <<\\B"])
+def test_here_documents_of_refused_commands_are_not_run(lab: Lab, refused: str) -> None:
+    lab("dumm-guest create bob")
+    script = f"guest startup bob - {refused}\nguest delete bob\nA\nguest delete bob\nB\n"
+    done = lab("dumm-console -k", stdin=script.encode() + b"guest create carol\n", status=2)
+    assert done.err == "dumm-console: <stdin>:1:25: a second here-document\n"
+    assert lab("dumm-guest list -q").lines == ["bob", "carol"]
+    with Terminal(lab, ["dumm-console"], (24, 80)) as terminal:  # pasted
+        terminal.expect(b"dumm> ")
+        terminal.type(b"guest startup bob - <<A <<B\nguest delete bob\nA\nguest delete bob\nB\n")
+        terminal.expect(b"a second here-document")
+        terminal.expect(b"dumm> ")
+        terminal.type(b"exit\n")
+        assert terminal.wait() == 2
+    assert lab("dumm-guest list -q").lines == ["bob", "carol"]
 
 
 def test_completion_offers_tools_verbs_and_guests(
@@ -133,6 +183,27 @@ def test_interactive_console_completes_reports_errors_and_keeps_history(
         terminal.type(b"exit\n")
         assert terminal.wait() == 3
     assert "guest list -q" in (lab.directory / "run/history").read_text()
+
+
+def test_interactive_console_reads_several_lines(lab: Lab) -> None:
+    (lab.directory / "run/history").mkdir()  # which cannot be read either
+    with Terminal(lab, ["dumm-console"], (24, 80)) as terminal:
+        terminal.expect(b"warning: cannot read")
+        terminal.expect(b"dumm> ")
+        terminal.type(b"guest \\\ncreate 'a\n")
+        terminal.expect(b"\r\n> create 'a\r\n> ")
+        # input() shows its prompt before it waits for keys: a signal in between has no effect yet.
+        until(lambda: is_waiting(terminal.process.pid), "it waits")
+        terminal.type(b"\x03")
+        terminal.expect(b"dumm> ")
+        terminal.type(b"guest create \\\n a\n")
+        terminal.expect(b"dumm> ")
+        terminal.type(b"guest startup a - <<END\ntrue\nEND\n")
+        terminal.expect(b"dumm> ")
+        terminal.type(b"exit\n")
+        terminal.expect(b"warning: cannot write")
+        assert terminal.wait() == 0
+    assert lab("dumm-guest startup a").stdout == b"true\n"
 
 
 def test_terminal_is_restored_after_a_killed_command(lab: Lab) -> None:

@@ -8,7 +8,6 @@ import gzip
 import io
 import lzma
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import PATIENCE, ROOT
+from support import PATIENCE, ROOT, small_tree
 from support.checks import one_line_error
 from support.labs import Lab
 from support.users import User
@@ -296,7 +295,9 @@ def test_oversized_pack_json_is_ignored(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         top = Path(place, "top")
         (top / "usr/bin").mkdir(parents=True)
-        shutil.copy("/usr/bin/linux.uml", top / "usr/bin/linux.uml")
+        source = small_tree.make(Path(place, "source")) / "main.c"
+        compiler = os.environ.get("CC", "gcc").split()
+        subprocess.run([*compiler, "-o", top / "usr/bin/linux.uml", source], check=True)
         with open(top / "pack.json", "wb") as file:
             file.truncate(1 << 40)
         lab = Lab(tmp_path, tmp_path / "cache")

@@ -13,6 +13,12 @@ from support import PATIENCE, ROOT, SUITES
 from support.checks import one_line_error, until
 from support.guests import inside, pid_of, processes, state_of
 from support.labs import Lab
+from support.masters import WITHOUT_SERVICES
+
+from dumm_tools.agent import protocol
+from dumm_tools.errors import DummError
+from dumm_tools.linux import process
+from dumm_tools.running import contact
 
 pytestmark = pytest.mark.uml
 
@@ -94,6 +100,42 @@ def test_end_of_the_guest_is_the_end_of_the_wait(lab: Lab) -> None:
         assert one_line_error(said) in ("guest 'a' is not running", "guest 'a' is crashed")
 
 
+def answer_as_before(heard: int, out: int) -> None:
+    """Answer like an agent that knows HELLO and STORE, but not STATE."""
+    inbox = b""
+    while True:
+        inbox += os.read(heard, 4096)
+        *frames, inbox = inbox.split(protocol.END)
+        for frame in frames:
+            frame = frame.replace(protocol.ESC + protocol.ESC_END, protocol.END)
+            frame = frame.replace(protocol.ESC + protocol.ESC_ESC, protocol.ESC)
+            if frame[:1] == protocol.HELLO:
+                ready = frame[1:] + b"0123456789abcdef 6.1.0 0000000000000000 "
+                os.write(out, protocol.READY + len(ready).to_bytes(3, "little") + ready)
+            elif frame[:1] == protocol.STORE:
+                os.write(out, protocol.DONE + (4).to_bytes(3, "little") + bytes([22, 0, 0, 0]))
+
+
+def test_agent_of_an_earlier_version(tmp_path: Path) -> None:
+    run = tmp_path / "run/a"
+    run.mkdir(parents=True)
+    for way in ("in", "out"):
+        os.mkfifo(run / f"line1.{way}")
+    lines = [os.open(run / f"line1.{way}", os.O_RDWR) for way in ("in", "out")]
+    pid = os.fork()
+    if pid == 0:
+        answer_as_before(*lines)
+    try:
+        (run / "pid").write_text(f"{pid} {process.start_time(pid)}\n")
+        with pytest.raises(DummError, match="guest 'a' was started by an earlier version"):
+            contact.wait_booted(str(tmp_path), "a", PATIENCE)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for fd in lines:
+            os.close(fd)
+
+
 # ---- inits ----
 
 
@@ -131,7 +173,7 @@ def test_init_of_busybox(new_lab: Callable[..., Lab], suite: str) -> None:
     assert lab("dumm-guest exec a -- cat /boots").out == "booted\n" * 2
 
 
-def test_other_inits(lab: Lab) -> None:
+def test_other_inits(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest create a --init /sbin/openrc-init")
     work = """#!/bin/sh
     at() { mkdir -p /run/openrc/rc.starting; echo $1 >/run/openrc/softlevel; }
@@ -147,6 +189,22 @@ def test_other_inits(lab: Lab) -> None:
         assert is_still_waiting(waiting)
         lab(f"dumm-guest exec a -- touch /go{number}")
     assert ended(waiting) == (0, "")
+    lab("dumm-guest stop a --kill")
+    # runit has come up when its second stage is runsvdir; its own programs are not asked.
+    source, program = tmp_path / "pause.c", tmp_path / "runsvdir"
+    source.write_text("#include <unistd.h>\nint main(void) { return pause(); }\n")
+    subprocess.run(["gcc", "-static", "-s", "-o", program, source], check=True)
+    write(lab, "/sbin/runit-init", "#!/bin/sh\nuntil [ -e /go3 ]; do sleep 0.1; done\nrunsvdir\n")
+    lab(["dumm-fs", "cp", program, "a:/bin/runsvdir"])
+    lab("dumm-guest set a --init /sbin/runit-init")
+    lab("dumm-guest start a")
+    waiting = lab.start(BOOTED)
+    assert is_still_waiting(waiting)
+    lab("dumm-guest exec a -- touch /go3")
+    assert ended(waiting) == (0, "")
+    lab("dumm-guest exec a -- sh -c 'touch /run/runit.stopit; chmod 100 /run/runit.stopit'")
+    lab("dumm-guest wait a --timeout 1", status=5)
+    assert state_of(lab, "a") == "stopping"
     lab("dumm-guest stop a --kill")
     # A program that nothing is known of, and one that cannot be executed.
     write(lab, "/init", "#!/bin/sh\nsleep 1000000")
@@ -168,7 +226,8 @@ def boots_of(lab: Lab) -> int:
 @pytest.mark.parametrize("kind", ["--host-net", "--isolated"] if ROOT else ["--isolated"])
 def test_systemd(new_lab: Callable[..., Lab], debian_systemd: str, kind: str) -> None:
     lab = new_lab("lab", kind)
-    lab(f"dumm-guest create a --master {debian_systemd} --memory 256M --init /sbin/init")
+    options = f"--memory 256M --init /sbin/init {WITHOUT_SERVICES}"
+    lab(f"dumm-guest create a --master {debian_systemd} {options}")
     unit = "[Service]\nType=oneshot\nExecStart=/bin/{}\n[Install]\nWantedBy=multi-user.target\n"
     slow = "sh -c 'until [ -e /run/go ]; do sleep 0.1; done'"
     for name, command in (("slow", slow), ("broken", "false")):
@@ -279,7 +338,7 @@ def test_until_needs_a_guest_and_a_command(lab: Lab) -> None:
     for words, status, said in (
         ("wait a --until -- true", 4, "guest 'a' is stopped"),
         ("wait b --until -- true", 3, "no guest 'b'"),
-        ("wait --until -- true", 2, "missing"),
+        ("wait --until -- true", 2, "name guests"),
         ("wait a --until", 2, "--until needs a command"),
         ("wait a --until --", 2, "--until needs a command"),
         ("wait a --until --for stopped -- true", 2, "--for stopped"),

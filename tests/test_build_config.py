@@ -10,7 +10,14 @@ import pytest
 from support import small_tree
 
 from dumm_tools.errors import DummError, NotFound, Usage
-from dumm_tools.images import apt, build_config, debian_source, features, kernel_make
+from dumm_tools.images import (
+    apt,
+    build_config,
+    debian_source,
+    features,
+    kernel_make,
+    kernel_patches,
+)
 from dumm_tools.images.kernel_make import Tree
 
 
@@ -126,6 +133,9 @@ def test_all_options_exist_in_6_12(tmp_path: Path) -> None:
     assert package.package == "linux-source-6.12"
     source = str(tmp_path / "source")
     debian_source.unpack(lists, package, str(tmp_path / "work"), source)
+    refused: list[str] = []
+    kernel_patches.apply(source, refused.append)
+    assert refused == []
     options = build_config.wanted("6.12", {}, modules=True)
     (tmp_path / "wanted").write_text(build_config.text(options))
     tree = Tree(source, str(tmp_path / "objects"), str(tmp_path / "log"))

@@ -31,6 +31,13 @@ def test_drivers_create_no_devices_that_nobody_asked_for(
     assert {"dummy0", "dummy1"} <= devices(lab, "bob")
 
 
+def test_system_calls_may_be_traced(new_lab: Callable[..., Lab], built: str) -> None:
+    """For that, the kernel needs 2 MiB in addition to its data, within the limits of its jail."""
+    lab = new_lab(kernel=built)
+    lab("dumm-guest create alice --arg seccomp=off --start")
+    lab("dumm-guest exec alice -- true")
+
+
 def test_debian_kernels_load_modules_as_before(lab: Lab) -> None:
     """modprobe reads the kernel's arguments, too."""
     lab("dumm-guest create alice --start")

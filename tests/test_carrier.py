@@ -8,38 +8,26 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
-from support import ROOT
+from support import PLACES
 from support.checks import until
 from support.labs import Lab
 
 pytestmark = pytest.mark.uml
 
-#: Kernels, and kinds of labs.
-PLACES = [("sid", "--isolated"), ("trixie", "--isolated"), ("bookworm", "--isolated")]
-if ROOT:
-    PLACES += [("sid", "--host-net"), ("bookworm", "--host-net")]
 #: A device that is up, as its guest sees it, with and without a carrier.
 LIVE, DEAD = "UP up", "NO-CARRIER UP dormant"
-
-
-def make(new_lab: Callable[..., Lab], suite: str, kind: str) -> Lab:
-    lab = new_lab(kernel=suite)
-    if ROOT and kind == "--isolated":
-        lab("dumm-fs destroy")
-        lab(f"dumm-fs init --isolated --kernel {suite} --master busybox")
-    return lab
 
 
 @pytest.fixture(params=PLACES, ids=lambda place: "".join(place))
 def lab(request: pytest.FixtureRequest, new_lab: Callable[..., Lab]) -> Lab:
     """A lab of each kind, with each kernel."""
-    return make(new_lab, *request.param)
+    return new_lab("lab", request.param[1], kernel=request.param[0])
 
 
 @pytest.fixture(params=[p for p in PLACES if p[0] == "sid"], ids=lambda place: "".join(place))
 def quick(request: pytest.FixtureRequest, new_lab: Callable[..., Lab]) -> Iterator[Lab]:
     """A lab of each kind, with the newest kernel; guests that a test has suspended go on."""
-    lab = make(new_lab, *request.param)
+    lab = new_lab("lab", request.param[1], kernel=request.param[0])
     yield lab
     for guest in lab("dumm-guest list -q").lines:
         lab(f"dumm-guest mconsole {guest} -- go", status=None)
@@ -48,10 +36,10 @@ def quick(request: pytest.FixtureRequest, new_lab: Callable[..., Lab]) -> Iterat
 def look(lab: Lab, interface: str) -> str:
     """The flags UP and NO-CARRIER of a device in its guest, and its operational state."""
     guest, _, device = interface.rpartition("-")
-    words = lab(f"dumm-guest exec {guest} -- ip link show {device}").out.split()
+    script = f"ip link show {device}; cat /sys/class/net/{device}/operstate"
+    words = lab(["dumm-guest", "exec", guest, "--", "sh", "-c", script]).out.split()
     flags = sorted(set(words[2].strip("<>").split(",")) & {"UP", "NO-CARRIER"})
-    state = lab(f"dumm-guest exec {guest} -- cat /sys/class/net/{device}/operstate").out.strip()
-    return " ".join([*flags, state])
+    return " ".join([*flags, words[-1]])
 
 
 def looks(lab: Lab, *interfaces: str) -> list[str]:
@@ -78,12 +66,17 @@ def settings(lab: Lab, guest: str) -> set[str]:
 
 
 def pair(lab: Lab, *more: str) -> None:
-    lab("dumm-bridge create lan0 lan1")
-    lab(["dumm-guest", "create", "a", "b", *more])
-    for number, guest in enumerate(("a", "b", *more), 1):
-        addresses = f"--address 10.0.0.{number}/24 --address fd00::{number}/64"
-        lab(f"dumm-iface create {guest}-eth0 --bridge lan0 {addresses}")
-    lab("dumm-guest start --all")
+    guests = ("a", "b", *more)
+    lab.batch(
+        "bridge create lan0 lan1",
+        f"guest create {' '.join(guests)}",
+        *(
+            f"iface create {guest}-eth0 --bridge lan0 --address 10.0.0.{number}/24"
+            f" --address fd00::{number}/64"
+            for number, guest in enumerate(guests, 1)
+        ),
+        "guest start --all",
+    )
 
 
 def test_state_of_a_device_is_up(lab: Lab) -> None:
@@ -325,7 +318,7 @@ def test_guest_that_starts_or_stops(quick: Lab) -> None:
 
 @pytest.mark.root
 def test_device_of_the_host_mends_a_cut_cable(new_lab: Callable[..., Lab]) -> None:
-    lab = make(new_lab, "sid", "--host-net")
+    lab = new_lab("lab", "--host-net")
     pair(lab)
     lab("dumm-bridge disconnect b-eth0")
     assert look(lab, "a-eth0") == DEAD

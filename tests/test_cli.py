@@ -9,11 +9,16 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from support import BIN, PATIENCE
 from support.checks import has_open, one_line_error, until
 from support.labs import Lab, recorded
 
+from dumm_tools import messages
+from dumm_tools.cli.guest_life import Errors
+from dumm_tools.cli.progress import Progress
+from dumm_tools.errors import DummError
 from dumm_tools.model import State
 
 TOOLS = ("dumm-fs", "dumm-guest", "dumm-iface", "dumm-bridge", "dumm-console")
@@ -66,9 +71,12 @@ def shell(lab: Lab, line: str) -> subprocess.CompletedProcess[str]:
         ("show alice -q", "alice\n"),
         (
             "show alice",
-            "name:     alice\nstate:    stopped\npid:      -\nkernel:   -\n"
-            "master:   -\nrootfs:   -\nmemory:   64M\ninit:     -\nargs:     -\n"
-            "ifaces:   -\ndisks:    -\nstartup:  -\noverlays: -\n",
+            "name:        alice\nstate:       stopped\npid:         -\n"
+            "kernel:      -\nmaster:      -\nrootfs:      -\n"
+            "memory:      64M\ninit:        -\nargs:        -\n"
+            "ifaces:      -\ndisks:       -\nfiles:       -\nstartup:     -\n"
+            "overlays:    -\nuptime:      -\ncpu_seconds: -\n"
+            "memory_used: -\n",
         ),
     ],
 )
@@ -93,11 +101,13 @@ def test_json_output(lab: Lab) -> None:
         "args": ["a=1", "b"],
         "ifaces": [],
         "disks": [],
+        "files": [],
         "startup": None,
         "overlays": [],
     }
     assert json.loads(done.out)[1] == bob
-    assert json.loads(lab("dumm-guest show bob --format json").out) == [bob]
+    use = dict.fromkeys(["uptime", "cpu_seconds", "memory_used"])
+    assert json.loads(lab("dumm-guest show bob --format json").out) == [bob | use]
 
 
 @pytest.mark.parametrize("command", ["dumm-guest list", "dumm-iface list", "dumm-bridge list"])
@@ -133,6 +143,11 @@ def test_unknown_field_error_lists_the_fields(lab: Lab, command: str) -> None:
         ("dumm-guest set alice --arg mem=1G", 2, "kernel argument 'mem=1G' is set by dumm-guest"),
         ("dumm-guest set alice --arg umid=x", 2, "kernel argument 'umid=x' is set by"),
         ("dumm-guest create c --arg con0=null", 2, "kernel argument 'con0=null' is set by"),
+        (
+            "dumm-guest create c --arg vec5:transport=raw",
+            2,
+            "kernel argument 'vec5:transport=raw' is",
+        ),
         ("dumm-guest create c --arg DUMM_NONCE=x", 2, "kernel argument 'DUMM_NONCE=x' is"),
         ("dumm-guest create c --arg=--", 2, "kernel argument '--' is set by dumm-guest"),
         ("dumm-guest create c --arg=--version", 2, "kernel argument '--version' is set by"),
@@ -371,3 +386,16 @@ def test_failed_init_reports_the_reason_and_leaves_nothing(tmp_path: Path) -> No
     lab("dumm-fs destroy")
     assert os.listdir(lab.directory) in ([], [".lock"])
     lab("dumm-fs destroy", status=3)
+
+
+def test_failure_of_one_guest_replaces_the_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(messages, "on_terminal", lambda: True)
+    with click.Context(click.Command("start"), info_name="dumm-guest"), Progress() as progress:
+        progress("1 of 2 guests ready")
+        Errors()("b", DummError("guest 'b' was not ready in time"))
+    clear = "\r\x1b[K"
+    assert capsys.readouterr().err == (
+        f"{clear}1 of 2 guests ready{clear}dumm-guest: guest 'b' was not ready in time\n{clear}"
+    )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import ROOT, SUITES
+from support import PLACES, ROOT, SUITES
 from support.checks import one_line_error, until
 from support.guests import state_of
 from support.labs import Lab, recorded
@@ -19,9 +19,6 @@ from dumm_tools import statefile
 from dumm_tools.errors import Conflict, DummError, NotFound, Usage
 from dumm_tools.guests import disks
 from dumm_tools.guests.disks import Disk
-
-#: Labs in which ids differ.
-KINDS = ("--host-net", "--isolated") if ROOT else ("--isolated",)
 
 
 def image(path: Path, size: int = 16 << 20) -> Path:
@@ -142,8 +139,7 @@ def test_disk_that_others_could_execute(tmp_path: Path) -> None:
 
 
 @pytest.mark.uml
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(("suite", "kind"), PLACES)
 def test_file_system_on_a_disk(new_lab: Callable[..., Lab], suite: str, kind: str) -> None:
     lab = new_lab("lab", kind, kernel=suite)
     path = image(lab.directory / "a:b, c.img")

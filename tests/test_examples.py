@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
+import json
+import re
 import shutil
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, SUITES, TOP
+from support import SUITES, TOP
 from support.labs import Lab
 from support.users import User
 
@@ -26,6 +26,8 @@ ON_BUILT = {
     "srv6": "srv6",
     "mptcp": "mptcp",
 }
+#: test_machine.py runs these.
+ELSEWHERE = {"server"}
 MASTERS = ("network", "frr")
 
 
@@ -34,17 +36,9 @@ def somebody(example_masters: Path) -> Iterator[User]:
     """An ordinary user, with root's masters, since there is no network to build them from."""
     user = User(9, example_masters)
     try:
-        lab = user.lab("making")
-        lab("dumm-fs master build busybox")
+        user.lab("making")("dumm-fs master build busybox")
         for name in MASTERS:
-            text = io.BytesIO()
-            with tarfile.open(fileobj=text, mode="w") as tar:
-                tar.add(example_masters / "dumm" / "masters" / name, ".")
-            lab(
-                f"dumm-fs master import - --name {name}",
-                stdin=text.getvalue(),
-                timeout=PATIENCE,
-            )
+            user.take_master(example_masters, name)
         yield user
     finally:
         user.end()
@@ -53,7 +47,7 @@ def somebody(example_masters: Path) -> Iterator[User]:
 def test_every_example_is_tested() -> None:
     found = {path.stem for path in (TOP / "examples").glob("*.sh")}
     # selftests.sh needs a kernel source tree: run it by hand (HACKING.md, "Tests").
-    assert found == {"demo", "lib", "selftests", *EXAMPLES, *ON_BUILT}
+    assert found == {"demo", "lib", "selftests", *EXAMPLES, *ON_BUILT, *ELSEWHERE}
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -82,11 +76,65 @@ def test_example_runs_on_a_built_kernel_without_root(name: str, built: str, some
     run(name, somebody.lab(name), built)
 
 
+def test_ansible(lab: Lab) -> None:
+    lab.batch("guest create a b off", "bridge create lan.0", "iface create a-eth0 --bridge lan.0")
+    lab("dumm-iface address add a-eth0 10.0.0.1/24")
+    lab("dumm-guest start a b")
+    place = TOP / "examples/ansible"
+    lab.env.update(
+        HOME=str(lab.directory),
+        ANSIBLE_CONFIG=str(place / "ansible.cfg"),
+        ANSIBLE_NOCOLOR="1",
+        PYTHONDONTWRITEBYTECODE="1",
+    )
+    found = json.loads(lab("ansible-inventory --list").out)
+    assert found["running"]["hosts"] == ["a", "b"]
+    assert found["bridge_lan_0"]["hosts"] == ["a"]
+    assert found["_meta"]["hostvars"]["a"]["dumm_addresses"] == {"eth0": ["10.0.0.1/24"]}
+    played = lab(["ansible-playbook", "-v", place / "playbook.yml"]).out
+    for name in ("a", "b"):
+        assert re.search(rf"^{name} +: ok=2 +changed=2 +unreachable=0 +failed=0", played, re.M)
+        assert f"hello from {name}" in played
+        assert lab(f"dumm-guest exec {name} -- cat /etc/motd").out == f"{name}\n"
+    # The status of a command, its user, and a guest that does not answer.
+    failed = lab("ansible a -m raw -a 'exit 3'", status=2)
+    assert "rc=3" in failed.out
+    assert "nobody" in lab("ansible a -m raw -a whoami -e ansible_user=nobody").out
+    unreachable = lab("ansible off -m raw -a true", status=4)
+    assert "guest 'off' is stopped" in unreachable.out
+
+
 def run(name: str, lab: Lab, kernel: str = "") -> None:
     """Run an example in the lab's directory, which is empty before and after."""
     lab.env.update(TMPDIR=str(lab.directory), KERNEL=kernel)
     lab([TOP / "examples" / f"{name}.sh"])
     assert list(lab.directory.iterdir()) == []
+
+
+def test_ring_of_routers_is_made_once(packs: Path, tmp_path: Path) -> None:
+    """With make(1): the second time it does nothing, and says nothing."""
+    place = tmp_path / "ring"
+    shutil.copytree(TOP / "examples/ring", place)
+    lab = Lab(place, packs)
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of the `make` that runs the tests
+        lab.env.pop(name, None)
+    try:
+        assert "bridge create link12" in lab("make plan").lines
+        assert not (place / "lab").exists()
+        lab("make try")
+        inode = (place / "lab/state.json").stat().st_ino
+        done = lab("make")
+        assert (done.out, done.err) == ("", "")
+        assert (place / "lab/state.json").stat().st_ino == inode
+        planned = lab("make plan N=10").lines
+        assert planned[:2] == ["guest stop r11 r12", "guest delete r11"]
+        lab("make try N=10")
+        done = lab("make N=10")
+        assert (done.out, done.err) == ("", "")
+        assert len(lab(f"dumm-guest -C {place}/lab list -q").lines) == 10
+    finally:
+        lab("make clean")
+    assert sorted(path.name for path in place.iterdir()) == ["Makefile", "ring.sh"]
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -256,6 +256,14 @@ def test_unrunnable_commands_exit_with_126_or_127(
     assert one_line_error(run(lab, *command, status=status)[1]) == message
 
 
+def test_commands_for_a_shell_get_a_hint(lab: Lab) -> None:
+    assert run(lab, "ls | wc", status=127)[1].splitlines() == [
+        "dumm-guest: cannot run 'ls | wc': command not found",
+        "dumm-guest: hint: no shell reads this; to have one: sh -c 'ls | wc'",
+    ]
+    assert run(lab, "sh", "-c", "echo a b | wc -w")[0] == b"2\n"
+
+
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
@@ -443,6 +451,11 @@ def test_many_and_long_arguments(lab: Lab, suite: str) -> None:
 def test_too_many_arguments_exit_with_126(lab: Lab) -> None:
     _, err = run(lab, "true", *["x" * 1000] * 400, status=126)
     assert one_line_error(err) == "cannot run 'true': Argument list too long"
+
+
+def test_more_arguments_than_can_be_counted_exit_with_125(lab: Lab) -> None:
+    _, err = run(lab, "true", *map(str, range(70_000)), status=125)
+    assert one_line_error(err) == "cannot run 'true' with 70000 arguments"
 
 
 def test_environment_is_set_and_not_inherited_from_the_host(lab: Lab) -> None:

@@ -167,7 +167,7 @@ def test_show(home: Path) -> None:
     assert "features:  nft,smp\n" in sheet
     missing = fs("kernel", "show", "x", "a", "-q")
     assert (missing.returncode, missing.stdout) == (3, "a\n")
-    assert missing.stderr == "dumm-fs: no kernel 'x'\n"
+    assert missing.stderr == "dumm-fs: no kernel 'x'\ndumm-fs: hint: there is a, b\n"
     assert fs("kernel", "show").returncode == 2
     assert os.listdir(home) != []
 

@@ -26,6 +26,7 @@ from support import PATIENCE as HANG
 from dumm_tools import waiting
 from dumm_tools.agent import protocol, session
 from dumm_tools.agent.client import LINES, Control, Line, LineLost
+from dumm_tools.agent.program import Program
 from dumm_tools.errors import DummError
 from dumm_tools.guests import readiness
 from dumm_tools.linux import mconsole, netlink, qdisc, route, rtnl, rule
@@ -420,7 +421,7 @@ ran = st.one_of(
 
 @cases("session", st.lists(ran, min_size=1, max_size=6))
 def test_false_messages_about_a_program(place: Path, streams: int, many: list[list[bytes]]) -> None:
-    program = session.Program(["cat"], timeout=5)
+    program = Program(["cat"], timeout=5)
     for answers in many:
         os.lseek(streams, 0, os.SEEK_SET)
         with bounded(), talking(place, [GOOD, *answers]) as line:

@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gzip
+import importlib
+import importlib.util
 import io
 import json
 import os
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, ROOT
+from support import BIN, PATIENCE, ROOT
 from support.checks import one_line_error, until
 from support.guests import pid_of, state_of
 from support.images import Entry, layer, oci, packed
@@ -373,6 +375,27 @@ def test_killed_holder_whose_orphans_are_not_reaped(careless: None, people: Peop
 # ---- several labs ----
 
 
+@pytest.mark.root
+def test_limit_of_processes_is_named(people: People) -> None:
+    """A user may have fewer processes than a guest needs."""
+    lab = people.lab("single", "few")
+    lab("dumm-guest create a")
+    refused = 0
+    for limit in range(2, 9):
+        starting = ["sh", "-c", f"ulimit -p {limit}; exec dumm-guest start a"]
+        done = lab(starting, status=None)
+        assert done.code in (0, 1)
+        if done.code == 0:
+            break
+        refused += 1
+        assert "cannot start " in one_line_error(done.err)
+        assert "Resource temporarily unavailable" in done.err
+        assert done.err.endswith("hint: the limit of processes is too low: ulimit -u\n")
+        assert state_of(lab, "a") == "stopped"
+    assert done.code == 0
+    assert refused > 1
+
+
 def test_two_labs_of_one_user(people: People) -> None:
     one, two = people.lab(KINDS[0], "one"), people.lab(KINDS[0], "two")
     both_at_once(one, two)
@@ -437,6 +460,36 @@ def test_exec_on_the_host(people: People, kind: str) -> None:
     # Processes left behind by a command are in the lab's pid namespace, and end with it.
     inside = lab.host(["sh", "-c", "readlink /proc/self/ns/net"]).out.strip()
     assert inside == namespaces(holder_of(lab))["net"]
+
+
+@pytest.mark.attack("mounted-modules")
+@pytest.mark.parametrize("kind", USERS)
+def test_extensions_imported_in_a_lab_are_the_hosts(people: People, kind: str) -> None:
+    """And so are their libraries, whatever has been mounted there. With glibc 2.41, importing them
+    hung unless malloc(3) returned zeros."""
+    lab = people.lab(kind, "extensions")
+    lab("dumm-bridge create lan0")
+    code = """
+import importlib, os, sys
+from dumm_tools.linux import pinned
+from dumm_tools.running import isolation
+pinned.pin()
+import mmap
+assert isolation.enter(os.environ["DUMM_DIR"])
+for name in ("_lzma", "resource", "termios"):
+    importlib.import_module(name)
+    assert os.getcwd() == os.environ["DUMM_DIR"]
+for path in sys.argv[1:]:
+    assert os.path.getsize(path) == 0, path
+"""
+    (lab.directory / "empty").touch()
+    importlib.import_module("_lzma")
+    loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    files = [path for path in loaded if "/liblzma.so" in path]
+    files += [str(importlib.util.find_spec(name).origin) for name in ("_lzma", "termios")]  # type: ignore[union-attr]
+    for file in files:
+        lab.host(["mount", "--bind", lab.directory / "empty", file])
+    lab([BIN / "python", "-c", code, *files], env={"MALLOC_PERTURB_": "165"}, timeout=60)
 
 
 def test_only_looking_is_possible_from_inside(people: People) -> None:
@@ -730,7 +783,7 @@ def test_check_on_a_complete_host(people: People, kind: str) -> None:
     if kind == "root":
         lab("dumm-fs init --isolated")
     found = checked(lab, 0)
-    everything = "agent namespaces ids tun shm overlay kernel master"
+    everything = "agent namespaces ids files tun shm overlay kernel master"
     programs = "gcc tcpdump nft pasta dot mmdebstrap apt-get toolchain"
     assert list(found) == [*everything.split(), *programs.split()]
     assert found["namespaces"]["state"] == found["overlay"]["state"] == "ok"
@@ -740,6 +793,32 @@ def test_check_on_a_complete_host(people: People, kind: str) -> None:
         assert found["ids"]["state"] == "absent"
         assert found["ids"]["found"] == "no newuidmap: all files in guests belong to root"
         assert found["ids"]["remedy"] == "apt-get install uidmap"
+
+
+@pytest.mark.netns
+@pytest.mark.root
+def test_check_of_a_lab_on_the_hosts_network(lab: Lab, tmp_path: Path) -> None:
+    """There it also concerns what the host's kernel does with segments."""
+    found = checked(lab, 0)
+    assert found["filters"]["state"] == found["nft"]["state"] == "ok"
+    settings = sorted(Path("/proc/sys/net/bridge").glob("bridge-nf-call-*tables"))
+    for path in settings:
+        path.write_text("0")
+    assert checked(lab, 0)["br_netfilter"]["state"] == "ok"
+    for path in settings:
+        path.write_text("1")
+        seen = checked(lab, 0)["br_netfilter"]
+        assert seen["state"] == "absent"
+        assert f"sysctl -w net.bridge.{path.name}=0, or" in seen["remedy"]
+        path.write_text("0")
+
+    nft = tmp_path / "bin/nft"
+    nft.parent.mkdir()
+    nft.write_text("#!/bin/sh\necho 'Error: Operation not supported' >&2; exit 1\n")
+    nft.chmod(0o755)
+    lab.env["PATH"] = f"{nft.parent}:{lab.env['PATH']}"
+    seen = checked(lab, 0)["nft"]
+    assert (seen["state"], seen["remedy"].split()[0]) == ("absent", "modprobe")
 
 
 @pytest.fixture

@@ -234,7 +234,18 @@ def test_kernel_commands(home: Path) -> None:
     assert (there.returncode, there.stdout) == (4, "")
     assert there.stderr == "dumm-fs: kernel 'a' already exists\n"
     may = command("fetch", "--name", "a", "--may-exist", PATH="/nothing")
+    assert may.returncode == 4
+    assert may.stderr.splitlines()[0] == (
+        "dumm-fs: kernel 'a' already exists, and was not fetched from Debian"
+    )
+    facts = {"suite": "trixie", "virtiofsd": "1.0", "features": "netem"}
+    (root / "pack.json").write_text(json.dumps(facts))
+    (root / "virtiofsd").mkdir()
+    may = command("fetch", "--name", "a", "--may-exist", PATH="/nothing")
     assert (may.returncode, may.stdout, may.stderr) == (0, "", "")
+    may = command("fetch", "--name", "a", "--suite", "sid", "--may-exist", PATH="/nothing")
+    assert may.returncode == 4
+    assert "kernel 'a' already exists, and is of the suite 'trixie', not 'sid'" in may.stderr
     assert command("delete", "a", "b").returncode == 3
     assert command("delete", "--if-exists", "a", "b").returncode == 0
     assert command("delete").returncode == 2

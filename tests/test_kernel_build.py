@@ -17,7 +17,7 @@ import pytest
 from support import BIN, PATIENCE, small_tree
 
 from dumm_tools.errors import DummError, NotFound
-from dumm_tools.images import builds, cache, kernel, kernel_build
+from dumm_tools.images import builds, cache, kernel, kernel_build, kernel_compile, kernel_origin
 
 pytestmark = pytest.mark.slow
 
@@ -153,8 +153,9 @@ def test_a_pack_from_elsewhere_is_left_alone(home: Path, tree: Path, tmp_path: P
         "dumm-fs: hint: choose another name with --name",
     ]
     assert "was not built from Debian's linux-source" in build("--name", "one", status=4)
-    build(other, "--name", "one", "--may-exist")
-    build("--name", "one", "--may-exist", PATH="/nothing")
+    assert "was not built from" in build(other, "--name", "one", "--may-exist", status=4)
+    assert "was not built from" in build("--name", "one", "--may-exist", status=4)
+    build(tree, "--name", "one", "--may-exist", PATH="/nothing")
     assert has(home / "kernels/one", "first")
     # Once it is deleted, nothing of the first tree is used.
     command("delete", "one")
@@ -191,6 +192,7 @@ def test_bad_operands(home: Path, tree: Path, tmp_path: Path) -> None:
     assert "bad kernel name" in build(tree, "--name", "a b", status=2)
     assert "bad suite" in build("--suite", "a b", status=2)
     assert "no such file" in build(tree, "--config", tmp_path / "nowhere", status=3)
+    assert "is a directory" in build(tree, "--config", tree, status=2)
     build(tree, "--jobs", "0", status=2)
     spaced = small_tree.make(tmp_path / "a b")
     assert "with spaces or colons" in build(spaced, "--name", "x", status=1)
@@ -374,13 +376,30 @@ def test_suite_of_an_existing_build_counts(home: Path) -> None:
     pack = home / "kernels/linux-7.2"
     (pack / "usr/bin").mkdir(parents=True)
     (pack / "usr/bin/linux.uml").touch()
-    facts = {"release": "7.2.13", "suite": "sid", **kernel_build.DEBIAN}
+    facts = {"release": "7.2.13", "suite": "sid", **kernel_origin.DEBIAN}
     (pack / "pack.json").write_text(json.dumps(facts))
-    order = kernel_build.Order({}, 1, False, None, None, None, False)
+    order = kernel_compile.Order({}, 1, False, None, None, None, False)
     for suite in (None, "sid", "unstable"):
         assert kernel_build.from_debian(suite, None, order, may_exist=True) == "linux-7.2"
     with pytest.raises(DummError):
         kernel_build.from_debian("trixie", None, order, may_exist=True, mirror="file:///nowhere")
+
+
+def test_an_imported_pack_is_not_taken_for_a_build(home: Path, tree: Path) -> None:
+    """Whatever its pack.json says: only builds of this user are replaced, or used for Debian's."""
+    build(tree, "--name", "one")
+    pack = home / "kernels/one"
+    command("export", "one", home / "one.tar")
+    facts = {"source": "linux-source", "suite": "sid"}
+    for name, source in (("one", {}), ("debian", facts)):
+        known = json.loads((pack / "pack.json").read_text())
+        (pack / "pack.json").write_text(json.dumps({**known, **source}))
+        command("import", pack, "--name", f"my{name}")
+    said = build(tree, "--name", "myone", status=4)
+    assert f"'myone' already exists, and was not built from '{tree}'" in said
+    command("delete", "one")
+    assert kernel_origin.any_of_debian(None) is None
+    assert "was not built from Debian's" in build("--name", "mydebian", status=4)
 
 
 @pytest.mark.root

@@ -26,7 +26,7 @@ from support.labs import Lab
 
 from dumm_tools import model
 from dumm_tools.files import changes, stack
-from dumm_tools.files.mounts import FUSE
+from dumm_tools.files.overlay import FUSE
 from dumm_tools.guests import guest
 from dumm_tools.images import master as masters
 from dumm_tools.labs import working_set

@@ -1,4 +1,4 @@
-"""Listings of directories that change meanwhile, in guests on hostfs; and listing.so, which gives
+"""Listings of directories that change meanwhile, in guests on hostfs; and preload.so, which gives
 them."""
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, SUITES, TOP
+from support import PATIENCE, PLACES, TOP
 from support.labs import Lab
 
-from dumm_tools.agent import LISTING, build
+from dumm_tools.agent import PRELOAD, build
 
 FILES = 400
 #: The size of musl's buffer in readdir(3), and one for two parts; glibc's is 32768.
@@ -36,11 +36,11 @@ class Entry(ctypes.Structure):
 
 
 class Listing:
-    """The functions of listing.so, used as hostfs does."""
+    """The functions of preload.so, used as hostfs does."""
 
     def __init__(self) -> None:
         build.build()
-        library = ctypes.CDLL(LISTING, use_errno=True)
+        library = ctypes.CDLL(PRELOAD, use_errno=True)
         library.opendir.restype = ctypes.c_void_p
         library.opendir.argtypes = (ctypes.c_char_p,)
         library.readdir64.restype = ctypes.POINTER(Entry)
@@ -75,7 +75,7 @@ class Listing:
 
 @pytest.fixture(scope="module")
 def listing() -> Listing:
-    """listing.so in this process."""
+    """preload.so in this process."""
     return Listing()
 
 
@@ -165,11 +165,12 @@ def test_listings_at_the_same_time(listing: Listing, tmp_path: Path) -> None:
 
 def test_kernel_library_needs_only_the_place_of_errno(listing: Listing) -> None:
     """It is linked into kernels with other C libraries than ours."""
-    said = subprocess.run(["nm", "-D", LISTING], check=True, capture_output=True, text=True).stdout
+    said = subprocess.run(["nm", "-D", PRELOAD], check=True, capture_output=True, text=True).stdout
     undefined = {line.split()[-1] for line in said.splitlines() if " U " in line}
     defined = {line.split()[-1] for line in said.splitlines() if " T " in line}
     assert undefined == {"__errno_location"}
-    assert defined == {"opendir", "readdir", "readdir64", "telldir", "seekdir", "closedir"}
+    directories = {"opendir", "readdir", "readdir64", "telldir", "seekdir", "closedir"}
+    assert defined == directories | {"sigaction"}
 
 
 # ---- in guests ----
@@ -193,8 +194,7 @@ def directories() -> Iterator[tuple[str, int, str]]:
 
 
 @pytest.mark.uml
-@pytest.mark.parametrize("suite", SUITES)
-@pytest.mark.parametrize("kind", [pytest.param("--host-net", marks=pytest.mark.root), "--isolated"])
+@pytest.mark.parametrize(("suite", "kind"), PLACES)
 def test_directory_that_changes_is_listed_in_full(
     new_lab: Callable[..., Lab], listdir: Path, suite: str, kind: str
 ) -> None:

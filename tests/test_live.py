@@ -50,6 +50,29 @@ def test_live_fields_show_what_the_guest_has_set(lab: Lab, suite: str) -> None:
     lab("dumm-guest exec a -- ip link set eth1 address 02:00:00:00:00:98", status=2)
 
 
+@pytest.mark.uml
+def test_what_guests_use(lab: Lab) -> None:
+    lab.batch("guest create a b", "bridge create lan0 --address 10.0.0.254/24")
+    lab("dumm-iface create a-eth0 --bridge lan0 --address 10.0.0.1/24")
+    use, traffic = "uptime,cpu_seconds,memory_used", "rx_packets,tx_packets,rx_dropped,tx_dropped"
+    assert lab(f"dumm-guest list -o {use}").lines == ["-\t-\t-"] * 2
+    assert lab(f"dumm-iface list -o {traffic}").lines == ["-\t-\t-\t-"]
+    lab("dumm-guest start a")
+    lab("dumm-guest exec a -- ping -c 3 -i 0.1 10.0.0.254")
+    row, other = lab(f"dumm-guest list -o {use}").lines
+    assert other == "-\t-\t-"
+    uptime, seconds, memory = map(float, row.split("\t"))
+    assert uptime >= 0
+    assert seconds > 0
+    assert 1 << 22 < memory < 1 << 27
+    # More is more.
+    lab("dumm-guest exec a -- dd if=/dev/zero of=/tmp/x bs=1M count=20")
+    assert int(lab("dumm-guest show a -o memory_used").out) > memory + (10 << 20)
+    numbers = [int(n) for n in lab(f"dumm-iface show a-eth0 -o {traffic}").out.split("\t")]
+    assert min(numbers[:2]) >= 3
+    assert "uptime" not in lab("dumm-guest list --format json").out
+
+
 @pytest.mark.attack("silence")
 @pytest.mark.uml
 def test_silent_guests_are_asked_once_and_the_others_answer(lab: Lab) -> None:

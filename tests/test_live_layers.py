@@ -5,22 +5,26 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from support import SUITES
+from support import PATIENCE, PLACES, SUITES
+from support.guests import kernel_of, pid_of
 from support.labs import Lab
+from support.masters import WITHOUT_SERVICES
 
 from dumm_tools.agent import protocol
-from dumm_tools.linux import process
-from dumm_tools.running import liveness
+from dumm_tools.agent.client import Control
+from dumm_tools.errors import TimedOut
+from dumm_tools.files import template
 
 pytestmark = pytest.mark.uml
 
 NewLab = Callable[..., Lab]
-KINDS = [pytest.param("--host-net", marks=pytest.mark.root), "--isolated"]
 ROOTS = ("hostfs", "virtiofs")
 
 
@@ -57,8 +61,7 @@ APART = "have mount namespaces of their own, and see the old layers until they a
 OPEN = "have files or directories of the old layers open until they are restarted"
 
 
-@pytest.mark.parametrize("suite", SUITES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("suite", "kind"), PLACES)
 @pytest.mark.parametrize("rootfs", ROOTS)
 def test_paths_that_are_held_open_show_the_new_layers(
     new_lab: NewLab, suite: str, kind: str, rootfs: str
@@ -100,14 +103,16 @@ def test_mounts_in_the_guest_are_kept(lab: Lab, suite: str, rootfs: str) -> None
     lab(f"dumm-guest create a --kernel {suite} --rootfs {rootfs} --start")
     sh(
         lab,
+        "mount -o remount,noatime,nosuid /;"
         "mkdir -p '/mnt/a b' /mnt/c; mount -t tmpfs 1 '/mnt/a b'; mkdir '/mnt/a b/deep';"
         "mount -t tmpfs 2 '/mnt/a b/deep'; echo here >'/mnt/a b/deep/file';"
         "mount -t tmpfs -o ro 3 /mnt/c;"
         "echo of hosts >>/etc/hosts; mount --bind /etc/hosts /etc/group",
     )
-    listed = "sed 's/^[^ ]* //' /proc/mounts | cut -d ' ' -f 1,2 | sort"
+    listed = "sed 's/^[^ ]* //' /proc/mounts | cut -d ' ' -f 1-3 | sort"
     before = sh(lab, listed)
     assert len(before.splitlines()) > 9
+    assert re.search(f"^/ {rootfs} rw,nosuid,noatime", before, re.MULTILINE)
     tail = (
         "tail -n 1 /etc/group; cat '/mnt/a b/deep/file'; ls -d /proc/1 /dev/null /sys/class; "
         "echo >/mnt/c/x"
@@ -132,6 +137,11 @@ def test_mounts_in_the_guest_are_kept(lab: Lab, suite: str, rootfs: str) -> None
     )
     assert lab("dumm-fs template unload").err == ""
     assert sh(lab, "cat /t/here/file; cut -c 1-5 /t/file") == "kept\nLinux\n"
+    # A root that may not be written to stays so.
+    sh(lab, "umount /t/here /t/file; mount -o remount,ro /")
+    lab("dumm-fs template load T")
+    assert "Read-only" in sh(lab, "cat /etc/motd; echo >/w", status=1)
+    sh(lab, "mount -o remount,rw /; echo >/w")
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -183,6 +193,38 @@ def test_layers_of_a_served_guest_are_kept_if_it_cannot_change_its_root(lab: Lab
     assert (lab.directory / "top/root/x").read_text() == "x\nx\ny\n"
 
 
+PIVOT_ROOT, MOVE_MOUNT = 155, 429
+
+
+@pytest.mark.parametrize("rootfs", ROOTS)
+def test_nothing_is_lost_if_the_kernel_refuses(lab: Lab, rootfs: str, tmp_path: Path) -> None:
+    refuse = tmp_path / "refuse"
+    source = Path(__file__).with_name("refuse.c")
+    subprocess.run(["gcc", "-static", "-O1", "-s", "-o", refuse, source], check=True)
+    lab(f"dumm-guest create a --rootfs {rootfs}")
+    shutil.copy(refuse, lab.mounted("a") / "bin/refuse")
+    lab("dumm-guest start a")
+    layer(lab, {"etc/motd": "T\n"})
+    # The place is another one in the new layers.
+    (lab.directory / "templates/T/a/here").symlink_to("mnt")
+    sh(lab, "mkdir /here; mount -t tmpfs 1 /here; echo kept >/here/file")
+    listed = "sed 's/^[^ ]* //' /proc/mounts | sort"
+    before = sh(lab, listed)
+    # With virtiofs, the new root file system itself is the first that is moved.
+    for call, nth in ((PIVOT_ROOT, 1), (MOVE_MOUNT, 4)):
+        refusing = lab.start(["dumm-guest", "exec", "a", "--", "refuse", "1", str(call), str(nth)])
+        assert refusing.stdout
+        assert refusing.stdout.readline() == b"on\n"
+        done = lab("dumm-fs template load T", status=rootfs == "virtiofs")
+        assert "cannot change its root directory" in done.err
+        assert refusing.wait(PATIENCE) == 0
+        assert sh(lab, listed) == before
+        assert sh(lab, "cat /here/file; ls -d /proc/1 /dev/null; ls -a /..").startswith("kept")
+        lab("dumm-fs template unload")
+    lab("dumm-fs template load T")
+    assert sh(lab, "cat /etc/motd /mnt/file") == "T\nkept\n"
+
+
 def test_served_guest_reboots_with_its_new_layers(lab: Lab) -> None:
     lab("dumm-guest create a --rootfs virtiofs --start")
     for n in range(4):
@@ -202,25 +244,64 @@ def test_served_guest_reboots_with_its_new_layers(lab: Lab) -> None:
     assert lab("dumm-fs diff a -q").out == ""
 
 
+def places(lab: Lab, name: str) -> list[str]:
+    """The trees that the server of a guest has, or shows it."""
+    launcher = int((lab.directory / "run" / name / "server.pid").read_text().split()[0])
+    mounts = Path(f"/proc/{launcher}/mountinfo").read_text().splitlines()
+    points = [line.split()[4] for line in mounts]
+    shown = os.listdir(f"/proc/{launcher}/root/shared")
+    return sorted({*shown, *(p.split("/")[2] for p in points if p.startswith("/shared/"))})
+
+
 def test_served_guest_that_does_not_answer_takes_the_layers_later(lab: Lab) -> None:
     lab("dumm-guest create a b --rootfs virtiofs --start")
     layer(lab, {"etc/motd": "T\n"})
-    pidfd = liveness.pidfd_of(str(lab.directory), "a")
-    assert pidfd is not None
-    process.send_signal(pidfd, signal.SIGSTOP)
+    (lab.directory / "top").mkdir()
+    before = places(lab, "a")
+    kernel = kernel_of(pid_of(lab, "a"))
+    os.kill(kernel, signal.SIGSTOP)
     try:
-        done = lab("dumm-fs template load T", status=5)
-        assert "guest 'a' does not answer" in done.err
+        for command in ("overlay add a top", "template load T"):
+            done = lab(f"dumm-fs {command}", status=5)
+            assert "guest 'a' does not answer" in done.err
+            # It has not been told, and its server has nothing more than before.
+            assert places(lab, "a") == before
         lab("dumm-guest exec b -- test -d /root")
     finally:
-        process.send_signal(pidfd, signal.SIGCONT)
-        os.close(pidfd)
+        os.kill(kernel, signal.SIGCONT)
     lab("dumm-fs template load T")
     assert sh(lab, "cat /etc/motd; echo x >/root/x") == "T\n"
     assert (lab.directory / "templates/T/a/root/x").read_text() == "x\n"
     lab("dumm-fs template unload")
     assert not (lab.directory / "run/a/unsettled").exists()
     assert "No such file" in sh(lab, "cat /etc/motd", status=1)
+    assert len(places(lab, "a")) == 1
+
+
+@pytest.mark.root
+def test_served_guest_that_only_greets_costs_two_trees(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has been told of new layers, and may or may not use them: they are kept, but those before
+    are not."""
+    lab("dumm-guest create a --rootfs virtiofs --start")
+    layer(lab, {"etc/motd": "T\n"})
+    (lab.directory / "templates/U/a").mkdir(parents=True)
+    labdir = str(lab.directory)
+
+    def silent(*_: object) -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as changed:
+        changed.setattr(Control, "change_layers", silent)
+        for name in "TUTUT":
+            with pytest.raises(TimedOut):
+                template.load_(labdir, name)
+            assert len(places(lab, "a")) == 2
+    sh(lab, "echo x >/root/x", status=0)
+    template.load_(labdir, "T")
+    assert sh(lab, "cat /etc/motd") == "T\n"
+    assert len(places(lab, "a")) == 1
 
 
 @pytest.mark.root
@@ -247,7 +328,7 @@ def test_systemd_goes_on_with_new_layers(new_lab: NewLab, debian_systemd: str, r
     lab = new_lab("lab", "--isolated")
     lab(
         f"dumm-guest create a --master {debian_systemd} --rootfs {rootfs} --init /sbin/init "
-        "--memory 256M --start"
+        f"--memory 256M {WITHOUT_SERVICES} --start"
     )
     sh(lab, "until systemctl is-system-running | grep -E 'running|degraded'; do sleep 1; done")
     unit = "-p PrivateTmp=yes -p Restart=always -u apart"

@@ -39,7 +39,8 @@ def command(*args: str, **kwargs: object) -> subprocess.CompletedProcess[bytes]:
 def visible(home: Path) -> list[str]:
     if not home.exists():
         return []
-    return sorted(p.name for p in home.iterdir() if not p.name.endswith(".lock"))
+    found = {p.name for p in home.iterdir() if not p.name.endswith(".lock")}
+    return sorted(found - {f".{name}.json" for name in found})
 
 
 def archive(path: Path, *members: Member) -> str:
@@ -464,3 +465,59 @@ def test_closed_standard_input(home: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[0].endswith("'standard input' is not a tar archive")
     assert visible(home) == []
+
+
+# ---- --may-exist ----
+
+
+def test_taken_name_of_something_else(home: Path, tmp_path: Path) -> None:
+    """--may-exist is for what would be made; of anything else, it says what differs."""
+
+    def tried(*words: str, status: int = 0) -> str:
+        done = command(*words, "--name", "x", "--may-exist")
+        text = done.stderr.decode()
+        assert (words, done.returncode, text) == (words, status, text)
+        return text.partition("\n")[0].removeprefix("dumm-fs: master 'x' already exists, and ")
+
+    tree = tmp_path / "tree"
+    (tree / "etc").mkdir(parents=True)
+    (tree / "etc/motd").write_text("hello\n")
+    tar = tmp_path / "tree.tar"
+    subprocess.run(["tar", "-C", tree, "-cf", tar, "."], check=True)
+    for source in (tree, tar, tree, tar):
+        assert tried("import", str(source)) == ""
+    # The archive is recognized without being read, and read if it was replaced.
+    os.utime(tar)
+    assert tried("import", str(tar)) == ""
+    assert tried("build", "busybox", status=4) == "contains no busybox"
+    assert tried("build", "debian", status=4) == "is not a Debian system"
+    (tree / "etc/motd").write_text("HELLO\n")
+    assert tried("import", str(tree), status=4) == f"'/etc/motd' in '{tree}' differs from it"
+    subprocess.run(["tar", "-C", tree, "-cf", tar, "."], check=True)
+    assert tried("import", str(tar), status=4) == f"'/etc/motd' in '{tar}' differs from it"
+    assert command("delete", "x", "--if-exists").returncode == 0
+    assert tried("build", "busybox") == tried("build", "busybox") == ""
+
+
+def test_debian_that_exists(home: Path) -> None:
+    status = home / "x/var/lib/dpkg/status"
+    status.parent.mkdir(parents=True)
+    status.write_text(
+        "Package: frr\nStatus: install ok installed\nProvides: zebra (= 1), ospf\n\n"
+        "Package: gone\nStatus: deinstall ok config-files\n"
+    )
+    release = home / "x/usr/lib/os-release"
+    release.parent.mkdir(parents=True)
+    release.write_text("ID=debian\nVERSION_CODENAME=trixie\n")
+    for words, reason in (
+        (["--include", "frr,zebra,ospf"], ""),
+        (["--suite", "trixie", "--include", "frr"], ""),
+        (["--suite", "stable"], ""),
+        (["--include", "frr,gone"], "lacks the package 'gone'"),
+        (["--suite", "bookworm"], "is of the suite 'trixie', not 'bookworm'"),
+    ):
+        done = command("build", "debian", "--name", "x", "--may-exist", *words)
+        assert (words, done.returncode) == (words, 4 if reason else 0)
+        assert reason in done.stderr.decode()
+    done = command("build", "busybox", "--name", "x", "--may-exist")
+    assert "is a distribution" in done.stderr.decode()

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from support import PLACES
 from support.checks import one_line_error
 from support.labs import Lab
-from test_carrier import DEAD, LIVE, PLACES, look, make, pair, pings, reaches
+from test_carrier import DEAD, LIVE, look, pair, pings, reaches
 
 pytestmark = pytest.mark.uml
 
 
 @pytest.fixture(params=PLACES, ids=lambda place: "".join(place))
 def lab(request: pytest.FixtureRequest, new_lab: Callable[..., Lab]) -> Lab:
-    made = make(new_lab, *request.param)
+    made = new_lab("lab", request.param[1], kernel=request.param[0])
     pair(made)
     return made
 

@@ -135,6 +135,10 @@ def test_staged_installation_works_in_its_final_place_and_can_be_removed(tmp_pat
             *("share/zsh/site-functions/_{}", "share/fish/vendor_completions.d/{}.fish"),
         ):
             assert (prefix / file.format(tool)).is_file()
+    for place in ("bin", "lib/wireshark/extcap"):
+        listed = call(prefix / place / "dumm-extcap", "--extcap-interfaces")
+        assert listed.startswith("extcap {version=")
+    assert (prefix / "share/man/man1/dumm-extcap.1").is_file()
     (tmp_path / "lab").mkdir()
     call(prefix / "bin/dumm-fs", "init", "--host-net", cwd=tmp_path / "lab")
     assert call(prefix / "bin/dumm-guest", "list", "-q", cwd=tmp_path / "lab") == ""
@@ -322,7 +326,7 @@ def test_wheel_runs_on_any_distribution(source: Path) -> None:
         jail = wheel.getinfo("dumm_tools/agent/jail.bin")
         assert jail.external_attr >> 16 & 0o111
         assert is_static(wheel.read(jail))
-        for name in ("initrd.cpio", "listing.so", "preload/ld.so.preload"):
+        for name in ("initrd.cpio", "preload.so", "preload/ld.so.preload"):
             assert f"dumm_tools/agent/{name}" in wheel.namelist()
         info = f"dumm_tools-{__version__}.dist-info"
         metadata = message_from_bytes(wheel.read(f"{info}/METADATA"))

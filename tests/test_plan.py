@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dumm_tools.guests import jail, plan, run_dir
 from dumm_tools.guests.plan import Parts, Plan
+from dumm_tools.guests.program_files import ProgramFiles
 from dumm_tools.images.kernel import Kernel
 from dumm_tools.images.master import Master
 from dumm_tools.model import Boot, Guest, Iface, State
@@ -27,7 +28,8 @@ def planned(nics: int = 0, args: Sequence[str] = ()) -> Plan:
 
 def words_of(made: Plan) -> list[str]:
     """The command line of the guest's jail."""
-    return jail.command("/lab", made, "", locks=3, first=10)
+    files = ProgramFiles(((7, "/usr"), (8, "/lib64")), ("--symlink", "usr/bin", "/bin"))
+    return jail.command("/lab", made, files, "", locks=3, first=10)
 
 
 def test_kernel_is_called_by_the_name_of_what_executes_it_again() -> None:
@@ -47,7 +49,11 @@ def test_arguments_of_the_user_replace_defaults() -> None:
 
 def test_descriptors_are_numbered_consecutively() -> None:
     words = words_of(planned())
-    hold = 10 + len(run_dir.terminals())
+    trees = 10 + len(run_dir.terminals())
+    for number, place in enumerate(("/usr", "/lib64")):
+        at = words.index(place)
+        assert words[at - 2 : at] == ["--ro-mount", str(trees + number)]
+    hold = trees + 2
     at = words.index("--hold")
     assert words[at + 1 : at + 3] == [str(hold), "4"]  # the locks and the log
     assert [words[words.index(f"--{w}") + 1] for w in ("log", "turn", "errors")] == [

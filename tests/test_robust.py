@@ -348,6 +348,12 @@ def test_few_descriptors_and_a_small_umask(lab: Lab) -> None:
     assert lab("dumm-guest exec alice -- sh -c umask").out == "0022\n"
 
 
+def test_small_umask_with_virtiofs(lab: Lab) -> None:
+    """The kernel has no capabilities, and enters its jail nevertheless."""
+    lab(["sh", "-c", "umask 077; dumm-guest create alice --rootfs virtiofs --start"])
+    assert lab("dumm-guest exec alice -- sh -c umask").out == "0022\n"
+
+
 def test_hard_limits_lower_than_a_guest_needs(lab: Lab) -> None:
     """A guest may have more processes than its user, whose limit then applies to it."""
     lab("dumm-guest create alice")

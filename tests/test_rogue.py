@@ -8,7 +8,6 @@ would succeed there.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
 import re
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import pytest
 from support import BIN, PATIENCE, ROOT
+from support.host import scopes_sockets
 from support.masters import cache_home
 from support.programs import compiled
 from support.users import User
@@ -196,15 +196,9 @@ def not_stopped(kind: str) -> set[str]:
         found.add("tap-idle")  # one group only: nothing separates the guests of a lab
     if kind in PASSING or kind == "user":
         found.add("in-flight")  # they belong to the guest itself
-    if kind == "root" and not _scopes_sockets():
+    if kind == "root" and not scopes_sockets():
         found.add("unix-datagram")  # abstract sockets belong to the network namespace
     return found
-
-
-def _scopes_sockets() -> bool:
-    """Whether this kernel has a recent enough Landlock (landlock_create_ruleset(2), version 6)."""
-    version: int = ctypes.CDLL(None).syscall(444, None, 0, 1)
-    return version >= 6
 
 
 def test_rogue_kernel_reaches_nothing(owner: Owner, prey: Prey) -> None:

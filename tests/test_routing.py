@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import ROOT, SUITES
+from support import PLACES, ROOT
 from support.labs import Lab, recorded
 
 from dumm_tools import routing, statefile
@@ -314,8 +314,7 @@ def two(new_lab: Callable[..., Lab]) -> Callable[..., Lab]:
 
 
 @pytest.mark.uml
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(("suite", "kind"), PLACES)
 def test_all_kinds_of_routes(two: Callable[..., Lab], suite: str, kind: str) -> None:
     lab = two(suite, kind)
     lab("dumm-guest start a")
@@ -416,5 +415,13 @@ def test_routes_without_a_metric_do_not_take_others_with_them(two: Callable[...,
     )
     lab("dumm-iface route del a-eth0 default --metric 8", status=3)
     lab("dumm-iface rule del a --priority 9", status=3)
+    # The kernel removes the first that has the given parts.
+    for words in ("--from 10.3.0.0/16", "--to 10.4.0.0/16", "", "--from 10.5.0.0/16"):
+        lab(f"dumm-iface rule add a --priority 9 --table 7 {words}")
+    lab("dumm-iface rule del a --priority 9", status=2)
+    lab("dumm-iface rule del a --priority 9 --table 7")
+    left = ["9:\tfrom 10.3.0.0/16", "9:\tfrom all to 10.4.0.0/16", "9:\tfrom 10.5.0.0/16"]
+    found = lab("dumm-guest exec a -- ip rule").lines
+    assert [line.partition(" lookup")[0].strip() for line in found if line[0] == "9"] == left
     lab("dumm-iface rule list b", status=3)
-    assert lab("dumm-iface rule list a -q").lines == []
+    assert lab("dumm-iface rule list a -o from").lines == ["10.3.0.0/16", "10.5.0.0/16", "-"]

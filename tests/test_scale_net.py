@@ -19,12 +19,9 @@ PLACES = ["--isolated", *(["--host-net"] if os.geteuid() == 0 else [])]
 
 
 @pytest.fixture(params=PLACES)
-def place(lab: Lab, request: pytest.FixtureRequest) -> Lab:
+def place(new_lab: Callable[..., Lab], request: pytest.FixtureRequest) -> Lab:
     """A lab on the host's network, and an isolated one."""
-    lab("dumm-fs destroy")
-    (lab.directory / "state.json").unlink(missing_ok=True)
-    lab(f"dumm-fs init --kernel sid --master busybox {request.param}")
-    return lab
+    return new_lab("lab", request.param)
 
 
 def sh(lab: Lab, guest: str, script: str, status: int | None = 0) -> str:
@@ -60,8 +57,8 @@ def test_30_interfaces_in_one_guest(new_lab: Callable[..., Lab], suite: str) -> 
     lab("dumm-guest create a")
 
     def create(start: int, stop: int) -> None:
-        line = "iface create a-eth{} --bridge lan0 --address 10.0.0.1/24\n"
-        lab("dumm-console", stdin="".join(map(line.format, range(start, stop))).encode())
+        line = "iface create a-eth{} --bridge lan0 --address 10.0.0.1/24"
+        lab.batch(*map(line.format, range(start, stop)))
 
     create(0, 26)
     lab("dumm-iface route add a-eth25 192.168.0.0/16 --via 10.0.0.2")
@@ -88,8 +85,12 @@ def test_40_guests_on_one_bridge(place: Lab) -> None:
     place("dumm-bridge create lan0")
     guests = [f"g{n}" for n in range(1, 41)]
     place(["dumm-guest", "create", *guests])
-    for n, guest in enumerate(guests, 1):
-        place(f"dumm-iface create {guest}-eth0 --bridge lan0 --address 10.0.0.{n}/24")
+    place.batch(
+        *(
+            f"iface create {guest}-eth0 --bridge lan0 --address 10.0.0.{n}/24"
+            for n, guest in enumerate(guests, 1)
+        )
+    )
     place("dumm-guest start --all")
     for guest in (guests[0], guests[-1]):
         script = "for n in $(seq 40); do ping -c1 -W30 10.0.0.$n >/dev/null || echo $n; done"
@@ -101,10 +102,13 @@ def test_20_bridges(place: Lab) -> None:
     bridges = [f"lan{n}" for n in range(20)]
     place(["dumm-bridge", "create", *bridges])
     place("dumm-guest create a b")
-    for n, bridge in enumerate(bridges):
-        for host, guest in enumerate("ab", 1):
-            address = f"10.{n}.0.{host}/24"
-            place(f"dumm-iface create {guest}-eth{n} --bridge {bridge} --address {address}")
+    place.batch(
+        *(
+            f"iface create {guest}-eth{n} --bridge {bridge} --address 10.{n}.0.{host}/24"
+            for n, bridge in enumerate(bridges)
+            for host, guest in enumerate("ab", 1)
+        )
+    )
     place("dumm-guest start --all")
     script = "for n in $(seq 0 19); do ping -c1 -W30 10.$n.0.2 >/dev/null || echo $n; done"
     assert sh(place, "a", script) == ""

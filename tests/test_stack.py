@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support import SUITES
+from support.checks import one_line_error
 from support.labs import Lab
 
 pytestmark = pytest.mark.uml
@@ -169,6 +170,28 @@ def test_missing_layer_is_an_error(lab: Lab) -> None:
     assert "overlay del" in done.err
     lab("dumm-fs overlay del a layer")
     lab("dumm-guest start a")
+
+
+def test_layer_is_not_reached_through_a_link(lab: Lab) -> None:
+    """Another guest may write to a directory above it."""
+    own, secret = lab.directory / "outer/own", lab.directory / "secret"
+    own.mkdir(parents=True)
+    secret.mkdir()
+    lab("dumm-guest create a b")
+    lab("dumm-fs overlay add a outer")
+    lab(["dumm-fs", "overlay", "add", "b", own])
+    lab("dumm-fs umount b")
+    lab("dumm-guest start a")
+    script = f"rmdir /own && ln -s {secret} /own"
+    lab(["dumm-guest", "exec", "a", "--", "sh", "-c", script])
+    for command in ("dumm-guest start b", "dumm-fs mount b", "dumm-fs save -"):
+        done = lab(command, status=3)
+        assert done.out == ""
+        assert one_line_error(done.err, command.split()[0]) == (
+            f"layer '{own}' of guest 'b' is gone: a part of its path has become a link"
+        )
+    lab(["dumm-fs", "overlay", "del", "b", own])
+    lab("dumm-fs mount b")
 
 
 def test_remounted_tree_is_that_of_the_running_guest(pair: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import ROOT, SUITES
+from support import PATIENCE, ROOT, SUITES
 from support.checks import one_line_error, until
 from support.guests import processes, state_of
 from support.labs import Lab
@@ -83,7 +84,7 @@ def test_bad_scripts_are_refused(lab: Lab, tmp_path: Path) -> None:
 
     def refused(words: str, status: int, stdin: bytes = b"") -> str:
         message = one_line_error(lab(f"dumm-guest {words}", status=status, stdin=stdin).err)
-        assert lab("dumm-guest startup a").stdout == b"true"
+        assert lab("dumm-guest startup a").stdout == b"true\n"
         return message
 
     assert "empty" in refused("startup a -", 2)
@@ -198,7 +199,8 @@ def test_failure_is_a_warning(lab: Lab, text: str, status: str, line: str) -> No
     for command in ("start a --wait booted", "wait a --for booted"):
         said = lab(f"dumm-guest {command}").err
         assert said.count("\n") == 1
-        assert f"guest 'a': its startup script failed with status {status}" in said
+        expected = f"warning: guest 'a': its startup script failed with status {status}"
+        assert one_line_error(said).startswith(expected)
         assert said.endswith(f"{line}\n")
     assert startup_of(lab) == f"failed {status}"
 
@@ -249,7 +251,12 @@ def test_static_program_is_a_script_too(lab: Lab, tmp_path: Path) -> None:
     assert log_of(lab) == "static\n"
 
 
-def test_command_of_an_image(lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rootfs", ["hostfs", "virtiofs"])
+def test_command_of_an_image(
+    new_lab: Callable[..., Lab], tmp_path: Path, kind: str, rootfs: str
+) -> None:
+    lab = new_lab("lab", kind)
     cache = tmp_path / "cache/dumm"
     (cache / "masters").mkdir(parents=True)
     there = Path(lab.env["XDG_CACHE_HOME"]) / "dumm"
@@ -264,12 +271,19 @@ def test_command_of_an_image(lab: Lab, tmp_path: Path) -> None:
     (cache / "masters/.app.json").write_text(json.dumps({"command": command}))
     (cache / "masters/.app.lock").touch()
     lab.env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
-    lab("dumm-guest create a --master app")
+    lab(f"dumm-guest create a --master app --rootfs {rootfs}")
     lab("dumm-guest start a --wait booted")
     until(lambda: "it" in log_of(lab), "the output")
     assert log_of(lab).splitlines()[:2] == ["/etc", "nobody"]
     assert startup_of(lab) == "running"
-    lab("dumm-guest wait a --until -- sh -c 'ps -o args | grep [s]leep'")
+    # It ends.
+    kill = "kill -9 $(ps -o pid,args | sed -n 's/^ *\\([0-9]*\\) sleep.*/\\1/p')"
+    lab(["dumm-guest", "exec", "a", "--", "sh", "-c", kill])
+    until(lambda: startup_of(lab) == "failed 137", "it was killed")
+    said = lab("dumm-guest wait a --for booted").err
+    assert one_line_error(said).startswith(
+        "warning: guest 'a': its image's command failed with status 137"
+    )
     # A script takes its place, and gives it back.
     script(lab, "echo script")
     lab("dumm-guest restart a --wait booted")
@@ -277,4 +291,21 @@ def test_command_of_an_image(lab: Lab, tmp_path: Path) -> None:
     lab("dumm-guest startup a --clear")
     lab("dumm-guest exec a -- reboot", status=None)
     lab("dumm-guest wait a --for booted")
+    lab("dumm-guest wait a --until -- sh -c 'ps -o args | grep [s]leep'")
     assert startup_of(lab) == "running"
+
+
+def test_start_tells_of_a_failure_that_is_known(lab: Lab) -> None:
+    lab("dumm-guest create a")
+    script(lab, "echo why; exit 3")
+    lab("dumm-guest start a")
+    lab("dumm-guest stop a")
+    # Meanwhile, nobody can take the line that readiness is asked on.
+    with (lab.directory / "run/a/line0.in").open("r+b", buffering=0) as line:
+        fcntl.flock(line, fcntl.LOCK_EX)
+        starting = lab.start("dumm-guest start a")
+        until(lambda: startup_of(lab) == "failed 3", "the script has failed")
+    said = starting.communicate(timeout=PATIENCE)[1].decode()
+    assert starting.returncode == 0
+    why = "its startup script failed with status 3: why"
+    assert one_line_error(said) == f"warning: guest 'a': {why}"

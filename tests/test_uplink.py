@@ -12,27 +12,19 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
-from support import PATIENCE
+from support import PATIENCE, outside
 from support.checks import one_line_error, until
 from support.labs import Lab
+from support.outside import HERE, METADATA, THERE, call
 from support.users import User
 
 from dumm_tools.linux import sysctl, sysfs
 
 pytestmark = [pytest.mark.uml, pytest.mark.root]
 
-#: An address on the Internet, where HTTP requests are answered.
-THERE = "198.51.100.1"
-#: A cloud's metadata address; the host's own address and its services.
-METADATA = "169.254.169.254:80"
-OWN = "203.0.113.2"
+#: The host's own address and its services.
+OWN = HERE
 SERVICE = f"{OWN}:8000"
-
-
-def call(*argv: str) -> str:
-    """Run a program on the host."""
-    done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=PATIENCE)
-    return done.stdout
 
 
 def _held(link: dict[str, list[dict[str, object]]]) -> list[str]:
@@ -42,40 +34,12 @@ def _held(link: dict[str, list[dict[str, object]]]) -> list[str]:
 @pytest.fixture
 def internet(tmp_path: Path) -> Iterator[list[str]]:
     """The prefix that runs a command there."""
-    with subprocess.Popen(["unshare", "-n", "sleep", "infinity"]) as there:
-        inside = ["nsenter", "-t", str(there.pid), "-n"]
-        own = Path("/proc/self/ns/net").readlink()
-        until(lambda: Path(f"/proc/{there.pid}/ns/net").readlink() != own, "a namespace")
-        groups = Path("/proc/sys/net/ipv4/ping_group_range")
-        before = groups.read_text()
-        call("ip", "link", "add", "wan0", "type", "veth", "peer", "name", "net0")
-        call("ip", "link", "set", "wan0", "addrgenmode", "none")
-        call("ip", "link", "set", "net0", "netns", str(there.pid))
-        call("ip", "address", "add", "203.0.113.2/24", "dev", "wan0")
-        call("ip", "link", "set", "wan0", "up")
-        call("ip", "route", "add", "default", "via", "203.0.113.1")
-        for words in (
-            "link set lo up",
-            "address add 203.0.113.1/24 dev net0",
-            f"address add {THERE}/32 dev lo",
-            "address add 169.254.169.254/32 dev lo",
-            "link set net0 up",
-        ):
-            call(*inside, "ip", *words.split())
-        groups.write_text("0 2147483647\n")  # as on a usual host: pasta pings for its guests
-        (tmp_path / "www").mkdir()
-        (tmp_path / "www/index.html").write_text("the Internet\n")
-        server = ["busybox", "httpd", "-f", "-h", str(tmp_path / "www"), "-p"]
-        with (
-            subprocess.Popen([*inside, *server, "80"]) as web,
-            subprocess.Popen([*server, "8000"]) as service,
-        ):
-            yield inside
-            web.terminate()
-            service.terminate()
-        call("ip", "link", "del", "wan0")
-        groups.write_text(before)
-        there.kill()
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www/index.html").write_text("the Internet\n")
+    server = ["busybox", "httpd", "-f", "-h", str(tmp_path / "www"), "-p", "8000"]
+    with outside.world(tmp_path / "www") as inside, subprocess.Popen(server) as service:
+        yield inside
+        service.terminate()
 
 
 def world() -> dict[str, str]:
@@ -451,3 +415,29 @@ def test_host_is_silent_on_a_segment_without_uplink(internet: list[str], lab: La
             if frame[6:12].hex(":") != mac or kind == socket.PACKET_OUTGOING:
                 strangers.add(frame.hex())
     assert strangers == set()
+
+
+def test_lab_file_with_a_way_out(internet: list[str], new_lab: Callable[..., Lab]) -> None:
+    """That of an isolated lab is made by a process that has not entered it."""
+    lab = new_lab("lab", "--isolated")
+    assert internet
+    text = b"""bridge create lan0 lan1
+bridge address add lan0 10.0.0.254/24
+bridge address add lan1 10.0.1.254/24
+bridge uplink lan1
+guest create a
+"""
+    without = text.replace(b"bridge uplink lan1\n", b"")
+
+    def apply(file: bytes) -> None:
+        assert lab("dumm-console apply - --prune", stdin=file).err == ""
+        assert lab("dumm-console apply - --prune --dry-run", stdin=file).out == ""
+
+    for file, uplinks in ((text, ["-", "nat"]), (without, ["-", "-"]), (text, ["-", "nat"])):
+        apply(file)
+        assert lab("dumm-bridge list -o uplink").lines == uplinks
+    failing = text.replace(b"uplink lan1", b"uplink lan1 --to nosuch0")
+    done = lab("dumm-console apply -", stdin=failing, status=4)
+    message = "<stdin>:4:25: 'nosuch0' is outside this lab's network namespace"
+    assert one_line_error(done.err, "dumm-console") == message
+    assert lab("dumm-bridge list -o uplink").lines == ["-", "nat"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,9 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, ROOT, SUITES, TOP
-from support.guests import pid_of, state_of
+from support import PATIENCE, PLACES, ROOT, SUITES, TOP
+from support.checks import one_line_error
+from support.guests import children, kernel_of, pid_of, state_of
 from support.labs import Lab
+from support.masters import BUILT
 from support.programs import compiled
 from support.users import User
 
@@ -36,11 +39,6 @@ def server_of(lab: Lab, name: str) -> int:
     return int((lab.directory / "run" / name / "server.pid").read_text().split()[0])
 
 
-def children(pid: int) -> list[int]:
-    """The processes that another has started."""
-    return [int(n) for n in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def until(condition: Callable[[], object]) -> None:
     """Wait for something that must happen."""
     end = time.monotonic() + PATIENCE
@@ -56,13 +54,41 @@ def gone(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("isolated", ["--isolated", "--host-net"])
-@pytest.mark.parametrize("suite", SUITES)
-def test_life(new_lab: Callable[..., Lab], suite: str, isolated: str) -> None:
+#: Programs that have the server busy at any time.
+BUSY = "for n in 1 2 3 4; do (while :; do echo >/f$n; rm /f$n; done) >/dev/null 2>&1 & done"
+
+
+@pytest.mark.parametrize("kernel", [SUITES[0], BUILT])
+def test_ends_and_reboots_while_files_are_used(
+    new_lab: Callable[..., Lab], built: str, kernel: str
+) -> None:
+    """A kernel does not wait for ever for the last answers of the server."""
+    lab = new_lab(kernel=kernel)
+    lab("dumm-guest create a --rootfs virtiofs --start")
+    pid = pid_of(lab, "a")
+    # A kernel without our patch has a parent that starts it anew.
+    assert (kernel_of(pid) != pid) == (kernel != BUILT)
+    for _ in range(3):
+        lab(["dumm-guest", "exec", "a", "--", "sh", "-c", BUSY])
+        lab("dumm-guest exec a -- reboot -f", status=None)
+        lab("dumm-guest wait a")
+        assert pid_of(lab, "a") == pid
+    stuck = lab("dumm-console log a").out.count("[the kernel did not come to its end]")
+    assert stuck == 0 or kernel != BUILT
+    for _ in range(2):
+        lab(["dumm-guest", "exec", "a", "--", "sh", "-c", BUSY])
+        lab("dumm-guest exec a -- poweroff -f", status=None)
+        lab("dumm-guest wait a --for stopped")
+        lab("dumm-guest start a")
+    # Neither has it a parent that would start it after a panic.
+    lab(["dumm-guest", "exec", "a", "--", "sh", "-c", "echo c >/proc/sysrq-trigger"], status=125)
+    until(lambda: state_of(lab, "a") == "crashed")
+
+
+@pytest.mark.parametrize(("suite", "kind"), PLACES)
+def test_life(new_lab: Callable[..., Lab], suite: str, kind: str) -> None:
     """A guest boots, writes, reboots, is paused and stops; users own what they create."""
-    if isolated == "--host-net" and not ROOT:
-        pytest.skip("only root has such labs")
-    lab = new_lab("lab", isolated, kernel=suite)
+    lab = new_lab("lab", kind, kernel=suite)
     lab("dumm-guest create a --rootfs virtiofs --start")
     assert lab("dumm-guest list -o name,rootfs").lines == ["a\tvirtiofs"]
     mounts = lab("dumm-guest exec a -- cat /proc/mounts").lines
@@ -88,6 +114,16 @@ def test_life(new_lab: Callable[..., Lab], suite: str, isolated: str) -> None:
     assert state_of(lab, "a") == "stopped"
     assert gone(server)
     assert (lab.directory / "host/a/work/f2").read_text() == "two\n"
+
+
+def test_kernel_has_no_capabilities(served: Lab) -> None:
+    """It needs none: its files are the server's. A disk may belong to another user."""
+    (served.directory / "disk").write_bytes(bytes(1 << 20))
+    served("dumm-guest create b --rootfs virtiofs --disk disk --start")
+    for name, wanted in (("a", 0), ("b", 1 << 1)):  # CAP_DAC_OVERRIDE
+        text = Path(f"/proc/{pid_of(served, name)}/status").read_text()
+        status = dict(line.split(":\t", 1) for line in text.splitlines())
+        assert {int(status[f"Cap{which}"], 16) for which in ("Prm", "Eff", "Bnd")} == {wanted}
 
 
 def test_large_input(served: Lab) -> None:
@@ -198,6 +234,108 @@ def test_server_that_becomes_another_user(new_lab: Callable[..., Lab], isolated:
     assert gone(server_of(lab, "a"))
 
 
+def test_server_that_only_closes_its_connection(lab: Lab) -> None:
+    """Its guest has ended, whether or not the server has."""
+    pack, server = without_server(lab)
+    compiled("lingering.c", server)
+    lab(["dumm-guest", "create", "a", "--rootfs", "virtiofs", "--kernel", pack])
+    done = lab("dumm-guest start a", status=1)
+    assert "/usr/libexec/virtiofsd did not end with its connection" in done.err
+    assert len(done.err.splitlines()) == 1
+    assert state_of(lab, "a") == "stopped"
+
+
+def test_reboot_with_a_server_that_does_not_end(lab: Lab) -> None:
+    """It is killed, and the next kernel gets a new one."""
+    pack, server = without_server(lab)
+    real = Path(lab.env["XDG_CACHE_HOME"]) / "dumm/kernels" / SUITES[0] / "virtiofsd"
+    lab.host(["cp", "-a", f"{real}/usr/libexec/virtiofsd", f"{server}.real"])
+    compiled("lingering.c", server)
+    lab(["dumm-guest", "create", "a", "--rootfs", "virtiofs", "--kernel", pack])
+    lab("dumm-guest start a")
+    first = children(server_of(lab, "a"))
+    lab("dumm-guest exec a -- sh -c 'echo here >/file; reboot'", status=None)
+    until(lambda: "has rebooted" not in lab("dumm-guest exec a -- true", status=None).err)
+    lab("dumm-guest wait a")
+    assert lab("dumm-guest exec a -- cat /file").out == "here\n"
+    assert children(server_of(lab, "a")) != first
+    assert gone(first[0])
+
+
+@pytest.mark.root
+def test_hidden_parts_of_proc(new_lab: Callable[..., Lab], tmp_path: Path, packs: Path) -> None:
+    """In a container, the server of an isolated lab cannot have a procfs before Linux 7.2."""
+    release = tuple(int(n) for n in os.uname().release.split(".")[:2])
+    hide = (
+        "findmnt -rn -t proc -o TARGET | grep -vx /proc | xargs -r umount -l;"
+        'mount --bind /dev/null /proc/cmdline; exec "$@"'
+    )
+    directory = tmp_path / "hidden"
+    directory.mkdir()
+    lab = Lab(directory, packs)
+    lab.prefix = ["unshare", "--mount", "sh", "-c", hide, "sh"]
+    try:
+        lab(f"dumm-fs init --isolated --kernel {SUITES[0]} --master busybox")
+        lab("dumm-guest create a --rootfs virtiofs")
+        if release >= (7, 2):
+            lab("dumm-guest start a")
+            return
+        done = lab("dumm-guest start a", status=1)
+        hidden = "parts of /proc are hidden here, as in containers"
+        assert f"cannot start guest 'a' with virtiofs: {hidden}\n" in done.err
+        lab("dumm-guest set a --rootfs hostfs")
+        lab("dumm-guest start a")
+        tree = packs / "dumm/masters/busybox"
+        lab.env["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+        lab(["dumm-fs", "master", "import", tree, "--name", "served", "--rootfs", "virtiofs"])
+        pack = packs / "dumm/kernels" / SUITES[0]
+        done = lab(["dumm-guest", "create", "b", "--master", "served", "--kernel", pack, "--start"])
+        assert done.err.endswith(f"uses hostfs, where all files belong to one user: {hidden}\n")
+    finally:
+        lab.end()
+
+
+def with_files(count: int, command: str) -> list[str]:
+    """A command line that runs another with a limit of open files that it cannot raise."""
+    unable = ["setpriv", "--bounding-set=-sys_resource"] if ROOT else []
+    return [*unable, "sh", "-c", f"ulimit -n {count}; exec {command}"]
+
+
+@pytest.mark.parametrize("suite", [SUITES[0], SUITES[-1]])
+def test_more_files_than_descriptors(new_lab: Callable[..., Lab], suite: str) -> None:
+    """The guest's kernel forgets files in time."""
+    lab = new_lab("lab", "--isolated", kernel=suite)
+    for number in range(8):
+        (lab.directory / f"layer/many/{number}").mkdir(parents=True)
+        for name in range(1000):
+            (lab.directory / f"layer/many/{number}/{name}").touch()
+    lab("dumm-guest create a --rootfs virtiofs --memory 128M")
+    lab("dumm-fs overlay add a layer")
+    lab(with_files(6000, "dumm-guest start a"))
+    look = "find /many -type f | wc -l && cat /many/$0/*"
+    found = [lab.start(["dumm-guest", "exec", "a", "--", "sh", "-c", look, name]) for name in "246"]
+    for each in found:
+        assert each.communicate(timeout=PATIENCE) == (b"8000\n", b"")
+    assert "drop_caches: 2" not in lab("dumm-guest exec a -- dmesg").out
+    # It keeps what it has room for.
+    lab("dumm-guest restart a")
+    enough = lab("dumm-guest exec a -- cat /proc/cmdline").out.count("DUMM_FILES=") == 0
+    lab("dumm-guest exec a -- find /many -type f")
+    kept = int(lab("dumm-guest exec a -- cat /proc/sys/fs/inode-nr").out.split()[0])
+    assert kept > 8000
+    assert enough or kept < 15000
+
+
+def test_few_descriptors_are_reported(lab: Lab) -> None:
+    lab("dumm-guest create a --rootfs virtiofs")
+    few = lab(with_files(2000, "dumm-guest start a")).err
+    assert one_line_error(few) == (
+        "warning: guest 'a' will run out of files: its server may have only 2000 open (ulimit -Hn)"
+    )
+    checks = lab(with_files(2000, "dumm-fs check -o name,state,found")).lines
+    assert [c for c in checks if c.startswith("files\tabsent\t2000 open files: ")]
+
+
 def test_override(lab: Lab) -> None:
     """The master's default can be overridden, and comes back."""
     lab("dumm-guest create a")
@@ -248,6 +386,10 @@ def test_master_decides(lab: Lab, tmp_path: Path) -> None:
     rows = lab("dumm-guest list -o name,rootfs").lines
     assert dict(row.split("\t") for row in rows) == wanted
     lab("dumm-fs master import . --rootfs ext4", status=2)
+    lab(f"dumm-fs master import {tmp_path / 'plain'} --rootfs virtiofs", status=4)
+    assert lab("dumm-fs master show plain -o rootfs").out == "hostfs\n"
+    lab(f"dumm-fs master import {tmp_path / 'plain'} --rootfs virtiofs --may-exist")
+    assert lab("dumm-fs master show plain -o rootfs").out == "virtiofs\n"
 
 
 @pytest.mark.root
@@ -263,8 +405,9 @@ def test_default_of_an_ordinary_user(packs: Path, ids: bool) -> None:
         lab("dumm-fs init --kernel sid --master served")
         done = lab("dumm-guest create a --start")
         assert lab("dumm-guest show a -o rootfs").out == ("virtiofs\n" if ids else "hostfs\n")
-        why = "all files belong to one user: you have no ids for others (see dumm-fs check)\n"
-        assert done.err == ("" if ids else f"dumm-guest: guest 'a' uses hostfs, where {why}")
+        what = "dumm-guest: warning: guest 'a' uses hostfs, where all files belong to one user"
+        why = "you have no ids for others (see dumm-fs check)"
+        assert done.err == ("" if ids else f"{what}: {why}\n")
         lab(["dumm-guest", "exec", "a", "-u", "9:9", "-w", "/tmp", "--", "touch", "file"])
         lab.end()
     finally:
@@ -286,21 +429,28 @@ def rightness(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("suite", "isolated"),
-    [*((suite, "--isolated") for suite in SUITES), (SUITES[0], "--host-net")],
+    ("suite", "isolated", "rootfs"),
+    [
+        *((suite, "--isolated", "virtiofs") for suite in SUITES),
+        (SUITES[0], "--host-net", "virtiofs"),
+        (SUITES[0], "--isolated", "hostfs"),
+        (SUITES[0], "--host-net", "hostfs"),
+    ],
 )
-def test_rightness(new_lab: Callable[..., Lab], rightness: Path, suite: str, isolated: str) -> None:
+def test_rightness(
+    new_lab: Callable[..., Lab], rightness: Path, suite: str, isolated: str, rootfs: str
+) -> None:
     """All is as on a local file system, except for what the manual lists."""
     if isolated == "--host-net" and not ROOT:
         pytest.skip("only root has such labs")
     lab = new_lab("lab", isolated, kernel=suite)
-    lab("dumm-guest create a --rootfs virtiofs --start")
+    lab(f"dumm-guest create a --rootfs {rootfs} --start")
     lab(["dumm-fs", "cp", rightness, "a:/rightness"])
-    done = lab("dumm-guest exec a -- sh -c 'mkdir /work; /rightness /work'")
+    done = lab("dumm-guest exec a -- sh -c 'mkdir /work; /rightness /work /home'")
     found = dict(line.split(maxsplit=1) for line in done.lines)
-    assert len(found) == 41
-    assert {name: text for name, text in found.items() if text != "ok"} == {
-        "device": "Operation not permitted",
-        "tmpfile": "Operation not supported",
-        "rename-master-directory": "Invalid cross-device link",
+    column = {"hostfs": 1, "virtiofs": 2}[rootfs]
+    table = (TOP / "man/rootfs-checks.inc").read_text().replace("\\-", "-")
+    rows = [line.split("\t") for line in table.splitlines() if re.match(r"[a-z-]+\t", line)]
+    assert {name: text == "ok" for name, text in found.items()} == {
+        row[0]: row[column] == "yes" for row in rows
     }

@@ -19,3 +19,6 @@ PATIENCE = 300.0
 STRICT = os.environ.get("DUMM_TEST_STRICT") == "1"
 #: Whether root runs the tests. Everybody is root in the session's namespace.
 ROOT = os.geteuid() == 0
+#: A kernel and the kind of lab: isolated with each kernel, on the host's network with the newest. A
+#: guest's kernel does not know what kind of lab it is in.
+PLACES = [*((suite, "--isolated") for suite in SUITES), *([("sid", "--host-net")] if ROOT else [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
@@ -11,6 +12,12 @@ from pathlib import Path
 import pytest
 
 from dumm_tools.linux import mount
+
+
+def scopes_sockets() -> bool:
+    """Whether this kernel has a recent enough Landlock (landlock_create_ruleset(2), version 6)."""
+    version: int = ctypes.CDLL(None).syscall(444, None, 0, 1)
+    return version >= 6
 
 
 @pytest.fixture

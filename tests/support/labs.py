@@ -94,6 +94,10 @@ class Lab:
             )
         return Done(argv, process.returncode, out, err)
 
+    def batch(self, *lines: str) -> None:
+        """Run command lines, without `dumm-`, that must succeed, with one start of Python."""
+        self("dumm-console", stdin="".join(f"{line}\n" for line in lines).encode())
+
     def start(
         self, command: str | Sequence[str | Path], *, env: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:

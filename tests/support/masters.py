@@ -31,11 +31,15 @@ EXAMPLE_MASTERS = [
     "dumm-fs master build debian --name frr --may-exist --include frr",
 ]
 
-#: Debian 13 with systemd: a server of many services. Each takes a minute to build.
+#: Debian 13 with systemd, for examples/server.sh and others: a server of many services. It takes
+#: two minutes to build, and the next one takes one.
 SYSTEMD_MASTER = [
-    "dumm-fs master build debian --suite trixie --name debian-systemd --may-exist --include "
-    "systemd-sysv,dbus,openssh-server,passwd,ppp,pppoe,attr,acl,libcap2-bin,git,make",
+    "dumm-fs master build debian --suite trixie --name server --may-exist --include "
+    "systemd-sysv,libnss-systemd,dbus,openssh-server,postgresql,nginx-light,"
+    "passwd,ppp,pppoe,attr,acl,libcap2-bin,cron,logrotate,curl,git,make,tcc,libc6-dev",
 ]
+#: Options of guests with this master that keep the large services from being started.
+WITHOUT_SERVICES = "--arg systemd.mask=postgresql.service --arg systemd.mask=nginx.service"
 #: Debian 13 with the System V init.
 SYSVINIT_MASTER = [
     "dumm-fs master build debian --suite trixie --name debian-sysvinit --may-exist "
@@ -89,8 +93,8 @@ def example_masters(packs: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def debian_systemd(packs: Path) -> str:
-    """The name of a master in the cache: Debian 13 with systemd."""
-    return "debian-systemd"
+    """The name of a master in the cache: Debian 13 with systemd, and services."""
+    return "server"
 
 
 @pytest.fixture(scope="session")

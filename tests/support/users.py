@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from support import BIN, TOP
+from support import BIN, PATIENCE, TOP
 from support.labs import Lab
 
 #: The first of the first user's subordinate ids.
@@ -81,6 +81,25 @@ class User:
         path.mkdir(mode=0o700)
         os.chown(path, self.uid, self.uid)
         return path
+
+    def take_master(self, cache: Path, name: str) -> None:
+        """Give the user the master `name` in `cache`: a mount that shows its files as theirs or,
+        where the file system cannot do that, a copy."""
+        source = cache / "dumm/masters" / name
+        if not (self.cache / "dumm/masters").exists():
+            self.own("home/cache/dumm/masters")
+        target = self.own(f"home/cache/dumm/masters/{name}")
+        inside = ("nsenter", f"--mount=/proc/{self._namespace.pid}/ns/mnt")
+        script = TOP / "tests/support/idmapped.py"
+        ids = (str(self.uid), str(self.first_id))
+        done = subprocess.run([*inside, sys.executable, script, source, target, *ids], check=False)
+        if done.returncode == 0:
+            return
+        target.rmdir()
+        with subprocess.Popen(["tar", "-C", source, "-c", "."], stdout=subprocess.PIPE) as tar:
+            lab = self.lab(f"taking-{name}")
+            command = [*lab.prefix, f"{BIN}/dumm-fs", "master", "import", "-", "--name", name]
+            subprocess.run(command, env=lab.env, stdin=tar.stdout, check=True, timeout=PATIENCE)
 
     def lab(self, name: str, env: Mapping[str, str] | None = None) -> UserLab:
         """A directory of this user, and the commands run as this user."""
