@@ -155,6 +155,9 @@ def test_log_of_any_length_is_printed(lab: Lab) -> None:
     lab("dumm-guest create long")
     log = lab.directory / "run/long/console.log"
     text = b"".join(b"%d\r\n" % number for number in range(30_000))
+    cut = b"x" * ((1 << 16) - 1) + b"\r\n" + b"y\r"  # at the end of a piece that is read
+    log.write_bytes(cut)
+    assert lab("dumm-console log long").stdout == cut.replace(b"\r\n", b"\n")
     log.write_bytes(text)
     assert lab("dumm-console log long").stdout == text.replace(b"\r\n", b"\n")
     for count in (1, 2, 9_000, 29_999, 30_000, 40_000):
@@ -196,7 +199,7 @@ def test_log_f_follows_until_the_guest_stops(lab: Lab) -> None:
 
 
 def test_log_f_follows_a_log_that_loses_its_oldest_lines(lab: Lab) -> None:
-    """The newest part is kept; followers see no line twice, and every line that is kept."""
+    """The newest part is kept; followers see no line twice, and are told what they have missed."""
     lab("dumm-guest start bob")
     log = lab.directory / "run/bob/console.log"
     following = lab.start("dumm-console log -f -n 0 bob")
@@ -207,7 +210,8 @@ def test_log_f_follows_a_log_that_loses_its_oldest_lines(lab: Lab) -> None:
     for line in following.stdout:
         if line == b"over\n":
             break
-        seen += [int(line)] if line.strip().isdigit() else []
+        # A line may be cut where a follower that is too slow misses some.
+        seen += [int(line)] if len(line) == 200 and line.strip().isdigit() else []
     assert seen == sorted(set(seen))
     assert seen[-1] == 30_000
     assert log.stat().st_size <= 4 << 20
@@ -231,13 +235,40 @@ def test_reader_continues_in_a_log_that_loses_its_beginning(tmp_path: Path) -> N
     log.write_bytes(b"[8 bytes before this are gone]\nthree\nfour\n")
     assert reader.read(3) == b"fou"
     assert Reader(fd, log.stat().st_size).read(100) == b""
-    # More is gone than was read.
+    # While data is being moved, nothing can be read.
+    log.write_bytes(b"\0nine bytes gone]\nfour\nfive\n")
+    assert reader.read(100) == b""
+    # More is gone than was read, within a line.
     log.write_bytes(b"[30 bytes before this are gone]\nfive\n")
+    assert reader.read(100) == b"\n[13 bytes are missing here]\n"
     assert reader.read(100) == b"five\n"
     # A line printed by the guest itself, which must not be trusted.
     log.write_bytes(b"[99999999999999999999 bytes before this are gone]\nsix\n")
+    assert reader.read(100).endswith(b" bytes are missing here]\n")
     assert reader.read(100) == b"six\n"
     assert reader.read(100) == b""
+    os.close(fd)
+
+
+def test_reader_sees_no_data_that_is_being_moved(tmp_path: Path) -> None:
+    """The keeper (agent/jail/log.c) moves it in place, as here, while somebody reads."""
+    log = tmp_path / "log"
+    log.write_bytes(b"one\ntwo\nthree\n")
+    fd = os.open(log, os.O_RDONLY)
+
+    class Moved(Reader):
+        """The keeper moves the data after the first line was read, and before the rest is."""
+
+        def _head(self) -> bytes:
+            head = super()._head()
+            if not head.startswith(b"["):
+                log.write_bytes(b"[8 bytes before this are gone]\nthree\nfour\n")
+            return head
+
+    reader = Moved(fd, 0)
+    log.write_bytes(b"one\ntwo\nthree\n")
+    assert reader.read(100) == b"[8 bytes are missing here]\n"
+    assert reader.read(100) == b"three\nfour\n"
     os.close(fd)
 
 

@@ -62,9 +62,13 @@ def log(labdir: str, name: str, write: Write, *, last: int | None, follow: bool)
     """Write the console's log, or its `last` lines; with `follow`, continue until the guest
     ends."""
     path = _log(labdir, name)
+    held = b""  # the first half of an end of line, perhaps
 
     def put(text: bytes) -> None:
-        write(text.replace(b"\r\n", b"\n"))
+        nonlocal held
+        text = held + text
+        held = text[-1:] if text.endswith(b"\r") else b""
+        write(text.removesuffix(held).replace(b"\r\n", b"\n"))
 
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -77,6 +81,7 @@ def log(labdir: str, name: str, write: Write, *, last: int | None, follow: bool)
             put(piece)
         if follow:
             _follow(labdir, name, path, Reader(file.fileno(), file.tell()), put)
+    write(held)
 
 
 def _start_of_last(file: BinaryIO, size: int, lines: int) -> int:

@@ -2,8 +2,8 @@
  *
  * It is limited to LOG_MAX. When it is full, its older half is discarded, in whole lines, and replaced
  * with a line that says how many bytes have been discarded in total, so that readers know their
- * position (console_log.py). Output that does not fit on the disk is lost; the pipe is still read,
- * or the guest would block.
+ * position (console_log.py); while data is being moved, the log begins with a null byte. Output that
+ * does not fit on the disk is lost; the pipe is still read, or the guest would block.
  */
 #include "log.h"
 #include "base.h"
@@ -41,7 +41,8 @@ static void drop_older_half(void)
 
 	gone += (unsigned long long)(from - head);
 	head = snprintf(line, sizeof line, "[%llu bytes before this are gone]\n", gone);
-	if (pwrite(log_fd, line, (size_t)head, 0) != head)
+	/* Until the first line is written, last, readers see that data is being moved. */
+	if (pwrite(log_fd, "", 1, 0) != 1)
 		head = 0; /* harmless: a line more or less at the top */
 	for (to = head; from < size;) {
 		ssize_t n = pread(log_fd, piece, sizeof piece, from);
@@ -55,6 +56,8 @@ static void drop_older_half(void)
 	size = to;
 	if (ftruncate(log_fd, size))
 		size = lseek(log_fd, 0, SEEK_END);
+	if (pwrite(log_fd, line, (size_t)head, 0) != head)
+		head = 0;
 }
 
 static void append(const char *text, size_t n)
