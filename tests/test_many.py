@@ -411,6 +411,54 @@ def test_capture_of_some_to_a_pipe(pinging: Lab) -> None:
     assert process.wait(PATIENCE) == -signal.SIGPIPE
 
 
+@pytest.fixture
+def talking(lab: Lab) -> Iterator[Lab]:
+    """x and y on a cable of their own."""
+    lab("dumm-bridge create cable")
+    lab("dumm-guest create x y")
+    lab("dumm-iface create x-eth0 --bridge cable --address 10.9.0.1/24")
+    lab("dumm-iface create y-eth0 --bridge cable --address 10.9.0.2/24")
+    lab("dumm-guest start x y")
+    yield lab
+    lab("dumm-guest stop --if-exists --kill x y", status=None)
+    lab("dumm-guest delete x y")
+    lab("dumm-bridge delete cable")
+
+
+def unread_capture(lab: Lab) -> subprocess.Popen[bytes]:
+    """A capture of more than fits into the pipe that nobody reads."""
+    process = lab.start("dumm-iface capture x-eth0,y-eth0 -w - icmp")
+    assert process.stderr
+    process.stderr.readline()
+    lab("dumm-guest exec x -- ping -q -i 0.01 -c 50 -s 1400 10.9.0.2")
+    return process
+
+
+@pytest.mark.uml
+@grouped
+def test_capture_waits_for_its_reader_when_the_guests_have_ended(talking: Lab) -> None:
+    process = unread_capture(talking)
+    talking("dumm-guest stop x y")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(3)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert len(Captured(out).packets) == 200
+    assert err.decode() == "dumm-iface: 200 packets captured, 0 dropped by the kernel\n"
+
+
+@pytest.mark.uml
+@grouped
+def test_capture_that_nobody_reads_can_be_ended_and_says_so(talking: Lab) -> None:
+    process = unread_capture(talking)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(PATIENCE) == 1
+    assert process.stderr
+    error = one_line_error(process.stderr.read().decode(), "dumm-iface")
+    assert error.startswith("nobody reads the capture: its last ")
+    process.communicate()
+
+
 @pytest.mark.uml
 @grouped
 def test_captures_that_fail(lab: Lab) -> None:

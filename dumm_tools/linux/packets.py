@@ -59,8 +59,8 @@ def opened(device: str, program: Sequence[Operation] = ()) -> socket.socket:
 
 
 def received(source: socket.socket) -> Packet | None:
-    """The next packet, with its VLAN tag where it was; None if there is none now. OSError, with
-    ENETDOWN when the device is gone."""
+    """The next packet, with its VLAN tag where it was; None if there is none now. OSError; ENETDOWN
+    once when the device goes down, ahead of packets that arrived before."""
     try:
         data, ancillary, _, _ = source.recvmsg(LARGEST, 128)
     except BlockingIOError:
@@ -84,3 +84,8 @@ def dropped(source: socket.socket) -> int:
     """Packets that found no room since the last call."""
     _, drops = struct.unpack("=II", source.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
     return int(drops)
+
+
+def is_gone(source: socket.socket) -> bool:
+    """Whether the device does not exist any more; one of the same name is another."""
+    return not source.getsockname()[0]

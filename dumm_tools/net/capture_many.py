@@ -21,15 +21,17 @@ from dumm_tools.agent.session import FORWARDED, Signals, signals
 from dumm_tools.agent.sink import BACKLOG_MAX, Sink
 from dumm_tools.agent.steps import left_ms
 from dumm_tools.errors import Conflict, DummError, Usage
-from dumm_tools.linux import limit, packets, sysfs
+from dumm_tools.linux import limit, packets
 from dumm_tools.net import capture, link_views, pcapng
 
 #: Packets are held back for this time, since another interface may deliver earlier ones (seconds).
 HELD = 0.01
 #: Packets to take from an interface before looking at the others.
 _TURN = 256
-#: Seconds for a reader to take the rest after a signal.
+#: Seconds for a reader to take something of the rest after a signal.
 _GRACE = 2.0
+#: Seconds between looks at a device that is down.
+_DOWN = 0.1
 
 Say = Callable[[str], object]
 
@@ -122,7 +124,7 @@ class _Input:
         except OSError as e:
             raise DummError(f"cannot capture '{source.name}': {e.strerror}") from None
         self.count = self.dropped = 0
-        self.is_gone = False
+        self.is_down = self.is_gone = False
 
     def take(self, held: list[tuple[int, int, bytes]]) -> int | None:
         """Take packets; return the time of the last one if there may be more."""
@@ -132,10 +134,12 @@ class _Input:
             except OSError as e:
                 if e.errno != errno.ENETDOWN:
                     raise
-                self.is_gone = not sysfs.exists(self.source.device)
-                return None
+                self.is_down = True
+                continue  # what arrived before is still there
             if packet is None:
+                self.is_gone = self.is_down and packets.is_gone(self.socket)
                 return None
+            self.is_down = False
             self.count += 1
             held.append((packet.time, self.number, packet.data))
         return held[-1][0]
@@ -167,7 +171,8 @@ class _Merger:
             source = each.source
             device = "" if source.device == source.name else f"device {source.device}"
             self._sink.backlog += pcapng.interface(source.name, device, expression)
-        while self._inputs and not self._wait(arrived):
+        is_signalled = False
+        while self._inputs and not (is_signalled := self._wait(arrived)):
             now = time.time_ns()
             busy = [last for fd in self._ready() if (last := self._take(fd)) is not None]
             self._put(min([now, *busy]) - int(HELD * 1e9))
@@ -176,7 +181,7 @@ class _Merger:
                 pass
         self._put(None)
         self._sink.backlog += b"".join(i.end() for i in inputs)
-        self._finish(arrived)
+        self._finish(arrived, is_signalled)
 
     def close(self) -> None:
         """Close our descriptors."""
@@ -192,15 +197,23 @@ class _Merger:
                 poll.register(fd, select.POLLIN)
         for fd, wanted in self._sink.wants().items():
             poll.register(fd, wanted)
-        events = dict(poll.poll(HELD * 1000 if self._held else None))
+        events = dict(poll.poll(self._patience()))
         self._write(events)
         return any(list(arrived.take(events)))
 
+    def _patience(self) -> float | None:
+        """How long to wait for the next event, milliseconds."""
+        if self._held:
+            return HELD * 1000
+        # A device goes down before it goes away, and only the former is an event for its socket.
+        return _DOWN * 1000 if any(i.is_down for i in self._inputs.values()) else None
+
     def _ready(self) -> list[int]:
-        """The inputs that have packets now."""
+        """The inputs that have packets now, or may be gone."""
         if len(self._sink.backlog) >= BACKLOG_MAX:
             return []
-        return [fd for fd, _ in self._poll.poll(0)]
+        down = (fd for fd, each in self._inputs.items() if each.is_down)
+        return list({*down, *(fd for fd, _ in self._poll.poll(0))})
 
     def _take(self, fd: int) -> int | None:
         found = self._inputs[fd]
@@ -233,17 +246,20 @@ class _Merger:
             file = "standard output" if self._file == "-" else self._file
             raise DummError(f"cannot write '{file}': {e.strerror}") from None
 
-    def _finish(self, arrived: Signals) -> None:
-        """Write the rest, unless nobody takes it."""
+    def _finish(self, arrived: Signals, is_signalled: bool) -> None:
+        """Write the rest. After a signal, a reader has to go on taking it."""
         end = time.monotonic() + _GRACE
         while self._sink.backlog:
             poll = select.poll()
-            for fd, events in self._sink.wants().items():
-                poll.register(fd, events)
-            events_of = dict(poll.poll(left_ms(end)))
-            if not events_of:
-                return
+            poll.register(arrived.fd, select.POLLIN)
+            for fd, wanted in self._sink.wants().items():
+                poll.register(fd, wanted)
+            events = dict(poll.poll(left_ms(end) if is_signalled else None))
+            if not events:
+                left = len(self._sink.backlog)
+                raise DummError(f"nobody reads the capture: its last {left} bytes are lost")
             before = len(self._sink.backlog)
-            self._write(events_of)
-            if len(self._sink.backlog) < before:
+            self._write(events)
+            is_signalled = any(list(arrived.take(events))) or is_signalled
+            if arrived.fd in events or len(self._sink.backlog) < before:
                 end = time.monotonic() + _GRACE
