@@ -66,6 +66,11 @@ class Chosen:
             if cache.find(image.kind, name) is None and not (new and "/" in new):
                 return Use(image, names.pack(name, f"{noun} name"), make=True)
             hint = f"'--{noun} {image.spec}=NAME' gives the saved one another name"
+        elif new is None and "/" in name:  # it would be read whole, whatever it is
+            raise NotFound(
+                f"the lab was saved with the {noun} '{name}', which only you can choose here",
+                hint=f"{hint}, '--{noun} {name}={name}' the same",
+            )
         try:
             path = _path(image.kind, name)
         except NotFound:
