@@ -433,6 +433,20 @@ def test_masters_are_recognized_by_their_contents(home: Home, lab: Path) -> None
     home.fs("anyway", "restore", "lab.tar", "--master", "small=small")
 
 
+def test_master_with_a_path_is_left_alone_unless_chosen(home: Home) -> None:
+    """An archive may name anything; what is there would be read whole."""
+    place = home.place / "tree"
+    shutil.copytree(home.cache / "dumm/masters/small", place)
+    home.fs("lab", "init", "--kernel", "none", "--master", place, *["--isolated"] * ROOT)
+    home.fs("lab", "save", "lab.tar")
+    archive = (home.place / "lab.tar").read_bytes()
+    assert home.refused("new", archive, 3) == (
+        f"the lab was saved with the master '{place}', which only you can choose here"
+    )
+    home.fs("new", "restore", "lab.tar", "--master", f"{place}={place}")
+    assert (home.place / "new/master").readlink() == place
+
+
 def test_digest_is_kept_until_the_object_is_replaced(home: Home) -> None:
     pack = home.cache / "dumm/kernels/none"
     first = digest.of("kernels", str(pack))
