@@ -376,6 +376,16 @@ def test_life_of_a_guest(lab: Lab, watch: Callable[..., Watched]) -> None:
     ]
     lab("dumm-guest start a")
     seen.until("guest a booted yes")
+    # As `stop --kill` does; that it was meant to is recorded before.
+    pid = pid_of(lab, "a")
+    with changed(str(lab.directory)) as state:
+        boot = state.guests["a"].boot
+        assert boot is not None
+        boot.phase = "stopping"
+    os.kill(pid, signal.SIGKILL)
+    assert "guest a state crashed" not in seen.until("guest a state stopped")
+    lab("dumm-guest start a")
+    seen.until("guest a booted yes")
     lab("dumm-guest stop a")
     assert "guest a state stopping" in seen.until("guest a state stopped")
     lab("dumm-guest start a")

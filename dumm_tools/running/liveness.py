@@ -124,7 +124,9 @@ def guest_state(labdir: str, state: State, guest: Guest) -> GuestState:
             return "stopped"
         return "running" if ready_nonce(labdir, guest.name) else "starting"
     if not alive(labdir, guest.name):
-        return "crashed" if os.path.isdir(umid_dir(labdir, guest.name)) else "stopped"
+        # One that is stopped by force cannot tidy up, as one that has crashed cannot.
+        asked = boot.phase == "stopping" or not os.path.isdir(umid_dir(labdir, guest.name))
+        return "stopped" if asked else "crashed"
     if boot.phase == "stopping":
         return "stopping"
     if ready_nonce(labdir, guest.name) != boot.nonce:
