@@ -339,7 +339,7 @@ def wait_stuck(process: subprocess.Popen[bytes]) -> None:
 def test_signal_ends_exec_while_its_terminal_is_stopped(lab: Lab) -> None:
     """A write to a stopped terminal would block for good."""
     with on_terminal(lab, ["dumm-guest", "exec", "sid", "--", "cat", "/dev/zero"]) as screen:
-        until(lambda: is_waiting(screen.process.pid), "it waits")
+        until(lambda: unread(screen.master) >= 4000, "the terminal is full")
         screen.process.send_signal(signal.SIGTERM)
         until(lambda: screen.process.poll() is not None, "it ends")
         assert screen.process.returncode == 143
