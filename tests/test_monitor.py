@@ -378,8 +378,8 @@ def test_life_of_a_guest(lab: Lab, watch: Callable[..., Watched]) -> None:
     seen.until("guest a booted yes")
     # As `stop --kill` does; that it was meant to is recorded before.
     pid = pid_of(lab, "a")
-    with changed(str(lab.directory)) as state:
-        boot = state.guests["a"].boot
+    with changed(str(lab.directory)) as record:
+        boot = record.guests["a"].boot
         assert boot is not None
         boot.phase = "stopping"
     os.kill(pid, signal.SIGKILL)
