@@ -155,6 +155,8 @@ def test_host_is_closed_unless_access_is_allowed(internet: list[str], lab: Lab) 
     call("ip", "link", "del", "lan0")
     lab("dumm-guest start a")
     assert reached(lab, {SERVICE, METADATA}) == {SERVICE, METADATA}
+    lab("dumm-bridge uplink lan0 --nat --may-exist")
+    assert lab("dumm-bridge show -o uplink,host_access lan0").out == "nat\tyes\n"
     lab("dumm-bridge uplink lan0 --nat")
     assert reached(lab, outside, own | others) == outside
     lab("dumm-bridge uplink lan0 --none")

@@ -41,8 +41,8 @@ def set_(
 ) -> list[str]:
     """Give a bridge its uplink, "nat" or "to:DEVICE", in the lab's namespaces, which are entered;
     with `host_access`, guests can reach the host's own services through "nat", too. Another uplink
-    is a Conflict, unless `replace`. Return warnings. On failure the record is restored. Usage,
-    NotFound, Conflict, DummError."""
+    is a Conflict, unless `replace`; with that, guests keep the access that they have. Return
+    warnings. On failure the record is restored. Usage, NotFound, Conflict, DummError."""
     if replace:
         state = statefile.load(labdir)
         bridge = link_views.bridge(state, name)
@@ -52,7 +52,7 @@ def set_(
         raise Conflict(
             "this lab has its own namespaces, and its way out can only be opened from outside them"
         )
-    change = _record(labdir, name, uplink, host_access)
+    change = _record(labdir, name, uplink, host_access, keep=replace)
     try:
         entry.bring_up(labdir)
         warnings, joined = _make(labdir, name)
@@ -85,7 +85,7 @@ def _check(state: State, bridge: Bridge, uplink: str) -> None:
         host_uplink.check_device(state, bridge, host_uplink.named(uplink))
 
 
-def _record(labdir: str, name: str, uplink: str, host_access: bool) -> _Change:
+def _record(labdir: str, name: str, uplink: str, host_access: bool, *, keep: bool) -> _Change:
     """Record it before entering the lab's namespaces, so that their connection to the outside
     exists by then."""
     with statefile.transaction(labdir, apart=True) as change:
@@ -101,6 +101,7 @@ def _record(labdir: str, name: str, uplink: str, host_access: bool) -> _Change:
             device = host_uplink.named(uplink)
             bridge.extra["uplink_before"] = host_uplink.as_it_is(device)
         before = bridge.uplink, bridge.host_access
+        host_access |= keep and before == (uplink, True)
         bridge.uplink, bridge.host_access = uplink, host_access
         return _Change(before, (uplink, host_access))
 
