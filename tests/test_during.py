@@ -167,6 +167,21 @@ def test_what_killed_commands_leave_can_be_undone(furnished: Lab, words: str, le
     assert everything(furnished) == during
 
 
+def test_layer_that_a_killed_command_moved_can_be_moved_back(furnished: Lab) -> None:
+    for name in ("one", "two", "three"):
+        (furnished.directory / name).mkdir(exist_ok=True)
+        furnished(f"dumm-fs overlay add alice {name}")
+    before = layers(furnished)
+    Held(furnished, ONE).kill()
+    see = "dumm-fs check -o name,found,remedy"
+    (line,) = [line for line in furnished(see).lines if line.startswith("left\t")]
+    assert "one' is still the top layer of guest 'alice'" in line
+    for command in line.split("\t")[2].split(" && "):
+        furnished(command)
+    assert layers(furnished) == before
+    assert "is still" not in furnished(see).out
+
+
 def test_settings_that_were_changed_meanwhile_stay(alice: Lab) -> None:
     held = Held(alice, "dumm-iface shape alice-eth0 --delay 20 --rate 1mbit")
     alice("dumm-iface shape alice-eth0 --loss 1 --rate 2mbit --jitter 3 --duplicate 4")
