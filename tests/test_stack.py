@@ -184,7 +184,11 @@ def test_layer_is_not_reached_through_a_link(lab: Lab) -> None:
     lab("dumm-guest start a")
     script = f"rmdir /own && ln -s {secret} /own"
     lab(["dumm-guest", "exec", "a", "--", "sh", "-c", script])
-    for command in ("dumm-guest start b", "dumm-fs mount b", "dumm-fs save -"):
+    (secret / "hidden").touch()
+    words = {"COMP_WORDS": "dumm-fs cp b:/", "COMP_CWORD": "2"}
+    offered = lab("dumm-fs", env={"_DUMM_FS_COMPLETE": "bash_complete", **words})
+    assert (offered.out.strip(), offered.err) == ("", "")
+    for command in ("dumm-guest start b", "dumm-fs mount b", "dumm-fs diff b", "dumm-fs save -"):
         done = lab(command, status=3)
         assert done.out == ""
         assert one_line_error(done.err, command.split()[0]) == (

@@ -7,9 +7,10 @@ guest's tree, and names that cannot be typed are left out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from dumm_tools.files import changes, choice, mounts
@@ -24,6 +25,9 @@ _LOOKED_AT = 20_000
 #: Most symbolic links on the way to a directory, as in the kernel (path_resolution(7)).
 _LINKS_MAX = 40
 
+#: A stack of layers, top first: paths and descriptors.
+Stack = Sequence[str | int]
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -37,9 +41,10 @@ def in_guest(labdir: str, name: str, beginning: str) -> list[str]:
         found = _mounted(mounts.paths(labdir, name)[0], head, last)
     else:
         master = choice.resolve_master(labdir, guest).path
-        stack = mounts.layers(labdir, state, guest, master)
-        stack = [path for path in stack if os.path.isdir(path)]
-        found = _layered(stack, changes.marks(labdir, state, name), head, last)
+        with contextlib.ExitStack() as opened:
+            layers = mounts.opened_layers(opened, labdir, state, guest, master)
+            stack = [each for each in layers if isinstance(each, int) or os.path.isdir(each)]
+            found = _layered(stack, changes.marks(labdir, state, name), head, last)
     return _sorted(head + slash, found)
 
 
@@ -96,7 +101,7 @@ def _is_directory(top: int, path: str) -> bool:
 
 
 def _layered(
-    stack: list[str], marks: layer.Marks, directory: str, beginning: str
+    stack: Stack, marks: layer.Marks, directory: str, beginning: str
 ) -> list[tuple[str, bool]]:
     """The same for a stack of layers that is not mounted: that of a guest that does not run."""
     found: dict[str, bool] = {}
@@ -109,7 +114,7 @@ def _layered(
     return list(found.items())
 
 
-def _leads_to_directory(stack: list[str], marks: layer.Marks, directory: str, name: str) -> bool:
+def _leads_to_directory(stack: Stack, marks: layer.Marks, directory: str, name: str) -> bool:
     try:
         with _directory(stack, marks, [*_parts(directory), os.fsencode(name)]):
             return True
@@ -121,7 +126,7 @@ def _parts(path: str) -> list[bytes]:
     return [part for part in os.fsencode(path).split(b"/") if part not in (b"", b".")]
 
 
-def _directory(stack: list[str], marks: layer.Marks, parts: list[bytes]) -> layer.Directory:
+def _directory(stack: Stack, marks: layer.Marks, parts: list[bytes]) -> layer.Directory:
     """A directory of the merged tree; links, also in the middle of the path, are followed as in the
     guest. FileNotFoundError."""
     todo, links = list(parts), 0

@@ -33,15 +33,16 @@ def marks(labdir: str, state: State, name: str) -> layer.Marks:
 
 def changes(labdir: str, name: str) -> list[diff.Change]:
     """The changes of the guest's top layer relative to the layers below it, sorted by path."""
-    with transaction(labdir) as change:
-        guest = guest_views.get(change.state, name)
-        below = choice.resolve_master(labdir, guest).path
-        top, *lower = mounts.layers(labdir, change.state, guest, below)
-        how = marks(labdir, change.state, name)
-    try:
-        return diff.changes(top, lower, how)
-    except FileNotFoundError as e:
-        raise NotFound(f"layer '{e.filename}' of guest '{name}' is gone") from None
+    with contextlib.ExitStack() as opened:
+        with transaction(labdir) as change:
+            guest = guest_views.get(change.state, name)
+            below = choice.resolve_master(labdir, guest).path
+            top, *lower = mounts.opened_layers(opened, labdir, change.state, guest, below)
+            how = marks(labdir, change.state, name)
+        try:
+            return diff.changes(top, lower, how)
+        except FileNotFoundError as e:
+            raise NotFound(f"layer '{e.filename}' of guest '{name}' is gone") from None
 
 
 def reset(labdir: str, name: str) -> None:

@@ -35,6 +35,17 @@ def layers(labdir: str, state: State, guest: Guest, master: str) -> list[str]:
     return stack
 
 
+def opened_layers(
+    opened: contextlib.ExitStack, labdir: str, state: State, guest: Guest, master: str
+) -> list[str | int]:
+    """The same for reading, with descriptors for overlays, which `opened` closes. NotFound."""
+    found = layers(labdir, state, guest, master)
+    return [
+        overlay.open_layer(opened, guest, each) if each in guest.overlays else each
+        for each in found
+    ]
+
+
 def template_layer(labdir: str, template: str, name: str) -> str:
     """The directory of a guest's files in a template."""
     return os.path.join(labdir, "templates", template, name)

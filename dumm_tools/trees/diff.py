@@ -27,8 +27,9 @@ class Change(NamedTuple):
     path: bytes
 
 
-def changes(top: str, lower: Sequence[str], marks: layer.Marks) -> list[Change]:
-    """The changes in the directory `top` relative to the stack `lower`, sorted by path.
+def changes(top: str | int, lower: Sequence[str | int], marks: layer.Marks) -> list[Change]:
+    """The changes in the directory `top` relative to the stack `lower`, sorted by path. Each is a
+    path or a descriptor.
 
     A deleted directory is listed together with everything that was in it, and so is one that was
     replaced with another type of file. A file that was only copied up to the top layer is not a
@@ -38,7 +39,7 @@ def changes(top: str, lower: Sequence[str], marks: layer.Marks) -> list[Change]:
     if soft != hard:  # several descriptors for each level of directories
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
-        upper = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        upper = layer.opened(top)
     except FileNotFoundError:
         return []
     try:

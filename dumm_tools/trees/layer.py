@@ -89,6 +89,12 @@ def open_directory(at: int, name: bytes) -> int:
     return os.open(name, _DIRECTORY, dir_fd=at)
 
 
+def opened(place: str | int) -> int:
+    """Open a layer's directory, given by its path or a descriptor. OSError."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    return os.open(place, flags) if isinstance(place, str) else os.open(".", flags, dir_fd=place)
+
+
 class Directory:
     """A directory as merged from several layers: their descriptors, top first.
 
@@ -109,12 +115,13 @@ class Directory:
             os.close(fd)
 
     @classmethod
-    def open(cls, paths: Sequence[str], marks: Marks) -> Directory:
-        """Open the root of a stack of layers, top first."""
+    def open(cls, stack: Sequence[str | int], marks: Marks) -> Directory:
+        """Open the root of a stack of layers, top first: paths, or descriptors, which stay the
+        caller's."""
         merged = cls([], marks)
         try:
-            for path in paths:
-                merged.fds.append(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            for each in stack:
+                merged.fds.append(opened(each))
                 if is_opaque(merged.fds[-1], marks):
                     break
         except BaseException:
