@@ -434,7 +434,7 @@ def test_masters_are_recognized_by_their_contents(home: Home, lab: Path) -> None
 
 
 def test_master_with_a_path_is_left_alone_unless_chosen(home: Home) -> None:
-    """An archive may name anything; what is there would be read whole."""
+    """An archive may name anything, and it would be read whole."""
     place = home.place / "tree"
     shutil.copytree(home.cache / "dumm/masters/small", place)
     home.fs("lab", "init", "--kernel", "none", "--master", place, *["--isolated"] * ROOT)
