@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -125,12 +126,30 @@ def test_kathara(tmp_path: Path) -> None:
         ("pc1[ipv6]=perhaps\n", "lab.conf:1: 'perhaps' is neither"),
         ("pc1[sysctl]=x\n", "lab.conf:1: 'sysctl' without"),
         ("pc1[volume]=x\n", "lab.conf:1: bad volume"),
+        ("pc1[0]=A" + " " * 300_000 + "'#\n", "lab.conf:1: not a line of Kathara"),
         ("->/etc/hostname", "leads out of the lab's directory"),
     ],
 )
 def test_bad_labs_of_kathara_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(Usage, match=message.replace("(", r"\(")):
         kathara.read(str(make(tmp_path, {"lab.conf": text})))
+
+
+def test_values_and_comments_of_kathara(tmp_path: Path) -> None:
+    text = "a[mem]=64m   # x 'y'\na[image]='b#c'\t#d\na[0]=A # b\nLAB_NAME=\033[31m\a\n"
+    lab = kathara.read(str(make(tmp_path, {"lab.conf": text})))
+    assert (lab.machines["a"].memory, lab.machines["a"].image) == (64 << 20, "b#c")
+    first, second = printing.text(lab, CHOICE).split(b"\n")[:2]
+    assert first.startswith(b"# Imported from")
+    assert second == b"# Name: \\x1b[31m\\x07"
+
+
+def test_places_that_cannot_be_said_are_left_out(tmp_path: Path) -> None:
+    """The place of files begins after the last `:/`."""
+    files = {"lab.conf": "a[0]=A\na[volume]=data|/x:/y\na[volume]=data|/z/\n", "data/f": ""}
+    lab = kathara.read(str(make(tmp_path / "od:/d", files)))
+    assert lab.machines["a"].files == [f"{tmp_path}/od:/d/data:/z"]
+    assert lab.notes[0] == "lab.conf:2: '/x:/y' contains ':/': not carried over"
 
 
 def test_files_outside_the_lab_are_left_out(tmp_path: Path) -> None:
@@ -419,10 +438,56 @@ def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     ]
 
 
+MANY = "".join(f"a{n}=1\n" for n in range(20000))
+LOSSES = [
+    ("h = net.addHost('h', **f())", ["not understood: net.addHost('h', **f())"]),
+    ("o = {'ip': '10.0.0.7/8', **f()}\nh = net.addHost('h', **o)", ["not understood: net.add"]),
+    ("h = net.addHost(*f(), ip='10.0.0.7/8')", ["not understood: net.addHost(*f()"]),
+    ("h = net.addHost('h', cpu=.5, x=None)", ["'cpu' of 'h' is not carried over"]),
+    ("h = net.addHost('h', mac=f())", ["not understood: 'mac' of 'h'"]),
+    ("net.addLink('h', s, cls=f(), bw=f())", ["not understood: 'bw' of a link"]),
+    ("net.addLink('h', s, loss='much', bw=-1)", ["loss 'much': not", "bw '-1': not carried over"]),
+    ("net.addLink('h', s, enable_ecn=True)", ["'enable_ecn' of a link is not carried over"]),
+    ("net.addLink('h', s, params1={'ip': f()})", ["not understood: 'ip' of params1 of a link"]),
+    ("net.addLink('h', s, addr1='02:00:00:00:00:09', delay='2ms')", []),
+    ("print(*f(), **f())\nunknown(**f())", []),
+]
+
+
+@pytest.mark.parametrize(("text", "notes"), LOSSES)
+def test_nothing_is_lost_in_silence(tmp_path: Path, text: str, notes: list[str]) -> None:
+    first = "net = Mininet()\ns = net.addHost('s')\n"
+    host = "" if "addHost" in text else "net.addHost('h')\n"
+    lab = mn(tmp_path, f"{first}{host}{text}")
+    assert len(lab.notes) == len(notes), lab.notes
+    for found, wanted in zip(lab.notes, notes, strict=True):
+        assert found.partition(": ")[2].startswith(wanted)
+    assert ("addr1" in text) == ("--mac 02:00:00:00:00:09" in "".join(lines(lab)))
+
+
+def test_long_statements_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a loop comes to them."""
+    walked: list[ast.AST] = []
+    walk = ast.walk
+
+    def counted(node: ast.AST) -> Iterator[ast.AST]:
+        walked.append(node)
+        return walk(node)
+
+    monkeypatch.setattr(ast, "walk", counted)
+    numbers = ", ".join(["1"] * 1000)
+    with pytest.raises(Usage, match="too many steps"):
+        mn(tmp_path, f"while True:\n    if foo():\n        x = [{numbers}]\n")
+    assert len(walked) == 1
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("x = (", "net.py:1: not Python"),
+        (f"{MANY}def f(): pass\nwhile 1: f()", "too many steps"),
+        (f"{MANY}while 1: [1 for b in (1,)]", "too many steps"),
+        ("def f(): pass\nx = 'a' * 9000\nwhile 1: x in x", "too many steps"),
         ("x = 1", "no network was found"),
         ("while True:\n    x = 1\n", "too many steps"),
         ("def f(): f()\nf()", "nested too deeply"),

@@ -153,7 +153,11 @@ class _Reader:
             said, _, rest = value.text.partition(":")
             writable = "ro" not in rest.rpartition(":")[2].split(",")
             if path := self._path(said, value):
-                machine.files.append(f"{path}:{place}")
+                try:
+                    machine.give(path, place)
+                except Usage as e:
+                    self.lab.note(self.where(value), f"{e}: not carried over")
+                    continue
                 if os.path.isdir(path) and writable:
                     text = f"'{said}' is copied to '{place}' at each start, not shared"
                     self.lab.note(self.where(value), f"{text} with the host")

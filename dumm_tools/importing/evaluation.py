@@ -36,10 +36,11 @@ class Evaluator(Expressions):
         self,
         attribute: Callable[[Any, str], Any],
         make: Callable[[ast.Call, Class, list[Any], dict[str, Any]], Any],
+        lost: Callable[[ast.Call], None],
         skipped: Callable[[ast.stmt], bool],
         where: str,
     ) -> None:
-        super().__init__(attribute, make, where)
+        super().__init__(attribute, make, lost, where)
         self._skipped = skipped
         self._depth = 0
 
@@ -135,6 +136,7 @@ class Evaluator(Expressions):
         self._depth += 1
         if self._depth > _DEEPEST:
             raise Usage(f"{self._where}:{function.node.lineno}: functions are nested too deeply")
+        self.cost(len(function.scope))
         scope = {**function.scope, **self._parameters(function, values, named)}
         try:
             if isinstance(function.node, ast.Lambda):

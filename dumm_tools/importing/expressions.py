@@ -15,16 +15,17 @@ STEPS_MAX = 300_000
 
 
 class Expressions:
-    """Works out values. `attribute` gives the attributes of the caller's objects, and `make`
-    creates objects of classes."""
+    """Works out values. `attribute` gives the attributes of the caller's objects, `make` creates
+    objects of classes, and `lost` is told of arguments of a call whose names are unknown."""
 
     def __init__(
         self,
         attribute: Callable[[Any, str], Any],
         make: Callable[[ast.Call, Class, list[Any], dict[str, Any]], Any],
+        lost: Callable[[ast.Call], None],
         where: str,
     ) -> None:
-        self._attribute, self._make = attribute, make
+        self._attribute, self._make, self._lost = attribute, make, lost
         self._where = where
         self._steps = 0
 
@@ -33,6 +34,10 @@ class Expressions:
         if self._steps > STEPS_MAX:
             line = getattr(node, "lineno", 0)
             raise Usage(f"{self._where}:{line}: this takes too many steps")
+
+    def cost(self, elements: int) -> None:
+        """Count what takes as long as a number of elements."""
+        self._steps += elements // 16
 
     def call(self, function: Function, values: list[Any], named: dict[str, Any]) -> Any:
         """Call a function of the script."""
@@ -77,6 +82,7 @@ class Expressions:
             held = isinstance(node.ops[0], ast.In | ast.NotIn) and isinstance(other, list | dict)
             if not known.is_scalar(one) or not (held or known.is_scalar(other)):
                 return UNKNOWN
+            self.cost(len(other) if isinstance(other, str | list | dict) else 0)
             return self._try(known.COMPARE[type(node.ops[0])], one, other)
         if isinstance(node, ast.BoolOp):
             value: Any = None
@@ -110,7 +116,7 @@ class Expressions:
         if isinstance(value, int | float):
             return value if -known.NUMBER_MAX < value < known.NUMBER_MAX else UNKNOWN
         if isinstance(value, str | list | tuple | dict):
-            self._steps += len(value) // 16
+            self.cost(len(value))
             most = known.LENGTH_MAX if isinstance(value, str) else 10 * known.LENGTH_MAX
             return value if len(value) <= most else UNKNOWN
         return value if isinstance(value, Function | Class | Builtin) else UNKNOWN
@@ -137,7 +143,9 @@ class Expressions:
         for key, each in zip(node.keys, node.values, strict=True):
             value = self.value(each, scope)
             if key is None:
-                found.update(value if isinstance(value, dict) else {})
+                if not isinstance(value, dict):
+                    return UNKNOWN
+                found.update(value)
                 continue
             name = self.value(key, scope)
             if known.is_plain(name):
@@ -190,6 +198,7 @@ class Expressions:
         values = self._iterable(self.value(loop.iter, scope))
         if values is None:
             return UNKNOWN
+        self.cost(len(scope))
         inner, found = dict(scope), []
         for value in values:
             self._assign(loop.target, value, inner)
@@ -201,6 +210,7 @@ class Expressions:
 
     def _iterable(self, value: Any) -> list[Any] | None:
         if isinstance(value, list | tuple | str | dict) and not isinstance(value, Object):
+            self.cost(len(value))
             return list(value)
         return None
 
@@ -259,10 +269,13 @@ class Expressions:
 
     def _call(self, node: ast.Call, scope: Scope) -> Any:
         function = self.value(node.func, scope)
+        is_lost = False
         values: list[Any] = []
         for each in node.args:
             if isinstance(each, ast.Starred):
-                values += self._iterable(self.value(each.value, scope)) or []
+                more = self._iterable(self.value(each.value, scope))
+                is_lost |= more is None
+                values += more or []
             else:
                 values.append(self.value(each, scope))
         named: dict[str, Any] = {}
@@ -270,8 +283,13 @@ class Expressions:
             value = self.value(word.value, scope)
             if word.arg is not None:
                 named[word.arg] = value
-            elif isinstance(value, dict):
+            elif isinstance(value, dict) and not isinstance(value, Object):
+                self.cost(len(value))
                 named |= {key: one for key, one in value.items() if isinstance(key, str)}
+            else:
+                is_lost = True
+        if is_lost and isinstance(function, Builtin | Class | Function):
+            self._lost(node)
         if isinstance(node.func, ast.Name) and function is UNKNOWN and node.func.id in known.SIMPLE:
             return self._try(known.SIMPLE[node.func.id], *values, **named)
         if isinstance(function, Builtin):

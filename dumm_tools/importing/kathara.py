@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import shlex
 
@@ -16,7 +17,8 @@ from dumm_tools.model import Record
 
 CONF = "lab.conf"
 _OPTION = re.compile(
-    r"(?P<name>[a-z0-9_]{1,30})\[(?P<key>\w+)\]=([\"']?)(?P<value>[^\"']+?)(\3)(\s+#.*)?"
+    r"(?P<name>[a-z0-9_]{1,30})\[(?P<key>\w+)\]="
+    r"(?:([\"'])(?P<quoted>[^\"']+)\3(?:\s+#.*)?|(?P<plain>[^\"']+?)(?:\s#.*)?)"
 )
 _METADATA = re.compile(r"(LAB_[A-Z]+)=(.*)")
 _IMAGE = "kathara/base"
@@ -65,8 +67,8 @@ class _Reader:
         for number, raw in enumerate(text.split("\n"), 1):
             line = raw.strip()
             if found := _OPTION.fullmatch(line):
-                values = (found["name"], found["key"], found["value"].strip())
-                self._option(number, *values)
+                value = found["quoted"] or found["plain"]
+                self._option(number, found["name"], found["key"], value.strip())
             elif found := _METADATA.match(line):
                 self._metadata(found[1], found[2])
             elif line and not line.startswith("#"):
@@ -136,17 +138,18 @@ class _Reader:
             raise Usage(f"{CONF}:{line}: bad volume {value!r}")
         self._files(f"{CONF}:{line}", machine, parts[0], parts[1])
 
-    def _files(self, where: str, machine: Machine, name: str, place: str = "") -> bool:
+    def _files(self, where: str, machine: Machine, name: str, place: str = "/") -> bool:
         try:
             path = self.directory.place(name)
-        except Outside as e:
+            if path is not None:
+                machine.give(path, posixpath.normpath(place))
+        except Usage as e:
             self.lab.note(where, f"{e}: not carried over")
             return False
         if path is None:
             self.lab.note(where, f"no '{name}' in the lab: not carried over")
             return False
-        machine.files.append(f"{path}:{place}" if place else path)
-        if place:
+        if place != "/":
             what = f"'{name}' is copied to '{place}' at each start, not shared with the host"
             self.lab.note(where, what)
         return True
@@ -214,7 +217,7 @@ class _Reader:
         file = f"{name}.startup"
         try:
             text = self.directory.read(file)
-        except (Outside, Usage) as e:
+        except Usage as e:
             self.lab.note(file, f"{e}: not carried over")
             return b""
         return os.fsencode(text or "")

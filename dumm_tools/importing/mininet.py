@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import os
+from collections.abc import Collection
 from typing import Any
 
 from dumm_tools.errors import Usage
@@ -18,6 +19,23 @@ from dumm_tools.importing.topology import Topology
 
 _SIZE_MAX = 256 << 10
 _BUILDS = {"addHost", "addNode", "addSwitch", "addLink", "setIP", "setMAC"}
+#: Options that are carried over, or reported elsewhere, or make no difference here.
+_HOST = {"name", "cls", "ip", "mac", "defaultRoute", "isSwitch", "isHost"}
+_SHAPE = {
+    "bw",
+    "delay",
+    "jitter",
+    "loss",
+    "max_queue_size",
+    "use_htb",
+    "use_hfsc",
+    "use_tbf",
+    "fast",
+}
+_ENDS = {
+    f"{key}{n}" for key in ("node", "port", "intfName", "addr", "params", "cls") for n in (1, 2)
+}
+_LINK = {"cls", *_SHAPE, *_ENDS}
 _NETS = ("Mininet", "TreeNet", "Containernet")
 #: Methods of networks and nodes that change nothing that is carried over.
 _CHANGES = ("cmd", "cmdPrint", "sendCmd", "pexec", "popen", "addNAT", "setIP", "setMAC")
@@ -48,7 +66,11 @@ class _Reader:
             raise Usage(f"{file}: not Python") from None
         self.networks: list[_Network] = []
         self.notes: list[tuple[str, str]] = []
-        self.evaluator = evaluation.Evaluator(self._attribute, self._make, self._skipped, file)
+        self._routers: dict[ast.ClassDef, bool] = {}
+        self._losses: dict[ast.stmt, str] = {}  # as text; empty: nothing is lost
+        self.evaluator = evaluation.Evaluator(
+            self._attribute, self._make, self._not_understood, self._skipped, file
+        )
 
     def where(self, node: ast.AST) -> str:
         return f"{self.file}:{getattr(node, 'lineno', 1)}"
@@ -56,13 +78,17 @@ class _Reader:
     def _note(self, node: ast.AST, text: str) -> None:
         self.notes.append((self.where(node), text))
 
+    def _not_understood(self, node: ast.AST) -> None:
+        self._note(node, f"not understood: {_shown(node)}")
+
     def _skipped(self, node: ast.stmt) -> bool:
-        calls = {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
-        if not calls & _BUILDS:
-            return False
-        taken = " (taken as true)" if isinstance(node, ast.If) else ""
-        self._note(node, f"not understood: {_shown(node)}{taken}")
-        return True
+        if node not in self._losses:  # a loop may come here often, and its body be long
+            calls = {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute)}
+            taken = " (taken as true)" if isinstance(node, ast.If) else ""
+            self._losses[node] = f"{_shown(node)}{taken}" if calls & _BUILDS else ""
+        if self._losses[node]:
+            self._note(node, f"not understood: {self._losses[node]}")
+        return bool(self._losses[node])
 
     def read(self) -> Topology:
         scope: Scope = {"__name__": "__main__", "True": True, "False": False, "None": None}
@@ -130,7 +156,7 @@ class _Reader:
             else:
                 made = self._new(is_topology=False)
                 if topology is UNKNOWN and ("topo" in named or values):
-                    self._note(node, f"not understood: {_shown(node)}")
+                    self._not_understood(node)
             base = named.get("ipBase")
             made.network.base = base if isinstance(base, str) else made.network.base
             made.network.sets_macs = named.get("autoSetMacs") is True
@@ -195,6 +221,7 @@ class _Reader:
             if name == "addLink":
                 self._add_link(node, owner, values, named)
             elif name in ("hosts", "switches"):
+                self.evaluator.cost(len(network.hosts) + len(network.switches))
                 return sorted(network.hosts if name == "hosts" else network.switches, key=natural)
             elif name in ("get", "getNodeByName"):
                 return self._node(network, values[0] if values else UNKNOWN)
@@ -208,6 +235,7 @@ class _Reader:
             return self._node(network, name[1:-1])
         if not owner.is_topology and name in ("hosts", "switches"):
             names = network.hosts if name == "hosts" else network.switches
+            self.evaluator.cost(16 * len(names))
             return [self._node(network, each) for each in names]
         return Builtin(call)
 
@@ -236,23 +264,26 @@ class _Reader:
     ) -> Any:
         name = values[0] if values else named.get("name")
         if not isinstance(name, str):
-            self._note(node, f"not understood: {_shown(node)}")
+            self._not_understood(node)
             return UNKNOWN
         where = self.where(node)
         if how == "addSwitch" or named.get("isSwitch") is True:
             owner.network.switch(name, where)
         else:
             made = named.get("cls")
-            routes = isinstance(made, Class) and "ip_forward" in ast.unparse(made.node)
+            routes = isinstance(made, Class) and self._is_router(made.node)
             if "cls" in named and not routes and made is not None:
                 said = [ast.unparse(k.value) for k in node.keywords if k.arg == "cls"]
                 shown = f"class '{said[0]}'" if said else "the class"
                 self._note(node, f"{shown} of '{name}' is not carried over")
-            unknown = [key for key in ("ip", "mac", "defaultRoute") if named.get(key) is UNKNOWN]
-            for key in unknown:
-                self._note(node, f"not understood: '{key}' of '{name}'")
+            self._report(node, named, _HOST, f"'{name}'")
             owner.network.host(name, where, {**named, "routes": routes})
         return name if owner.is_topology else _Node(owner.network, name)
+
+    def _is_router(self, node: ast.ClassDef) -> bool:
+        if node not in self._routers:
+            self._routers[node] = "ip_forward" in ast.unparse(node)
+        return self._routers[node]
 
     def _add_link(
         self, node: ast.Call, owner: _Network, values: list[Any], named: dict[str, Any]
@@ -264,13 +295,24 @@ class _Reader:
         for number, port in enumerate(values[2:4], 1):
             named.setdefault(f"port{number}", port)
         if not all(isinstance(end, str) for end in ends):
-            self._note(node, f"not understood: {_shown(node)}")
+            self._not_understood(node)
             return
-        for key in ("bw", "delay", "loss", "jitter"):
-            if named.get(key) is UNKNOWN:
-                self._note(node, f"not understood: '{key}' of a link")
-                del named[key]
-        owner.network.link((ends[0], ends[1]), self.where(node), named)
+        self._report(node, named, _LINK, "a link")
+        for key in ("params1", "params2"):
+            if isinstance(named.get(key), dict):
+                self._report(node, named[key], ("ip", "mac"), f"{key} of a link")
+        known = {key: value for key, value in named.items() if value is not UNKNOWN}
+        owner.network.link((ends[0], ends[1]), self.where(node), known)
+
+    def _report(
+        self, node: ast.AST, options: dict[str, Any], known: Collection[str], owner: str
+    ) -> None:
+        """Say which options are lost."""
+        for key, value in options.items():
+            if key not in known and value is not None:
+                self._note(node, f"'{key}' of {owner} is not carried over")
+            elif key != "cls" and value is UNKNOWN:
+                self._note(node, f"not understood: '{key}' of {owner}")
 
 
 def _is_topology(made: Class) -> bool:

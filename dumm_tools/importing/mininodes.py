@@ -101,6 +101,7 @@ class Network:
         if name not in self._union:
             return None
         while self._union[name] != name:
+            self._union[name] = self._union[self._union[name]]
             name = self._union[name]
         return name
 
@@ -144,6 +145,8 @@ class Network:
         host.ports += 1
         nic = self.lab.nic(host.machine, device, where)
         values = options.get(f"params{number}")
+        if nic is not None and (mac := _text(options, f"addr{number}")):
+            self._mac(nic, mac, where)
         if nic is not None and isinstance(values, dict):
             if ip := _text(values, "ip"):
                 self._address(nic, ip, where)
@@ -196,10 +199,12 @@ class Network:
                     self.lab.note(where, f"{key} {str(options[key])[:50]!r}: not carried over")
                 else:
                     words += [option, time]
-        if (loss := _number(options.get("loss"))) and loss <= 100:
-            words += ["--loss", f"{loss:g}"]
-        if rate := _number(options.get("bw")):
-            words += ["--rate", f"{rate:g}mbit"]
+        for key, most, form in (("loss", 100, "--loss {:g}"), ("bw", 1e6, "--rate {:g}mbit")):
+            value = options.get(key)
+            if 0 < (number := _number(value)) <= most:
+                words += form.format(number).split()
+            elif value not in (None, "", 0, "0"):
+                self.lab.note(where, f"{key} {str(value)[:50]!r}: not carried over")
         if options.get("max_queue_size"):
             self.lab.note(where, "max_queue_size is not carried over")
         return words

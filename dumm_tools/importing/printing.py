@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from dumm_tools import language
+from dumm_tools import language, messages
 from dumm_tools.errors import NotFound
 from dumm_tools.importing import script
 from dumm_tools.importing.topology import Machine, Topology
@@ -60,7 +59,7 @@ def text(lab: Topology, choice: Choice, command_of: Command = lambda _: None) ->
 
 def _statements(lab: Topology, choice: Choice, command_of: Command) -> Iterator[bytes]:
     for line in lab.title:
-        yield b"# " + os.fsencode(" ".join(line.split())) + b"\n"
+        yield b"# " + messages.printable(" ".join(line.split())).encode() + b"\n"
     yield language.written(["fs", "init"])
     for segment in sorted(lab.segments.values(), key=lambda s: s.name):
         yield language.written(["bridge", "create", segment.name, *segment.options])

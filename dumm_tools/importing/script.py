@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 
-from dumm_tools import language
+from dumm_tools import language, messages
 
 FIRST = b"#!/bin/sh\n"
 #: Containers have bash, or the scripts in them would not rely on it.
@@ -41,7 +41,7 @@ def background(words: Iterable[str]) -> bytes:
 def section(title: str, text: bytes, *, apart: bool) -> list[bytes]:
     """A script within the script, perhaps in a process of its own, so that it cannot end it."""
     text = text if text.endswith(b"\n") or not text else text + b"\n"
-    head = b"\n# ---- " + os.fsencode(title) + b"\n"
+    head = b"\n# ---- " + messages.printable(title).encode() + b"\n"
     return [head, b"(\n" + text + b")\n" if apart else text]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dumm_tools import names
+from dumm_tools.errors import Usage
 from dumm_tools.importing import naming
 from dumm_tools.model import Record
 
@@ -54,6 +55,13 @@ class Machine(Record):
     #: Without one, the image's own command is run.
     serves: bool = False
     nics: dict[str, Nic] = {}
+
+    def give(self, path: str, place: str = "/") -> None:
+        """Give it a file or directory of the host, at a place. Usage for one that cannot be said: a
+        place begins after the last `:/`."""
+        if ":/" in place:
+            raise Usage(f"'{place}' contains ':/'")
+        self.files.append(path if place == "/" and ":/" not in path else f"{path}:{place}")
 
 
 class Topology:
