@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -11,12 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from support import BIN, PATIENCE
 from support.checks import NOISE, one_line_error, until
 from support.guests import pid_of, processes
 from support.labs import Lab, recorded, shared
 
 from dumm_tools.agent.sink import Sink
+from dumm_tools.cli import extcap
 from dumm_tools.guests.gathering import KEPT_MAX, LINE_MAX, Kept, Lines, TooMuch
 from dumm_tools.labs import named
 from dumm_tools.linux import mount
@@ -578,6 +582,24 @@ def test_labs_of_the_same_name_are_told_apart(
     said: list[str] = []
     assert [place.name for place in named.places(said.append)] == ["@lab-xxxxxx", "@lab-yyyyyy"]
     assert said == []
+
+
+def test_names_that_mean_something_to_wireshark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "}\n{x").mkdir()
+    recorded(tmp_path / "}\n{x", "a")
+    monkeypatch.setenv("DUMM_LABS", str(tmp_path / "}\n{x"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("DUMM_DIR", raising=False)
+    monkeypatch.setattr("dumm_tools.running.liveness.guest_state", lambda *_: "running")
+    run = functools.partial(CliRunner().invoke, extcap.cli)
+    _, line, *others = run(["--extcap-interfaces"]).output.splitlines()
+    assert not others
+    found = re.fullmatch(r"interface {value=([^{}]*)}{display=[^{}]*}", line)
+    assert found
+    done = run(["--extcap-interface", found[1]])
+    assert "no interface is plugged in" in str(done.exception)
 
 
 def test_nothing_is_listed_without_labs(tmp_path: Path) -> None:

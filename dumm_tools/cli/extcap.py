@@ -54,7 +54,8 @@ def cli(
     if listing:
         click.echo(f"extcap {{version={__version__}}}{{display=dumm-tools}}")
         for place in named.places(ending.note):
-            click.echo(f"interface {{value={place.name}}}{{display={_plain(place.display)}}}")
+            name, title = _plain(place.name), _plain(place.display)
+            click.echo(f"interface {{value={name}}}{{display={title}}}")
         return 0
     if name is None:
         raise click.UsageError("one of --extcap-interfaces and --extcap-interface is needed")
@@ -63,7 +64,7 @@ def cli(
         return 0
     if config:
         return 0
-    found = next((p for p in named.places(proc.log) if p.name == name), None)
+    found = next((p for p in named.places(proc.log) if _plain(p.name) == name), None)
     if found is None:
         raise NotFound(f"no interface '{name}'", hint="is a guest on it running?")
     if capture and fifo is None:
@@ -92,7 +93,6 @@ def _capture(place: Place, expression: str | None, fifo: str | None) -> int:
             capture_many.compiled(sources[0].device, words)
         except DummError as e:
             click.echo(str(e))
-            return 0
         return 0
     if not fifo:
         raise Usage("an empty path")
