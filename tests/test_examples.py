@@ -96,6 +96,13 @@ def test_ansible(lab: Lab) -> None:
         assert re.search(rf"^{name} +: ok=2 +changed=2 +unreachable=0 +failed=0", played, re.M)
         assert f"hello from {name}" in played
         assert lab(f"dumm-guest exec {name} -- cat /etc/motd").out == f"{name}\n"
+    # Nothing else may have the name of a group.
+    lab.batch("guest create stopped", "bridge create lan-0")
+    lab.batch("iface create b-eth0 --bridge lan-0", "iface create b-eth1 --bridge lan-0")
+    groups = json.loads(lab("ansible-inventory --list").out)
+    assert groups["stopped_2"]["hosts"] == ["off", "stopped"]
+    assert groups["bridge_lan_0"]["hosts"] == ["b"]
+    assert groups["bridge_lan_0_2"]["hosts"] == ["a"]
     # The status of a command, its user, and a guest that does not answer.
     failed = lab("ansible a -m raw -a 'exit 3'", status=2)
     assert "rc=3" in failed.out
