@@ -193,10 +193,14 @@ def test_import_an_archive(home: Path, source: Path, tmp_path: Path, option: str
     assert done.returncode == 0, done.stderr
     check(home / "in")
     whole = tar.read_bytes().rstrip(b"\0")  # nobody would miss the padding of a plain tar
-    for cut in (len(whole) // 2, len(whole) // 3 // 512 * 512):
+    for cut in (len(whole) // 2, len(whole) // 3 // 512 * 512 or 200):
         tar.write_bytes(whole[:cut])
-        with pytest.raises(DummError, match=r"is damaged|ends too early|is not a tar archive"):
+        with pytest.raises(DummError, match=r"is damaged|ends too early"):
             master_import.import_(str(tar), "cut")
+    tar.write_bytes(whole[:100])
+    why = "is not a tar archive" if option == "--" else "ends too early"
+    with pytest.raises(DummError, match=why):
+        master_import.import_(str(tar), "cut")
     assert visible(home) == ["in", "tree"]
 
 

@@ -112,6 +112,11 @@ def headed(head: bytes, rest: BinaryIO) -> BinaryIO:
     return io.BufferedReader(_Headed(head, rest), 1 << 20)
 
 
+def is_compressed(stream: BinaryIO) -> bool:
+    """Whether a stream of `plain` is decompressed."""
+    return not isinstance(getattr(stream, "raw", None), _Headed)
+
+
 @contextlib.contextmanager
 def plain(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
     """The decompressed stream; DummError names `label`."""

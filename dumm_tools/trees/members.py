@@ -14,7 +14,7 @@ Archive = tarball.Archive | cpio.Archive
 
 _CHUNK = 64 << 10
 _ZEROS = bytes(_CHUNK)
-_NONE = "is not a tar archive"
+_NONE, _EARLY = "is not a tar archive", "ends too early"
 _DAMAGE = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError, UnicodeError)
 
 
@@ -34,8 +34,8 @@ def each(
                 entries += 1
                 take(archive, member)
             if not archive.ended:
-                why = "ends too early" if entries else _NONE
-                raise DummError(f"'{label}' {why}")
+                short = entries or decompress.is_compressed(stream)
+                raise DummError(f"'{label}' {_EARLY if short else _NONE}")
             if not _drain(archive.rest()):
                 raise DummError(
                     f"'{label}' continues after its end: is it several archives in one?"
@@ -43,7 +43,8 @@ def each(
     except _DAMAGE as e:
         text = str(e) or type(e).__name__
         damaged = entries or isinstance(e, tarball.Damaged)
-        raise DummError(f"'{label}' {f'is damaged: {text}' if damaged else _NONE}") from None
+        why = _EARLY if isinstance(e, EOFError) else _NONE
+        raise DummError(f"'{label}' {f'is damaged: {text}' if damaged else why}") from None
     except OSError as e:
         if (
             e.errno is None or type(e).__module__ == "gzip"
