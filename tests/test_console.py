@@ -204,6 +204,7 @@ def test_log_f_follows_a_log_that_loses_its_oldest_lines(lab: Lab) -> None:
     log = lab.directory / "run/bob/console.log"
     following = lab.start("dumm-console log -f -n 0 bob")
     assert following.stdout
+    until(partial(follows, following.pid), "it follows")
     count = """BEGIN { for (i = 1; i <= 30000; i++) printf "%0199d\\n", i; print "over" }"""
     lab(["dumm-guest", "exec", "bob", "--", "sh", "-c", f"awk '{count}' >/dev/console"])
     seen = []
