@@ -242,7 +242,7 @@ def test_stop_waits_for_services_of_systemd(lab: Lab, debian_systemd: str) -> No
     stop = lab.start(["dumm-guest", "stop", "a", "--timeout", str(PATIENCE)])
     until(lambda: (tree / "stopping").exists(), "the service is told to stop")
     assert state_of(lab, "a") == "stopping"
-    assert is_waiting(stop.pid)
+    until(lambda: is_waiting(stop.pid), "it waits")
     (tree / "enough").touch()
     assert stop.wait(PATIENCE) == 0
     assert (tree / "stopped").exists()

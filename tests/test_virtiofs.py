@@ -303,7 +303,8 @@ def with_files(count: int, command: str) -> list[str]:
 
 @pytest.mark.parametrize("suite", [SUITES[0], SUITES[-1]])
 def test_more_files_than_descriptors(new_lab: Callable[..., Lab], suite: str) -> None:
-    """The guest's kernel forgets files in time."""
+    """The guest's kernel forgets files in time: of some 8300, at least 800. How late the server
+    hears of that depends on how busy the host is."""
     lab = new_lab("lab", "--isolated", kernel=suite)
     for number in range(8):
         (lab.directory / f"layer/many/{number}").mkdir(parents=True)
@@ -311,7 +312,7 @@ def test_more_files_than_descriptors(new_lab: Callable[..., Lab], suite: str) ->
             (lab.directory / f"layer/many/{number}/{name}").touch()
     lab("dumm-guest create a --rootfs virtiofs --memory 128M")
     lab("dumm-fs overlay add a layer")
-    lab(with_files(6000, "dumm-guest start a"))
+    lab(with_files(7500, "dumm-guest start a"))
     look = "find /many -type f | wc -l && cat /many/$0/*"
     found = [lab.start(["dumm-guest", "exec", "a", "--", "sh", "-c", look, name]) for name in "246"]
     for each in found:
