@@ -25,6 +25,10 @@ class Terminal:
     def __init__(self, lab: Lab, argv: Sequence[str | Path], size: tuple[int, int]) -> None:
         self.master, slave = pty.openpty()
         self.resize(*size)
+        # Ctrl-C also discards output, if the kernel gets to it after the program has answered.
+        modes = termios.tcgetattr(slave)
+        modes[3] |= termios.NOFLSH
+        termios.tcsetattr(slave, termios.TCSANOW, modes)
         self.before = termios.tcgetattr(slave)
         self.seen = b""
         self.process = subprocess.Popen(
