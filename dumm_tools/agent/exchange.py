@@ -13,7 +13,7 @@ from dumm_tools.agent import protocol
 from dumm_tools.agent.client import Line, LineLost, Rebooted
 from dumm_tools.agent.feed import Feed
 from dumm_tools.agent.program import Program, refusal, request
-from dumm_tools.agent.sink import Streams
+from dumm_tools.agent.sink import Backlog
 from dumm_tools.agent.steps import Wants
 from dumm_tools.errors import ExecFailed, TimedOut
 from dumm_tools.linux import tty
@@ -38,7 +38,7 @@ class Exchange:
         directory: str,
         program: Program,
         deadline: float,
-        streams: Streams,
+        streams: Backlog,
         out: Output,
         err: Output,
         stdin: int | None = 0,
@@ -69,6 +69,11 @@ class Exchange:
     def is_over(self) -> bool:
         """Whether the program, or its guest, has ended."""
         return self._status is not None or self._rebooted
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the program has ended, and nothing is left on the line for another one."""
+        return self._status is not None and not self._line.outbox and self._in.is_taken
 
     def status(self) -> int:
         """The program's exit status: 0-255, or 128 + n if a signal killed it. TimedOut,

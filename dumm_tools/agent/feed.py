@@ -56,6 +56,11 @@ class Feed:
         if self._stdin is not None and events.get(self._stdin):
             self._read()
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether the program has read everything that was sent."""
+        return not (self._inline or self._bulk or self._unsent)
+
     def taken(self, count: int) -> None:
         """The program has read so much of what went over the line."""
         self._inline -= protocol.within(count, 0, self._inline)

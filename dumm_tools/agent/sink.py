@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import time
+from typing import Protocol
 
 from dumm_tools.agent.steps import Wants
 from dumm_tools.linux import stream
@@ -43,6 +44,16 @@ class Sink:
         """Close our descriptors."""
         if self._fd not in (-1, self._given):
             os.close(self._fd)
+
+
+class Backlog(Protocol):
+    """Output that waits for our reader."""
+
+    moved_at: float  # when our reader last accepted something
+
+    @property
+    def are_full(self) -> bool:
+        """Whether no more should be accepted from guests."""
 
 
 class Streams:

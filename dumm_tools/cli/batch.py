@@ -44,7 +44,7 @@ def main(directory: str, keep_going: bool) -> int:
     return _batch(keep_going)
 
 
-def _import_domain(tool: str) -> None:
+def import_domain(tool: str) -> None:
     """Import the modules that a tool's lines need, for all later children, including the netlink
     messages, which take longest."""
     import importlib
@@ -71,7 +71,7 @@ def _batch(keep_going: bool) -> int:
             shown = f"line {line} failed: {statement.shown}"
             tool = words[0].removeprefix("dumm-")
             if tool in seen:  # not worth it for a single line
-                _import_domain(tool)
+                import_domain(tool)
             seen.add(tool)
             code = _run(words, statement.document, batch=True)
         except language.Malformed as e:

@@ -20,10 +20,18 @@ from dumm_tools.output import Field
 cli = commands.tool("dumm-console", "Open terminals in guests, and show what their kernels print.")
 
 
-def _no_verb(context: click.Context, keep_going: bool) -> int | None:
-    """Without a verb: the interactive console, or a batch."""
+def _no_verb(context: click.Context, keep_going: bool, as_json: bool) -> int | None:
+    """Without a verb: the interactive console, a batch, or a framed session."""
     if context.invoked_subcommand is not None:
+        if as_json:
+            raise click.UsageError("--json cannot be combined with a command")
         return None
+    if as_json:
+        if keep_going:
+            raise click.UsageError("--json cannot be combined with --keep-going")
+        from dumm_tools.cli import framed
+
+        return framed.main(lab.anywhere())
     from dumm_tools.cli import batch
 
     return batch.main(lab.labdir(), keep_going)
@@ -33,6 +41,13 @@ cli.invoke_without_command, cli.no_args_is_help = True, False
 cli.callback = click.pass_context(_no_verb)
 cli.params.append(
     click.Option(["-k", "--keep-going"], is_flag=True, help="Continue a batch after a failure.")
+)
+cli.params.append(
+    click.Option(
+        ["--json", "as_json"],
+        is_flag=True,
+        help="Read requests as lines of JSON, and answer them as lines of JSON.",
+    )
 )
 cli.help = """Open terminals in guests, and show what their kernels print.
 

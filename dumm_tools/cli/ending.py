@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import BinaryIO, NoReturn, TextIO, TypeVar
 
 import click
@@ -18,6 +18,9 @@ from dumm_tools.errors import DummError, Usage, os_reason
 T = TypeVar("T")
 #: Instead of standard input, if that is closed.
 _instead: TextIO | None = None
+#: Is told of each error too: the operand that it concerns, if that is known, the message, the hint.
+hear: Callable[[str | None, str, str | None], None] | None = None
+_operand: str | None = None
 
 
 def run(command: click.Command, prog: str) -> NoReturn:
@@ -155,6 +158,8 @@ def die_of(number: int) -> NoReturn:
 def report(prog: str, message: str, hint: str | None = None) -> None:
     """Print an error, in one line, and its hint on stderr. It may contain text from a guest, which
     must not control the terminal."""
+    if hear is not None:
+        hear(_operand, " ".join(message.split()), " ".join(hint.split()) if hint else None)
     lines = [f"{prog}: {' '.join(message.split())}"]
     if hint:
         lines.append(f"{prog}: hint: {' '.join(hint.split())}")
@@ -181,9 +186,21 @@ def each(operands: Iterable[T], action: Callable[[T], object]) -> int:
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as e:  # one failure must not affect the other operands
-            code = tell(prog, e)
+            with concerning(str(operand)):
+                code = tell(prog, e)
             status = status or code
     return status
+
+
+@contextlib.contextmanager
+def concerning(operand: str) -> Iterator[None]:
+    """Errors that are reported inside this block concern an operand."""
+    global _operand
+    _operand = operand
+    try:
+        yield
+    finally:
+        _operand = None
 
 
 def program() -> str:

@@ -94,8 +94,9 @@ class Failures:
         self.code = 0
         self._prog = ending.program()
 
-    def __call__(self, _name: str, error: Exception) -> None:
-        code = ending.tell(self._prog, error)
+    def __call__(self, name: str, error: Exception) -> None:
+        with ending.concerning(name):
+            code = ending.tell(self._prog, error)
         self.code = self.code or code
 
 

@@ -46,7 +46,8 @@ class Errors:
             error.hint = None  # the log that it refers to is deleted, too
         if messages.on_terminal():
             messages.clear()  # a progress line that is shown
-        code = ending.tell(self._prog, error)
+        with ending.concerning(name):
+            code = ending.tell(self._prog, error)
         self.code = self.code or code
         self.names.append(name)
 

@@ -36,7 +36,18 @@ def conversation(labdir: str, name: str) -> Iterator[int]:
     if pidfd is None:
         raise Conflict(f"guest '{name}' is not running")
     try:
-        yield pidfd
+        with explained(name):
+            yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+@contextlib.contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Explain the failures of a conversation with the guest's agent. Conflict, TimedOut,
+    DummError."""
+    try:
+        yield
     except BadFrame:
         raise DummError(f"guest '{name}' gave an invalid answer") from None
     except Rebooted:
@@ -45,8 +56,6 @@ def conversation(labdir: str, name: str) -> Iterator[int]:
         raise Conflict(f"guest '{name}' has ended") from None
     except TimeoutError:
         raise TimedOut(f"guest '{name}' does not answer") from None
-    finally:
-        os.close(pidfd)
 
 
 @contextlib.contextmanager

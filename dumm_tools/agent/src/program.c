@@ -54,6 +54,7 @@ void program_run(struct line *l, u8 *payload, u32 n)
 
 	if (p->pid)
 		return fail(l, -EBUSY, "a program is already running on this line");
+	program_drop(l); /* input that came too late for an earlier one */
 	if ((error = child_parse(payload, n, &r)) < 0)
 		return fail(l, error, error == -E2BIG ? "exec " : "bad request");
 	error = -EINVAL;

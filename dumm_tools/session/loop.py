@@ -1,0 +1,297 @@
+"""The loop of a framed session: reads requests, and has many of them under way at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+
+from dumm_tools.agent import steps
+from dumm_tools.agent.program import Program
+from dumm_tools.agent.session import FORWARDED, Signals, signals
+from dumm_tools.errors import DummError
+from dumm_tools.linux import limit
+from dumm_tools.session import requests, streams
+from dumm_tools.session.answers import Answers, Failure, Output
+from dumm_tools.session.child_job import Act, ChildJob
+from dumm_tools.session.guest_job import GuestJob
+from dumm_tools.session.job import Job, ended
+from dumm_tools.session.lines import Guests
+from dumm_tools.session.requests import Id, Input, Refused, Run, Signal
+
+_PIECE = 1 << 18
+#: Requests that wait for others: no more are read while they have more than this (bytes).
+_QUEUE_MAX = 64 << 20
+#: Seconds after a signal until what is under way gets SIGKILL.
+_GRACE = 10.0
+
+#: The program in a guest that the words of a request mean, and its name; None if they mean
+#: something else, which is for a child.
+Find = Callable[[list[str]], tuple[str, Program] | None]
+
+
+class Session:
+    """Requests from our standard input, answered on standard output."""
+
+    def __init__(self, directory: str, find: Find, act: Act) -> None:
+        self._guests, self._find, self._act = Guests(directory), find, act
+        self._answers = Answers()
+        self._jobs: dict[Id, Job] = {}
+        self._current: Id | None = None  # the one that others wait for
+        self._queue: deque[tuple[Run, int]] = deque()
+        self._queued = 0  # bytes
+        self._at_end: dict[Id, Run] = {}
+        self._text = bytearray()
+        self._skips = False  # within a line that is too long
+        self._eof = False
+        self._is_ending = False
+        self._ended_by = 0
+        self._kill_at = math.inf
+
+    def run(self) -> int:
+        """Serve until there are no requests any more; return the signal that has ended us, or 0."""
+        limit.use_files(4096)
+        with signals(FORWARDED) as arrived:
+            try:
+                while self._goes_on():
+                    self._round(arrived)
+                self._is_ending = True
+                for run in reversed(list(self._at_end.values())):
+                    self._begin(run)
+                    while self._jobs or (self._answers.waiting and not self._ended_by):
+                        self._round(arrived)
+            finally:
+                self._close()
+        return self._ended_by
+
+    def _goes_on(self) -> bool:
+        over = self._eof or self._ended_by
+        unwritten = self._answers.waiting and not self._ended_by
+        return not over or bool(self._jobs or self._queue or unwritten)
+
+    def _close(self) -> None:
+        for job in self._jobs.values():
+            job.close()
+        self._guests.close()
+        self._answers.close()
+
+    # ---- a round ----
+
+    def _round(self, arrived: Signals) -> None:
+        poll = select.poll()
+        poll.register(arrived.fd, select.POLLIN)
+        if not self._answers.is_deaf:
+            poll.register(1, 0)  # says if there is no reader any more
+        if self._may_read():
+            poll.register(0, select.POLLIN)
+        until = min(self._guests.until, self._kill_at)
+        owners: dict[int, list[Job]] = {}
+        for job in self._jobs.values():
+            until = min(until, job.until())
+            for fd, wanted in job.wants().items():
+                others = owners.setdefault(fd, [])
+                others.append(job)
+                poll.register(fd, wanted if len(others) == 1 else wanted | select.POLLIN)
+        for fd, wanted in self._answers.wants().items():
+            poll.register(fd, wanted)
+        events = dict(poll.poll(None if until == math.inf else steps.left_ms(until)))
+        self._write(events)
+        for number in arrived.take(events):
+            self._end(number)
+        if events.get(0, 0) and self._may_read():
+            self._read()
+        self._serve(events, owners)
+        self._guests.expire()
+
+    def _may_read(self) -> bool:
+        if self._eof or self._ended_by or self._is_ending:
+            return False
+        return self._queued <= _QUEUE_MAX and not self._answers.are_full
+
+    def _serve(self, events: dict[int, int], owners: dict[int, list[Job]]) -> None:
+        events_of: dict[Job, dict[int, int]] = {}
+        for fd, found in events.items():
+            for job in owners.get(fd, ()):
+                events_of.setdefault(job, {})[fd] = found
+        now = time.monotonic()
+        for job in list(self._jobs.values()):
+            if job in events_of or now >= job.until():
+                job.step(events_of.get(job, {}))
+            if now >= self._kill_at:
+                job.signal(signal.SIGKILL)
+            self._settle(job)
+        if now >= self._kill_at:
+            self._kill_at = now + 1.0
+
+    def _write(self, events: dict[int, int]) -> None:
+        gone = events.get(1, 0) & (select.POLLERR | select.POLLNVAL)
+        try:
+            self._answers.write(events)
+        except OSError:
+            gone = True
+        if gone and not self._answers.is_deaf:
+            self._answers.silence()
+            self._end(signal.SIGPIPE)
+
+    def _end(self, number: int) -> None:
+        """A signal ends us: what is under way is ended, and what waits is not begun."""
+        if self._ended_by:
+            if self._is_ending:  # again: what is done at the end takes too long for somebody
+                for job in self._jobs.values():
+                    job.signal(signal.SIGTERM)
+            return
+        self._ended_by = number
+        for run, _ in self._queue:
+            self._answers.put(ended(run, 128 + number, 0.0, [], []))
+        self._queue.clear()
+        if not self._is_ending:
+            self._kill_at = time.monotonic() + _GRACE
+            for job in list(self._jobs.values()):
+                job.signal(signal.SIGTERM)
+                self._settle(job)
+
+    # ---- requests ----
+
+    def _read(self) -> None:
+        piece = os.read(0, _PIECE)
+        if not piece:
+            self._eof = True
+            if self._text:
+                self._take(bytes(self._text))
+            for job in self._jobs.values():
+                if job.inlet is not None:
+                    with contextlib.suppress(DummError):
+                        job.put(None)
+            return
+        self._text += piece
+        if b"\n" not in piece:
+            if len(self._text) > requests.LINE_MAX:
+                self._skips = True
+                self._text.clear()
+            return
+        *lines, self._text = self._text.split(b"\n")
+        for line in lines:
+            self._take(bytes(line))
+
+    def _take(self, line: bytes) -> None:
+        if self._skips or len(line) > requests.LINE_MAX:
+            self._skips = False
+            self._refuse(None, f"a line has more than {requests.LINE_MAX >> 20} MiB")
+            return
+        if not line.strip():
+            return
+        try:
+            self._handle(requests.parse(line), len(line))
+        except Refused as e:
+            self._refuse(e.id, str(e))
+
+    def _refuse(self, request_id: Id | None, text: str) -> None:
+        self._answers.put({"id": request_id, "status": 2, "error": text})
+
+    def _handle(self, request: requests.Request, size: int) -> None:
+        if isinstance(request, Run):
+            self._handle_run(request, size)
+        elif isinstance(request, Input):
+            self._handle_input(request)
+        elif isinstance(request, Signal):
+            self._handle_signal(request)
+        elif self._at_end.pop(request.id, None) is None:
+            raise Refused(request.id, "nothing with this id is kept for the end")
+        else:
+            self._answers.put({"id": request.id, "kept": False})
+
+    def _handle_run(self, run: Run, size: int) -> None:
+        waiting = (each.id for each, _ in self._queue)
+        if run.id in self._jobs or run.id in self._at_end or run.id in waiting:
+            raise Refused(run.id, "this id is in use")
+        if run.at_end:
+            self._at_end[run.id] = run
+            self._answers.put({"id": run.id, "kept": True})
+        elif run.parallel or (self._current is None and not self._queue):
+            if not run.parallel:
+                self._current = run.id
+            self._begin(run)
+        else:
+            self._queue.append((run, size))
+            self._queued += size
+
+    def _handle_input(self, request: Input) -> None:
+        job = self._jobs.get(request.id)
+        if job is None:
+            why = "has not begun" if self._is_queued(request.id) else "is not under way"
+            raise Refused(request.id, f"this request {why}")
+        try:
+            job.put(request.data)
+        except DummError as e:
+            raise Refused(request.id, str(e)) from None
+
+    def _handle_signal(self, request: Signal) -> None:
+        if job := self._jobs.get(request.id):
+            job.signal(request.number)
+            self._settle(job)
+            return
+        for each in self._queue:
+            if each[0].id == request.id:
+                self._queue.remove(each)
+                self._queued -= each[1]
+                self._answers.put(ended(each[0], 128 + request.number, 0.0, [], []))
+                return
+        raise Refused(request.id, "this request is not under way")
+
+    def _is_queued(self, request_id: Id) -> bool:
+        return any(run.id == request_id for run, _ in self._queue)
+
+    # ---- jobs ----
+
+    def _begin(self, run: Run) -> None:
+        """Begin a request, or answer why that cannot be done."""
+        began = time.monotonic()
+        outputs: list[Output] = []
+        stdin, inlet = None, None
+        try:
+            for key, target in (("stdout", run.stdout), ("stderr", run.stderr)):
+                outputs.append(streams.output(target, self._answers, run.id, key))
+            stdin, inlet = streams.source(run.stdin)
+        except (DummError, OSError) as e:
+            error = e if isinstance(e, DummError) else DummError(f"cannot begin: {e.strerror}")
+            failures = [Failure(None, str(error), error.hint)]
+            seconds = time.monotonic() - began
+            self._answers.put(ended(run, error.exit_code, seconds, failures, outputs))
+            self._over(run.id)
+            return
+        self._jobs[run.id] = job = self._job(run, inlet, outputs, stdin)
+        self._settle(job)
+
+    def _job(
+        self, run: Run, inlet: streams.Inlet | None, outputs: list[Output], stdin: int | None
+    ) -> Job:
+        out, err = outputs
+        found = self._find(run.words)
+        if found is None:
+            return ChildJob(run, self._answers, inlet, out, err, stdin, self._act)
+        name, program = found
+        return GuestJob(run, self._answers, inlet, out, err, self._guests, name, program, stdin)
+
+    def _settle(self, job: Job) -> None:
+        """Answer, if it has ended."""
+        if job.status is None or self._jobs.get(job.run.id) is not job:
+            return
+        del self._jobs[job.run.id]
+        job.close()
+        self._answers.put(job.answer())
+        self._over(job.run.id)
+
+    def _over(self, request_id: Id) -> None:
+        """A request has been answered: begin the next one."""
+        if self._current == request_id and request_id not in self._jobs:
+            self._current = None
+            if self._queue:
+                run, size = self._queue.popleft()
+                self._queued -= size
+                self._current = run.id
+                self._begin(run)
