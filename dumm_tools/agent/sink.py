@@ -49,7 +49,9 @@ class Sink:
 class Backlog(Protocol):
     """Output that waits for our reader."""
 
-    moved_at: float  # when our reader last accepted something
+    @property
+    def moved_at(self) -> float:
+        """When our reader last accepted something (time.monotonic)."""
 
     @property
     def are_full(self) -> bool:

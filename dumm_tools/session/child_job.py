@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 
 from dumm_tools.agent.steps import Wants
 from dumm_tools.errors import DummError, TimedOut
-from dumm_tools.session.answers import Answers, Failure, InFile, Output
+from dumm_tools.session.answers import Answers, Failure, InFile, InPieces, Output
 from dumm_tools.session.job import Job
 from dumm_tools.session.requests import Run
 from dumm_tools.session.streams import Inlet
@@ -100,8 +100,10 @@ class ChildJob(Job):
 
     def _wants(self) -> Wants:
         wants = {} if self._code is not None or self._pidfd < 0 else {self._pidfd: select.POLLIN}
-        if not self.answers.are_full:
-            wants |= dict.fromkeys(self._sinks, select.POLLIN)
+        full = self.answers.are_full
+        for fd, sink in self._sinks.items():
+            if not (full and isinstance(sink, InPieces)):
+                wants[fd] = select.POLLIN
         return {**wants, self._told: select.POLLIN} if self._told >= 0 else wants
 
     def until(self) -> float:
@@ -137,7 +139,7 @@ class ChildJob(Job):
                 except DummError as e:
                     self._error = e
                     self._end()
-            if self.answers.are_full:
+            if self.answers.are_full and isinstance(self._sinks[fd], InPieces):
                 return False
         return False
 

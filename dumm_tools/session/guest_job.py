@@ -9,6 +9,7 @@ import time
 
 from dumm_tools.agent.exchange import Exchange
 from dumm_tools.agent.program import Program
+from dumm_tools.agent.sink import Backlog
 from dumm_tools.agent.steps import Steps, Wait, Wants
 from dumm_tools.errors import DummError, ExecFailed, TimedOut
 from dumm_tools.running import contact, liveness
@@ -20,6 +21,17 @@ from dumm_tools.session.streams import Inlet
 from dumm_tools.waiting import Ended
 
 _TOOL = "dumm-guest"
+
+
+class _Taken:
+    """The backlog of output that nobody has to read."""
+
+    are_full = False
+
+    @property
+    def moved_at(self) -> float:
+        """Now."""
+        return time.monotonic()
 
 
 class GuestJob(Job):
@@ -101,15 +113,14 @@ class GuestJob(Job):
         with contextlib.ExitStack() as stack:
             if self._stdin is not None:
                 stack.callback(os.close, self._stdin)
-            guests.check(name)
             stack.enter_context(contact.explained(name))
             held = guests.take(name) or (yield from self._opening())
             keep = stack.enter_context(contextlib.ExitStack())
             keep.callback(held.close)
             directory = liveness.run_dir(guests.labdir, name)
             exchange = Exchange(
-                *(held.line, directory, self._program, self.deadline),
-                *(self.answers, self.out, self.err, self._stdin),
+                *(held.line, directory, self._program, self.deadline, self._backlog()),
+                *(self.out, self.err, self._stdin),
             )
             stack.callback(exchange.clean)
             exchange.begin()
@@ -126,6 +137,11 @@ class GuestJob(Job):
                 keep.pop_all()
                 guests.give(name, held)
             return status
+
+    def _backlog(self) -> Backlog:
+        """What tells whether our reader takes the output."""
+        streams = "stream" in (self.run.stdout.kind, self.run.stderr.kind)
+        return self.answers if streams else _Taken()
 
     def _opening(self) -> Steps[Held]:
         guests, name = self._guests, self._name

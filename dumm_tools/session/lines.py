@@ -43,13 +43,9 @@ class Guests:
         self._seen: object = None
         self._state: State | None = None
         self._held: dict[str, list[Held]] = {}
+        self._checked: set[str] = set()  # with the state that was read last
 
-    def check(self, name: str) -> None:
-        """NotFound, Conflict unless the guest is running."""
-        state = self._load()
-        liveness.need_running(self.labdir, state, guest_views.get(state, name))
-
-    def _load(self) -> State:
+    def _look(self) -> State:
         """The state, which is read again when its file has changed: it is replaced each time."""
         try:
             found = os.stat(os.path.join(self.labdir, "state.json"))
@@ -57,9 +53,9 @@ class Guests:
         except OSError:
             seen = None
         if self._state is None or seen is None or seen != self._seen:
+            self._checked.clear()
             self.labdir = trust.resolve(self._named)
             self._state, self._seen = load(self.labdir), seen
-        self._state.epoch = None  # an isolated lab's holder may be another one
         return self._state
 
     def boot(self, name: str) -> int:
@@ -71,7 +67,22 @@ class Guests:
             return 0
 
     def take(self, name: str) -> Held | None:
-        """A line that was kept, if it is still good."""
+        """A line to a running guest that was kept, if there is one. NotFound, Conflict unless the
+        guest is running: a line that is still good, and a record that has not changed, say so."""
+        state = self._look()
+        held = self._still_good(name)
+        if held is None or name not in self._checked or liveness.is_ending(self.labdir, name):
+            try:
+                state.epoch = None  # an isolated lab's holder may be another one
+                liveness.need_running(self.labdir, state, guest_views.get(state, name))
+            except BaseException:
+                if held is not None:
+                    held.close()
+                raise
+            self._checked.add(name)
+        return held
+
+    def _still_good(self, name: str) -> Held | None:
         kept = self._held.get(name, [])
         while kept:
             held = kept.pop()
