@@ -54,6 +54,7 @@ class Exchange:
         # A signal that ends us unless the guest accepts it: its position in the data, deadline.
         self._signalled, self._signal_at, self._signal_until = 0, 0, math.inf
         self._boot, self._rebooted = self._boot_mark(), False
+        self._asked_at, self._has_output = 0, False
 
     def begin(self) -> None:
         """Have the program started; ExecFailed if that cannot even be asked for."""
@@ -69,6 +70,26 @@ class Exchange:
     def is_over(self) -> bool:
         """Whether the program, or its guest, has ended."""
         return self._status is not None or self._rebooted
+
+    def ask(self) -> None:
+        """Have the guest answer, whatever the program does: signal 0 is none."""
+        self._line.send(protocol.SIGNAL, bytes([0]))
+        self._asked_at = self._line.sent + len(self._line.outbox)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether that was done."""
+        return self._asked_at > 0
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the guest has answered, or the program has printed something."""
+        return self._has_output or 0 < self._asked_at <= self._line.taken
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether the program reads no more input."""
+        return self._in.is_ended
 
     @property
     def is_clean(self) -> bool:
@@ -169,10 +190,9 @@ class Exchange:
 
     def _take_frames(self) -> None:
         for kind, number, data in self._line.frames():
-            if kind == protocol.OUTPUT:
-                self._out(data)
-            elif kind == protocol.ERRORS:
-                self._err(data)
+            if kind in (protocol.OUTPUT, protocol.ERRORS):
+                self._has_output = True
+                (self._out if kind == protocol.OUTPUT else self._err)(data)
             elif kind == protocol.TAKEN:
                 self._in.taken(number)
             elif kind == protocol.BULK_TAKEN:

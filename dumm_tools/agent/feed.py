@@ -57,6 +57,11 @@ class Feed:
             self._read()
 
     @property
+    def is_ended(self) -> bool:
+        """Whether there is no more input, or nobody to read it."""
+        return self._stdin is None
+
+    @property
     def is_taken(self) -> bool:
         """Whether the program has read everything that was sent."""
         return not (self._inline or self._bulk or self._unsent)

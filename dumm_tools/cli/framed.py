@@ -17,6 +17,9 @@ from dumm_tools.errors import DummError
 from dumm_tools.session.child_job import Begun
 from dumm_tools.session.loop import Session
 
+#: Options of `guest exec` that only concern the program.
+_ALONE = {"-e", "--env", "-w", "--workdir", "-u", "--user", "--timeout"}
+
 
 def main(directory: str) -> int:
     """Serve the requests on stdin; the exit status, unless a signal ends us."""
@@ -34,17 +37,24 @@ def _program(words: list[str]) -> tuple[str, Program] | None:
     """The guest and the program of `guest exec` in a single guest without a terminal."""
     if len(words) < 4 or words[0].removeprefix("dumm-") != "guest" or words[1] != "exec":
         return None
+    head = words[2 : words.index("--")] if "--" in words else words[2:]
+    options = [word for word in head if word.startswith("-")]
+    if not all(_option(word) in _ALONE for word in options) or (options and "--" not in words):
+        return None  # for a child: they may print something, or mean another lab
     try:
-        context = execute.exec_.make_context("exec", words[2:])
+        given = execute.exec_.make_context("exec", words[2:]).params
     except (click.ClickException, click.exceptions.Exit, DummError):
         return None  # the command itself says what is wrong
-    given = context.params
-    others = ("everyone", "only", "jobs", "with_input", "form", "host", "terminal")
-    if any(given[key] for key in others) or len(given["words"]) < 2:
+    if len(given["words"]) < 2:
         return None
     name, *argv = given["words"]
     cwd, user = given["workdir"] or "/", given["user"] or "root"
     return name, Program(argv, given["env"], cwd, user, False, given["timeout"])
+
+
+def _option(word: str) -> str:
+    """The name of an option that may have a value."""
+    return word.partition("=")[0] if word.startswith("--") else word[:2]
 
 
 def _act(begun: Begun) -> NoReturn:
@@ -74,6 +84,7 @@ def _arrange(begun: Begun) -> int:
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE):
         ours = signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL
         signal.signal(each, ours)
+    signal.pthread_sigmask(signal.SIG_SETMASK, begun.mask)
     given = (begun.stdin, begun.stdout, begun.stderr, begun.told)
     high = [os.dup(fd) for fd in given]  # above 3, where nothing else is overwritten
     for number, fd in enumerate(high[:3]):
@@ -89,6 +100,6 @@ def _outcome(words: list[str]) -> int:
         name = tools.tool_of(words[0])
     except DummError as e:
         return ending.tell("dumm-console", e)
-    if name == "console" and len(words) == 1:
+    if name == "console" and (len(words) == 1 or "--json" in words):
         return ending.tell("dumm-console", DummError("a session within a session"))
     return ending.outcome(tools.named(name), f"dumm-{name}", words[1:])

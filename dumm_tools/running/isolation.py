@@ -196,7 +196,8 @@ def run_inside(argv: Sequence[str], *, prog: str, shell: bool = False) -> int:
     terminal = shell and os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
 
     def forward(number: int, _frame: object) -> None:
-        os.kill(pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it has ended, perhaps by the same signal
+            os.kill(pid, number)
 
     ours: dict[int, Any] = {signal.SIGINT: signal.SIG_IGN, signal.SIGQUIT: signal.SIG_IGN}
     ours |= {signal.SIGTERM: forward, signal.SIGHUP: forward, signal.SIGTTOU: signal.SIG_IGN}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import time
@@ -45,7 +46,9 @@ class Answers:
     def put(self, answer: dict[str, Any]) -> None:
         """Queue an answer, and write what is accepted."""
         if not self.is_deaf:
-            self._sink.backlog += json.dumps(answer, separators=(",", ":")).encode() + b"\n"
+            text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+            # Half of a surrogate pair, from a name that is not UTF-8, becomes what JSON has for it.
+            self._sink.backlog += text.encode(errors="backslashreplace") + b"\n"
 
     def wants(self) -> Wants:
         """The events to poll for."""
@@ -67,11 +70,12 @@ class Answers:
 
 
 def data(key: str, value: bytes) -> dict[str, str]:
-    """Data as text under a key, or if it is not UTF-8, as base64 under `KEY_base64`."""
-    try:
-        return {key: value.decode()}
-    except UnicodeDecodeError:
-        return {f"{key}_base64": base64.b64encode(value).decode()}
+    """Data as text under a key or, if it is not UTF-8 or has null bytes, as base64 under
+    `KEY_base64`."""
+    if b"\0" not in value:
+        with contextlib.suppress(UnicodeDecodeError):
+            return {key: value.decode()}
+    return {f"{key}_base64": base64.b64encode(value).decode()}
 
 
 class Output(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn
 
+from dumm_tools.agent.session import FORWARDED
 from dumm_tools.agent.steps import Wants
 from dumm_tools.errors import DummError, TimedOut
 from dumm_tools.session.answers import Answers, Failure, InFile, InPieces, Output
@@ -36,6 +38,7 @@ class Begun(NamedTuple):
     stdout: int
     stderr: int
     told: int  # takes failures, as JSON on a line each
+    mask: set[int]  # of signals, for when it is ready for them
 
 
 #: Become the command; called in the child.
@@ -75,12 +78,22 @@ class ChildJob(Job):
             self._told, told = os.pipe2(os.O_CLOEXEC)
             theirs.append(told)
             os.set_blocking(self._told, False)
-            self._pid = os.fork()
-            if self._pid == 0:
-                act(Begun(self.run, *theirs))
+            # One that arrives before the child has its own handlers waits for these.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+            try:
+                self._pid = os.fork()
+                if self._pid == 0:
+                    os.setpgid(0, 0)
+                    act(Begun(self.run, theirs[0], theirs[1], theirs[2], theirs[3], mask))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            with contextlib.suppress(OSError):  # it has done so itself, and perhaps ended
+                os.setpgid(self._pid, 0)
             self._pidfd = os.pidfd_open(self._pid)
         except OSError as e:
-            hint = "the limit of processes is too low: ulimit -u"
+            limit = {errno.EAGAIN: "processes is too low: ulimit -u"}
+            limit[errno.EMFILE] = "open files is too low: ulimit -n"
+            hint = f"the limit of {limit[e.errno]}" if e.errno in limit else None
             self._fail(DummError(f"cannot start a process: {e.strerror}", hint=hint))
         finally:
             for fd in theirs:
@@ -107,7 +120,10 @@ class ChildJob(Job):
         return {**wants, self._told: select.POLLIN} if self._told >= 0 else wants
 
     def until(self) -> float:
-        return math.inf if self._code is not None else self.deadline
+        if self._code is None:
+            return self.deadline
+        # What is left may not be an event, if others have the other end of a pipe.
+        return math.inf if self.answers.are_full else 0.0
 
     def _step(self, events: Wants) -> None:
         if self._told in events:
@@ -183,9 +199,10 @@ class ChildJob(Job):
         self.deadline = min(self.deadline, time.monotonic() + _GRACE)
 
     def _send(self, number: int) -> None:
-        if self._pidfd >= 0 and self._code is None:
+        """Send a signal to the child and to what it runs, as a terminal does."""
+        if self._pid > 0 and self._code is None:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
+                os.killpg(self._pid, number)
 
     def signal(self, number: int) -> None:
         """Pass a signal on to the child."""

@@ -7,11 +7,12 @@ import math
 import os
 import time
 
+from dumm_tools.agent.client import ANSWER_TIMEOUT
 from dumm_tools.agent.exchange import Exchange
 from dumm_tools.agent.program import Program
 from dumm_tools.agent.sink import Backlog
 from dumm_tools.agent.steps import Steps, Wait, Wants
-from dumm_tools.errors import DummError, ExecFailed, TimedOut
+from dumm_tools.errors import DummError, ExecFailed, TimedOut, os_reason
 from dumm_tools.running import contact, liveness
 from dumm_tools.session.answers import Answers, Failure, Output
 from dumm_tools.session.job import Job
@@ -21,6 +22,19 @@ from dumm_tools.session.streams import Inlet
 from dumm_tools.waiting import Ended
 
 _TOOL = "dumm-guest"
+#: Seconds after which a guest on a line that was kept is asked whether it is there.
+_DOUBT = 2.0
+
+
+def _checked(exchange: Exchange, doubt: float) -> float:
+    """Ask a guest that was not asked for this program whether it answers at all; return when to
+    look again. TimeoutError."""
+    if exchange.is_answered:
+        return math.inf
+    if exchange.is_asked:
+        raise TimeoutError
+    exchange.ask()
+    return doubt + ANSWER_TIMEOUT - _DOUBT
 
 
 class _Taken:
@@ -69,6 +83,9 @@ class GuestJob(Job):
         return self._wait.until
 
     def _step(self, events: Wants) -> None:
+        if self.inlet is not None and self._exchange is not None and self._exchange.is_deaf:
+            self.inlet.drop()
+            self.feed_on()
         if events or time.monotonic() >= self._wait.until:
             self._go_on(events)
 
@@ -83,6 +100,8 @@ class GuestJob(Job):
             self.status = 128 + e.number
         except DummError as e:
             self._fail(e)
+        except OSError as e:  # too many open files, for example
+            self._fail(DummError(os_reason(e)))
 
     def signal(self, number: int) -> None:
         """Pass a signal on to the program, or end if there is none yet."""
@@ -114,7 +133,8 @@ class GuestJob(Job):
             if self._stdin is not None:
                 stack.callback(os.close, self._stdin)
             stack.enter_context(contact.explained(name))
-            held = guests.take(name) or (yield from self._opening())
+            kept = guests.take(name)
+            held = kept or (yield from self._opening())
             keep = stack.enter_context(contextlib.ExitStack())
             keep.callback(held.close)
             directory = liveness.run_dir(guests.labdir, name)
@@ -125,10 +145,13 @@ class GuestJob(Job):
             stack.callback(exchange.clean)
             exchange.begin()
             self._exchange = exchange
+            doubt = time.monotonic() + (_DOUBT if kept else math.inf)
             while not exchange.is_over:
-                events = yield Wait(exchange.wants(), exchange.until())
+                events = yield Wait(exchange.wants(), min(exchange.until(), doubt))
                 try:
                     exchange.step(events)
+                    if time.monotonic() >= doubt:
+                        doubt = _checked(exchange, doubt)
                 except DummError:  # an output is too long, perhaps, or cannot be written
                     exchange.hang_up()
                     raise

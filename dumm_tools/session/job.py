@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dumm_tools.agent.steps import Wants
-from dumm_tools.errors import DummError
+from dumm_tools.errors import DummError, os_reason
 from dumm_tools.session.answers import Answers, Failure, Output
 from dumm_tools.session.requests import Run
 from dumm_tools.session.streams import Inlet
@@ -27,7 +27,7 @@ class Job:
         self.deadline = math.inf if run.timeout is None else self.begun + run.timeout
         self.status: int | None = None
         self.failures: list[Failure] = []
-        self._told = 0
+        self._passed_on = 0
 
     # ---- for the loop ----
 
@@ -48,6 +48,8 @@ class Job:
             self._step(events)
         except DummError as e:
             self._fail(e)
+        except OSError as e:  # too many open files, for example
+            self._fail(DummError(os_reason(e)))
 
     def signal(self, number: int) -> None:
         """Pass a signal on."""
@@ -64,9 +66,9 @@ class Job:
         """Pass input on, and say when all of it has been."""
         assert self.inlet is not None
         self.inlet.write()
-        if self.inlet.is_empty and self.inlet.count > self._told:
-            self._told = self.inlet.count
-            self.answers.put({"id": self.run.id, "taken": self._told})
+        if self.inlet.is_empty and self.inlet.count > self._passed_on:
+            self._passed_on = self.inlet.count
+            self.answers.put({"id": self.run.id, "taken": self._passed_on})
 
     def close(self) -> None:
         """Release everything, and end what still runs."""

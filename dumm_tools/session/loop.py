@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 
 from dumm_tools.agent import steps
@@ -27,6 +27,10 @@ from dumm_tools.session.requests import Id, Input, Refused, Run, Signal
 _PIECE = 1 << 18
 #: Requests that wait for others: no more are read while they have more than this (bytes).
 _QUEUE_MAX = 64 << 20
+#: Requests to begin before looking at others.
+_AT_ONCE = 100
+#: Seconds for a reader to take something of the last answers.
+_LAST = 2.0
 #: Seconds after a signal until what is under way gets SIGKILL.
 _GRACE = 10.0
 
@@ -43,8 +47,9 @@ class Session:
         self._answers = Answers()
         self._jobs: dict[Id, Job] = {}
         self._current: Id | None = None  # the one that others wait for
-        self._queue: deque[tuple[Run, int]] = deque()
+        self._queue: OrderedDict[Id, tuple[Run, int]] = OrderedDict()
         self._queued = 0  # bytes
+        self._error: OSError | None = None  # of our output
         self._at_end: dict[Id, Run] = {}
         self._text = bytearray()
         self._skips = False  # within a line that is too long
@@ -65,9 +70,23 @@ class Session:
                     self._begin(run)
                     while self._jobs or (self._answers.waiting and not self._ended_by):
                         self._round(arrived)
+                self._flush()
             finally:
                 self._close()
+        if self._error is not None:
+            raise DummError(f"cannot write output: {self._error.strerror}")
         return self._ended_by
+
+    def _flush(self) -> None:
+        """Write the last answers, as long as somebody takes them."""
+        while self._answers.waiting and not self._answers.is_deaf:
+            poll = select.poll()
+            for fd, wanted in self._answers.wants().items():
+                poll.register(fd, wanted)
+            events = dict(poll.poll(_LAST * 1000))
+            if not events:
+                return
+            self._write(events)
 
     def _goes_on(self) -> bool:
         over = self._eof or self._ended_by
@@ -99,6 +118,8 @@ class Session:
                 poll.register(fd, wanted if len(others) == 1 else wanted | select.POLLIN)
         for fd, wanted in self._answers.wants().items():
             poll.register(fd, wanted)
+        if self._current is None and self._queue:
+            until = 0.0
         events = dict(poll.poll(None if until == math.inf else steps.left_ms(until)))
         self._write(events)
         for number in arrived.take(events):
@@ -106,6 +127,7 @@ class Session:
         if events.get(0, 0) and self._may_read():
             self._read()
         self._serve(events, owners)
+        self._advance()
         self._guests.expire()
 
     def _may_read(self) -> bool:
@@ -129,11 +151,12 @@ class Session:
             self._kill_at = now + 1.0
 
     def _write(self, events: dict[int, int]) -> None:
-        gone = events.get(1, 0) & (select.POLLERR | select.POLLNVAL)
+        gone = events.get(1, 0) & (select.POLLERR | select.POLLHUP | select.POLLNVAL)
         try:
             self._answers.write(events)
-        except OSError:
+        except OSError as e:
             gone = True
+            self._error = None if isinstance(e, BrokenPipeError) else e
         if gone and not self._answers.is_deaf:
             self._answers.silence()
             self._end(signal.SIGPIPE)
@@ -146,7 +169,7 @@ class Session:
                     job.signal(signal.SIGTERM)
             return
         self._ended_by = number
-        for run, _ in self._queue:
+        for run, _ in self._queue.values():
             self._answers.put(ended(run, 128 + number, 0.0, [], []))
         self._queue.clear()
         if not self._is_ending:
@@ -206,8 +229,7 @@ class Session:
             self._answers.put({"id": request.id, "kept": False})
 
     def _handle_run(self, run: Run, size: int) -> None:
-        waiting = (each.id for each, _ in self._queue)
-        if run.id in self._jobs or run.id in self._at_end or run.id in waiting:
+        if run.id in self._jobs or run.id in self._at_end or run.id in self._queue:
             raise Refused(run.id, "this id is in use")
         if run.at_end:
             self._at_end[run.id] = run
@@ -217,13 +239,13 @@ class Session:
                 self._current = run.id
             self._begin(run)
         else:
-            self._queue.append((run, size))
+            self._queue[run.id] = run, size
             self._queued += size
 
     def _handle_input(self, request: Input) -> None:
         job = self._jobs.get(request.id)
         if job is None:
-            why = "has not begun" if self._is_queued(request.id) else "is not under way"
+            why = "has not begun" if request.id in self._queue else "is not under way"
             raise Refused(request.id, f"this request {why}")
         try:
             job.put(request.data)
@@ -235,16 +257,11 @@ class Session:
             job.signal(request.number)
             self._settle(job)
             return
-        for each in self._queue:
-            if each[0].id == request.id:
-                self._queue.remove(each)
-                self._queued -= each[1]
-                self._answers.put(ended(each[0], 128 + request.number, 0.0, [], []))
-                return
-        raise Refused(request.id, "this request is not under way")
-
-    def _is_queued(self, request_id: Id) -> bool:
-        return any(run.id == request_id for run, _ in self._queue)
+        if request.id not in self._queue:
+            raise Refused(request.id, "this request is not under way")
+        run, size = self._queue.pop(request.id)
+        self._queued -= size
+        self._answers.put(ended(run, 128 + request.number, 0.0, [], []))
 
     # ---- jobs ----
 
@@ -257,6 +274,8 @@ class Session:
             for key, target in (("stdout", run.stdout), ("stderr", run.stderr)):
                 outputs.append(streams.output(target, self._answers, run.id, key))
             stdin, inlet = streams.source(run.stdin)
+            if inlet is not None and self._eof:
+                inlet.put(None)
         except (DummError, OSError) as e:
             error = e if isinstance(e, DummError) else DummError(f"cannot begin: {e.strerror}")
             failures = [Failure(None, str(error), error.hint)]
@@ -287,11 +306,16 @@ class Session:
         self._over(job.run.id)
 
     def _over(self, request_id: Id) -> None:
-        """A request has been answered: begin the next one."""
+        """A request has been answered: the next one may begin."""
         if self._current == request_id and request_id not in self._jobs:
             self._current = None
-            if self._queue:
-                run, size = self._queue.popleft()
-                self._queued -= size
-                self._current = run.id
-                self._begin(run)
+
+    def _advance(self) -> None:
+        """Begin the next requests; some end at once."""
+        for _ in range(_AT_ONCE):
+            if self._current is not None or not self._queue or self._answers.are_full:
+                return
+            _, (run, size) = self._queue.popitem(last=False)
+            self._queued -= size
+            self._current = run.id
+            self._begin(run)

@@ -107,8 +107,12 @@ def _id(found: dict[str, Any]) -> Id:
     value = found.get("id")
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Refused(None, "'id' is a string or a whole number")
-    if len(str(value)[: _ID_MAX + 1]) > _ID_MAX or not _can_be_said(str(value)):
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise Refused(None, "'id' has at most 63 bits")
+    if isinstance(value, str) and len(value) > _ID_MAX:
         raise Refused(None, f"'id' has at most {_ID_MAX} characters")
+    if isinstance(value, str) and not _can_be_said(value):
+        raise Refused(None, "'id' is not text")
     return value
 
 
@@ -213,7 +217,7 @@ def _source(value: Any) -> Source:
 def _target(value: Any, key: str) -> Target:
     if value is None:
         return Target()
-    if value == {"stream": True}:
+    if isinstance(value, dict) and value.get("stream") is True and len(value) == 1:
         return Target("stream")
     if not isinstance(value, dict) or "file" not in value:
         raise _Bad(f"'{key}' is an object with 'file', or {{\"stream\": true}}")

@@ -25,11 +25,8 @@ def output(target: Target, answers: Answers, request_id: Id, key: str) -> Output
     flags |= os.O_APPEND if target.append else 0
     try:
         fd = os.open(target.path, flags, 0o666)
-        kind = os.fstat(fd)
-        if not stat.S_ISREG(kind.st_mode) and not os.path.samestat(kind, os.stat(os.devnull)):
-            os.close(fd)
-            raise Usage(f"'{target.path}' is not a regular file")
-        if not target.append and stat.S_ISREG(kind.st_mode):
+        _check_kind(fd, target.path)
+        if not target.append and stat.S_ISREG(os.fstat(fd).st_mode):
             os.ftruncate(fd, 0)
     except OSError as e:
         raise DummError(f"cannot write '{target.path}': {e.strerror}") from None
@@ -55,17 +52,23 @@ def source(given: Source) -> tuple[int | None, Inlet | None]:
 
 def _opened(path: str) -> int:
     try:
-        # Opening a FIFO would wait for somebody who writes to it.
+        # Opening a FIFO would wait for somebody who writes to it, and so would reading from it.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except FileNotFoundError:
         raise NotFound(f"no file '{path}'") from None
     except OSError as e:
         raise DummError(f"cannot read '{path}': {e.strerror}") from None
-    if stat.S_ISDIR(os.fstat(fd).st_mode):
-        os.close(fd)
-        raise DummError(f"cannot read '{path}': it is a directory")
+    _check_kind(fd, path)
     os.set_blocking(fd, True)
     return fd
+
+
+def _check_kind(fd: int, path: str) -> None:
+    """Close it and raise Usage unless it is a regular file, or /dev/null."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) and not os.path.samestat(found, os.stat(os.devnull)):
+        os.close(fd)
+        raise Usage(f"'{path}' is not a regular file")
 
 
 class Inlet:
@@ -75,7 +78,7 @@ class Inlet:
         self.fd, self._in = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._in, False)
         self._pending = bytearray()
-        self._is_ended = False
+        self._is_ended = self._is_dropped = False
         self.count = 0  # bytes that were given
 
     def put(self, data: bytes | None) -> None:
@@ -87,9 +90,14 @@ class Inlet:
         elif len(self._pending) + len(data) > PENDING_MAX:
             raise DummError(f"more than {PENDING_MAX >> 20} MiB of input are waiting")
         else:
-            self._pending += data
+            self._pending += b"" if self._is_dropped else data
             self.count += len(data)
         self.write()
+
+    def drop(self) -> None:
+        """Nobody reads it any more."""
+        self._is_dropped = True
+        self._pending.clear()
 
     @property
     def is_empty(self) -> bool:
@@ -108,7 +116,7 @@ class Inlet:
             except BlockingIOError:
                 return
             except BrokenPipeError:
-                self._pending.clear()
+                self.drop()
         if self._is_ended:
             self.close()
 
