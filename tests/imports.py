@@ -19,7 +19,7 @@ MODULES = {
 #: that are not in a folder are on floor ".".
 FLOORS = (
     *("linux", ".", "trees", "importing", "agent", "running"),
-    *("images", "net", "files", "guests", "labs", "cli", "_docs"),
+    *("images", "net", "files", "guests", "labs", "session", "cli", "_docs"),
 )
 
 
@@ -64,7 +64,10 @@ def ours(module: str) -> str:
 
 
 def ours_among(path: Path) -> set[str]:
-    """The modules of the package that a module imports, also those for type checking only."""
+    """The modules of the package that a module imports, also those for type checking only. The
+    package itself has the names of the library, which it imports when they are used."""
+    if path == PACKAGE / "__init__.py":
+        return set()
     return {ours(name) for name in imports(path, types=True) if name.split(".")[0] == "dumm_tools"}
 
 

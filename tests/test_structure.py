@@ -90,7 +90,7 @@ def test_programs_are_run_by_two_modules() -> None:
     assert forkers == {
         *("dumm_tools.linux.child", "dumm_tools.running.isolation", "dumm_tools.running.usernet"),
         *("dumm_tools.running.family", "dumm_tools.net.capture"),
-        *("dumm_tools.cli.apply", "dumm_tools.cli.batch"),
+        *("dumm_tools.cli.apply", "dumm_tools.cli.batch", "dumm_tools.session.child_job"),
     }
 
 
@@ -124,7 +124,7 @@ def test_only_one_module_writes_to_stderr() -> None:
     guest's program goes to ours unchanged (agent/sink.py)."""
     others = {"dumm_tools.messages", "dumm_tools._docs", "dumm_tools.agent.build"}
     #: Replaced if missing, and flushed at the end.
-    known = {"_fill_standard_streams", "run", "_child"}
+    known = {"_fill_standard_streams", "run", "_child", "_act"}
     wrong = []
     for module, path in MODULES.items():
         if module in others:
