@@ -47,7 +47,7 @@ def test_commands_in_documents_exist(path: Path) -> None:
     shown = re.findall(r"(?m)(?:\$ |run |\| )(dumm-(?:\w+) .*)$", text)
     for line in shown:
         words = re.split(r"[\s|;]+", line)
-        if words[0] not in tools or not re.match(r"[a-z-]+$", words[1]):
+        if words[0] not in tools or not re.match(r"[a-z][a-z-]*$", words[1]):
             continue
         command: click.Command = tools[words[0]]
         for word in words[1:]:

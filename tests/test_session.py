@@ -476,7 +476,7 @@ def test_programs_that_cannot_be_run(session: Session) -> None:
     assert found["stdout"] == "b c /etc\n"
     assert session.run("guest exec -C /nosuch alice -- true", status=125)["errors"]
     assert "Usage" in session.run("guest exec alice --help")["stdout"]
-    # What the command itself refuses, and what needs a terminal.
+    # The command itself refuses these, or needs a terminal.
     session.run("guest exec", status=2)
     session.run("guest exec alice", status=2)
     session.run("guest exec --nosuch alice -- true", status=2)

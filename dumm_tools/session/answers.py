@@ -103,7 +103,7 @@ class InAnswer(Kept):
             raise TooMuch(str(e), hint=hint) from None
 
     def end(self) -> dict[str, str]:  # type: ignore[override]
-        """What was kept."""
+        """All of it."""
         return data(self._key, bytes(self.data))
 
 

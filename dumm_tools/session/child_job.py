@@ -31,7 +31,7 @@ _TOLD_MAX = 1 << 20
 
 
 class Begun(NamedTuple):
-    """What a child is given: its request, and its descriptors."""
+    """The request of a child, and its descriptors."""
 
     run: Run
     stdin: int
@@ -122,7 +122,7 @@ class ChildJob(Job):
     def until(self) -> float:
         if self._code is None:
             return self.deadline
-        # What is left may not be an event, if others have the other end of a pipe.
+        # The rest may not be an event, if others have the other end of a pipe.
         return math.inf if self.answers.are_full else 0.0
 
     def _step(self, events: Wants) -> None:
@@ -139,7 +139,7 @@ class ChildJob(Job):
             self._end_late()
 
     def _read(self, fd: int) -> bool:
-        """Pass on what is there; whether it was all of it."""
+        """Pass on what has come; whether it was all of it."""
         for _ in range(_TURN // _PIECE):
             try:
                 piece = os.read(fd, _PIECE)
@@ -169,8 +169,8 @@ class ChildJob(Job):
             self._told = -1
 
     def _finish(self) -> None:
-        """After its end: take what it has left. What its own children print later is not waited
-        for."""
+        """After its end: take what it has left, without waiting for what its own children may
+        still print."""
         if self._told >= 0:
             self._hear()
         if not all([self._read(fd) for fd in list(self._sinks)]):

@@ -162,7 +162,7 @@ class GuestJob(Job):
             return status
 
     def _backlog(self) -> Backlog:
-        """What tells whether our reader takes the output."""
+        """It tells whether our reader takes the output."""
         streams = "stream" in (self.run.stdout.kind, self.run.stderr.kind)
         return self.answers if streams else _Taken()
 

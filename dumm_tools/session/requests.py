@@ -73,7 +73,7 @@ Request = Run | Input | Signal | Forget
 
 
 class Refused(Exception):
-    """A line that is no request: the id that it gives, if it does, and why."""
+    """A line that is not a request: the id that it gives, if it does, and why."""
 
     def __init__(self, request_id: Id | None, text: str) -> None:
         super().__init__(text)

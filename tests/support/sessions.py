@@ -65,7 +65,7 @@ class Session:
         return answer
 
     def refused(self, request: Answer | bytes) -> str:
-        """The error for a line that is no request."""
+        """The error for a line that is not a request."""
         self.send(request)
         answer = self.next()
         assert answer["status"] == 2, answer
