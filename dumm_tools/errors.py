@@ -6,6 +6,8 @@ of these. Only `cli/ending.py` turns them into an exit status.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 EXIT_CODES: dict[int, str] = {
     0: "Success, or a 'yes' answer.",
     1: "Failure, or a 'no' answer.",
@@ -51,9 +53,12 @@ class Conflict(DummError):
 
 
 class TimedOut(DummError):
-    """Something did not happen before its deadline (exit 5)."""
+    """Something did not happen before its deadline (exit 5). In the library, `stdout` and `stderr`
+    are what a program had printed by then."""
 
     exit_code = 5
+    stdout: str | bytes = ""
+    stderr: str | bytes = ""
 
 
 class ExecFailed(DummError):
@@ -62,6 +67,36 @@ class ExecFailed(DummError):
     def __init__(self, message: str, code: int = 125, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.exit_code = code
+
+
+class StartFailed(DummError):
+    """Guests did not start. `failures` has the guest and the reason of each (exit 1 or 5)."""
+
+    def __init__(
+        self,
+        message: str,
+        failures: Sequence[tuple[str, str]] = (),
+        code: int = 1,
+        *,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.failures, self.exit_code = list(failures), code
+
+
+class CommandFailed(DummError):
+    """A program that had to succeed has ended with another status, `returncode`; `stdout` and
+    `stderr` are what it printed."""
+
+    def __init__(
+        self, message: str, returncode: int = 1, stdout: str | bytes = "", stderr: str | bytes = ""
+    ) -> None:
+        super().__init__(message)
+        self.returncode, self.stdout, self.stderr = returncode, stdout, stderr
+
+
+class SessionEnded(DummError):
+    """The session of the library (`dumm-console --json`) has ended before it answered."""
 
 
 def explain(error: Exception) -> str:

@@ -1,0 +1,202 @@
+"""Requests to a lab's session, which is started for the first one, and again if it has ended.
+
+A process that was forked has a session of its own: the parent's answers only the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from typing import Any
+
+from dumm_tools.api import answers
+from dumm_tools.api.answers import Answer
+from dumm_tools.api.process import Message, Process
+from dumm_tools.errors import DummError, SessionEnded
+
+#: Takes the pieces of a stream as they come, and b"" at its end.
+Sink = Callable[[bytes], None]
+
+
+class Running:
+    """A request that is under way. `future` gets its answer; if it is cancelled, the request is
+    ended by `signal_at_end`."""
+
+    def __init__(self, process: Process, sinks: dict[str, Sink], signal_at_end: str) -> None:
+        self.future: Future[Answer] = Future()
+        self._process, self._sinks, self._signal = process, sinks, signal_at_end
+        self._number = 0
+        self._kept = {"stdout": bytearray(), "stderr": bytearray()}
+
+    def begin(self, message: Message) -> None:
+        """Send it. SessionEnded."""
+        self._number = self._process.request(message, self._receive)
+        self.future.add_done_callback(self._done)
+
+    def wait(self) -> Answer:
+        """Its answer. If this is interrupted (Ctrl-C), the request is ended."""
+        try:
+            return self.future.result()
+        except DummError:
+            raise
+        except BaseException:
+            with contextlib.suppress(SessionEnded):
+                self.signal(self._signal)
+            raise
+
+    def signal(self, name: str) -> None:
+        """Send a signal: INT, TERM... SessionEnded."""
+        if not self.future.done() or self.future.cancelled():
+            self._process.send({"id": self._number, "signal": name})
+
+    def write(self, data: bytes) -> None:
+        """Send input. SessionEnded."""
+        try:
+            piece = {"input": data.decode()}
+        except UnicodeDecodeError:
+            import base64
+
+            piece = {"input_base64": base64.b64encode(data).decode()}
+        self._process.send({"id": self._number, **piece})
+
+    def end_input(self) -> None:
+        """End the input. SessionEnded."""
+        if not self.future.done():
+            self._process.send({"id": self._number, "input_end": True})
+
+    def _receive(self, message: Message | None) -> bool:
+        if message is None:
+            self._settle(lambda: self.future.set_exception(self._process.end()))
+            return False
+        if "status" not in message:
+            for stream, kept in self._kept.items():
+                data = answers.piece(message, stream)
+                if data and stream in self._sinks:
+                    self._sinks[stream](data)
+                elif data:
+                    kept += data
+            return True
+        out, err = (bytes(self._kept[stream]) for stream in ("stdout", "stderr"))
+        self._settle(lambda: self.future.set_result(answers.answer(message, out, err)))
+        return False
+
+    def _settle(self, settle: Callable[[], None]) -> None:
+        for sink in self._sinks.values():
+            sink(b"")
+        with contextlib.suppress(InvalidStateError):  # cancelled
+            settle()
+
+    def _done(self, future: Future[Answer]) -> None:
+        if future.cancelled():
+            with contextlib.suppress(SessionEnded):
+                self.signal(self._signal)
+
+
+class Channel:
+    """The session of the lab in a directory, if there is one."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self._lock = threading.Lock()
+        self._process: Process | None = None
+        #: The command that the session runs at its end, and the id of that request.
+        self._last_words: list[str] | None = None
+        self._kept = 0
+        _channels.add(self)
+
+    def begin(
+        self,
+        words: Sequence[str],
+        *,
+        sinks: dict[str, Sink] | None = None,
+        signal_at_end: str = "INT",
+        **more: Any,
+    ) -> Running:
+        """Start a command, beside others. `more` is part of the request. SessionEnded."""
+        sinks = sinks or {}
+        streams = {stream: {"stream": True} for stream in sinks}
+        running = Running(self._started(), sinks, signal_at_end)
+        running.begin({"run": list(words), "parallel": True, **streams, **more})
+        return running
+
+    def call(self, words: Sequence[str], *, ok: Sequence[int] = (0,), **more: Any) -> Answer:
+        """Run a command to its end. Its error, unless its status is one of `ok`."""
+        answer = self.begin(words, **more).wait()
+        error = answers.failure(answer)
+        if error is not None and (answer.status not in ok or answer.faults):
+            raise error
+        return answer
+
+    def at_end(self, words: list[str] | None) -> None:
+        """Have the session run this at its end, however that comes; None for nothing any more."""
+        with self._lock:
+            self._last_words = words
+            process = self._process
+        if process is not None and words is not None:
+            self._keep(process)
+        elif process is not None and self._kept:
+            with contextlib.suppress(SessionEnded):
+                process.send({"id": self._kept, "forget": True})
+        if words is None:
+            self._kept = 0
+
+    def close(self) -> None:
+        """End the session, with everything that is under way in it."""
+        with self._lock:
+            process, self._process = self._process, None
+            kept, self._kept = self._kept, 0
+        if process is not None:
+            for number in process.running():
+                if number != kept:
+                    with contextlib.suppress(SessionEnded):
+                        process.send({"id": number, "signal": "KILL"})
+            process.close()
+
+    def abandon(self) -> None:
+        """In a child process that was forked: forget the parent's session."""
+        self._lock = threading.Lock()
+        process, self._process = self._process, None
+        self._last_words, self._kept = None, 0
+        if process is not None:
+            process.abandon()
+
+    def _started(self) -> Process:
+        with self._lock:
+            process = self._process
+            if process is not None and not process.is_over:
+                return process
+            if process is not None:
+                process.close()
+            process = self._process = Process(self.directory)
+        if self._last_words is not None:
+            self._keep(process)
+        return process
+
+    def _keep(self, process: Process) -> None:
+        kept: Future[None] = Future()
+
+        def receive(message: Message | None) -> bool:
+            if not kept.done():
+                if message is not None and message.get("kept"):
+                    kept.set_result(None)
+                else:
+                    kept.set_exception(process.end())
+            return message is not None and "status" not in message
+
+        self._kept = process.request({"run": self._last_words, "at_end": True}, receive)
+        kept.result()
+
+
+_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for channel in list(_channels):
+        channel.abandon()
+
+
+os.register_at_fork(after_in_child=_forked)

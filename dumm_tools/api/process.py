@@ -1,0 +1,163 @@
+"""The session process of a lab: `dumm-console --json`, and the thread that reads its answers.
+
+The caller's process is left alone: the session has its own namespaces, signals and directory, and
+is in a process session of its own, where Ctrl-C does not reach it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dumm_tools.errors import SessionEnded
+
+#: The module that is run must be of this package, wherever the caller has found it.
+_PLACE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+_START = (
+    "import sys; place = sys.argv.pop(1); place in sys.path or sys.path.insert(0, place); "
+    "from dumm_tools.cli.console import main; main()"
+)
+#: Bytes to read at a time.
+_PIECE = 1 << 18
+#: Bytes of what the session says about its own faults that an error shows.
+_SAID = 2000
+
+Message = dict[str, Any]
+Receiver = Callable[[Message | None], bool]
+
+
+class Process:
+    """One session. `receive` gets each answer, in the order of arrival, by the id of its request;
+    None says that no more will come. All methods may be called in any thread."""
+
+    def __init__(self, directory: str) -> None:
+        self._lock = threading.Lock()
+        self._receivers: dict[int, Receiver] = {}
+        self._last = 0
+        self._ended = False
+        self._faults = os.memfd_create("dumm-session", os.MFD_CLOEXEC)
+        argv = [sys.executable, "-P", "-c", _START, _PLACE, "-C", directory, "--json"]
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._faults,
+                bufsize=0,
+                start_new_session=True,
+            )
+        except OSError as e:
+            os.close(self._faults)
+            raise SessionEnded(f"cannot start '{sys.executable}': {e.strerror}") from None
+        self.pid = self._process.pid
+        self._thread = threading.Thread(target=self._read, name="dumm-session", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the session has ended."""
+        return self._ended
+
+    def request(self, message: Message, receiver: Receiver) -> int:
+        """Send a request; return its id. `receiver` is called in the thread of the session, and
+        returns whether it expects more. SessionEnded."""
+        with self._lock:
+            if self._ended:
+                raise self.end()
+            self._last = number = self._last + 1
+            self._receivers[number] = receiver
+        try:
+            self.send({"id": number, **message})
+        except BaseException:
+            with self._lock:
+                self._receivers.pop(number, None)
+            raise
+        return number
+
+    def send(self, message: Message) -> None:
+        """Send a line. SessionEnded."""
+        data = memoryview(json.dumps(message).encode() + b"\n")
+        stdin = self._process.stdin
+        assert stdin is not None
+        with self._lock:
+            try:
+                while data:
+                    data = data[stdin.write(data) :]
+            except (OSError, ValueError):  # ended, or closed by `close`
+                raise self.end() from None
+
+    def running(self) -> list[int]:
+        """The ids of requests that are not answered yet."""
+        with self._lock:
+            return list(self._receivers)
+
+    def end(self) -> SessionEnded:
+        """The error that says why there is no answer."""
+        said = b""
+        with contextlib.suppress(OSError):
+            size = os.fstat(self._faults).st_size
+            said = os.pread(self._faults, _SAID, max(0, size - _SAID))
+        last = said.decode(errors="replace").strip().rpartition("\n")[2]
+        return SessionEnded("the session of the lab has ended" + (f": {last}" if last else ""))
+
+    def close(self) -> None:
+        """End the session: what is under way is completed, then what was kept for its end is done.
+        Wait for that."""
+        with self._lock, contextlib.suppress(OSError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._process.wait()
+        with contextlib.suppress(OSError):
+            os.close(self._faults)
+        self._faults = -1
+
+    def abandon(self) -> None:
+        """In a child process that was forked: close our copies of descriptors, and nothing else;
+        the session belongs to the parent."""
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with contextlib.suppress(OSError):
+                stream.close()
+        with contextlib.suppress(OSError):
+            os.close(self._faults)
+        self._process.returncode = 0  # not our child: no warning that it still runs
+        self._ended = True
+
+    def _read(self) -> None:
+        stdout = self._process.stdout
+        assert stdout is not None
+        rest = bytearray()
+        try:
+            while piece := os.read(stdout.fileno(), _PIECE):
+                rest += piece
+                if b"\n" in piece:
+                    *lines, last = rest.split(b"\n")
+                    rest = bytearray(last)
+                    for line in lines:
+                        self._take(json.loads(line))
+        except (OSError, ValueError) as e:
+            os.write(self._faults, f"\nunreadable answer: {e}\n".encode())
+            self._process.kill()
+        finally:
+            with self._lock:
+                self._ended = True
+                left, self._receivers = self._receivers, {}
+            for receiver in left.values():
+                receiver(None)
+            stdout.close()
+
+    def _take(self, message: Message) -> None:
+        number = message.get("id")
+        with self._lock:
+            receiver = self._receivers.get(number) if isinstance(number, int) else None
+        if receiver is not None and not receiver(message):
+            with self._lock:
+                self._receivers.pop(message["id"], None)
