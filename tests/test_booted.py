@@ -297,6 +297,24 @@ def test_until_a_command_succeeds(lab: Lab) -> None:
     lab("dumm-guest wait a --until -- sh -c 'test -z \"$(cat)\" && test $0 = --timeout' --timeout")
 
 
+def test_until_the_output_matches(lab: Lab) -> None:
+    lab("dumm-guest create a --start")
+    script = "date +%N >>/tries; cat /text; exit $(cat /status)"
+    lab("dumm-guest exec a -- sh -c 'echo 0 >/status; echo one >/text'")
+    wait = ["dumm-guest", "wait", "a", "--until", "--match", r"^t\w{2}$"]
+    waiting = lab.start([*wait, "--", "sh", "-c", script])
+    assert is_still_waiting(waiting)
+    lab("dumm-guest exec a -- sh -c 'echo 1 >/status; echo one; printf \"one\\ntwo\\n\" >/text'")
+    assert is_still_waiting(waiting)
+    lab("dumm-guest exec a -- sh -c 'echo 0 >/status'")
+    assert ended(waiting) == (0, "")
+    late = lab([*wait, "--timeout", "0", "--", "echo", "nothing"], status=5).err
+    assert one_line_error(late).endswith(r"did not succeed: '^t\w{2}$' is not found: nothing")
+    # More than the end that is kept for messages.
+    lab([*wait, "--", "sh", "-c", "echo two; head -c 100000 /dev/zero"])
+    lab([*wait, "--", "sh", "-c", "echo two >&2"])
+
+
 def test_until_time_is_up(lab: Lab) -> None:
     lab("dumm-guest create a --start")
 
@@ -342,6 +360,8 @@ def test_until_needs_a_guest_and_a_command(lab: Lab) -> None:
         ("wait a --until", 2, "--until needs a command"),
         ("wait a --until --", 2, "--until needs a command"),
         ("wait a --until --for stopped -- true", 2, "--for stopped"),
+        ("wait a --match x", 2, "--match needs --until"),
+        ("wait a --until --match ( -- true", 2, "bad regular expression '('"),
     ):
         message = one_line_error(lab(f"dumm-guest {words}", status=status).err)
         assert said in message

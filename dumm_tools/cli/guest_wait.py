@@ -46,6 +46,11 @@ class _ThenCommand(commands.Command):
 @click.option(
     "--until", is_flag=True, help="Then run CMD again and again, until it exits with status 0."
 )
+@click.option(
+    "--match",
+    metavar="REGEX",
+    help="With --until: until REGEX, as in Python, is found in the output of CMD, too.",
+)
 @click.option("--timeout", metavar="SECONDS", type=Seconds(), help="Maximum time to wait.")
 def wait(
     names: tuple[str, ...],
@@ -53,6 +58,7 @@ def wait(
     only: tuple[str, ...],
     what: str,
     until: bool,
+    match: str | None,
     timeout: float | None,
 ) -> int:
     """Wait until guests are ready, have booted, or are stopped.
@@ -73,6 +79,8 @@ def wait(
         raise click.UsageError("--until needs a command after '--'")
     if until and what == "stopped":
         raise click.UsageError("--until cannot be combined with --for stopped")
+    if match is not None and not until:
+        raise click.UsageError("--match needs --until")
     labdir = lab.labdir()
     chosen = _chosen(labdir, names, everyone, only, what)
     end = math.inf if timeout is None else time.monotonic() + timeout
@@ -86,7 +94,7 @@ def wait(
             left = None if timeout is None else max(0.0, end - time.monotonic())
             readiness.wait(labdir, name, what, left)
         if until:
-            _until(labdir, name, command, end)
+            _until(labdir, name, command, end, match)
 
     return each(chosen, one)
 
@@ -103,12 +111,12 @@ def _chosen(
     return guest_views.all_names(labdir, lambda state: what == "stopped" or state != "stopped")
 
 
-def _until(labdir: str, name: str, command: list[str], deadline: float) -> None:
+def _until(labdir: str, name: str, command: list[str], deadline: float, match: str | None) -> None:
     from dumm_tools import waiting
     from dumm_tools.guests import booted
 
     try:
         with waiting.ended_by_signals():
-            booted.until(labdir, name, command, deadline, warn)
+            booted.until(labdir, name, command, deadline, warn, match=match)
     except waiting.Ended as e:
         ending.die_of(e.number)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Callable, Sequence
 
 from dumm_tools import proc
 from dumm_tools.agent.protocol import Booted, printable
-from dumm_tools.errors import Conflict, DummError, TimedOut
+from dumm_tools.errors import Conflict, DummError, TimedOut, Usage
 from dumm_tools.guests import readiness, trial
 from dumm_tools.running import contact, guest_views, liveness, startup_file
 from dumm_tools.statefile import load
@@ -21,6 +22,9 @@ LEAST = 0.5
 ANSWER = 10.0
 #: Seconds between two tries: at first, and at most.
 FIRST, MOST = 0.1, 1.0
+
+#: How much of the end of an output an expression is searched in (bytes).
+SEARCHED = 1 << 20
 
 Warn = Callable[[str], object]
 
@@ -91,9 +95,13 @@ def until(
     command: Sequence[str],
     deadline: float,
     warn: Warn,
+    *,
+    match: str | None = None,
 ) -> None:
-    """Run a command in a guest again and again until it succeeds. TimedOut; Conflict if the guest
-    does not run, and DummError if it ends meanwhile."""
+    """Run a command in a guest again and again until it succeeds and, with `match`, this regular
+    expression is found in its output. TimedOut; Conflict if the guest does not run, and DummError
+    if it ends meanwhile; Usage for a bad expression."""
+    wanted = None if match is None else _compiled(match)
     pause, begun, told = FIRST, False, False
     words = shlex.join(command)
     last = "it was not run"
@@ -107,7 +115,8 @@ def until(
         begun = True
         try:
             limit = max(deadline, time.monotonic() + LEAST)
-            outcome = trial.run(labdir, name, command, limit)
+            kept = trial.KEPT if wanted is None else SEARCHED
+            outcome = trial.run(labdir, name, command, limit, kept=kept)
         except TimedOut as e:
             raise TimedOut(f"guest '{name}': '{words}' did not succeed: {e}") from None
         except Conflict:  # it has ended, or reboots: see which
@@ -115,9 +124,11 @@ def until(
         if outcome is not None:
             for line in outcome.output.splitlines():
                 proc.log(f"{name}: {printable(line)}")
-            if outcome.status == 0:
+            is_found = wanted is None or wanted.search(outcome.output.decode(errors="replace"))
+            if outcome.status == 0 and is_found:
                 return
-            last = outcome.refusal or f"status {outcome.status}" + _last_line(outcome.output)
+            what = f"status {outcome.status}" if outcome.status else f"'{match}' is not found"
+            last = outcome.refusal or what + _last_line(outcome.output)
             if outcome.refusal and not told:
                 warn(f"guest '{name}': {outcome.refusal}; trying again")
                 told = True
@@ -126,6 +137,13 @@ def until(
             raise TimedOut(f"guest '{name}': '{words}' did not succeed: {last}")
         time.sleep(min(pause, left))
         pause = min(pause * 1.5, MOST)
+
+
+def _compiled(expression: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression, re.MULTILINE)
+    except re.error as e:
+        raise Usage(f"bad regular expression '{expression}': {e}") from None
 
 
 def _last_line(output: bytes) -> str:

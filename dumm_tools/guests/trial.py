@@ -16,7 +16,7 @@ from dumm_tools.errors import ExecFailed, TimedOut
 from dumm_tools.running import contact, liveness
 from dumm_tools.waiting import Ended
 
-#: How much of the end of the output is kept (bytes).
+#: How much of the end of the output is kept, unless more is needed (bytes).
 KEPT = 4096
 #: Interval of checks whether the guest has rebooted while nothing happens (seconds).
 LOOK = 1.0
@@ -33,10 +33,12 @@ class Outcome(NamedTuple):
     refusal: str = ""
 
 
-def run(labdir: str, name: str, argv: Sequence[str], deadline: float) -> Outcome | None:
-    """Run a program with nothing on its standard input. None if the guest has rebooted or did not
-    answer, TimedOut if the program has not ended by the deadline: it then gets SIGTERM, and after
-    Ctrl-C, SIGINT."""
+def run(
+    labdir: str, name: str, argv: Sequence[str], deadline: float, *, kept: int = KEPT
+) -> Outcome | None:
+    """Run a program with nothing on its standard input, and keep the last `kept` bytes of its
+    output. None if the guest has rebooted or did not answer, TimedOut if the program has not ended
+    by the deadline: it then gets SIGTERM, and after Ctrl-C, SIGINT."""
     program = Program(argv)
     answered = False
     try:
@@ -45,7 +47,7 @@ def run(labdir: str, name: str, argv: Sequence[str], deadline: float) -> Outcome
             line.send(protocol.RUN, request(program, 24, 80))
             line.send(protocol.INPUT_END)
             try:
-                return _follow(line, labdir, name, program, deadline)
+                return _follow(line, labdir, name, program, deadline, kept)
             except Rebooted:
                 return None
             except TimeoutError:
@@ -64,7 +66,7 @@ def run(labdir: str, name: str, argv: Sequence[str], deadline: float) -> Outcome
 
 
 def _follow(
-    line: Line, labdir: str, name: str, program: Program, deadline: float
+    line: Line, labdir: str, name: str, program: Program, deadline: float, kept: int
 ) -> Outcome | None:
     output = bytearray()
     boot = _mark(labdir, name)
@@ -86,7 +88,7 @@ def _follow(
         if kind == protocol.STATUS:
             return Outcome(protocol.exit_status(number), bytes(output))
         output += data
-        del output[:-KEPT]
+        del output[:-kept]
 
 
 def _mark(labdir: str, name: str) -> int:
