@@ -372,6 +372,11 @@ def captured(lab: Lab, command: str, size: int) -> tuple[Captured, str]:
     return Captured(file.read_bytes()), err.decode()
 
 
+def numbers(packets: list[tuple[int, int, bytes]]) -> list[int]:
+    """The sequence numbers of echo requests."""
+    return [int.from_bytes(data[40:42]) for _, _, data in packets if data[34] == 8]
+
+
 @pytest.fixture
 def pinging(lab: Lab) -> Iterator[Lab]:
     """a pings b."""
@@ -465,6 +470,17 @@ def test_capture_that_nobody_reads_can_be_ended_and_says_so(talking: Lab) -> Non
 
 @pytest.mark.uml
 @grouped
+def test_pcapng_of_a_single_one(pinging: Lab) -> None:
+    for words, name in (("iface capture a-eth0", "a-eth0"), ("bridge capture lan0", "lan0")):
+        found, err = captured(pinging, f"dumm-{words} -w FILE --pcapng icmp", 2000)
+        assert found.names == [name]
+        seen = numbers(found.packets)
+        assert seen == list(range(seen[0], seen[-1] + 1))
+        assert f"capturing on {name}\n" in err
+
+
+@pytest.mark.uml
+@grouped
 def test_captures_that_fail(lab: Lab) -> None:
     def error(words: str, status: int) -> str:
         return one_line_error(lab(f"dumm-iface capture {words}", status=status).err, "dumm-iface")
@@ -474,6 +490,8 @@ def test_captures_that_fail(lab: Lab) -> None:
     assert error("--all", 2).startswith("several captures are written to a file")
     assert error("", 2).startswith("nothing to capture")
     assert error("--all -w x -- -c 3", 2).startswith("options of tcpdump are for a single")
+    assert error("a-eth0 --pcapng", 2) == "--pcapng needs -w"
+    assert error("a-eth0 -w x --pcapng -- -c 3", 2).startswith("options of tcpdump are for")
     assert error("--all -w x no such filter", 1).startswith("cannot capture 'no such filter': ")
     done = lab("dumm-iface capture --all -w /dev/full", status=1)
     assert "dumm-iface: cannot write '/dev/full': No space left on device\n" in done.err

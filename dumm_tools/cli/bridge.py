@@ -184,7 +184,7 @@ def down(names: tuple[str, ...]) -> int:
 
 @cli.command("capture")
 @capture_options("BR", known_bridges, "bridges that exist")
-def capture_(first: str | None, words: tuple[str, ...], file: str | None, everyone: bool) -> int:
+def capture_(first: str | None, words: tuple[str, ...], **options: Any) -> int:
     """Print the traffic on a bridge with tcpdump(8), until Ctrl-C.
 
     FILTER is as in pcap-filter(7). After `--`, options of tcpdump may precede it.
@@ -194,7 +194,7 @@ def capture_(first: str | None, words: tuple[str, ...], file: str | None, everyo
     """
     from dumm_tools.net import capture_many
 
-    return captured(first, words, file, everyone, capture_many.bridges)
+    return captured(first, words, sources=capture_many.bridges, **options)
 
 
 address_verbs(

@@ -44,8 +44,12 @@ def capture_options(
         help="Write pcap, or pcapng for several, to a file or to standard output (-).",
     )
 
+    pcapng = click.option(
+        "--pcapng", is_flag=True, help="With -w: write pcapng for a single one, too."
+    )
+
     def decorate(function: Callable[..., Any]) -> Any:
-        return everyone(first(words(write(function))))
+        return everyone(first(words(write(pcapng(function)))))
 
     return decorate
 
@@ -55,6 +59,7 @@ def captured(
     words: tuple[str, ...],
     file: str | None,
     everyone: bool,
+    pcapng: bool,
     sources: Callable[[str, Sequence[str]], list[Source]],
 ) -> int:
     """Run a `capture`; its exit status."""
@@ -67,7 +72,9 @@ def captured(
         words = words if first is None else (first, *words)
     else:
         names = listed("the list", [first or ""])
-    several = everyone or len(names) > 1
+    if pcapng and file is None:
+        raise click.UsageError("--pcapng needs -w")
+    several = everyone or len(names) > 1 or pcapng
     if several and file is None:
         raise click.UsageError(
             "several captures are written to a file: give -w (-w - | tshark -r - prints them)"

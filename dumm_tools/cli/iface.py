@@ -321,7 +321,7 @@ def shape_(name: str, clear: bool, **values: str | None) -> int:
 
 @cli.command("capture")
 @capture_options("IFACE", known_ifaces, "plugged-in interfaces")
-def capture_(first: str | None, words: tuple[str, ...], file: str | None, everyone: bool) -> int:
+def capture_(first: str | None, words: tuple[str, ...], **options: Any) -> int:
     """Print the traffic on an interface with tcpdump(8), until Ctrl-C.
 
     FILTER is as in pcap-filter(7). After `--`, options of tcpdump may precede it.
@@ -332,7 +332,7 @@ def capture_(first: str | None, words: tuple[str, ...], file: str | None, everyo
     """
     from dumm_tools.net import capture_many
 
-    return captured(first, words, file, everyone, capture_many.interfaces)
+    return captured(first, words, sources=capture_many.interfaces, **options)
 
 
 def main() -> None:

@@ -99,7 +99,9 @@ def compiled(device: str, words: Sequence[str]) -> list[packets.Operation]:
     if not words:
         return []
     if any(word.startswith("-") for word in words):
-        raise Usage("options of tcpdump are for a single interface or bridge only")
+        raise Usage(
+            "options of tcpdump are for a single interface or bridge only, without --pcapng"
+        )
     program = capture.tcpdump()
     argv = [program, "-i", device, "-ddd", *words]
     done = proc.run(argv, capture=True, quiet=True, check=False)
