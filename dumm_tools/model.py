@@ -163,7 +163,8 @@ class Bridge(Record):
 class State(Record):
     """The whole state.json. `id` tags what we make in the kernel; `lock_inode` distinguishes a
     copied working set from the original, whose links, mounts and processes do not belong to the
-    copy. `template` is the loaded one. Not written: `copied` says that it is such a copy, and
+    copy. `template` is the loaded one, and `fresh` the directory of the copy of it that guests
+    write to, if it was loaded so. Not written: `copied` says that it is such a copy, and
     `here` whether this process is inside the lab's namespaces; `epoch` is `liveness.epoch`, once
     determined."""
 
@@ -171,6 +172,7 @@ class State(Record):
     lock_inode: int
     isolated: bool = False
     template: str | None = None
+    fresh: str | None = None
     guests: dict[str, Guest] = {}
     ifaces: dict[str, Iface] = {}
     bridges: dict[str, Bridge] = {}
@@ -201,6 +203,11 @@ class State(Record):
     def members_of(self, bridge: str) -> list[Iface]:
         """The interfaces connected to one bridge, by name."""
         return sorted((i for i in self.ifaces.values() if i.bridge == bridge), key=lambda i: i.name)
+
+    @property
+    def loaded(self) -> str | None:
+        """The directory of the loaded template, in templates/."""
+        return self.fresh or self.template
 
     @property
     def tag(self) -> str:

@@ -18,6 +18,8 @@ VERSION = 1
 TABLES = ("bridges", "guests", "ifaces")
 #: The id becomes part of names in the kernel.
 _ID = re.compile(r"[0-9A-Za-z]{1,64}")
+#: The directory in templates/ of a copy that is dropped when it is unloaded.
+_FRESH = re.compile(r"\.fresh-[0-9a-f]{1,16}")
 #: The characters of addresses. They are checked more closely when a command needs them, as that is
 #: slow to import.
 _NETWORK = re.compile(r"([0-9a-fA-F.:]+)/([0-9]{1,3})")
@@ -52,6 +54,8 @@ def lines(state: State) -> dict[tuple[str, str], str]:
         "carriers": True,
         "template": state.template,
     }
+    if state.fresh is not None:
+        top["fresh"] = state.fresh
     found = {(key, ""): f" {text(key)}: {text(value)}" for key, value in top.items()}
     for key in TABLES:
         records: dict[str, Guest | Iface | Bridge] = getattr(state, key)
@@ -144,7 +148,10 @@ def decode(
     copied = data.get("lock_inode") != lock_inode
     if not isinstance(data.get("template"), str | None):
         raise DummError(f"'{path}': key 'template' is not a string")
-    known = ("version", "id", "lock_inode", "isolated", "carriers", "template", *TABLES)
+    fresh = data.get("fresh")
+    if fresh is not None and not (isinstance(fresh, str) and _FRESH.fullmatch(fresh)):
+        raise DummError(f"'{path}': key 'fresh' is not the name of a copy")
+    known = ("version", "id", "lock_inode", "isolated", "carriers", "template", "fresh", *TABLES)
     if not isinstance(data.get("id"), str) or not _ID.fullmatch(data["id"]):
         raise DummError(f"'{path}': key 'id' is missing, or not letters and digits")
     state = State(
@@ -153,6 +160,7 @@ def decode(
         lock_inode=lock_inode,
         isolated=_isolated(path, data),
         template=data.get("template"),
+        fresh=fresh if data.get("template") is not None else None,
         extra={k: v for k, v in data.items() if k not in known},
         copied=copied,
     )

@@ -31,6 +31,12 @@ TEMPLATE_FIELDS: list[Field[Any]] = [
     Field("name", "Name of the template.", lambda v: v.name),
     Field("loaded", "Whether it is loaded.", lambda v: v.loaded),
     Field("guests", "Guests that it has files for.", lambda v: v.guests),
+    Field(
+        "fresh",
+        "Whether guests write to a copy of it; see --fresh.",
+        lambda v: v.fresh,
+        in_table=False,
+    ),
 ]
 
 all_option = click.option(
@@ -197,7 +203,12 @@ def overlay_list(name: str, shape: output.Shape) -> None:
 @click.argument("name", metavar="T", type=TEMPLATE)
 @during.argument
 @click.option("--create", is_flag=True, help="Create an empty template, if it does not exist.")
-def load(name: str, create: bool) -> int:
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Load a copy of it, which is deleted when it is unloaded: T stays as it is.",
+)
+def load(name: str, create: bool, fresh: bool) -> int:
     """Load a template for all guests, replacing the currently loaded one.
 
     Guests immediately see templates/T/GUEST on top, and write to it from then on. With a command,
@@ -208,11 +219,13 @@ def load(name: str, create: bool) -> int:
     failures = Failures()
 
     def change() -> int:
-        templates.load_(lab.entered(), name, create=create, on_error=failures, warn=warn)
+        templates.load_(
+            lab.entered(), name, create=create, fresh=fresh, on_error=failures, warn=warn
+        )
         return failures.code
 
     def before() -> Callable[[], int]:
-        block = templates.block(lab.labdir(), name)
+        block = templates.block(lab.labdir(), name, fresh=fresh)
 
         def undo() -> int:
             templates.put_back(lab.entered(), block, on_error=failures, warn=warn)

@@ -286,7 +286,7 @@ def _overlay(wanted: Wanted, p: Params) -> None:
 
 
 def _template(wanted: Wanted, p: Params) -> None:
-    wanted.template(p["name"], create=p["create"])
+    wanted.template(p["name"], create=p["create"], fresh=p["fresh"])
 
 
 #: The verbs that describe a lab.

@@ -30,8 +30,8 @@ def paths(labdir: str, name: str) -> tuple[str, str, str]:
 def layers(labdir: str, state: State, guest: Guest, master: str) -> list[str]:
     """The directories of a guest's stack, top first."""
     stack = [*guest.overlays, os.path.join(labdir, "host", guest.name), master]
-    if state.template is not None:
-        stack.insert(0, template_layer(labdir, state.template, guest.name))
+    if state.loaded is not None:
+        stack.insert(0, template_layer(labdir, state.loaded, guest.name))
     return stack
 
 

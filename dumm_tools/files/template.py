@@ -12,22 +12,26 @@ from typing import NamedTuple
 
 from dumm_tools import missing, names
 from dumm_tools.errors import Conflict, DummError, NotFound
-from dumm_tools.files import changes, exchange, mounts, stack
+from dumm_tools.files import changes, copies, exchange, mounts, stack
 from dumm_tools.model import Guest, State
 from dumm_tools.running import blocks, liveness, turn
 from dumm_tools.statefile import load, transaction
 from dumm_tools.trees import comparing, copying, staging, tree
 
+#: The option of `load` for a copy.
+FRESH = "--fresh"
 #: The loaded template, among the changes of blocks.
 SUBJECT = ("template",)
 
 
 class TemplateView(NamedTuple):
-    """A template, whether it is loaded, and the guests that it has files for."""
+    """A template, whether it is loaded, and the guests that it has files for; `fresh`: whether
+    guests write to a copy of it."""
 
     name: str
     loaded: bool
     guests: list[str]
+    fresh: bool
 
 
 def _place(labdir: str, name: str = "") -> str:
@@ -52,11 +56,13 @@ def load_(
     name: str,
     *,
     create: bool = False,
+    fresh: bool = False,
     on_error: stack.OnError = stack.raised,
     warn: stack.Warn = stack.silent,
 ) -> None:
     """Put a template on top of all guests' stacks, replacing the loaded one; an empty new one, if
-    it does not exist and with `create`. Guests that do not do their part are reported to
+    it does not exist and with `create`; with `fresh` a copy of it, which is dropped when something
+    else is loaded. Guests that do not do their part are reported to
     `on_error`, programs that do not see it to `warn`."""
     load(labdir)
     names.pack(name, "template name")
@@ -68,13 +74,20 @@ def load_(
                 undo.callback(_discard, labdir, name)
         known(labdir, name)
         blocks.forget(labdir, [SUBJECT])
-        _set(labdir, name, on_error, warn)
+        undo.callback(copies.drop, labdir)
+        _set(labdir, name, copies.make(labdir, name) if fresh else None, on_error, warn)
         undo.pop_all()
 
 
-def block(labdir: str, name: str) -> blocks.Block:
+def block(labdir: str, name: str, *, fresh: bool = False) -> blocks.Block:
     """Note that a template is about to be loaded for the time of a command."""
-    return blocks.begin(labdir, lambda: [blocks.Change(SUBJECT, load(labdir).template, name)])
+    after = f"{name} {FRESH}" if fresh else name
+    return blocks.begin(labdir, lambda: [blocks.Change(SUBJECT, words(load(labdir)), after)])
+
+
+def words(state: State) -> str | None:
+    """The loaded template as the words of `load`; None if there is none."""
+    return f"{state.template} {FRESH}" if state.fresh is not None else state.template
 
 
 def put_back(
@@ -88,11 +101,13 @@ def put_back(
     has loaded something else since, that stays."""
     with blocks.ending(labdir, block) as look, turn.of_templates(labdir):
         for change in look():
-            if load(labdir).template == change.after:
-                earlier = change.before if isinstance(change.before, str) else None
-                if earlier is not None and not os.path.isdir(_place(labdir, earlier)):
-                    earlier = None  # it was deleted meanwhile
-                _set(labdir, earlier, on_error, warn)
+            if words(load(labdir)) == change.after:
+                earlier, _, option = str(change.before or "").partition(" ")
+                if not earlier or not os.path.isdir(_place(labdir, earlier)):
+                    _set(labdir, None, None, on_error, warn)  # none, or deleted meanwhile
+                    continue
+                copy = copies.make(labdir, earlier) if option else None
+                _set(labdir, earlier, copy, on_error, warn)
 
 
 def _discard(labdir: str, name: str) -> None:
@@ -115,24 +130,27 @@ def unload(
     load(labdir)
     with turn.of_templates(labdir):
         loaded = load(labdir).template
-        _set(labdir, None, on_error, warn)
+        _set(labdir, None, None, on_error, warn)
     if loaded is None and not if_exists:
         raise Conflict("no template is loaded")
 
 
-def _set(labdir: str, name: str | None, on_error: stack.OnError, warn: stack.Warn) -> None:
+def _set(
+    labdir: str, name: str | None, fresh: str | None, on_error: stack.OnError, warn: stack.Warn
+) -> None:
     state = load(labdir)
 
     def edit(state: State, _guests: list[Guest]) -> None:
-        state.template = name
+        state.template, state.fresh = name, fresh
 
     # Another command may have been killed halfway.
-    same = state.template == name
+    same = (state.template, state.fresh) == (name, fresh)
     guests = [g for g in state.guests if not same or mounts.is_unsettled(labdir, g)]
     if guests or not same:
         stack.restack(
             labdir, guests, lambda *_: None, edit, whole=True, on_error=on_error, warn=warn
         )
+    copies.drop(labdir)
 
 
 def save(labdir: str, name: str, *, may_exist: bool = False) -> None:
@@ -159,14 +177,14 @@ def save(labdir: str, name: str, *, may_exist: bool = False) -> None:
 
 def _changes_of(labdir: str, state: State, guest: str) -> str:
     """The directory with the changes of a guest that are saved."""
-    if state.template:
-        return mounts.template_layer(labdir, state.template, guest)
+    if state.loaded:
+        return mounts.template_layer(labdir, state.loaded, guest)
     return mounts.paths(labdir, guest)[1]
 
 
 def _need_same(labdir: str, state: State, name: str) -> None:
     """Raise Conflict unless a template is what `save` would make."""
-    if name == state.template:
+    if name == state.loaded:
         return
     for guest in state.guests:
         there = mounts.template_layer(labdir, name, guest)
@@ -187,7 +205,9 @@ def list_(labdir: str) -> list[TemplateView]:
     for name in sorted(os.listdir(place)) if os.path.isdir(place) else ():
         if not name.startswith(".") and os.path.isdir(_place(labdir, name)):
             guests = sorted(os.listdir(_place(labdir, name)))
-            found.append(TemplateView(name, name == state.template, guests))
+            is_loaded = name == state.template
+            fresh = is_loaded and state.fresh is not None
+            found.append(TemplateView(name, is_loaded, guests, fresh))
     return found
 
 

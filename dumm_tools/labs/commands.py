@@ -230,9 +230,10 @@ def overlay(name: str, directory: str, paths: Paths, *, create: bool = False) ->
     return (*words, "--create") if create else words
 
 
-def template(name: str, *, create: bool = True) -> Words:
+def template(name: str, *, create: bool = True, fresh: bool = False) -> Words:
     """`fs template load`."""
-    return ("fs", "template", "load", name, *(("--create",) if create else ()))
+    options = (("--create",) if create else ()) + (("--fresh",) if fresh else ())
+    return ("fs", "template", "load", name, *options)
 
 
 def absolute(path: str) -> str:

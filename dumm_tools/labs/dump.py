@@ -56,7 +56,7 @@ def of(lab: Description) -> Iterator[Command]:
             inside = layer.startswith(f"{lab.labdir}/")  # a new working set need not have it
             yield Command(commands.overlay(guest.name, layer, paths, create=inside))
     if state.template is not None:
-        yield Command(commands.template(state.template))
+        yield Command(commands.template(state.template, fresh=state.fresh is not None))
 
 
 def routes(ifaces: list[Iface]) -> list[tuple[str, Route]]:

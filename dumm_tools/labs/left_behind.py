@@ -6,6 +6,7 @@ import shlex
 from typing import NamedTuple
 
 from dumm_tools import statefile
+from dumm_tools.files import template
 from dumm_tools.model import Guest, State
 from dumm_tools.net.shape import short_text
 from dumm_tools.running import blocks
@@ -38,7 +39,7 @@ def _is_in_force(state: State, change: Change) -> bool:
     if change.before == change.after:
         return False
     if kind == "template":
-        return state.template == change.after
+        return template.words(state) == change.after
     iface = state.ifaces.get(names[0])
     return iface is not None and iface.shape.get(names[1], 0) == change.after
 
@@ -55,8 +56,9 @@ def _described(state: State, change: Change) -> Left:
     if kind == "template":
         undo = ["fs", "template", "unload"]
         if change.before is not None:
-            undo = ["fs", "template", "load", str(change.before)]
-        return _left(f"template '{change.after}' is still loaded", undo)
+            undo = ["fs", "template", "load", *str(change.before).split()]
+        name = str(change.after).partition(" ")[0]
+        return _left(f"template '{name}' is still loaded", undo)
     if kind == "overlay":
         guest, layer = names
         if change.before:

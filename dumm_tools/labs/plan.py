@@ -75,14 +75,18 @@ def _changes(now: Description, wanted: Description, look: Look) -> Iterator[Comm
             yield command._replace(new=new) if new is not None else command
     for name in sorted(after.guests):
         yield from _overlays(before.guests.get(name), after.guests[name], wanted.creatable)
-    if after.template != before.template:
-        template = after.template
-        unload = ("fs", "template", "unload")
-        create = wanted.creates_template
-        yield Command(unload if template is None else commands.template(template, create=create))
+    fresh = after.fresh is not None
+    if (after.template, fresh) != (before.template, before.fresh is not None):
+        yield _template(after.template, wanted.creates_template, fresh)
     for name in superfluous:
         if name not in early:
             yield Command(("bridge", "delete", name))
+
+
+def _template(name: str | None, create: bool, fresh: bool) -> Command:
+    if name is None:
+        return Command(("fs", "template", "unload"))
+    return Command(commands.template(name, create=create, fresh=fresh))
 
 
 def _init(now: Description, wanted: Description) -> Iterator[Command]:

@@ -65,6 +65,8 @@ def save(
         )
         lab_archive.Layout(contents)  # what cannot be restored is not saved
         archive_file.write(tarring.ended(_members(contents, parts)), fd, progress)
+    if state.fresh is not None:
+        warn(f"template '{state.template}' is loaded with --fresh: saved as it was before")
     if running:
         note(f"saved while running, perhaps without what was written last: {_some(running)}")
     if found.changed:
@@ -95,7 +97,7 @@ def _narrow(state: State, chosen: list[str]) -> None:
 def _portable(state: State, places: dict[str, str]) -> State:
     """The state without anything that only exists here."""
     kept = {key: value for key, value in state.extra.items() if key not in ("holder", "opened")}
-    new = state.but(id="0" * 12, lock_inode=0, isolated=False, extra=kept)
+    new = state.but(id="0" * 12, lock_inode=0, isolated=False, fresh=None, extra=kept)
     new.guests = {}
     for name, guest in state.guests.items():
         files = [disks.parse(text) for text in guest.disks]

@@ -370,12 +370,13 @@ class Wanted:
             layer = self._host.layer(layer)
         record.overlays = [layer, *(each for each in record.overlays if each != layer)]
 
-    def template(self, name: str, *, create: bool) -> None:
+    def template(self, name: str, *, create: bool, fresh: bool = False) -> None:
         """`fs template load`"""
         names.pack(name, "template name")
         if not create and name != self._base.state.template:
             self._host.template(name)
         self.state.template, self._creates_template = name, create
+        self.state.fresh = ".fresh-0" if fresh else None  # a copy that is yet to be made
 
     def check(self, *, empty: bool = False) -> None:
         """Raise NotFound or Conflict for what does not fit together in the end; Usage if the file

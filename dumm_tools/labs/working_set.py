@@ -8,7 +8,7 @@ import os
 from dumm_tools import holder, names, waiting
 from dumm_tools import statefile as store
 from dumm_tools.errors import Conflict, DummError, NotFound
-from dumm_tools.files import choice, exchange, mounts, workdir
+from dumm_tools.files import choice, copies, exchange, mounts, workdir
 from dumm_tools.guests import stop
 from dumm_tools.images import kernel, master
 from dumm_tools.linux import inode as inode_flags
@@ -137,6 +137,7 @@ def _close(undo: contextlib.ExitStack, directory: str) -> None:
 
 def _refuse_taken(labdir: str) -> None:
     """Raise Conflict if there is something that destroy would remove although it is not ours."""
+    copies.remove(labdir)
     for name in (*DIRECTORIES, startup_file.DIRECTORY):
         path = os.path.join(labdir, name)
         if os.path.lexists(path) and not os.path.isdir(path):
@@ -193,6 +194,7 @@ def destroy(labdir: str) -> None:
             workdir.drop(labdir, name)
     if state.isolated:
         isolation.end(labdir)
+    copies.remove(labdir)
     for name in (*DIRECTORIES, startup_file.DIRECTORY):
         path = os.path.join(labdir, name)
         if not os.path.isdir(path):

@@ -96,7 +96,7 @@ def _removal(state: State, scripts: dict[str, bytes], words: Sequence[str]) -> b
             state.guests[name].overlays.remove(layer)
         case ["fs", "template", "unload"]:
             assert state.template is not None
-            state.template = None
+            state.template = state.fresh = None
         case _:
             return False
     return True
@@ -193,7 +193,8 @@ def files(draw: Any, *init: str, running: Sequence[str] = ()) -> bytes:
             priority = draw(st.sampled_from(["100", "100", "200"]))
             say("iface", "rule", "add", name, "--priority", priority, "--table", "7", *words)
     if draw(st.booleans()):
-        say("fs", "template", "load", draw(st.sampled_from(["one", "two"])), "--create")
+        fresh = draw(_maybe(st.just(["--fresh"])))
+        say("fs", "template", "load", draw(st.sampled_from(["one", "two"])), "--create", *fresh)
     return b"".join(language.written(words, document) for words, document in lines)
 
 
