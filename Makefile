@@ -60,7 +60,7 @@ lint: setup-test
 	@$(BIN)/python -m dumm_tools._docs --check
 	@$(BIN)/codespell
 	@shellcheck $(SHELL_FILES)
-	@groff -man -Tutf8 -ww -z man/*.1 man/*.5 man/*.7
+	@groff -man -Tutf8 -ww -z man/*.1 man/*.3 man/*.5 man/*.7
 
 test-deb:
 	@.ci/test-deb

@@ -2,6 +2,7 @@
 
 man/X.in is written by hand, except for its placeholders: @SYNOPSIS@ @COMMANDS@ @OPTIONS@ @FIELDS@
 @EXIT_STATUS@ come from the commands themselves, @VERSION@ and @DATE@ from constants,
+@CLASSES@, @TUPLES@ and @ERRORS@ from the docstrings of the library (api/reference.py),
 @FEATURES@ and @NEEDED@ from images/features.py, @JAIL_ATTEMPTS@ is man/jail-attempts.inc,
 @SERVER_ATTEMPTS@ man/server-attempts.inc, @ATTACKS@ man/attacks.inc. completions/SHELL.in is the
 completion of each tool. The results are committed, and a test runs --check.
@@ -19,6 +20,7 @@ from typing import Any
 import click
 
 from dumm_tools import __version__, errors
+from dumm_tools.api import reference
 from dumm_tools.cli.words import FieldList
 from dumm_tools.images import features
 from dumm_tools.output import Field
@@ -253,6 +255,34 @@ def exit_status(runs_commands: bool) -> str:
     return "\n".join(found)
 
 
+# ---- from docstrings to roff ----
+
+
+def described(parts: list[tuple[bool, str]], between: str) -> str:
+    """The paragraphs and examples of a docstring."""
+    found = []
+    for is_example, text in parts:
+        if is_example:
+            found.append(f".RS\n.PP\n.EX\n{escape(text)}\n.EE\n.RE")
+        else:
+            found.append(("" if not found else f"{between}\n") + escape(" ".join(text.split())))
+    return "\n".join(found)
+
+
+def library_classes() -> str:
+    """The classes of the library and their methods."""
+    found = []
+    for about, methods in reference.sections():
+        found.append(f".SS {about.head}\n{described(about.parts, '.PP')}")
+        found += [library_entry(method) for method in methods]
+    return "\n".join(found)
+
+
+def library_entry(each: reference.Entry) -> str:
+    """A method, a tuple or an error."""
+    return entry(bold(each.head), described(each.parts, ".IP"))
+
+
 # ---- files ----
 
 
@@ -268,6 +298,9 @@ def page(template: str, tool: click.Group | None) -> str:
         "VERSION": escape(__version__),
         "DATE": DATE,
         "EXIT_STATUS": exit_status(False),
+        "CLASSES": library_classes(),
+        "TUPLES": "\n".join(map(library_entry, reference.tuples())),
+        "ERRORS": "\n".join(map(library_entry, reference.failures())),
         "FEATURES": feature_list(),
         "NEEDED": needed_options(),
         "JAIL_ATTEMPTS": included("jail-attempts.inc"),

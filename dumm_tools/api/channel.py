@@ -18,6 +18,8 @@ from dumm_tools.api.answers import Answer
 from dumm_tools.api.process import Message, Process
 from dumm_tools.errors import DummError, SessionEnded
 
+#: Bytes of input that may be on the way to a program.
+AHEAD = 1 << 20
 #: Takes the pieces of a stream as they come, and b"" at its end.
 Sink = Callable[[bytes], None]
 
@@ -31,6 +33,9 @@ class Running:
         self._process, self._sinks, self._signal = process, sinks, signal_at_end
         self._number = 0
         self._kept = {"stdout": bytearray(), "stderr": bytearray()}
+        #: Bytes of input that were sent, and that the program has got.
+        self._sent = self._taken = 0
+        self._moved = threading.Condition()
 
     def begin(self, message: Message) -> None:
         """Send it. SessionEnded."""
@@ -54,14 +59,18 @@ class Running:
             self._process.send({"id": self._number, "signal": name})
 
     def write(self, data: bytes) -> None:
-        """Send input. SessionEnded."""
-        try:
-            piece = {"input": data.decode()}
-        except UnicodeDecodeError:
-            import base64
+        """Send input, as soon as the program has read enough of what was sent before; nothing if it
+        has ended. SessionEnded."""
+        import base64
 
-            piece = {"input_base64": base64.b64encode(data).decode()}
-        self._process.send({"id": self._number, **piece})
+        with self._moved:
+            while self._sent - self._taken > AHEAD and not self.future.done():
+                self._moved.wait()
+            if self.future.done():
+                return
+            self._sent += len(data)
+            coded = base64.b64encode(data).decode()
+            self._process.send({"id": self._number, "input_base64": coded})
 
     def end_input(self) -> None:
         """End the input. SessionEnded."""
@@ -72,6 +81,11 @@ class Running:
         if message is None:
             self._settle(lambda: self.future.set_exception(self._process.end()))
             return False
+        if (taken := message.get("taken")) is not None:
+            with self._moved:
+                self._taken = taken
+                self._moved.notify_all()
+            return True
         if "status" not in message:
             for stream, kept in self._kept.items():
                 data = answers.piece(message, stream)
@@ -89,6 +103,8 @@ class Running:
             sink(b"")
         with contextlib.suppress(InvalidStateError):  # cancelled
             settle()
+        with self._moved:
+            self._moved.notify_all()
 
     def _done(self, future: Future[Answer]) -> None:
         if future.cancelled():
@@ -185,7 +201,7 @@ class Channel:
                     kept.set_result(None)
                 else:
                     kept.set_exception(process.end())
-            return message is not None and "status" not in message
+            return message is not None and "status" not in message and message.get("kept") is True
 
         self._kept = process.request({"run": self._last_words, "at_end": True}, receive)
         kept.result()

@@ -20,6 +20,8 @@ from dumm_tools.api.words import Path
 Command = Sequence[str | os.PathLike[str]]
 #: Bytes of input that are sent in the request; more goes through a temporary file.
 _IN_REQUEST = 1 << 18
+#: Outputs come in pieces, since an answer has room for 16 MiB.
+_STREAMS: dict[str, Any] = {"stdout": {"stream": True}, "stderr": {"stream": True}}
 
 
 class Programs(Part):
@@ -85,7 +87,7 @@ class Programs(Part):
         `stderr`. ExecFailed if it could not be run (code 126, 127), or the guest does not run or
         ends meanwhile (125). With `check`, CommandFailed if it ends with a status other than 0.
 
-        >>> alice.run(["cat", "/etc/hostname"]).stdout
+        >>> alice.run(["hostname"]).stdout
         'alice\\n'
         >>> alice.run(["sort"], input="b\\na\\n", timeout=30, check=True).stdout
         'a\\nb\\n'
@@ -94,7 +96,7 @@ class Programs(Part):
         """
         given = words.words("the command", command)
         with _input(input, stdin) as source:
-            more = _outputs(stdout, stderr) | source
+            more = _STREAMS | _outputs(stdout, stderr) | source
             running = self._exec(given, env, cwd, user, timeout, "KILL", **more)
             return self._outcome(given, running.wait(), text=text, check=check)
 
@@ -122,7 +124,7 @@ class Programs(Part):
         """
         given = words.words("the command", command)
         with _input(input, stdin) as source:
-            more = _outputs(stdout, stderr) | source
+            more = _STREAMS | _outputs(stdout, stderr) | source
             running = self._exec(given, env, cwd, user, timeout, "KILL", **more)
             answer = await asyncio.wrap_future(running.future)
             done: Completed[str] = self._outcome(given, answer, text=True, check=check)

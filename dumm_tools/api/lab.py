@@ -170,8 +170,8 @@ class Lab(Opened):
         """Run any other command, in the words of a dumm-console prompt. Its own error, unless
         `check` is False.
 
-        >>> lab.command("bridge", "graph", "--format", "mermaid").stdout.startswith("graph")
-        True
+        >>> lab.command("guest", "list", "-q").stdout.split()
+        ['alice', 'bob']
         """
         more: dict[str, Any] = {"timeout": timeout} if timeout is not None else {}
         answer = self._channel.begin(call, stdin={"text": input}, **more).wait()

@@ -89,11 +89,13 @@ class RouteView(NamedTuple):
 
 
 class TemplateView(NamedTuple):
-    """A template, whether it is loaded, and the guests that it has files for."""
+    """A template, whether it is loaded, and the guests that it has files for; `fresh`: whether
+    guests write to a copy of it."""
 
     name: str
     loaded: bool
     guests: list[str]
+    fresh: bool
 
 
 class Change(NamedTuple):
