@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-pytest_plugins = ("support.host", "support.labs", "support.masters", "support.session")
+pytest_plugins = (
+    *("support.host", "support.labs", "support.library", "support.masters", "support.session"),
+)

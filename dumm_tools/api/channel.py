@@ -121,7 +121,8 @@ class Channel:
         self._process: Process | None = None
         #: The command that the session runs at its end, and the id of that request.
         self._last_words: list[str] | None = None
-        self._kept = 0
+        self._kept = [0]
+        self._finalizer: weakref.finalize[..., Channel] | None = None
         _channels.add(self)
 
     def begin(
@@ -154,29 +155,27 @@ class Channel:
             process = self._process
         if process is not None and words is not None:
             self._keep(process)
-        elif process is not None and self._kept:
+        elif process is not None and self._kept[0]:
             with contextlib.suppress(SessionEnded):
-                process.send({"id": self._kept, "forget": True})
-        if words is None:
-            self._kept = 0
+                process.send({"id": self._kept[0], "forget": True})
+            self._kept[0] = 0
 
     def close(self) -> None:
         """End the session, with everything that is under way in it."""
         with self._lock:
             process, self._process = self._process, None
-            kept, self._kept = self._kept, 0
+            kept, self._kept = self._kept, [0]
+            self._last_words = None
         if process is not None:
-            for number in process.running():
-                if number != kept:
-                    with contextlib.suppress(SessionEnded):
-                        process.send({"id": number, "signal": "KILL"})
-            process.close()
+            process.close(*kept)
 
     def abandon(self) -> None:
         """In a child process that was forked: forget the parent's session."""
         self._lock = threading.Lock()
         process, self._process = self._process, None
-        self._last_words, self._kept = None, 0
+        self._last_words, self._kept = None, [0]
+        if self._finalizer is not None:
+            self._finalizer.detach()
         if process is not None:
             process.abandon()
 
@@ -187,7 +186,11 @@ class Channel:
                 return process
             if process is not None:
                 process.close()
+            if self._finalizer is not None:
+                self._finalizer.detach()
             process = self._process = Process(self.directory)
+            # Also when this process exits.
+            self._finalizer = weakref.finalize(self, _finish, process, self._kept)
         if self._last_words is not None:
             self._keep(process)
         return process
@@ -203,8 +206,12 @@ class Channel:
                     kept.set_exception(process.end())
             return message is not None and "status" not in message and message.get("kept") is True
 
-        self._kept = process.request({"run": self._last_words, "at_end": True}, receive)
+        self._kept[0] = process.request({"run": self._last_words, "at_end": True}, receive)
         kept.result()
+
+
+def _finish(process: Process, kept: list[int]) -> None:
+    process.close(*kept)
 
 
 _channels: weakref.WeakSet[Channel] = weakref.WeakSet()

@@ -192,7 +192,7 @@ class Programs(Part):
                 sinks[name] = output.feed
         more["stdin"] = {"stream": True} if stdin is None else {"file": words.local(stdin)}
         running = self._exec(given, env, cwd, user, timeout, "TERM", sinks=sinks, **more)
-        return Program(running, self.name, given, out, err)
+        return Program(running, self, given, out, err)
 
     def _exec(
         self,

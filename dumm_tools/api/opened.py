@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Literal, Self
@@ -24,7 +23,6 @@ class Opened:
         self.directory = words.local(directory)
         self._channel = Channel(self.directory)
         self._made_in = 0
-        self._finalizer = weakref.finalize(self, self._channel.close)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.directory!r})"

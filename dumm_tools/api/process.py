@@ -37,11 +37,14 @@ class Process:
     None says that no more will come. All methods may be called in any thread."""
 
     def __init__(self, directory: str) -> None:
-        self._lock = threading.Lock()
+        # Reentrant: an object that is collected meanwhile may close this session.
+        self._lock = threading.RLock()
         self._receivers: dict[int, Receiver] = {}
         self._last = 0
         self._ended = False
-        self._faults = os.memfd_create("dumm-session", os.MFD_CLOEXEC)
+        self._said = ""
+        faults = os.memfd_create("dumm-session", os.MFD_CLOEXEC)
+        self._faults = open(faults, "r+b", buffering=0)  # noqa: SIM115
         argv = [sys.executable, "-P", "-c", _START, _PLACE, "-C", directory, "--json"]
         try:
             self._process = subprocess.Popen(
@@ -53,7 +56,7 @@ class Process:
                 start_new_session=True,
             )
         except OSError as e:
-            os.close(self._faults)
+            self._faults.close()
             raise SessionEnded(f"cannot start '{sys.executable}': {e.strerror}") from None
         self.pid = self._process.pid
         self._thread = threading.Thread(target=self._read, name="dumm-session", daemon=True)
@@ -99,35 +102,29 @@ class Process:
 
     def end(self) -> SessionEnded:
         """The error that says why there is no answer."""
-        said = b""
-        with contextlib.suppress(OSError):
-            size = os.fstat(self._faults).st_size
-            said = os.pread(self._faults, _SAID, max(0, size - _SAID))
-        last = said.decode(errors="replace").strip().rpartition("\n")[2]
-        return SessionEnded("the session of the lab has ended" + (f": {last}" if last else ""))
+        last = f": {self._said}" if self._said else ""
+        return SessionEnded(f"the session of the lab has ended{last}")
 
-    def close(self) -> None:
-        """End the session: what is under way is completed, then what was kept for its end is done.
-        Wait for that."""
+    def close(self, keep: int = 0) -> None:
+        """End the session: what is under way is killed, except for `keep`, the request that is kept
+        for its end, which is done then. Wait for that."""
+        for number in self.running():
+            if number != keep:
+                with contextlib.suppress(SessionEnded):
+                    self.send({"id": number, "signal": "KILL"})
         with self._lock, contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
         if threading.current_thread() is not self._thread:
             self._thread.join()
-        self._process.wait()
-        with contextlib.suppress(OSError):
-            os.close(self._faults)
-        self._faults = -1
 
     def abandon(self) -> None:
         """In a child process that was forked: close our copies of descriptors, and nothing else;
         the session belongs to the parent."""
-        for stream in (self._process.stdin, self._process.stdout):
+        for stream in (self._process.stdin, self._process.stdout, self._faults):
             assert stream is not None
             with contextlib.suppress(OSError):
                 stream.close()
-        with contextlib.suppress(OSError):
-            os.close(self._faults)
         self._process.returncode = 0  # not our child: no warning that it still runs
         self._ended = True
 
@@ -144,15 +141,23 @@ class Process:
                     for line in lines:
                         self._take(json.loads(line))
         except (OSError, ValueError) as e:
-            os.write(self._faults, f"\nunreadable answer: {e}\n".encode())
+            self._faults.write(f"\ncannot take an answer: {e}\n".encode())
             self._process.kill()
         finally:
+            stdout.close()
+            self._process.wait()
+            self._said = self._last_fault()
             with self._lock:
                 self._ended = True
                 left, self._receivers = self._receivers, {}
             for receiver in left.values():
                 receiver(None)
-            stdout.close()
+
+    def _last_fault(self) -> str:
+        with self._faults:
+            size = os.fstat(self._faults.fileno()).st_size
+            said = os.pread(self._faults.fileno(), _SAID, max(0, size - _SAID))
+        return said.decode(errors="replace").strip().rpartition("\n")[2]
 
     def _take(self, message: Message) -> None:
         number = message.get("id")

@@ -11,6 +11,7 @@ from typing import AnyStr, Generic, Self
 from dumm_tools.api import answers
 from dumm_tools.api.answers import Completed
 from dumm_tools.api.channel import Running
+from dumm_tools.api.part import Part
 from dumm_tools.api.streams import Output
 from dumm_tools.errors import Conflict, DummError, SessionEnded, TimedOut
 
@@ -58,11 +59,12 @@ class Program(Generic[AnyStr]):
     def __init__(
         self,
         running: Running,
-        guest: str,
+        guest: Part,
         command: list[str],
         stdout: Output[AnyStr],
         stderr: Output[AnyStr],
     ) -> None:
+        # The guest's session lasts as long as this object, at least.
         self._running, self._guest, self._command = running, guest, command
         self.stdin: Input[AnyStr] = Input(running)
         self.stdout: Output[AnyStr] = stdout
@@ -79,7 +81,7 @@ class Program(Generic[AnyStr]):
         try:
             answer = self._running.future.result(timeout)
         except NotYet:
-            raise TimedOut(f"guest '{self._guest}': '{self._command[0]}' still runs") from None
+            raise TimedOut(f"guest '{self._guest.name}': '{self._command[0]}' still runs") from None
         return answers.outcome(answer, text=False).returncode
 
     def completed(self) -> Completed[AnyStr]:
