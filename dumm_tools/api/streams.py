@@ -104,8 +104,12 @@ class Output(Generic[AnyStr]):
 
 
 def _whole(data: bytearray, size: int) -> int:
-    """Shorten `size`, unless to nothing, so that no character is cut in two."""
+    """Shorten `size`, or lengthen it rather than to nothing, so that no character is cut."""
     at = size
     while at > 0 and size - at < 4 and data[at] & 0xC0 == 0x80:
         at -= 1
-    return at if at > 0 and data[at] & 0xC0 != 0x80 else size
+    if at > 0:
+        return at
+    while size < min(4, len(data)) and data[size] & 0xC0 == 0x80:
+        size += 1
+    return size

@@ -85,8 +85,9 @@ def run(sources: Sequence[Source], words: Sequence[str], file: str, say: Say) ->
             stack.callback(os.close, target)
         merger = _Merger(inputs, target, file)
         stack.callback(merger.close)
-        say(f"capturing on {', '.join(source.name for source in sources)}")
         with signals(FORWARDED) as arrived:
+            # Whoever waits for this may send a signal at once.
+            say(f"capturing on {', '.join(source.name for source in sources)}")
             merger.run(arrived, " ".join(words))
     lost = sum(i.dropped for i in inputs)
     say(f"{sum(i.count for i in inputs)} packets captured, {lost} dropped by the kernel")

@@ -1,0 +1,544 @@
+"""The library in its caller's process: threads, coroutines, children, signals, what it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import io
+import locale
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support import PATIENCE, SUITES, TOP
+from support.checks import until
+from support.labs import Lab as Commands
+from support.library import KINDS, descriptors, pair, sessions
+from support.world import use_of
+
+from dumm_tools import Conflict, Lab, NotFound, SessionEnded, TimedOut
+from dumm_tools.api import streams
+
+pytestmark = pytest.mark.uml
+
+NewLab = Callable[..., Commands]
+
+
+@pytest.fixture(params=KINDS)
+def lab(library: None, new_lab: NewLab, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A lab of the commands, opened, with alice and bob on lan0; nothing of it may be left."""
+    commands = new_lab("lab", request.param)
+    with Lab(commands.directory) as opened:
+        pair(opened)
+        yield opened
+
+
+def session_of(lab: Lab) -> int:
+    """The process of a lab's only session."""
+    lab.guests()
+    words = [
+        pid
+        for pid in sessions()
+        if str(lab.directory).encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    ]
+    (pid,) = words
+    return pid
+
+
+# ---- what the manual says ----
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_example_in_the_manual(
+    library: None, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is written there, in a directory of its own; with defaults for kernel and master."""
+    page = (TOP / "man/dumm-library.3.in").read_text()
+    (text,) = re.findall(r"(?s)\n\.EX\n(from dumm_tools.*?)\n\.EE", page)
+    code = text.replace("\\-", "-").replace("\\e", "\\")
+    assert 'Lab.create("lab", isolated=True)' in code
+    code = code.replace("isolated=True", f'isolated={kind == "--isolated"}, kernel="{SUITES[0]}"')
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(code, "example", "exec"), {})
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("0 PING 10.0.0.2")
+    assert lines[-1] == "2"
+    assert not (tmp_path / "lab/state.json").exists()
+
+
+# ---- at the same time ----
+
+
+def test_threads(lab: Lab) -> None:
+    """Each answer reaches the thread that waits for it; descriptors are given back."""
+    guests = [lab.guest("alice"), lab.guest("bob")]
+
+    def work(number: int) -> int:
+        guest = guests[number % 2]
+        for turn in range(40):
+            said = f"{number}.{turn}\n"
+            done = guest.run(["sh", "-c", 'cat; printf %s "$0" >&2', said], input=said)
+            assert (done.stdout, done.stderr) == (said, said)
+            if turn % 10 == 0:
+                assert [each.name for each in lab.guests()] == ["alice", "bob"]
+        return number
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(work, range(8))) == list(range(8))
+        before = descriptors(), descriptors(session_of(lab))
+        assert list(pool.map(work, range(8))) == list(range(8))
+    assert descriptors() <= before[0]
+    # The session keeps some lines to guests, but no more than the first time.
+    until(lambda: descriptors(session_of(lab)) <= before[1], "no descriptors are left")
+
+
+def test_first_call_in_many_threads_starts_one_session(lab: Lab) -> None:
+    lab.close()
+    started = threading.Barrier(8)
+
+    def first(_number: int) -> int:
+        started.wait()
+        return len(lab.guests())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(first, range(8))) == [2] * 8
+    session_of(lab)
+
+
+def test_asyncio(lab: Lab) -> None:
+    alice, bob = lab.guest("alice"), lab.guest("bob")
+
+    async def main() -> None:
+        done = await asyncio.gather(*(alice.arun(["echo", str(n)]) for n in range(20)))
+        assert [d.stdout for d in done] == [f"{n}\n" for n in range(20)]
+        with pytest.raises(TimedOut):
+            await alice.arun(["sleep", "10000"], timeout=0.5)
+        # One waits for what the other does.
+        waiting = asyncio.create_task(bob.await_until(["ls", "/go"], timeout=PATIENCE))
+        await bob.arun(["touch", "/go"], check=True)
+        await waiting
+        # A call that blocks is allowed, too: another thread reads the answer.
+        assert alice.run(["hostname"]).stdout == "alice\n"
+        cancelled = asyncio.create_task(alice.arun(["sh", "-c", "touch /begun; sleep 12345"]))
+        await alice.await_until(["ls", "/begun"], timeout=PATIENCE)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        await alice.await_until(["sh", "-c", "! pgrep -f [1]2345"], timeout=PATIENCE)
+        await lab.astart(may_run=True)
+
+    asyncio.run(main())
+
+
+def test_two_labs_at_once(library: None, packs: Path, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        labs = [
+            stack.enter_context(
+                Lab.create(
+                    tmp_path / kind,
+                    isolated=kind == "--isolated",
+                    kernel=SUITES[0],
+                    master="busybox",
+                )
+            )
+            for kind in KINDS
+        ]
+        for lab in labs:
+            pair(lab)
+        for lab in labs:
+            for name in ("alice", "bob"):
+                assert lab.guest(name).run(["hostname"]).stdout == f"{name}\n"
+        assert len(sessions()) >= len(labs)
+        labs[0].guest("alice").write_text("/only", "x")
+        for lab in labs[1:]:
+            with pytest.raises(NotFound):
+                lab.guest("alice").read_text("/only")
+    assert [path for path in tmp_path.iterdir() if (path / "state.json").exists()] == []
+
+
+# ---- the caller's process ----
+
+
+def settings() -> tuple[object, ...]:
+    """The state of this process that the library must not change."""
+    spaces = ("mnt", "net", "pid", "user", "uts", "ipc", "cgroup")
+    mask = os.umask(0)
+    os.umask(mask)
+    return (
+        [os.readlink(f"/proc/self/ns/{space}") for space in spaces],
+        [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+        signal.pthread_sigmask(signal.SIG_BLOCK, []),
+        *(mask, os.getcwd(), locale.setlocale(locale.LC_ALL), dict(os.environ), sys.path[:]),
+        [thread for thread in threading.enumerate() if thread.name != "dumm-session"],
+    )
+
+
+def test_callers_process_stays_as_it_is(lab: Lab, tmp_path: Path) -> None:
+    before = settings()
+    lab.guest("alice").run(["true"])
+    with lab.capture("icmp"):
+        lab.guest("alice").run(["ping", "-c1", "10.0.0.2"])
+    lab.template("t").load(create=True)
+    lab.unload()
+    assert settings() == before
+    children = [pid for pid in sessions() if os.getsid(pid) == os.getsid(0)]
+    assert children == []  # Ctrl-C at our terminal is for us only
+    lab.close()
+    assert settings() == before
+
+
+def test_beside_pyroute2(lab: Lab) -> None:
+    code = (
+        "import sys\n"
+        "import pyroute2\n"
+        "from dumm_tools import Lab\n"
+        "with Lab(sys.argv[1]) as lab, pyroute2.IPRoute() as route:\n"
+        "    assert route.link_lookup(ifname='lo') == [1]\n"
+        "    print(lab.guest('alice').run(['hostname']).stdout, end='')\n"
+        "    assert route.link_lookup(ifname='lo') == [1]\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, lab.directory],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (done.stdout, done.stderr) == ("alice\n", "")
+
+
+def _in_child(lab: Lab, sent: object) -> None:
+    """In a forked child."""
+    assert isinstance(sent, multiprocessing.connection.Connection)
+    sent.send((os.getpid(), lab.guest("alice").run(["hostname"]).stdout))
+    sent.close()
+
+
+def test_fork(lab: Lab) -> None:
+    """A child has a session of its own, and ends nothing of the parent's."""
+    lab.guest("alice").run(["true"])
+    ours = session_of(lab)
+    with lab.guest("alice").popen(["cat"]) as cat:
+        context = multiprocessing.get_context("fork")
+        mine, theirs = context.Pipe()
+        child = context.Process(target=_in_child, args=(lab, theirs))
+        child.start()
+        pid, said = mine.recv()
+        child.join(PATIENCE)
+        assert (pid, said, child.exitcode) == (child.pid, "alice\n", 0)
+        cat.stdin.write("still here\n")
+        assert cat.stdout.readline() == "still here\n"
+    assert session_of(lab) == ours
+
+
+def test_child_does_not_destroy_the_parents_lab(library: None, packs: Path, tmp_path: Path) -> None:
+    with Lab.create(tmp_path / "lab", kernel=SUITES[0], master="busybox") as lab:
+        lab.guest("alice").create()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                lab.__exit__(None, None, None)
+                del lab
+                gc.collect()
+            finally:
+                os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert [guest.name for guest in lab.guests()] == ["alice"]
+
+
+def test_child_that_lives_on_does_not_keep_the_lab(
+    library: None, packs: Path, tmp_path: Path
+) -> None:
+    """It has the parent's descriptors, but for the session the parent counts."""
+    read, write = os.pipe()
+    with Lab.create(tmp_path / "lab", kernel=SUITES[0], master="busybox") as lab:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(write)
+                os.read(read, 1)
+            finally:
+                os._exit(0)
+        os.close(read)
+        lab.close()
+        assert not (tmp_path / "lab/state.json").exists()
+    os.close(write)
+    os.waitpid(pid, 0)
+
+
+def test_objects_are_sent_to_other_processes(lab: Lab) -> None:
+    copy = pickle.loads(pickle.dumps(lab))
+    with copy:
+        assert [guest.name for guest in copy.guests()] == ["alice", "bob"]
+
+
+def test_lab_that_is_dropped_ends_its_session(lab: Lab) -> None:
+    before = sessions()
+    alice = Lab(lab.directory).guest("alice")
+    assert alice.run(["hostname"]).stdout == "alice\n"
+    assert len(sessions()) == len(before) + 1
+    program = alice.popen(["cat"])
+    del alice
+    gc.collect()
+    program.stdin.write("x\n")
+    assert program.stdout.readline() == "x\n"
+    del program
+    gc.collect()
+    until(lambda: sessions() == before, "the session has ended")
+    lab.guest("alice").wait_until(["sh", "-c", "! pgrep -x cat"], timeout=PATIENCE)
+
+
+# ---- ends ----
+
+USER = """
+import signal, sys
+from dumm_tools import Lab
+with Lab.create(sys.argv[1], isolated=sys.argv[2] == "--isolated", kernel=sys.argv[3],
+                master="busybox") as lab:
+    lan = lab.bridge("lan0").create()
+    alice = lab.guest("alice").create()
+    alice.iface("eth0").create(bridge=lan)
+    lab.start()
+    program = alice.popen(["sleep", "100000"])
+    print("up", flush=True)
+    {end}
+"""
+
+
+def user(end: str, *arguments: str | Path) -> subprocess.Popen[bytes]:
+    """Start a program that uses the library, and ends somehow once it is up."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", USER.format(end=end), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == b"up\n", process.communicate(timeout=PATIENCE)
+    return process
+
+
+def left(place: Path) -> list[str]:
+    """The processes that use a directory."""
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    return [use for pid in pids if pid != os.getpid() and (use := use_of(pid, str(place)))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("end", "number", "status"),
+    [
+        ("signal.pause()", signal.SIGKILL, -signal.SIGKILL),
+        ("signal.pause()", signal.SIGTERM, -signal.SIGTERM),
+        ("signal.pause()", signal.SIGINT, -signal.SIGINT),
+        ("sys.exit(3)", None, 3),
+        ("raise KeyError", None, 1),
+    ],
+)
+def test_nothing_is_left(
+    library: None, packs: Path, tmp_path: Path, kind: str, end: str, number: int | None, status: int
+) -> None:
+    links = set(os.listdir("/sys/class/net"))
+    place = tmp_path / "lab"
+    process = user(end, place, kind, SUITES[0])
+    if number is not None:
+        process.send_signal(number)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == status
+    until(lambda: not (place / "state.json").exists(), "the lab is destroyed")
+    until(lambda: left(place) == [], "its processes have ended")
+    assert set(os.listdir("/sys/class/net")) == links
+
+
+def test_session_that_is_killed(lab: Lab) -> None:
+    pid = session_of(lab)
+    waiting = lab.guest("alice").popen(["sleep", "100000"])
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(SessionEnded):
+        waiting.wait(PATIENCE)
+    assert waiting.stdout.read() == ""
+    assert lab.guest("alice").run(["hostname"]).stdout == "alice\n"
+    assert session_of(lab) != pid
+
+
+def test_interrupt_ends_the_program_only(lab: Lab) -> None:
+    alice = lab.guest("alice")
+    pid = session_of(lab)
+
+    def interrupt() -> None:
+        alice.wait_until(["ls", "/begun"], timeout=PATIENCE)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        alice.run(["sh", "-c", "touch /begun; sleep 12345"])
+    thread.join()
+    alice.wait_until(["sh", "-c", "! pgrep -f [1]2345"], timeout=PATIENCE)
+    assert session_of(lab) == pid
+
+
+# ---- programs that go on ----
+
+
+def test_streams(lab: Lab) -> None:
+    alice = lab.guest("alice")
+    with alice.popen(
+        ["sh", "-c", "while read x; do echo $x; echo e$x >&2; done; exit 3"]
+    ) as program:
+        for word in ("one", "two"):
+            program.stdin.write(f"{word}\n")
+            assert program.stdout.readline() == f"{word}\n"
+            assert program.stderr.readline() == f"e{word}\n"
+        assert program.poll() is None
+        with pytest.raises(TimedOut, match="'sh' still runs"):
+            program.wait(0)
+        program.stdin.write("three\nfour")
+        program.stdin.close()
+        assert list(program.stdout) == ["three\n"]
+        assert (program.wait(), program.poll()) == (3, 3)
+    with alice.popen(["sleep", "100000"]) as program:
+        program.send_signal(signal.SIGKILL)
+        assert program.wait() == 137
+    stubborn = ["sh", "-c", "trap '' TERM; echo on; while :; do sleep 0.1; done"]
+    with alice.popen(stubborn) as program:
+        assert program.stdout.readline() == "on\n"
+    assert program.wait() == 137
+    with alice.popen(["sh", "-c", r"printf 'a\303'; sleep 0.2; printf '\244b'"]) as program:
+        assert program.completed().stdout == "a\N{LATIN SMALL LETTER A WITH DIAERESIS}b"
+
+
+def test_input_waits_for_its_reader(lab: Lab) -> None:
+    """More than the session would keep."""
+    size = 100 << 20
+    alice = lab.guest("alice")
+    with alice.popen(["sh", "-c", "sleep 1; wc -c"], text=False) as program:
+        piece = bytes(1 << 20)
+        for _ in range(size >> 20):
+            program.stdin.write(piece)
+        program.stdin.close()
+        assert int(program.stdout.read()) == size
+    with alice.popen(["true"]) as ended:
+        ended.wait()
+        ended.stdin.close()
+    session_of(lab)
+
+
+def test_floods_do_not_delay_other_calls(lab: Lab) -> None:
+    """A program whose output nobody reads."""
+    alice, bob = lab.guest("alice"), lab.guest("bob")
+    with alice.popen(["yes"]) as program:
+        assert program.stdout.readline() == "y\n"
+        for _ in range(20):
+            assert bob.run(["hostname"]).stdout == "bob\n"
+            assert alice.run(["hostname"]).stdout == "alice\n"
+    assert program.stdout.readline() == "y\n"
+
+
+def test_captures(lab: Lab, tmp_path: Path) -> None:
+    alice = lab.guest("alice")
+    path = tmp_path / "x.pcapng"
+    for number in range(5):
+        with alice.iface("eth0").capture("icmp", path=path) as cap:
+            alice.run(["ping", "-c3", "-i0.01", "10.0.0.2"], check=True)
+        packets = cap.packets()
+        # The first is there, as the capture was ready; and the last, as it was drained.
+        assert [p.data[34] for p in packets] == [8, 0] * 3, number
+        assert [int.from_bytes(p.data[40:42]) for p in packets] == [0, 0, 1, 1, 2, 2]
+        assert {p.name for p in packets} == {"alice-eth0"}
+        times = [p.time_ns for p in packets]
+        assert times == sorted(times)
+        assert abs(times[0] / 1e9 - packets[0].time) < 1e-6
+    one, several = lab.bridge("lan0").capture("icmp"), lab.capture("icmp")
+    with one, several:
+        alice.run(["ping", "-c1", "10.0.0.2"], check=True)
+        until(lambda: len(several.packets()) == 4, "packets are in the file meanwhile")
+    assert {p.name for p in one.packets()} == {"lan0"}
+    assert {p.name for p in several.packets()} == {"alice-eth0", "bob-eth0"}
+    with pytest.raises(Conflict, match="has already been started"), one:
+        pass
+
+
+def test_temporary_file_of_a_capture_is_deleted(lab: Lab) -> None:
+    with lab.capture() as cap:
+        place = Path(cap.path)
+        assert place.exists()
+    del cap
+    gc.collect()
+    assert not place.exists()
+
+
+def test_descriptors_do_not_grow(lab: Lab) -> None:
+    alice = lab.guest("alice")
+
+    def work() -> None:
+        for _ in range(10):
+            alice.run(["true"])
+            with alice.popen(["cat"]) as cat:
+                cat.stdin.write("x" * 1000)
+        with alice.iface("eth0").capture("icmp"):
+            pass
+        with contextlib.suppress(NotFound):
+            lab.guest("nobody").show()
+
+    work()
+    gc.collect()
+    before = descriptors(), descriptors(session_of(lab))
+    for _ in range(5):
+        work()
+    gc.collect()
+    assert descriptors() <= before[0]
+    until(lambda: descriptors(session_of(lab)) <= before[1], "none are left in the session")
+
+
+def test_unread_output_is_kept_outside_memory() -> None:
+    """And is read in order, whatever was read before."""
+    output: streams.Output[bytes] = streams.Output(text=False)
+    expected, got, number = bytearray(), bytearray(), 0
+    for size in (10, streams.IN_MEMORY, 3, streams.IN_MEMORY * 3, 70_000, 1):
+        for at in range(0, size, 65536):
+            piece = bytes([number % 256]) * min(65536, size - at)
+            number += 1
+            expected += piece
+            output.feed(piece)
+        got += output.read(size // 2 + 1)
+    output.feed(b"line\nlast")
+    expected += b"line\nlast"
+    output.feed(b"")
+    while piece := output.read(100_001):
+        got += piece
+    assert got == expected
+    lines: streams.Output[str] = streams.Output(text=True)
+    long = "x" * (streams.IN_MEMORY + 10)
+    for text in (f"{long}\n", f"{long}{long}\n", "end"):
+        lines.feed(text.encode())
+    lines.feed(b"")
+    assert [len(line) for line in lines] == [len(long) + 1, 2 * len(long) + 1, 3]
+
+
+def test_text_is_not_cut_within_a_character() -> None:
+    output: streams.Output[str] = streams.Output(text=True)
+    text = "a\N{EURO SIGN}b\N{GRINNING FACE}c" * 100
+    output.feed(text.encode())
+    output.feed(b"")
+    got = ""
+    while piece := output.read(2):
+        got += piece
+    assert got == text
+    broken: streams.Output[str] = streams.Output(text=True)
+    broken.feed(b"\x80" * 10)
+    broken.feed(b"")
+    got = ""
+    while piece := broken.read(1):
+        got += piece
+    assert got == r"\x80" * 10
