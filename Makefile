@@ -5,6 +5,7 @@
 # make lint       only the linters
 # make bench      as root: measure speed and compare with the targets (BENCH=start: only start)
 # make siege      as root: run a hostile guest among others, in 48 ways (SIEGE: options, ways)
+# make endurance  as root: use the library for long, which must not grow (ENDURANCE: options)
 # make fuzz       run the fuzzers in tests/fuzz with sanitizers, for FUZZ_TIME (60) seconds each
 # make docs       regenerate the manual pages and the completions
 # make install    as root: install commands, manual pages and completions in PREFIX (/usr/local)
@@ -33,7 +34,7 @@ FUZZ_TIME ?= 60
 FUZZ_DIR = build/fuzz
 FUZZERS = $(patsubst tests/fuzz/%.c,$(FUZZ_DIR)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: help demo check test test-deb lint bench fuzz siege docs install uninstall deb dist sdist wheel \
+.PHONY: help demo check test test-deb lint bench fuzz siege endurance docs install uninstall deb dist sdist wheel \
 	clean setup-check setup-run setup-test setup-bench setup-fuzz setup-dist setup-deb
 
 help:
@@ -70,6 +71,9 @@ bench: setup-bench
 
 siege: setup-test
 	@$(BIN)/python tests/siege.py $(SIEGE)
+
+endurance: setup-test
+	@$(BIN)/python tests/endurance.py $(ENDURANCE)
 
 fuzz: setup-fuzz $(FUZZERS)
 	@for fuzzer in $(FUZZERS); do \

@@ -29,7 +29,9 @@ from pathlib import Path
 from support.labs import Lab
 from support.masters import PACKS, cache_home
 from support.namespaces import isolate
+from support.programs import compiled
 
+from dumm_tools import Lab as Library
 from dumm_tools import agent
 from dumm_tools import statefile as store
 from dumm_tools.agent import protocol
@@ -380,6 +382,24 @@ def execute() -> Iterator[Figure]:
     yield Figure("dumm-guest exec -- true", value, "<= 1.25 x import click + guest", ratio <= 1.25)
 
 
+def library() -> Iterator[Figure]:
+    """The library's `run(["true"])` against fork and exec in the guest, by a loop in it."""
+    os.environ["XDG_CACHE_HOME"] = str(cache_home())
+    with tempfile.TemporaryDirectory(prefix="dumm-bench-") as directory:
+        program = compiled("forkexec.c", Path(directory) / "forkexec")
+        with Library.create(f"{directory}/lab", kernel="sid", master="busybox") as lab:
+            alice = lab.guest("alice").create(start=True)
+            alice.copy_to(program, path="/forkexec")
+            ours, inside = [], []
+            for _ in range(10):  # in turns, so that a busy moment affects both
+                loop = alice.run(["/forkexec", "100", "/bin/true"], check=True)
+                inside.append(float(loop.stdout) / 1e6)
+                ours += [seconds(lambda: alice.run(["true"])) for _ in range(100)]
+    yield at_most(
+        "run(['true'])", statistics.median(ours), statistics.median(inside), 1.3, "fork + exec"
+    )
+
+
 def hotplug() -> Iterator[Figure]:
     """A NIC with an address, plugged into a running guest, without the command's start-up."""
     with new_lab() as lab:
@@ -560,6 +580,7 @@ MEASUREMENTS: dict[str, Callable[[], Iterator[Figure]]] = {
         reading,
         changing,
         execute,
+        library,
         hotplug,
         throughput,
         rebuild,
