@@ -118,6 +118,7 @@ def files(lab: Lab, alice: Guest) -> None:
     alice.overlay_add(Path("layer"), create=True)
     alice.overlay_del("layer")
     night: Template = lab.template("night").save(may_exist=True).load(fresh=True)
+    night.unload(if_exists=True)
     lab.unload(if_exists=True)
     night.delete()
     print([each.name for each in lab.templates() if each.loaded])

@@ -218,6 +218,31 @@ def test_beside_pyroute2(lab: Lab) -> None:
     assert (done.stdout, done.stderr) == ("alice\n", "")
 
 
+def test_signals_of_the_caller_are_not_those_of_its_session(lab: Lab) -> None:
+    code = (
+        "import signal, sys\n"
+        "from dumm_tools import Lab\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])\n"
+        "with Lab(sys.argv[1]) as lab:\n"
+        "    with lab.iface('alice-eth0').capture() as cap:\n"
+        "        print([guest.name for guest in lab.guests()])\n"
+        "    with lab.guest('alice').popen(['sleep', '10000']) as program:\n"
+        "        pass\n"
+        "    print(program.wait())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, lab.directory],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert (done.stdout, done.stderr) == ("['alice', 'bob']\n143\n", "")
+
+
 def _in_child(lab: Lab, sent: object) -> None:
     """In a forked child."""
     assert isinstance(sent, multiprocessing.connection.Connection)
@@ -226,7 +251,7 @@ def _in_child(lab: Lab, sent: object) -> None:
 
 
 def test_fork(lab: Lab) -> None:
-    """A child has a session of its own, and ends nothing of the parent's."""
+    """A child has a session of its own, and does not end that of its parent."""
     lab.guest("alice").run(["true"])
     ours = session_of(lab)
     with lab.guest("alice").popen(["cat"]) as cat:
@@ -260,7 +285,7 @@ def test_child_does_not_destroy_the_parents_lab(library: None, packs: Path, tmp_
 def test_child_that_lives_on_does_not_keep_the_lab(
     library: None, packs: Path, tmp_path: Path
 ) -> None:
-    """It has the parent's descriptors, but for the session the parent counts."""
+    """Only the parent has the descriptors of its session."""
     read, write = os.pipe()
     with Lab.create(tmp_path / "lab", kernel=SUITES[0], master="busybox") as lab:
         pid = os.fork()
@@ -358,6 +383,28 @@ def test_nothing_is_left(
     until(lambda: not (place / "state.json").exists(), "the lab is destroyed")
     until(lambda: left(place) == [], "its processes have ended")
     assert set(os.listdir("/sys/class/net")) == links
+
+
+def test_opened_lab_stays_when_its_user_is_killed(lab: Lab) -> None:
+    """But not what was started there."""
+    code = (
+        "import signal, sys\n"
+        "from dumm_tools import Lab\n"
+        "lab = Lab(sys.argv[1])\n"
+        "program = lab.guest('alice').popen(['sleep', '12345'])\n"
+        "capture = lab.capture().__enter__()\n"
+        "lab.guest('alice').wait_until(['pgrep', '-f', '[1]2345'])\n"
+        "print('up', flush=True)\n"
+        "signal.pause()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, lab.directory], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout
+        assert process.stdout.readline() == b"up\n"
+        process.kill()
+    lab.guest("alice").wait_until(["sh", "-c", "! pgrep -f [1]2345"], timeout=PATIENCE)
+    assert [guest.state for guest in lab.guests()] == ["running", "running"]
+    until(lambda: not any("capture" in use for use in left(Path(lab.directory))), "no capture")
 
 
 def test_session_that_is_killed(lab: Lab) -> None:

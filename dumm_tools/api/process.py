@@ -20,7 +20,10 @@ from dumm_tools.errors import SessionEnded
 #: The module that is run must be of this package, wherever the caller has found it.
 _PLACE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 _START = (
-    "import sys; place = sys.argv.pop(1); place in sys.path or sys.path.insert(0, place); "
+    "import signal, sys; place = sys.argv.pop(1); place in sys.path or sys.path.insert(0, place); "
+    # Those of the caller are inherited.
+    "signal.pthread_sigmask(signal.SIG_SETMASK, []); "
+    "signal.signal(signal.SIGCHLD, signal.SIG_DFL); "
     "from dumm_tools.cli.console import main; main()"
 )
 #: Bytes to read at a time.

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Self
 
 from dumm_tools import names
-from dumm_tools.api import words
+from dumm_tools.api import views, words
 from dumm_tools.api.channel import Channel
 from dumm_tools.api.part import Part
+from dumm_tools.api.views import TemplateView
+from dumm_tools.errors import Conflict
 
 
 class Template(Part):
@@ -30,13 +32,21 @@ class Template(Part):
         >>> night = lab.template("night").save().load(fresh=True)
         >>> alice.run(["sh", "-c", "echo night >/root/time; cat /root/time"]).stdout
         'night\\n'
-        >>> lab.unload()
+        >>> night.unload()
         >>> alice.run(["cat", "/root/time"]).stdout
         'day\\n'
         >>> night.delete()
         """
         self._verb_of("template load", words.options(fresh=fresh, create=create))
         return self
+
+    def unload(self, *, if_exists: bool = False) -> None:
+        """Unload the template. Conflict if it is not loaded, unless `if_exists`."""
+        found = self._channel.call(["fs", "template", "list", "--format", "json"]).stdout
+        if any(each.loaded and each.name == self.name for each in views.of(TemplateView, found)):
+            self._channel.call(["fs", "template", "unload"])
+        elif not if_exists:
+            raise Conflict(f"template '{self.name}' is not loaded")
 
     def save(self, *, may_exist: bool = False) -> Self:
         """Save the changes of all guests as this template: those in the loaded template, or their

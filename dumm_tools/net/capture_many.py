@@ -86,7 +86,7 @@ def run(sources: Sequence[Source], words: Sequence[str], file: str, say: Say) ->
         merger = _Merger(inputs, target, file)
         stack.callback(merger.close)
         with signals(FORWARDED) as arrived:
-            # Whoever waits for this may send a signal at once.
+            # A reader that waits for this may send a signal at once.
             say(f"capturing on {', '.join(source.name for source in sources)}")
             merger.run(arrived, " ".join(words))
     lost = sum(i.dropped for i in inputs)
