@@ -30,6 +30,7 @@ from dumm_tools import (
     StartFailed,
     TimedOut,
     Usage,
+    api,
 )
 from dumm_tools.api import reference, views
 from dumm_tools.cli import bridge, fs_files, fs_layers, guest, iface, iface_route
@@ -128,6 +129,10 @@ def test_importing_the_package_is_free() -> None:
     assert done.stdout.splitlines() == ["[]", "['asyncio']", "False False"]
     with pytest.raises(ImportError):
         exec("from dumm_tools import Nonsense")
+    names: dict[str, object] = {}
+    exec("from dumm_tools import *", names)
+    assert names["Lab"] is Lab
+    assert set(dumm_tools.__all__) <= set(vars(api))
 
 
 # ---- objects ----
@@ -216,6 +221,17 @@ def test_errors_of_programs(made: Lab, alice: Guest) -> None:
     for wrong in ("ls /", [], b"ls"):
         with pytest.raises(Usage, match="a list of words"):
             alice.run(wrong)
+    for key in ("", "A=B"):
+        with pytest.raises(Usage, match="bad name of a variable"):
+            alice.run(["true"], env={key: "x"})
+    with pytest.raises(Usage, match="contains a NUL"):
+        alice.run(["echo", "a\0b"])
+    with pytest.raises(Usage, match="at most 16 MiB"):
+        alice.run(["echo", "x" * (17 << 20)])
+    with pytest.raises(DummError, match="cannot write '/nonexistent/x'"):
+        alice.run(["true"], stdout="/nonexistent/x")
+    with pytest.raises(NotFound, match="no file '/nonexistent/x'"):
+        alice.run(["true"], stdin="/nonexistent/x")
     with pytest.raises(ExecFailed):  # of ours: not the status of a program
         alice.run(["true"], cwd="/nonexistent")
 

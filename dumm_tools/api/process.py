@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from dumm_tools.errors import SessionEnded
+from dumm_tools.errors import SessionEnded, Usage
 
 #: The module that is run must be of this package, wherever the caller has found it.
 _PLACE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -26,6 +26,8 @@ _START = (
     "signal.signal(signal.SIGCHLD, signal.SIG_DFL); "
     "from dumm_tools.cli.console import main; main()"
 )
+#: The longest line that a session takes (bytes).
+LINE_MAX = 16 << 20
 #: Bytes to read at a time.
 _PIECE = 1 << 18
 #: Bytes of what the session says about its own faults that an error shows.
@@ -87,8 +89,11 @@ class Process:
         return number
 
     def send(self, message: Message) -> None:
-        """Send a line. SessionEnded."""
-        data = memoryview(json.dumps(message).encode() + b"\n")
+        """Send a line. SessionEnded; Usage if it is too long, which could not be answered."""
+        line = json.dumps(message).encode() + b"\n"
+        if len(line) > LINE_MAX:
+            raise Usage(f"a request has at most {LINE_MAX >> 20} MiB", hint="put data into files")
+        data = memoryview(line)
         stdin = self._process.stdin
         assert stdin is not None
         with self._lock:

@@ -45,7 +45,10 @@ def words(what: str, given: Sequence[str | os.PathLike[str]]) -> list[str]:
     """A command as a list of words. Usage for a string, which no shell would split."""
     if isinstance(given, str | bytes) or not given:
         raise Usage(f"{what} is a list of words, not {given!r}")
-    return [os.fspath(word) for word in given]
+    found = [os.fspath(word) for word in given]
+    if any("\0" in word for word in found):
+        raise Usage(f"{what} contains a NUL")
+    return found
 
 
 def local(path: Path) -> str:
@@ -62,7 +65,10 @@ def image(given: Path | None) -> str | None:
 
 
 def pairs(env: dict[str, str] | None) -> list[str]:
-    """Variables of the environment, as K=V."""
+    """Variables of the environment, as K=V. Usage."""
+    for key in env or ():
+        if not key or "=" in key:
+            raise Usage(f"bad name of a variable: {key!r}")
     return [f"{key}={value}" for key, value in (env or {}).items()]
 
 
