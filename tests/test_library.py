@@ -27,6 +27,7 @@ from dumm_tools import (
     Guest,
     Lab,
     NotFound,
+    SessionEnded,
     StartFailed,
     TimedOut,
     Usage,
@@ -265,6 +266,13 @@ def test_errors_of_commands(made: Lab, alice: Guest, tmp_path: Path) -> None:
     with Lab(tmp_path) as nothing, pytest.raises(NotFound) as missing:
         nothing.guests()
     assert "dumm-fs init" in str(missing.value.hint)
+    (tmp_path / "file").touch()
+    with pytest.raises(DummError, match=f"cannot create '{tmp_path}/file/lab': Not a directory"):
+        Lab.create(tmp_path / "file/lab")
+    with pytest.raises(NotFound, match="no kernel 'nonsense'"):
+        Lab.create(tmp_path / "new", kernel="nonsense")
+    with Lab(tmp_path / "file") as nothing, pytest.raises(SessionEnded, match="file' is not a directory"):
+        nothing.guests()
     done = made.command("guest", "is-running", "nobody", check=False)
     assert (done.returncode, "no guest 'nobody'" in done.stderr) == (3, True)
 

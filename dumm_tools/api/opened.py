@@ -47,7 +47,7 @@ class Opened:
         or paths. Conflict if there is a lab, unless `may_exist`; NotFound; Usage.
         """
         lab = cls(directory)
-        os.makedirs(lab.directory, mode=0o700, exist_ok=True)
+        _need_directory(lab.directory)
         options = words.options(
             kernel=words.image(kernel), master=words.image(master), may_exist=may_exist
         )
@@ -67,7 +67,7 @@ class Opened:
         """Make the lab that `save` wrote to a file, in a directory that is created if it does not
         exist. `kernels` and `masters` are OLD=NEW: what is used instead. Conflict, NotFound."""
         lab = cls(directory)
-        os.makedirs(lab.directory, mode=0o700, exist_ok=True)
+        _need_directory(lab.directory)
         options = words.options(kernel=list(kernels), master=list(masters))
         lab._make(["fs", "restore", *options, *_network(isolated), words.local(file)])
         return lab
@@ -115,6 +115,13 @@ class Opened:
         templates stay."""
         self._channel.call(_DESTROY)
         self.keep()
+
+
+def _need_directory(path: str) -> None:
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+    except OSError as e:
+        raise DummError(f"cannot create '{path}': {e.strerror}") from None
 
 
 def _network(isolated: bool | None) -> list[Literal["--isolated", "--host-net"]]:

@@ -165,7 +165,9 @@ class Process:
         with self._faults:
             size = os.fstat(self._faults.fileno()).st_size
             said = os.pread(self._faults.fileno(), _SAID, max(0, size - _SAID))
-        return said.decode(errors="replace").strip().rpartition("\n")[2]
+        lines = said.decode(errors="replace").strip().splitlines()
+        faults = [line for line in lines if not line.startswith("dumm-console: hint: ")]
+        return faults[-1].removeprefix("dumm-console: ") if faults else ""
 
     def _take(self, message: Message) -> None:
         number = message.get("id")
