@@ -88,6 +88,18 @@ def test_examples_in_docstrings(made: Lab) -> None:
     assert runner.summarize(verbose=False).attempted > 30
 
 
+@pytest.mark.uml
+@grouped
+def test_example_in_the_readme(
+    made: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (TOP / "README.md").read_text()
+    (code,) = re.findall(r"(?s)```\n(from dumm_tools import Lab\n.*?)```", text)
+    monkeypatch.chdir(Path(made.directory).parent)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "1 packets received" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
@@ -271,7 +283,10 @@ def test_errors_of_commands(made: Lab, alice: Guest, tmp_path: Path) -> None:
         Lab.create(tmp_path / "file/lab")
     with pytest.raises(NotFound, match="no kernel 'nonsense'"):
         Lab.create(tmp_path / "new", kernel="nonsense")
-    with Lab(tmp_path / "file") as nothing, pytest.raises(SessionEnded, match="file' is not a directory"):
+    with (
+        Lab(tmp_path / "file") as nothing,
+        pytest.raises(SessionEnded, match="file' is not a directory"),
+    ):
         nothing.guests()
     done = made.command("guest", "is-running", "nobody", check=False)
     assert (done.returncode, "no guest 'nobody'" in done.stderr) == (3, True)

@@ -31,7 +31,14 @@ class _Interface(NamedTuple):
 def packets(data: bytes) -> Iterator[Packet]:
     """The packets of a file; one that is still being written may end within a block. DummError if
     it is not pcapng."""
-    order, found = "<", list[_Interface]()
+    try:
+        yield from _packets(data)
+    except (struct.error, IndexError):
+        raise DummError("not a pcapng file: a block is too short") from None
+
+
+def _packets(data: bytes) -> Iterator[Packet]:
+    found: list[_Interface] = []
     for kind, order, body in _blocks(data):
         if kind == _SECTION:
             found = []
