@@ -33,6 +33,10 @@ pytestmark = pytest.mark.uml
 
 NewLab = Callable[..., Commands]
 
+#: Whether a `sleep 12345` runs in a guest, or none does.
+UP = ["sh", "-c", "ps -o args | grep -q '[s]leep 12345'"]
+GONE = ["sh", "-c", "! ps -o args | grep -q '[s]leep 12345'"]
+
 
 @pytest.fixture(params=KINDS)
 def lab(library: None, new_lab: NewLab, request: pytest.FixtureRequest) -> Iterator[Lab]:
@@ -130,12 +134,12 @@ def test_asyncio(lab: Lab) -> None:
         await waiting
         # A call that blocks is allowed, too: another thread reads the answer.
         assert alice.run(["hostname"]).stdout == "alice\n"
-        cancelled = asyncio.create_task(alice.arun(["sh", "-c", "touch /begun; sleep 12345"]))
-        await alice.await_until(["ls", "/begun"], timeout=PATIENCE)
+        cancelled = asyncio.create_task(alice.arun(["sleep", "12345"]))
+        await alice.await_until(UP, timeout=PATIENCE)
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
-        await alice.await_until(["sh", "-c", "! pgrep -f [1]2345"], timeout=PATIENCE)
+        await alice.await_until(GONE, timeout=PATIENCE)
         await lab.astart(may_run=True)
 
     asyncio.run(main())
@@ -321,7 +325,7 @@ def test_lab_that_is_dropped_ends_its_session(lab: Lab) -> None:
     del program
     gc.collect()
     until(lambda: sessions() == before, "the session has ended")
-    lab.guest("alice").wait_until(["sh", "-c", "! pgrep -x cat"], timeout=PATIENCE)
+    lab.guest("alice").wait_until(["sh", "-c", "! ps -o args | grep -qx cat"], timeout=PATIENCE)
 
 
 # ---- ends ----
@@ -393,7 +397,7 @@ def test_opened_lab_stays_when_its_user_is_killed(lab: Lab) -> None:
         "lab = Lab(sys.argv[1])\n"
         "program = lab.guest('alice').popen(['sleep', '12345'])\n"
         "capture = lab.capture().__enter__()\n"
-        "lab.guest('alice').wait_until(['pgrep', '-f', '[1]2345'])\n"
+        f"lab.guest('alice').wait_until({UP})\n"
         "print('up', flush=True)\n"
         "signal.pause()\n"
     )
@@ -402,7 +406,7 @@ def test_opened_lab_stays_when_its_user_is_killed(lab: Lab) -> None:
         assert process.stdout
         assert process.stdout.readline() == b"up\n"
         process.kill()
-    lab.guest("alice").wait_until(["sh", "-c", "! pgrep -f [1]2345"], timeout=PATIENCE)
+    lab.guest("alice").wait_until(GONE, timeout=PATIENCE)
     assert [guest.state for guest in lab.guests()] == ["running", "running"]
     until(lambda: not any("capture" in use for use in left(Path(lab.directory))), "no capture")
 
@@ -423,15 +427,15 @@ def test_interrupt_ends_the_program_only(lab: Lab) -> None:
     pid = session_of(lab)
 
     def interrupt() -> None:
-        alice.wait_until(["ls", "/begun"], timeout=PATIENCE)
+        alice.wait_until(UP, timeout=PATIENCE)
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        alice.run(["sh", "-c", "touch /begun; sleep 12345"])
+        alice.run(["sleep", "12345"])
     thread.join()
-    alice.wait_until(["sh", "-c", "! pgrep -f [1]2345"], timeout=PATIENCE)
+    alice.wait_until(GONE, timeout=PATIENCE)
     assert session_of(lab) == pid
 
 

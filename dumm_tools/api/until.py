@@ -34,8 +34,8 @@ class Waits(Part):
     ) -> None:
         """Run a program in the guest again and again until it succeeds and, with `match`, until
         this regular expression (module `re`, re.MULTILINE) is found in its output. It is run by the
-        session, not by this process. TimedOut after `timeout` seconds, with the last reason;
-        Conflict if the guest does not run.
+        session, not by this process; one that is not there may come later. TimedOut after `timeout`
+        seconds, with the last reason; Conflict if the guest does not run.
 
         >>> alice.wait_until(["ip", "addr", "show"], match=r"inet 10\\.0\\.0\\.1/", timeout=60)
         """
