@@ -19,7 +19,7 @@ MODULES = {
 #: that are not in a folder are on floor ".".
 FLOORS = (
     *("linux", ".", "trees", "importing", "agent", "running"),
-    *("images", "net", "files", "guests", "labs", "session", "cli", "api", "_docs"),
+    *("images", "net", "files", "guests", "labs", "session", "cli", "api", "testing", "_docs"),
 )
 
 

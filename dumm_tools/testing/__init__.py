@@ -1,0 +1,1 @@
+"""Tests with labs: a plugin for pytest, dumm-pytest(7)."""
