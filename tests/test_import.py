@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,29 @@ from dumm_tools.importing import containerlab, kathara, mininet, naming, printin
 from dumm_tools.importing.topology import Topology
 
 CHOICE = printing.Choice()
+
+
+def work(function: Callable[[], object]) -> int:
+    """The number of lines of Python that are run."""
+    count = 0
+
+    def trace(_frame: object, event: str, _argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def check_linear(read: Callable[[int], object]) -> None:
+    """Twice as much takes twice as long, and not four times."""
+    assert work(lambda: read(400)) < 3 * work(lambda: read(200))
 
 
 def make(directory: Path, files: dict[str, str]) -> Path:
@@ -593,6 +618,31 @@ def test_names_that_are_kept() -> None:
     ]
     assert notes[0] == "'lo' is named 'lo-2'"
     assert len(notes) == 3
+
+
+def test_many_things_of_the_same_name() -> None:
+    def name(count: int) -> None:
+        found = naming.Names("bridge", lambda where, text: None)
+        made = [found.of(chr(0x4E00 + n), "x") for n in range(count)]
+        assert made[:3] == ["b_", "b_-2", "b_-3"]
+
+    def connect(count: int) -> None:
+        lab = Topology()
+        names = {lab.between(("a", "b"), "x").name for _ in range(count)}
+        assert len(names) == len(lab.segments) == count
+
+    def settle(count: int) -> None:
+        lab = Topology()
+        for n in range(count):
+            nic = lab.nic(lab.machine("a", "x"), f"eth{n}", "x")
+            assert nic is not None
+            nic.segment = lab.segment(f"a-eth{n}", "x").name
+        lab.settle()
+        nics = lab.machines["a"].nics.values()
+        assert [nic.segment for nic in nics] == [f"a-eth{n}-2" for n in range(count)]
+
+    for each in (name, connect, settle):
+        check_linear(each)
 
 
 def test_segments_do_not_have_the_names_of_interfaces(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ class Names:
     def __init__(self, kind: str, note: Callable[[str, str], None]) -> None:
         self._kind, self._note = kind, note
         self._taken: set[str] = set()
+        #: The last number at the end of a name, by the name without one.
+        self._numbers: dict[str, int] = {}
 
     def of(self, said: str, where: str) -> str:
         """The name for something that is called `said`."""
@@ -38,11 +40,13 @@ class Names:
 
     def _free(self, said: str) -> str:
         length = _LENGTH[self._kind]
-        name = shortened(_valid(said, self._kind), length)
-        number = 1
+        valid = _valid(said, self._kind)
+        name = first = shortened(valid, length)
+        number = self._numbers.get(first, 1)  # names are never given back
         while name in self._taken or not _is_valid(name, self._kind):
             number += 1
-            name = shortened(f"{_valid(said, self._kind)}-{number}", length)
+            name = shortened(f"{valid}-{number}", length)
+        self._numbers[first] = number
         self._taken.add(name)
         return name
 

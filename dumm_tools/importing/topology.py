@@ -101,9 +101,7 @@ class Topology:
 
     def between(self, ends: tuple[str, str], where: str) -> Segment:
         """A new segment for a cable, named after the machines at its ends."""
-        key = "\0".join(ends)
-        while key in self.segments:
-            key += "\0"
+        key = "\0".join((*ends, str(len(self.segments))))
         naming.bound(len(self.segments), LINKS_MAX, where, "links")
         self.segments[key] = Segment(self._bridges.of_cable(ends))
         return self.segments[key]
@@ -127,13 +125,16 @@ class Topology:
             for machine in self.machines.values()
             for device in machine.nics
         }
+        renamed: dict[str | None, str] = {}
         for segment in self.segments.values():
-            while (old := segment.name) in taps:
-                segment.name = self._bridges.instead(old)
-                for machine in self.machines.values():
-                    for nic in machine.nics.values():
-                        if nic.segment == old:
-                            nic.segment = segment.name
+            old = segment.name
+            while segment.name in taps:
+                segment.name = self._bridges.instead(segment.name)
+            if segment.name != old:
+                renamed[old] = segment.name
+        for machine in self.machines.values() if renamed else ():
+            for nic in machine.nics.values():
+                nic.segment = renamed.get(nic.segment, nic.segment)
 
 
 Note = Callable[[str, str], None]
