@@ -4,14 +4,24 @@ nothing that could reach anything else."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable
 from typing import Any
 
 from dumm_tools.errors import Usage
 from dumm_tools.importing.expressions import Expressions
-from dumm_tools.importing.pyvalues import UNKNOWN, Class, Function, Scope
+from dumm_tools.importing.pyvalues import (
+    UNKNOWN,
+    Builtin,
+    Class,
+    Function,
+    Parent,
+    Scope,
+    World,
+    truth,
+)
 
 _DEEPEST = 40
+#: Where a scope has the names that its function declares as those of the scope around it.
+_OUTER = "global"
 
 
 class _Return(Exception):
@@ -29,19 +39,10 @@ class _Continue(Exception):
 
 
 class Evaluator(Expressions):
-    """Runs statements. `skipped` is told of those that are not understood, and says whether the
-    first branch of a condition matters and should be taken."""
+    """Runs statements."""
 
-    def __init__(
-        self,
-        attribute: Callable[[Any, str], Any],
-        make: Callable[[ast.Call, Class, list[Any], dict[str, Any]], Any],
-        lost: Callable[[ast.Call], None],
-        skipped: Callable[[ast.stmt], bool],
-        where: str,
-    ) -> None:
-        super().__init__(attribute, make, lost, where)
-        self._skipped = skipped
+    def __init__(self, world: World, where: str) -> None:
+        super().__init__(world, where)
         self._depth = 0
 
     def run(self, body: list[ast.stmt], scope: Scope) -> None:
@@ -61,10 +62,13 @@ class Evaluator(Expressions):
             self._assign(node.target, self.value(node.value, scope), scope)
         elif isinstance(node, ast.AugAssign):
             old = self.value(ast.copy_location(_loaded(node.target), node), scope)
-            self._assign(node.target, self._binary(node.op, old, node.value, scope), scope)
+            self._assign(
+                node.target, self._computed(node.op, old, self.value(node.value, scope)), scope
+            )
         elif isinstance(node, ast.FunctionDef):
             scope[node.name] = Function(node, scope)
         elif isinstance(node, ast.ClassDef):
+            self.cost(len(node.body))
             methods = {
                 f.name: Function(f, scope) for f in node.body if isinstance(f, ast.FunctionDef)
             }
@@ -76,8 +80,19 @@ class Evaluator(Expressions):
             self._if(node, scope)
         elif isinstance(node, ast.While):
             self._while(node, scope)
-        elif isinstance(node, ast.Try | ast.With):
+        elif isinstance(node, ast.Try):
+            self._try_finally(node, scope)
+        elif isinstance(node, ast.With):
+            for item in node.items:
+                value = self.value(item.context_expr, scope)
+                if item.optional_vars is not None:
+                    self._assign(item.optional_vars, value, scope)
             self.run(node.body, scope)
+        elif isinstance(node, ast.Assert):
+            self.value(node.test, scope)
+        elif isinstance(node, ast.Global | ast.Nonlocal):
+            self.cost(len(node.names))
+            scope.setdefault(_OUTER, set()).update(node.names)
         elif isinstance(node, ast.Return):
             raise _Return(None if node.value is None else self.value(node.value, scope))
         elif isinstance(node, ast.Break):
@@ -85,15 +100,16 @@ class Evaluator(Expressions):
         elif isinstance(node, ast.Continue):
             raise _Continue
         elif isinstance(node, ast.Import | ast.ImportFrom):
+            self.cost(len(node.names))
             for name in node.names:
                 scope.setdefault((name.asname or name.name).partition(".")[0], UNKNOWN)
-        elif not isinstance(node, ast.Pass | ast.Global | ast.Delete | ast.Assert | ast.AnnAssign):
-            self._skipped(node)
+        elif not isinstance(node, ast.Pass | ast.Delete | ast.AnnAssign):
+            self._world.skipped(node, scope)
 
     def _for(self, node: ast.For, scope: Scope) -> None:
         values = self._iterable(self.value(node.iter, scope))
         if values is None:
-            self._skipped(node)
+            self._world.skipped(node, scope)
             return
         for value in values:
             self._step(node)
@@ -112,21 +128,32 @@ class Evaluator(Expressions):
             pass
         return True
 
+    def _try_finally(self, node: ast.Try, scope: Scope) -> None:
+        """Run what is run if there is no exception."""
+        try:
+            self.run(node.body, scope)
+            self.run(node.orelse, scope)
+        except (_Return, _Break, _Continue):
+            self.run(node.finalbody, scope)
+            raise
+        self.run(node.finalbody, scope)
+
     def _if(self, node: ast.If, scope: Scope) -> None:
-        test = self.value(node.test, scope)
+        test = truth(self.value(node.test, scope))
         if test is not UNKNOWN:
             self.run(node.body if test else node.orelse, scope)
-        elif self._skipped(node):
+        elif self._world.skipped(node, scope):
             self.run(node.body, scope)
 
     def _while(self, node: ast.While, scope: Scope) -> None:
         while True:
             self._step(node)
-            test = self.value(node.test, scope)
+            test = truth(self.value(node.test, scope))
             if test is UNKNOWN:
-                self._skipped(node)
+                self._world.skipped(node, scope)
                 return
             if not test:
+                self.run(node.orelse, scope)
                 return
             if not self._round(node, scope):
                 return
@@ -138,6 +165,10 @@ class Evaluator(Expressions):
             raise Usage(f"{self._where}:{function.node.lineno}: functions are nested too deeply")
         self.cost(len(function.scope))
         scope = {**function.scope, **self._parameters(function, values, named)}
+        scope.pop(_OUTER, None)
+        if function.first is not None:
+            parent = Parent(function.first, function.rank)
+            scope["super"] = Builtin(lambda _node, _values, _named: parent)
         try:
             if isinstance(function.node, ast.Lambda):
                 return self.value(function.node.body, scope)
@@ -147,12 +178,15 @@ class Evaluator(Expressions):
             return e.value
         finally:
             self._depth -= 1
+            for name in scope.get(_OUTER, ()):
+                function.scope[name] = scope.get(name, UNKNOWN)
 
     def _parameters(self, function: Function, values: list[Any], named: dict[str, Any]) -> Scope:
         parameters = function.node.args
         if function.first is not None:
             values = [function.first, *values]
         names = [each.arg for each in (*parameters.posonlyargs, *parameters.args)]
+        self.cost(len(names) + len(parameters.kwonlyargs) + len(named))
         scope: Scope = {name: UNKNOWN for name in names}
         for name, default in zip(reversed(names), reversed(parameters.defaults), strict=False):
             scope[name] = self.value(default, function.scope)

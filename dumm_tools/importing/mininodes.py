@@ -51,6 +51,10 @@ class Network:
         """The names of the switches."""
         return list(self._union)
 
+    def has(self, name: str) -> bool:
+        """Whether there is a host or a switch of this name."""
+        return name in self.hosts or name in self._union
+
     def host(self, name: str, where: str, options: dict[str, Any]) -> None:
         """Add a host; `options` are those of Mininet's addHost()."""
         self._check_new(name, where)
@@ -80,13 +84,13 @@ class Network:
         self.lab.segment(name, where)
 
     def _check_new(self, name: str, where: str) -> None:
-        if name in self.hosts or name in self._union:
+        if self.has(name):
             raise Usage(f"{where}: there are two nodes '{name}'")
 
     def link(self, ends: tuple[str, str], where: str, options: dict[str, Any]) -> None:
         """Add a link; `options` are those of Mininet's addLink()."""
         for end in ends:
-            if end not in self.hosts and end not in self._union:
+            if not self.has(end):
                 raise Usage(f"{where}: there is no node '{end}'")
         self._links.append((ends, where, options))
         first, second = (self._root(end) for end in ends)
@@ -127,6 +131,8 @@ class Network:
                 if nic is not None:
                     nic.segment = segment.name
                     nic.shape = self._shape(where, options)
+            elif _text(options.get(f"params{number}"), "ip"):
+                self.lab.note(where, f"the address of switch '{end}' is not carried over")
         if None in roots and known is not None and _is_shaped(options):
             host = ends[roots.index(None)]
             text = f"the link's properties apply to what '{host}' sends, not to what it receives"
@@ -140,6 +146,8 @@ class Network:
             device = f"eth{port}"
         else:
             device = f"eth{host.ports}"
+            if port is not None:
+                self.lab.note(where, f"port {str(port)[:50]!r} of '{name}': not carried over")
         if own:
             device = own.removeprefix(f"{name}-")
         host.ports += 1
@@ -237,7 +245,8 @@ def milliseconds(value: object) -> str | None:
 
 
 def _is_shaped(options: dict[str, Any]) -> bool:
-    return any(options.get(key) not in (None, "", 0) for key in ("bw", "delay", "jitter", "loss"))
+    keys = ("bw", "delay", "jitter", "loss", "max_queue_size")
+    return any(options.get(key) not in (None, "", 0) for key in keys)
 
 
 def _number(value: object) -> float:
@@ -248,6 +257,6 @@ def _number(value: object) -> float:
     return number if 0 < number < 1e6 else 0.0
 
 
-def _text(options: dict[str, Any], key: str) -> str | None:
-    value = options.get(key)
+def _text(options: object, key: str) -> str | None:
+    value = options.get(key) if isinstance(options, dict) else None
     return value if isinstance(value, str) and value else None

@@ -10,10 +10,11 @@ import ast
 import operator
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-#: Maximum length of text; a list may be ten times as long.
+#: Maximum length of text, and of lists and dictionaries.
 LENGTH_MAX = 1000
+ELEMENTS_MAX = 10 * LENGTH_MAX
 NUMBER_MAX = 1 << 64
 #: Widths of more than two digits, or from a value, in the three notations of formats.
 WIDE = re.compile(r"[0-9]{3}")
@@ -33,11 +34,13 @@ Scope = dict[str, Any]
 
 
 class Function(NamedTuple):
-    """A function or a lambda, and the names around it."""
+    """A function or a lambda, and the names around it. A method has its object as `first`, and the
+    place of its class among those of the object."""
 
     node: ast.FunctionDef | ast.Lambda
     scope: Scope
     first: Any = None
+    rank: int = 0
 
 
 class Class(NamedTuple):
@@ -51,11 +54,41 @@ class Class(NamedTuple):
 class Object(dict[str, Any]):
     """An object of the caller, with the attributes that the script has set."""
 
+    def __bool__(self) -> bool:
+        return True
+
+
+class Parent(NamedTuple):
+    """The value of super() in a method: the object, as seen by the classes after the method's."""
+
+    first: Any
+    rank: int
+
 
 class Builtin(NamedTuple):
     """A function of the caller: it gets the call, its arguments, and those with names."""
 
     function: Callable[[ast.Call, list[Any], dict[str, Any]], Any]
+
+
+class World(Protocol):
+    """The surroundings of a script that is evaluated."""
+
+    def attribute(self, owner: Any, name: str) -> Any:
+        """An attribute of an object of the caller; `[KEY]` is an item."""
+
+    def make(self, node: ast.Call, made: Class, values: list[Any], named: dict[str, Any]) -> Any:
+        """A new object of a class."""
+
+    def lost(self, node: ast.AST) -> None:
+        """Something that was understood cannot be done."""
+
+    def skipped(self, node: ast.stmt | ast.expr, scope: Scope) -> bool:
+        """A part is not understood. Whether it matters: the first branch of a condition that does
+        is taken."""
+
+    def strange(self, node: ast.Call) -> None:
+        """Something is called that is not known."""
 
 
 #: Operators by their nodes.
@@ -113,7 +146,7 @@ PLAIN = ("format", "index", "pop", "get")
 
 def _range(*bounds: int) -> list[int]:
     found = range(*bounds)
-    if len(found) > 10 * LENGTH_MAX:
+    if len(found) > ELEMENTS_MAX:
         raise OverflowError
     return list(found)
 
@@ -141,6 +174,11 @@ def is_plain(value: Any) -> bool:
     return is_scalar(value) or (
         isinstance(value, tuple) and len(value) <= 16 and all(map(is_scalar, value))
     )
+
+
+def truth(value: Any) -> Any:
+    """Whether it is true; UNKNOWN if that is not known."""
+    return UNKNOWN if value is UNKNOWN or isinstance(value, Builtin) else bool(value)
 
 
 def is_number(value: Any) -> bool:
