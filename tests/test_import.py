@@ -649,6 +649,28 @@ MINIEDIT = {
 }
 
 
+def test_what_miniedit_has_and_we_have_not(tmp_path: Path) -> None:
+    network = {
+        "application": {"ipBase": 5, "startCLI": "1"},
+        "extra": [1],
+        "hosts": [
+            {"number": "1", "opts": {"hostname": "a", "ip": 5, "defaultRoute": ["x"], "cpu": 0.5}},
+            {"number": "2", "opts": {"hostname": "b", "foo": "x", "sched": "host"}},
+        ],
+        "switches": [{"number": "1", "opts": {"hostname": "s", "switchIP": "10.0.0.9"}}],
+        "links": [{"src": "a", "dest": "b", "opts": {"speedup": 1, "bw": "x"}}],
+    }
+    lab = mn(tmp_path, json.dumps(network))
+    assert [note.partition(": ")[2] for note in lab.notes] == [
+        *("'extra' is not carried over", "'ipBase' is not a text: not carried over"),
+        *("'ip' of 'a' is not a text: not carried over", "'defaultRoute' of 'a' is not a text: "
+          "not carried over"),
+        *("'cpu' of 'a' is not carried over", "'foo' of 'b' is not carried over"),
+        *("'switchIP' of 's' is not carried over", "link 1: 'speedup' is not carried over"),
+        "link 1: bw 'x': not carried over",
+    ]  # fmt: skip
+
+
 def test_miniedit(tmp_path: Path) -> None:
     lab = mn(tmp_path, json.dumps(MINIEDIT))
     assert lines(lab) == [

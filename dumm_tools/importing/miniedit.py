@@ -9,6 +9,15 @@ from dumm_tools.errors import Usage
 from dumm_tools.importing.mininodes import NONE, Network, nth
 from dumm_tools.importing.topology import Topology
 
+#: Keys that have an equivalent, and those that make no difference here.
+_TOP = ("application", "version", "hosts", "switches", "controllers", "links")
+_HOST = ("hostname", "nodeNum", "ip", "defaultRoute", "sched")
+_SWITCH = (
+    *("hostname", "nodeNum", "switchType", "controllers", "dpid", "dpctl", "netflow", "sflow"),
+    *("switchProtocols", "openFlowVersions"),
+)
+_LINK = ("bw", "delay", "jitter", "loss", "max_queue_size")
+
 
 class _Reader:
     def __init__(self, text: str, file: str) -> None:
@@ -22,6 +31,9 @@ class _Reader:
         base = _dict(self.top, "application").get("ipBase")
         self.base = base if isinstance(base, str) and base else "10.0.0.0/8"
         self.network = Network(f"Imported from MiniEdit's network '{file}'", self.base)
+        self._report("", self.top, _TOP)
+        if base and not isinstance(base, str):
+            self.note("'ipBase' is not a text: not carried over")
 
     def note(self, text: str) -> None:
         self.network.lab.note(self.file, text)
@@ -36,7 +48,7 @@ class _Reader:
                 self.network.host(name, self.file, {"ip": NONE, "routes": True})
             else:
                 self.network.switch(name, self.file)
-            self._report(name, options, ("externalInterfaces", "startCommand", "stopCommand"))
+            self._report(f" of '{name}'", options, _SWITCH)
         for row in self._rows("controllers"):
             name = _dict(row, "opts").get("hostname", "c0")
             self.note(f"controller '{str(name)[:50]}': switches learn by themselves")
@@ -62,23 +74,30 @@ class _Reader:
     def _host(self, row: dict[str, Any]) -> None:
         name, options = self._name(row, "h")
         values = {key: options.get(key) for key in ("ip", "defaultRoute")}
+        for key, value in values.items():
+            if value and not isinstance(value, str):
+                self.note(f"'{key}' of '{name}' is not a text: not carried over")
+                values[key] = None
         number = options.get("nodeNum", row.get("number"))
         if not values["ip"] and str(number).isdecimal():
             values["ip"] = nth(self.base, int(str(number)[:9]))
         self.network.host(name, self.file, values)
-        known = ("externalInterfaces", "vlanInterfaces", "privateDirectory")
-        self._report(name, options, (*known, "startCommand", "stopCommand", "cpu", "cores"))
+        self._report(f" of '{name}'", options, _HOST)
 
-    def _report(self, name: str, options: dict[str, Any], keys: tuple[str, ...]) -> None:
-        for key in keys:
-            if options.get(key):
-                self.note(f"'{key}' of '{name}' is not carried over")
+    def _report(self, owner: str, options: dict[str, Any], known: tuple[str, ...]) -> None:
+        for key, value in options.items():
+            if key not in known and value:
+                self.note(f"'{key[:50]}'{owner} is not carried over")
 
     def _link(self, number: int, row: dict[str, Any]) -> None:
         ends = (row.get("src"), row.get("dest"))
         if not isinstance(ends[0], str) or not isinstance(ends[1], str):
             raise Usage(f"{self.file}: link {number} lacks an end")
-        self.network.link((ends[0], ends[1]), f"{self.file}: link {number}", _dict(row, "opts"))
+        options = _dict(row, "opts")
+        for key, value in options.items():
+            if key not in _LINK and value:
+                self.note(f"link {number}: '{key[:50]}' is not carried over")
+        self.network.link((ends[0], ends[1]), f"{self.file}: link {number}", options)
 
 
 def _dict(row: dict[str, Any], key: str) -> dict[str, Any]:
