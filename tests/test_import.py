@@ -18,7 +18,15 @@ from support.labs import Lab
 
 from dumm_tools import language
 from dumm_tools.errors import DummError, NotFound, Usage
-from dumm_tools.importing import containerlab, kathara, mininet, naming, printing, yamltree
+from dumm_tools.importing import (
+    containerlab,
+    kathara,
+    mininet,
+    naming,
+    printing,
+    variables,
+    yamltree,
+)
 from dumm_tools.importing.topology import Topology
 
 CHOICE = printing.Choice()
@@ -169,6 +177,22 @@ def test_values_and_comments_of_kathara(tmp_path: Path) -> None:
     assert second == b"# Name: \\x1b[31m\\x07"
 
 
+def test_options_of_kathara_that_are_lost(tmp_path: Path) -> None:
+    text = "a[0]=A/zz\na[bridged]=true\na[bridged_iface]=5\na[entrypoint]=x\na[shell]=/bin/sh\n"
+    lab = kathara.read(str(make(tmp_path, {"lab.conf": text})))
+    assert [note.rpartition(": ")[2] for note in lab.notes] == [
+        *("not carried over", "a[bridged_iface]=5 is not carried over"),
+        "a[entrypoint]=x is not carried over",
+    ]
+
+
+def test_scripts_that_many_devices_share_are_bounded(tmp_path: Path) -> None:
+    devices = "".join(f"a{n}[0]=A\n" for n in range(100))
+    make(tmp_path, {"lab.conf": devices, "shared.startup": "# x\n" * 100_000})
+    with pytest.raises(Usage, match=r"shared\.startup: the lab file would be larger than 32 MiB"):
+        kathara.read(str(tmp_path))
+
+
 def test_places_that_cannot_be_said_are_left_out(tmp_path: Path) -> None:
     """The place of files begins after the last `:/`."""
     files = {"lab.conf": "a[0]=A\na[volume]=data|/x:/y\na[volume]=data|/z/\n", "data/f": ""}
@@ -283,6 +307,94 @@ def test_containerlab(tmp_path: Path) -> None:
         assert part in said, (part, said)
 
 
+CLAB = """\
+foo: 1
+topology:
+  bar: 1
+  nodes:
+    a:
+%s
+    b: {kind: linux, env-files: [more]}
+    br: {kind: bridge, exec: [ip a]}
+    h: {kind: host, binds: ["a:/b"], labels: {x: y}}
+  links:
+%s
+"""
+
+
+@pytest.mark.parametrize(
+    ("node", "link", "notes"),
+    [
+        ("cmd: [a, b]", "", ["6: 'cmd' is not a text"]),
+        ("exec: {a: b}", "", ["6: 'exec' is not a list of texts"]),
+        ("exec: [[a]]", "", ["6: 'exec' is not a list of texts"]),
+        ("binds: [{a: b}]", "", ["6: 'binds' is not a list of texts"]),
+        ("env: [A=1]", "", ["6: 'env' is not a list of keys with values"]),
+        ("sysctls: {a: [1]}", "", ["6: 'sysctls' is not a list of keys"]),
+        ("image: {a: 1}", "", ["6: 'image' is not a text"]),
+        (f"cmd: {'x' * (129 << 10)}", "", ["it is too long: not carried over"]),
+        ("", "endpoints: [a:x, b:y]\n    foo: 1", ["foo' of a link"]),
+        ("", "endpoints: [{node: a, interface: x, foo: 1}, b:y]", ["foo' of a link"]),
+        ("", "endpoints: [a:x, b:y]\n    mtu: [1]", ["MTU '': not carried over"]),
+        ("", "endpoints: [a:x, b:y]\n    ipv4: [1.1.1.1, '', 2.2.2.2]", ["is not two addresses"]),
+        ("", "endpoints: [{node: a, interface: x, mac: z, ipv4: 10.0.0.1/8, ipv6: z}, b:y]",
+         ["bad MAC address", "bad address 'z'"]),
+        ("", "endpoints: [a:x, {node: br, interface: y, ipv4: 10.0.0.1/8}]", ["addresses of 'br'"]),
+    ],
+)  # fmt: skip
+def test_nothing_of_containerlab_is_lost_in_silence(
+    tmp_path: Path, node: str, link: str, notes: list[str]
+) -> None:
+    (tmp_path / "more").write_text("# x\n\nA=1\nB\n")
+    lab = clab(tmp_path, CLAB % (f"      {node}" if node else "", f"  - {link}" if link else ""))
+    always = [
+        "yml:1: 'foo'",
+        "yml:3: 'bar'",
+        "more:4: 'B' has no value",
+        "'exec': not",
+        "'binds': not",
+    ]
+    for part in (*always, *notes):
+        assert len([note for note in lab.notes if part in note]) == 1, (part, lab.notes)
+    assert len(lab.notes) == len(always) + len(notes), lab.notes
+    if "10.0.0.1/8, ipv6" in link:  # what is right is kept
+        assert lab.machines["a"].nics["x"].addresses == ["10.0.0.1/8"]
+
+
+def test_work_for_containerlab_is_bounded(tmp_path: Path) -> None:
+    nodes = " nodes:\n" + "".join(f"  n{n}:\n" for n in range(3900))
+    keys = "".join(f"  k{n}: 1\n" for n in range(9000))
+    for defaults in (f"{{exec: ['{'x' * 90000}']}}", f"\n{keys}", f"{{binds: [{'a:/a,' * 9000}]}}"):
+        with pytest.raises(Usage, match="the lab file would be larger"):
+            clab(tmp_path, f"topology:\n defaults: {defaults}\n{nodes}")
+    with pytest.raises(Usage, match="too much text"):
+        clab(tmp_path, f"a: &a {'x' * 500_000}\nb: [{'*a,' * 9000}]\n")
+    with pytest.raises(Usage, match="larger than 1024 KiB with its variables"):
+        clab(tmp_path, "${A}" * 9000, A="x" * 1000)
+
+    class Text(str):
+        counted = 0
+
+        def count(self, *args: Any) -> int:
+            Text.counted += args[2] - args[1]
+            return super().count(*args)
+
+    places: list[int] = []
+    text = Text("${X}\n" * 100)
+    variables.expand(text, {}, lambda line, _: places.append(line), 1000)
+    assert places == list(range(1, 101))
+    assert Text.counted <= len(text)
+
+
+def test_merging_many_keys_of_yaml() -> None:
+    def read(count: int) -> None:
+        keys = "".join(f"k{n}: 1, " for n in range(count))
+        text = f"a: &a {{{keys}}}\nc: &c {{}}\nb:\n  <<: [*a, {'*c, ' * count}]\n"
+        assert len(yamltree.parse(text, "x").get("b").keys) == count
+
+    check_linear(read)
+
+
 def test_command_of_an_image_is_run_before_those_of_the_topology(tmp_path: Path) -> None:
     def command_of(master: str) -> list[str] | None:
         if master == "gone":
@@ -336,6 +448,7 @@ def test_variables_of_the_environment(tmp_path: Path) -> None:
         ('topology:\n  "\\0": a', "demo.clab.yml:2: characters"),
         ('topology: "\\uD800"', "demo.clab.yml:1: "),
         ("? [a]\n: b", "a key that is not text"),
+        ("topology:\n  nodes:\n    a:\n    a:\n", "demo.clab.yml:4: there are two keys 'a'"),
         ("!!python/object/apply:os.system ['touch x']", "no topology.nodes"),
         ("x" * ((1 << 20) + 1), "larger than"),
         ("a\0b", "not a text file"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from typing import NamedTuple
 
 from dumm_tools import address
@@ -13,6 +14,9 @@ from dumm_tools.importing.yamltree import Value
 #: Types of links between two nodes, and words for the node in brief links of other types.
 _PAIRS = ("", "veth", "veth-stitch", "brief")
 _SPECIAL = ("host", "mgmt-net", "macvlan")
+#: Keys of links that have an equivalent, and those that make no difference here.
+_KEYS = ("type", "endpoints", "endpoint", "host-interface", "mtu", "ipv4", "ipv6", "labels", "vars")
+_END_KEYS = ("node", "interface", "mac", "ipv4", "ipv6", "vars")
 
 
 class _End(NamedTuple):
@@ -31,15 +35,19 @@ class Links:
         self._lab, self._file = lab, file
         self._bridges: dict[str, Segment] = {}
         self._hosts = {"host"}
+        #: Nodes that are something else than machines.
+        self._others = {*_SPECIAL, *self._hosts}
         self._lost: set[str] = set()
 
     def bridge(self, node: str, segment: Segment) -> None:
         """A node is a bridge."""
         self._bridges[node] = segment
+        self._others.add(node)
 
     def host(self, node: str) -> None:
         """A node is the host."""
         self._hosts.add(node)
+        self._others.add(node)
 
     def lost(self, node: str) -> None:
         """A node is not carried over."""
@@ -51,21 +59,30 @@ class Links:
     def add(self, link: Value) -> None:
         """Add a link."""
         kind = link.get("type").text
+        if kind in (*_PAIRS, *_SPECIAL):
+            self._report(link, _KEYS)
+        for end in (*link.get("endpoints").items, link.get("endpoint")):
+            self._report(end, _END_KEYS)
         if kind in _PAIRS:
             ends = self._pair(link)
             if ends is not None:
                 self._connect(link, *ends)
             return
-        end = _extended(link.get("endpoint"))
+        found = _extended(link.get("endpoint"))
         host = link.get("host-interface").text
-        if end is None:
+        if found is None:
             self._note(link, f"link of type '{kind}' without a node: not carried over")
         elif kind in _SPECIAL:
-            self._connect(link, end, _End(kind, host))
+            self._connect(link, found, _End(kind, host))
         else:
             if kind != "dummy":
                 self._note(link, f"link of type '{kind}': the interface is connected to nothing")
-            self._nic(link, end, self._lab.between((end.node, kind), self._file))
+            self._nic(link, found, self._lab.between((found.node, kind), self._file))
+
+    def _report(self, value: Value, known: Collection[str]) -> None:
+        for key, each in value.keys.items():
+            if key not in known and each.data not in (None, [], {}):
+                self._note(each, f"'{key}' of a link: not carried over")
 
     def _pair(self, link: Value) -> tuple[_End, _End] | None:
         found = [_brief(each) or _extended(each) for each in link.get("endpoints").items]
@@ -73,14 +90,18 @@ class Links:
             self._note(link, "a link without two endpoints: not carried over")
             return None
         for key in ("ipv4", "ipv6"):
-            for number, value in enumerate(link.get(key).items[:2]):
+            values = link.get(key).items
+            if len(values) > 2 or not all(isinstance(each.data, str | None) for each in values):
+                self._note(link, f"'{key}' is not two addresses: not carried over")
+                continue
+            for number, value in enumerate(values):
                 if value.text and (end := found[number]) is not None:
                     found[number] = end._replace(addresses=(*end.addresses, value.text))
         first, second = (each for each in found if each is not None)
         return first, second
 
     def _connect(self, link: Value, first: _End, second: _End) -> None:
-        if first.node in (*_SPECIAL, *self._hosts, *self._bridges):
+        if first.node in self._others:
             first, second = second, first
         segment = self._segment(link, first, second)
         for end in (first, second):
@@ -112,7 +133,9 @@ class Links:
         return segment
 
     def _nic(self, link: Value, end: _End, segment: Segment) -> None:
-        if end.node in (*_SPECIAL, *self._hosts, *self._bridges, *self._lost):
+        if end.node in self._others or end.node in self._lost:
+            if end.addresses or end.mac:
+                self._note(link, f"addresses of '{end.node}' are not carried over")
             return
         where = f"{self._file}:{link.line}"
         if end.node not in self._lab.machines:
@@ -123,14 +146,17 @@ class Links:
             self._settings(link, end, nic)
 
     def _settings(self, link: Value, end: _End, nic: Nic) -> None:
+        for text in end.addresses:
+            try:
+                nic.addresses.append(address.interface(text))
+            except Usage as e:
+                self._note(link, f"{e}: not carried over")
         try:
-            if end.mac:
-                nic.mac = address.mac(end.mac)
-            nic.addresses = [address.interface(text) for text in end.addresses]
+            nic.mac = address.mac(end.mac) if end.mac else None
         except Usage as e:
             self._note(link, f"{e}: not carried over")
         mtu = link.get("mtu").text
-        if mtu:
+        if link.get("mtu").data is not None:
             if mtu.isascii() and mtu.isdecimal() and 68 <= int(mtu[:9]) <= address.MTU_MAX:
                 nic.mtu = int(mtu)
             else:

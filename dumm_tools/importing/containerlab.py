@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from dumm_tools.errors import NotFound, Usage
 from dumm_tools.importing import script, source, variables, yamltree
@@ -29,6 +29,16 @@ _IGNORED = (
     *("cgroup-parent", "pid-mode", "certificate", "credentials", "link-apply-mode", "extras"),
     *("enforce-startup-config", "suppress-startup-config", "config", "aliases"),
 )
+#: Those of nodes that are bridges, or the host, which need nothing else.
+_OF_BRIDGES = ("kind", "group", *_IGNORED)
+#: Keys of the file and of the topology.
+_TOP = ("name", "prefix", "topology", "mgmt", "debug")
+_TOPOLOGY = ("defaults", "kinds", "groups", "nodes", "links")
+#: Longest command: exec(2) accepts no longer word, and shlex takes quadratic time for one.
+_COMMAND_MAX = 128 << 10
+#: Work for a file, as that for so many characters.
+_FILE = 512
+_LISTS, _MAPS = ("binds", "exec", "env-files"), ("env", "sysctls")
 #: The settings of containers that differ from those of a kernel.
 _SYSCTLS = {"net.ipv4.ip_forward": "1"}
 _REASONS = {
@@ -50,6 +60,8 @@ class _Reader:
         self._environment, self._is_mapped = environment, is_mapped
         self._top = self._parse(source.read(path, yamltree.SIZE_MAX))
         self._topology = self._top.get("topology")
+        self._lengths: dict[int, int] = {}
+        self._words_of: dict[str, list[str]] = {}
         self.name = self._top.get("name").text or "lab"
 
     def _parse(self, text: str) -> Value:
@@ -64,7 +76,10 @@ class _Reader:
         def unset(line: int, name: str) -> None:
             self.lab.note(f"{self.file}:{line}", f"variable '{name}' is not set: left as it is")
 
-        expanded = variables.expand(text, self._environment, unset)
+        try:
+            expanded = variables.expand(text, self._environment, unset, yamltree.SIZE_MAX)
+        except Usage as e:
+            raise Usage(f"'{self.file}' is {e}") from None
         return yamltree.parse(expanded, self.file)
 
     def where(self, value: Value) -> str:
@@ -72,6 +87,8 @@ class _Reader:
 
     def read(self) -> Topology:
         self.lab.title.append(f"Imported from containerlab's topology '{self.name}'")
+        self._report(self._top, _TOP)
+        self._report(self._topology, _TOPOLOGY)
         nodes = self._topology.get("nodes")
         if not nodes.keys:
             raise Usage(f"{self.where(nodes)}: no topology.nodes")
@@ -90,7 +107,13 @@ class _Reader:
         name = node.get("group").text or defaults.get("group").text
         group = groups.get(name)
         kind = node.get("kind").text or group.get("kind").text or defaults.get("kind").text
-        return [node, group, kinds.get(kind), defaults]
+        shared = [group, kinds.get(kind), defaults]
+        for level in shared:
+            key = id(level.data)  # it lives as long as the file's values
+            if key not in self._lengths:
+                self._lengths[key] = yamltree.length(level)
+            self.lab.spend(self._lengths[key], self.where(node))
+        return [node, *shared]
 
     def _node(self, name: str, node: Value, links: Links) -> None:
         levels = self._levels(node)
@@ -98,10 +121,11 @@ class _Reader:
         kind = first("kind").text
         if kind in _BRIDGES:
             links.bridge(name, self.lab.segment(name, self.where(node)))
-            self._report(node)
+            self._report(node, _OF_BRIDGES)
             return
         if kind == "host":
             links.host(name)
+            self._report(node, _OF_BRIDGES)
             return
         image = first("image").text
         if kind not in _LINUX and not self._is_mapped(image):
@@ -116,13 +140,16 @@ class _Reader:
         self._files(machine, levels)
         self._scripts(machine, levels)
         for level in levels:
-            self._report(level)
+            self._report(level, (*_CARRIED, *_IGNORED))
 
-    def _report(self, level: Value) -> None:
+    def _report(self, level: Value, known: Collection[str]) -> None:
+        """Note what is lost: keys that are not known, and values of another form than they have."""
         for key, value in level.keys.items():
-            if key not in _CARRIED and key not in _IGNORED and value.data not in (None, [], {}):
+            if key not in known and value.data not in (None, [], {}):
                 reason = _REASONS.get(key, "not carried over")
                 self.lab.note(self.where(value), f"'{key}': {reason}")
+            elif key in _CARRIED and (form := _wrong_form(key, value)):
+                self.lab.note(self.where(value), f"'{key}' is not {form}: not carried over")
 
     def _expand(self, text: str, node: str) -> str:
         """Replace containerlab's own variables."""
@@ -134,6 +161,7 @@ class _Reader:
             ("__clabLabName__", f"clab-{self.name}"),
         ):
             text = text.replace(name, value)
+        self.lab.spend(len(text), self.file)
         return text
 
     # ---- files ----
@@ -164,6 +192,7 @@ class _Reader:
 
     def _path(self, said: str, value: Value) -> str | None:
         """The path of a file of the lab; None, and a note, if it is not there."""
+        self.lab.spend(_FILE, self.where(value))
         try:
             path = self.directory.place(said)
         except Outside as e:
@@ -194,23 +223,49 @@ class _Reader:
 
     def _words(self, machine: Machine, value: Value) -> list[str]:
         """The words of a command; it is run without a shell."""
-        try:
-            return shlex.split(self._expand(value.text, machine.said))
-        except ValueError as e:
-            text = f"command {value.text[:200]!r}: {str(e).lower()}: not carried over"
-            self.lab.note(self.where(value), text)
-            return []
+        if value.text not in self._words_of:  # many machines may have the same
+            try:
+                if len(value.text) > _COMMAND_MAX:
+                    raise ValueError("it is too long")
+                self._words_of[value.text] = shlex.split(value.text)
+            except ValueError as e:
+                text = f"command {value.text[:200]!r}: {str(e).lower()}: not carried over"
+                self.lab.note(self.where(value), text)
+                self._words_of[value.text] = []
+        words = self._words_of[value.text]
+        self.lab.spend(16 * len(words), self.where(value))
+        return self._expand("\0".join(words), machine.said).split("\0") if words else []
 
     def _env_files(self, levels: list[Value]) -> dict[str, str]:
         found: dict[str, str] = {}
         for value in _all(levels, "env-files"):
             if (path := self._path(value.text, value)) is None:
                 continue
-            for line in source.read(path).splitlines():
+            text = source.read(path)
+            self.lab.spend(len(text), self.where(value))
+            for number, line in enumerate(text.splitlines(), 1):
                 name, equals, text = line.strip().partition("=")
-                if equals and not name.startswith("#"):
+                if name.startswith("#") or not name:
+                    continue
+                if equals:
                     found[name.strip()] = text.strip().strip("\"'")
+                else:
+                    self.lab.note(f"{value.text}:{number}", f"'{name}' has no value: not set")
         return found
+
+
+def _wrong_form(key: str, value: Value) -> str | None:
+    """The form that the value of a key should have, if it has another."""
+    if key in _MAPS:
+        inner = list(value.keys.values())
+        is_right = isinstance(value.data, dict | None)
+        form = "a list of keys with values"
+    else:
+        inner = value.items if key in _LISTS else [value]
+        is_right = True
+        form = "a list of texts" if key in _LISTS else "a text"
+    is_right = is_right and all(isinstance(each.data, str | None) for each in inner)
+    return None if is_right else form
 
 
 def _first(levels: list[Value]) -> Callable[[str], Value]:

@@ -24,7 +24,7 @@ _METADATA = re.compile(r"(LAB_[A-Z]+)=(.*)")
 _IMAGE = "kathara/base"
 _TRUE, _FALSE = ("y", "yes", "t", "true", "on", "1"), ("n", "no", "f", "false", "off", "0")
 #: Options that make no difference here: terminals are opened when needed, guests may do anything.
-_IGNORED = ("num_terms", "shell", "privileged", "bridged_iface")
+_IGNORED = ("num_terms", "shell", "privileged")
 _SEPARATE = "guests have kernels of their own"
 #: The network of bridged machines: the host, then the machines.
 _NAT_HOST, _NAT_LENGTH = "100.64.0.1", 16
@@ -130,7 +130,7 @@ class _Reader:
             try:
                 nic.mac = address.mac(mac)
             except Usage as e:
-                self.note(line, str(e))
+                self.note(line, f"{e}: not carried over")
 
     def _volume(self, line: int, machine: Machine, value: str) -> None:
         parts = [part for part in value.split("|") if part]
@@ -169,6 +169,7 @@ class _Reader:
                 lines += katharaboot.rights(own)
             if self._is_directory("shared"):
                 self._files("shared", machine, "shared", "/shared")
+            self.lab.spend(len(shared), "shared.startup")
             own_script = os.fsencode(self._with_macs(machine, os.fsdecode(self._script(name))))
             if shared:
                 lines += script.section("shared.startup", shared, apart=bool(own_script))
@@ -220,6 +221,7 @@ class _Reader:
         except Usage as e:
             self.lab.note(file, f"{e}: not carried over")
             return b""
+        self.lab.spend(len(text or ""), file)
         return os.fsencode(text or "")
 
     def rest(self) -> None:
@@ -232,7 +234,7 @@ class _Reader:
                 self._dependencies()
             elif name == "lab.ext":
                 self._external()
-            elif kind == "startup" and dot and stem not in (*self.devices, "shared"):
+            elif kind == "startup" and dot and stem != "shared" and stem not in self.devices:
                 self.note(None, f"there is no device '{stem}' in {CONF}", name)
 
     def _dependencies(self) -> None:

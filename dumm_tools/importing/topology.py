@@ -12,6 +12,8 @@ from dumm_tools.model import Record
 #: More than labs of people have: each becomes a kernel, or a device of the host.
 GUESTS_MAX = 4000
 LINKS_MAX = 40000
+#: Settings that many machines share, and a script for all of them, can be written this often.
+_TEXT_MAX = 32 << 20
 
 
 class Nic(Record):
@@ -74,6 +76,7 @@ class Topology:
         self.segments: dict[str, Segment] = {}
         self.notes: list[str] = []
         self._noted: set[str] = set()
+        self._length = 0
         self._guests = naming.Names("guest", self.note)
         self._bridges = naming.Names("bridge", self.note)
 
@@ -84,6 +87,12 @@ class Topology:
         if line not in self._noted:
             self._noted.add(line)
             self.notes.append(line)
+
+    def spend(self, length: int, where: str) -> None:
+        """Count text that becomes part of the lab file. Usage if it is too much in all."""
+        self._length += length
+        if self._length > _TEXT_MAX:
+            raise Usage(f"{where}: the lab file would be larger than {_TEXT_MAX >> 20} MiB")
 
     def machine(self, said: str, where: str) -> Machine:
         """The machine of this name, made if necessary."""

@@ -11,8 +11,9 @@ from dumm_tools.errors import DummError, Usage
 
 #: The parser in Python reads some 100 KB a second.
 SIZE_MAX = 1 << 20
-#: Values, with those that aliases repeat.
+#: Values and characters, with those that aliases repeat.
 _VALUES_MAX = 100_000
+_TEXT_MAX = 16 * SIZE_MAX
 _DEEPEST = 60
 _NULL = "tag:yaml.org,2002:null"
 
@@ -74,10 +75,16 @@ def parse(text: str, where: str) -> Value:
     return _Converter(where).value(node, 0)
 
 
+def length(value: Value) -> int:
+    """The characters of a value, and some for each value in it."""
+    inner = value.data if isinstance(value.data, list) else value.keys.values()
+    return 16 + len(value.text) + sum(map(length, inner)) + sum(map(len, value.keys))
+
+
 class _Converter:
     def __init__(self, where: str) -> None:
         self._where = where
-        self._count = 0
+        self._count = self._length = 0
 
     def value(self, node: Any, depth: int) -> Value:
         line = node.start_mark.line + 1
@@ -93,6 +100,9 @@ class _Converter:
 
     def _text(self, text: str, line: int) -> str:
         """Text that can be written to a file, and become an argument of a program."""
+        self._length += len(text)
+        if self._length > _TEXT_MAX:
+            raise Usage(f"{self._where}:{line}: too much text, or the same too often")
         try:
             text.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError:
@@ -111,7 +121,10 @@ class _Converter:
             found = self.value(each, depth + 1)
             if name == "<<" and not key.style:
                 for other in found.items:
-                    merged = {**other.keys, **merged}
+                    for name, value in other.keys.items():
+                        merged.setdefault(name, value)
+            elif name in own:
+                raise Usage(f"{self._where}:{key.start_mark.line + 1}: there are two keys '{name}'")
             else:
-                own[str(name)] = found
+                own[name] = found
         return {**merged, **own}
