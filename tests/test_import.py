@@ -177,6 +177,30 @@ def test_values_and_comments_of_kathara(tmp_path: Path) -> None:
     assert second == b"# Name: \\x1b[31m\\x07"
 
 
+def check_printable(lab: Topology) -> None:
+    """There is nothing in statements and comments that would control a terminal, and it is said of
+    two paths that they would."""
+    assert "".join(lines(lab)).isprintable()
+    comments = printing.text(lab, CHOICE).decode().partition("\nfs init\n")[0].split("\n")
+    assert len(comments) == len(lab.title)
+    assert "".join(comments).isprintable()
+    assert len([note for note in lab.notes if "contains control characters: not" in note]) == 2
+
+
+@pytest.mark.parametrize("char", ["\033", "\r", "\x7f", "\x9b", "\n"])
+def test_control_characters_stay_out_of_statements(tmp_path: Path, char: str) -> None:
+    name = f"b{char}c"
+    make(tmp_path, {f"{name}/file": "", "a/f": ""})
+    said = json.dumps(name)[1:-1]
+    binds = f'["{said}:/x", "r.conf:/{said}"]'
+    check_printable(
+        clab(tmp_path, f'name: "{said}"\ntopology: {{nodes: {{a: {{binds: {binds}}}}}}}')
+    )
+    if char != "\n":
+        conf = f"LAB_NAME=x{char}y\na[0]=A\na[volume]={name}|/x\na[volume]=a|/{name}\n"
+        check_printable(kathara.read(str(make(tmp_path, {"lab.conf": conf}))))
+
+
 def test_options_of_kathara_that_are_lost(tmp_path: Path) -> None:
     text = "a[0]=A/zz\na[bridged]=true\na[bridged_iface]=5\na[entrypoint]=x\na[shell]=/bin/sh\n"
     lab = kathara.read(str(make(tmp_path, {"lab.conf": text})))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from dumm_tools import names
+from dumm_tools import messages, names
 from dumm_tools.errors import Usage
 from dumm_tools.importing import naming
 from dumm_tools.model import Record
@@ -60,9 +60,13 @@ class Machine(Record):
 
     def give(self, path: str, place: str = "/") -> None:
         """Give it a file or directory of the host, at a place. Usage for one that cannot be said: a
-        place begins after the last `:/`."""
+        place begins after the last `:/`. Control characters would reach the terminal of somebody
+        who looks at the lab file."""
         if ":/" in place:
             raise Usage(f"'{place}' contains ':/'")
+        for text in (path, place):
+            if messages.printable(text) != text:
+                raise Usage(f"'{text}' contains control characters")
         self.files.append(path if place == "/" and ":/" not in path else f"{path}:{place}")
 
 
