@@ -135,8 +135,8 @@ def _broken_pipes() -> Iterator[None]:
 def decompressed(argv: Sequence[str], chunks: Iterator[bytes]) -> Iterator[int]:
     """Feed `chunks` to a program such as `zstd -dc`; yield a descriptor to read its stdout from.
 
-    Raises if the program found its input to be corrupt, or what `chunks` raises. Once the caller
-    has had enough, their source may be closed at any time.
+    Raises ProgramFailed if the program found its input to be corrupt, or what `chunks` raises. Once
+    the caller has had enough, their source may be closed at any time.
     """
     import sh
 
@@ -206,9 +206,10 @@ def _guarded(chunks: Iterator[bytes], failed: list[BaseException]) -> Iterator[b
         failed.append(e)
 
 
-def _failure(program: str, error: sh.ErrorReturnCode) -> DummError:
-    why = _reason(error.stderr.decode(errors="replace")) or f"exit status {error.exit_code}"
-    return DummError(f"{program} failed: {why}")
+def _failure(program: str, error: sh.ErrorReturnCode) -> ProgramFailed:
+    text = error.stderr.decode(errors="replace")
+    why = _reason(text) or f"exit status {error.exit_code}"
+    return ProgramFailed(f"{program} failed: {why}", text)
 
 
 def _reason(stderr: str) -> str:

@@ -201,6 +201,16 @@ def test_import_an_archive(home: Path, source: Path, tmp_path: Path, option: str
     why = "is not a tar archive" if option == "--" else "ends too early"
     with pytest.raises(DummError, match=why):
         master_import.import_(str(tar), "cut")
+    if option != "--":  # compressed without a fault
+        for text in (b"", b"hello\n"):
+            tar.write_bytes(subprocess.check_output([option.strip("-"), "-c"], input=text))
+            with pytest.raises(DummError, match="is not a tar archive"):
+                master_import.import_(str(tar), "text")
+        damaged = [whole[:60] + b"\xff" * 40 + whole[100:], whole + b"rubbish"]
+        for data in damaged[: 1 if option == "--bzip2" else 2]:  # which ignores what follows
+            tar.write_bytes(data)
+            with pytest.raises(DummError, match="is damaged: "):
+                master_import.import_(str(tar), "damaged")
     assert visible(home) == ["in", "tree"]
 
 

@@ -112,14 +112,11 @@ def headed(head: bytes, rest: BinaryIO) -> BinaryIO:
     return io.BufferedReader(_Headed(head, rest), 1 << 20)
 
 
-def is_compressed(stream: BinaryIO) -> bool:
-    """Whether a stream of `plain` is decompressed."""
-    return not isinstance(getattr(stream, "raw", None), _Headed)
-
-
 @contextlib.contextmanager
 def plain(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
-    """The decompressed stream; DummError names `label`."""
+    """The decompressed stream. Whether it is whole is known once it has been read to its end, and
+    the context is left: EOFError if it is not, DummError with `label`, OSError or zlib.error if it
+    is damaged."""
     magic = b""
     while len(magic) < 6 and (more := source.read(6 - len(magic))):
         magic += more
@@ -145,10 +142,16 @@ def plain(source: BinaryIO, label: str) -> Iterator[BinaryIO]:
         from dumm_tools import foreground
 
         chunks = iter(lambda: buffered.read(_CHUNK), b"")
-        with (
-            foreground.decompressed(["zstd", "-dc"], chunks) as fd,
-            open(fd, "rb", closefd=False) as stream,
-        ):
-            yield stream
+        try:
+            with (
+                foreground.decompressed(["zstd", "-dc"], chunks) as fd,
+                open(fd, "rb", closefd=False) as stream,
+            ):
+                yield stream
+        except foreground.ProgramFailed as e:
+            if "premature end" in e.stderr or "unexpected end" in e.stderr:
+                raise EOFError("unexpected end of data") from None
+            why = e.stderr.strip().rpartition(": ")[2] or str(e)
+            raise DummError(f"'{label}' is damaged: {why}") from None
     else:
         yield buffered

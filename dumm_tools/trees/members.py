@@ -15,7 +15,7 @@ Archive = tarball.Archive | cpio.Archive
 _CHUNK = 64 << 10
 _ZEROS = bytes(_CHUNK)
 _NONE, _EARLY = "is not a tar archive", "ends too early"
-_DAMAGE = (tarfile.TarError, EOFError, zlib.error, OverflowError, ValueError, UnicodeError)
+_DAMAGE = (tarfile.TarError, zlib.error, OverflowError, ValueError, UnicodeError)
 
 
 def each(
@@ -33,18 +33,18 @@ def each(
             while (member := archive.next()) is not None:
                 entries += 1
                 take(archive, member)
-            if not archive.ended:
-                short = entries or decompress.is_compressed(stream)
-                raise DummError(f"'{label}' {_EARLY if short else _NONE}")
-            if not _drain(archive.rest()):
-                raise DummError(
-                    f"'{label}' continues after its end: is it several archives in one?"
-                )
+            is_alone = _drain(archive.rest())
+        # What the compression says of the archive comes first: it is the cause.
+        if not archive.ended:
+            raise DummError(f"'{label}' {_EARLY if entries else _NONE}")
+        if not is_alone:
+            raise DummError(f"'{label}' continues after its end: is it several archives in one?")
+    except EOFError:
+        raise DummError(f"'{label}' {_EARLY}") from None
     except _DAMAGE as e:
         text = str(e) or type(e).__name__
-        damaged = entries or isinstance(e, tarball.Damaged)
-        why = _EARLY if isinstance(e, EOFError) else _NONE
-        raise DummError(f"'{label}' {f'is damaged: {text}' if damaged else why}") from None
+        damaged = entries or isinstance(e, tarball.Damaged | zlib.error)
+        raise DummError(f"'{label}' {f'is damaged: {text}' if damaged else _NONE}") from None
     except OSError as e:
         if (
             e.errno is None or type(e).__module__ == "gzip"
