@@ -583,22 +583,25 @@ def test_extcap_alone(lab: Lab) -> None:
     lab("dumm-extcap", env=env, status=2)
 
 
+@pytest.mark.parametrize(("first", "second", "shown"), [("lab", "lab", "lab"), ("a}", "a)", "a)")])
 def test_labs_of_the_same_name_are_told_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str, second: str, shown: str
 ) -> None:
-    for parent in "xy":
-        (tmp_path / parent / "lab").mkdir(parents=True)
+    """Also if they have the same name only in Wireshark."""
+    for parent, lab in (("x", first), ("y", second)):
+        (tmp_path / parent / lab).mkdir(parents=True)
 
         def name(state: State, id_: str = parent * 6) -> None:
             state.id = id_
 
-        recorded(tmp_path / parent / "lab", "a", fill=name)
-    monkeypatch.setenv("DUMM_LABS", f"{tmp_path}/x/lab:{tmp_path}/y/lab:{tmp_path}/none")
+        recorded(tmp_path / parent / lab, "a", fill=name)
+    monkeypatch.setenv("DUMM_LABS", f"{tmp_path}/x/{first}:{tmp_path}/y/{second}:{tmp_path}/none")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.delenv("DUMM_DIR", raising=False)
     monkeypatch.setattr("dumm_tools.running.liveness.guest_state", lambda *_: "running")
     said: list[str] = []
-    assert [place.name for place in named.places(said.append)] == ["@lab-xxxxxx", "@lab-yyyyyy"]
+    names = [place.name for place in named.places(said.append)]
+    assert names == [f"@{shown}-xxxxxx", f"@{shown}-yyyyyy"]
     assert said == []
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dumm_tools import __version__, messages, proc
+from dumm_tools import __version__, proc
 from dumm_tools.cli import commands, ending, lab
 from dumm_tools.cli.words import File
 from dumm_tools.errors import DummError, NotFound, Usage
@@ -54,8 +54,7 @@ def cli(
     if listing:
         click.echo(f"extcap {{version={__version__}}}{{display=dumm-tools}}")
         for place in named.places(ending.note):
-            name, title = _plain(place.name), _plain(place.display)
-            click.echo(f"interface {{value={name}}}{{display={title}}}")
+            click.echo(f"interface {{value={place.name}}}{{display={place.display}}}")
         return 0
     if name is None:
         raise click.UsageError("one of --extcap-interfaces and --extcap-interface is needed")
@@ -64,17 +63,12 @@ def cli(
         return 0
     if config:
         return 0
-    found = next((p for p in named.places(proc.log) if _plain(p.name) == name), None)
+    found = next((p for p in named.places(proc.log) if p.name == name), None)
     if found is None:
         raise NotFound(f"no interface '{name}'", hint="is a guest on it running?")
     if capture and fifo is None:
         raise click.UsageError("--capture needs --fifo")
     return _capture(found, expression, fifo if capture else None)
-
-
-def _plain(text: str) -> str:
-    """A text without what has a meaning in Wireshark's syntax, or on a terminal."""
-    return messages.printable(text).translate(str.maketrans("{}", "()"))
 
 
 def _capture(place: Place, expression: str | None, fifo: str | None) -> int:

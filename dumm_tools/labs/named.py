@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from dumm_tools import statefile, trust
+from dumm_tools import messages, statefile, trust
 from dumm_tools.errors import DummError, NotFound
 from dumm_tools.model import State
 from dumm_tools.running import liveness
@@ -18,7 +18,8 @@ Report = Callable[[str], object]
 
 class Place(NamedTuple):
     """Something to capture: its name among those of all labs, what it is in words, and the lab.
-    Neither an interface nor a bridge: all interfaces of the lab."""
+    Both texts are printable, and without braces. Neither an interface nor a bridge: all interfaces
+    of the lab."""
 
     name: str
     display: str
@@ -56,12 +57,17 @@ def places(report: Report) -> list[Place]:
             continue
         except DummError as e:
             report(f"{path}: {e}")
-    titles = [os.path.basename(labdir) or "lab" for labdir, _ in loaded]
+    titles = [_plain(os.path.basename(labdir)) or "lab" for labdir, _ in loaded]
     found = []
     for (labdir, state), title in zip(loaded, titles, strict=True):
         unique = title if titles.count(title) == 1 else f"{title}-{state.id}"
         found += list(_of_lab(labdir, state, unique))
     return found
+
+
+def _plain(text: str) -> str:
+    """A text without what has a meaning in Wireshark's syntax, or on a terminal."""
+    return messages.printable(text).translate(str.maketrans("{}", "()"))
 
 
 def _of_lab(labdir: str, state: State, lab: str) -> Iterator[Place]:
