@@ -249,6 +249,10 @@ def test_what_cannot_be_done_is_found_before_anything_is_done(lab: Lab) -> None:
         text = b"bridge create lan9\n" + line
         assert message in lab("dumm-console apply -", stdin=text, status=status).err
         assert dumped(lab) == before
+    # The bridge has the name of the guest that is paused, and nothing else to do with it.
+    lab("dumm-guest create b")
+    apply(lab, b"bridge create a\niface create b-eth0\nbridge connect a b-eth0")
+    apply(lab, b"iface create b-eth1 --bridge a")
     lab("dumm-guest resume a")
     assert not (lab.directory / "templates/typo").exists()
     assert apply(lab, b"fs template load new --create", "--dry-run", status=1) == ""

@@ -49,7 +49,7 @@ def show(file: File, *, prune: bool) -> int:
     labdir = lab.labdir()
     steps = _completing(labdir, unfinished.left(labdir))
     steps += _plan(labdir, file, prune=prune).steps
-    sys.stdout.buffer.write(b"".join(command.text for command in dict.fromkeys(steps)))
+    sys.stdout.buffer.write(b"".join(dict.fromkeys(command.text for command in steps)))
     return 1 if steps else 0
 
 
@@ -184,28 +184,13 @@ def _check_names(labdir: str, steps: list[Command]) -> None:
             host_links.check_free(state, command.words[2])
 
 
-#: Verbs that a guest has to do its part of, if it runs.
-_LIVE = {
-    *(("iface", verb) for verb in ("create", "delete", "set", "address", "route", "rule")),
-    ("bridge", "connect"),
-}
-
-
 def _check_guests(labdir: str, steps: list[Command]) -> None:
     """Raise Conflict if one of the guests that have to do something is paused, or comes or goes."""
     from dumm_tools import statefile
     from dumm_tools.net import cable
 
     state = statefile.load(labdir)
-    busy: set[str] = set()
-    for command in steps:
-        if command.words[:2] in _LIVE:
-            guests = {word.rpartition("-")[0] or word for word in command.words[2:]}
-            busy |= guests & state.guests.keys()
-        elif command.words[:3] == ("fs", "overlay", "add") and command.words[3] in state.guests:
-            busy.add(command.words[3])
-    stopped = {word for each in steps if each.words[:2] == ("guest", "stop") for word in each.words}
-    for name in sorted(busy - stopped):
+    for name in sorted({command.guest for command in steps if command.guest in state.guests}):
         cable.reachable(labdir, state, name)
 
 

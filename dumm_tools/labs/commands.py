@@ -21,11 +21,13 @@ _SHAPE = ("delay", "jitter", "loss", "rate", "duplicate", "corrupt", "reorder")
 
 
 class Command(NamedTuple):
-    """The words of a command, without "dumm-", and its standard input. `new` is the guest that it
-    is about if this does not exist yet, and nothing but records are concerned."""
+    """The words of a command, without "dumm-", and its standard input. `guest` is the one that has
+    to do its part, if it runs. `new` is the guest that the command is about if this does not exist
+    yet, and nothing but records are concerned."""
 
     words: Words
     document: bytes | None = None
+    guest: str | None = None
     new: str | None = None
 
     @property

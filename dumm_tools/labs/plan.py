@@ -49,7 +49,7 @@ def _changes(now: Description, wanted: Description, look: Look) -> Iterator[Comm
         if before.ifaces[name].guest in after.guests
     }
     for name in sorted(lost):
-        yield Command(("iface", "delete", name))
+        yield Command(("iface", "delete", name), guest=before.ifaces[name].guest)
     left = _left(before, lost)
     superfluous = sorted(before.bridges.keys() - after.bridges.keys())
     # Bridges go last: their members move to others without a moment between the two.
@@ -173,7 +173,7 @@ def _rules(now: Guest | None, wanted: Guest) -> Iterator[Command]:
         found = edits(old, new)
         for verb, some in (("del", found.first), ("add", found.add), ("del", found.last)):
             for rule in some:
-                yield Command(commands.rule(verb, wanted.name, rule))
+                yield Command(commands.rule(verb, wanted.name, rule), guest=wanted.name)
 
 
 def _overlays(now: Guest | None, wanted: Guest, creatable: frozenset[str]) -> Iterator[Command]:
@@ -183,7 +183,7 @@ def _overlays(now: Guest | None, wanted: Guest, creatable: frozenset[str]) -> It
     found = edits(before[::-1], wanted.overlays[::-1])
     # Nothing has to go `first`: a layer that is added again moves to the top.
     for layer in found.add:  # one that is already there moves to the top
-        create = layer in creatable
-        yield Command(commands.overlay(wanted.name, layer, absolute, create=create))
+        words = commands.overlay(wanted.name, layer, absolute, create=layer in creatable)
+        yield Command(words, guest=wanted.name)
     for layer in found.last:
         yield Command(("fs", "overlay", "del", wanted.name, layer))

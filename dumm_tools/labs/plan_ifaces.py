@@ -59,7 +59,8 @@ def vacated(now: Iface, wanted: Iface, moving: set[str]) -> Iterator[Command]:
     """Addresses that another interface, or the host, gets."""
     found = addresses(now.addresses, wanted.addresses, moving)
     if found.first:
-        yield Command(("iface", "address", "del", now.name, *found.first))
+        words = ("iface", "address", "del", now.name, *found.first)
+        yield Command(words, guest=now.guest)
 
 
 def ifaces(
@@ -68,6 +69,7 @@ def ifaces(
     """The interfaces of one guest. Routes go before the addresses that they depend on, and come
     after them; a new address comes before an old one goes."""
     wanted = sorted(wanted, key=lambda iface: iface.name)
+    guest = wanted[0].guest if wanted else None
     changed = [i for i in wanted if i.name not in left or not same(left[i.name], i)]
     if not changed:
         return
@@ -85,23 +87,25 @@ def ifaces(
         # A gateway may be on the segment because of another route.
         for owner, route in reversed(there[iface.name]):
             if (owner, route) not in kept and (owner, route) not in in_place:
-                yield Command(commands.no_route(owner, route, alike[route.dest]))
+                yield Command(commands.no_route(owner, route, alike[route.dest]), guest=guest)
                 alike[route.dest].remove(route)
     for iface in changed:
         yield from _iface(before, left.get(iface.name), iface, moving)
     for owner, route in in_place.values():
-        yield Command((*commands.route(owner, route), "--may-exist"))
+        yield Command((*commands.route(owner, route), "--may-exist"), guest=guest)
     for iface in changed:
         if (now := left.get(iface.name)) is not None:
             found = addresses(now.addresses, iface.addresses, moving)
             if found.last:
-                yield Command(("iface", "address", "del", iface.name, *found.last))
+                words = ("iface", "address", "del", iface.name, *found.last)
+                yield Command(words, guest=guest)
             if iface.mtu < now.mtu:  # perhaps too small for those
-                yield Command(("iface", "set", iface.name, "--mtu", str(iface.mtu)))
+                words = ("iface", "set", iface.name, "--mtu", str(iface.mtu))
+                yield Command(words, guest=guest)
     replacing = set(in_place.values())
     for owner, route in new:
         if (owner, route) not in replacing:
-            yield Command(commands.route(owner, route))
+            yield Command(commands.route(owner, route), guest=guest)
 
 
 def _in_place(gone: Iterable[Owned], new: Iterable[Owned], meanwhile: State) -> dict[Owned, Owned]:
@@ -137,24 +141,24 @@ def _is_possible(state: State, each: Owned) -> bool:
 
 
 def _iface(before: State, now: Iface | None, wanted: Iface, moving: set[str]) -> Iterator[Command]:
-    name = wanted.name
+    name, guest = wanted.name, wanted.guest
     if now is None:
-        yield Command(commands.iface(wanted))
+        yield Command(commands.iface(wanted), guest=guest)
         now = wanted.but(up=True, shape={})
     if now.bridge != wanted.bridge:
         if wanted.bridge is None:
             yield Command(("bridge", "disconnect", name))
         else:
-            yield Command(("bridge", "connect", wanted.bridge, name))
+            yield Command(("bridge", "connect", wanted.bridge, name), guest=guest)
     words: Words = ()
     if now.mtu < wanted.mtu:
         words += ("--mtu", str(wanted.mtu))
     if now.mac != wanted.mac:
         words += ("--mac", wanted.mac or address.made_mac(f"{before.id} {name}"))
     if words:
-        yield Command(("iface", "set", name, *words))
+        yield Command(("iface", "set", name, *words), guest=guest)
     if add := addresses(now.addresses, wanted.addresses, moving).add:
-        yield Command(("iface", "address", "add", name, *add))
+        yield Command(("iface", "address", "add", name, *add), guest=guest)
     if now.up != wanted.up:
         yield Command(("iface", "up" if wanted.up else "down", name))
     if now.shape != wanted.shape:
