@@ -34,7 +34,7 @@ def each(
                 entries += 1
                 take(archive, member)
             is_alone = _drain(archive.rest())
-        # What the compression says of the archive comes first: it is the cause.
+        # A fault of the compression has been reported before this: it would be the cause.
         if not archive.ended:
             raise DummError(f"'{label}' {_EARLY if entries else _NONE}")
         if not is_alone:
