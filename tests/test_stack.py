@@ -76,7 +76,7 @@ def test_loaded_template_is_recorded_for_each_guest(pair: Lab) -> None:
     pair("dumm-guest restart --all")
     assert [read(pair, g, "/etc/hosts") for g in "ab"] == ["for a\n", "for b\n"]
     listed = json.loads(pair("dumm-fs template list --format json").out)
-    assert listed == [{"name": "T", "loaded": True, "guests": ["a", "b"]}]
+    assert listed == [{"name": "T", "loaded": True, "guests": ["a", "b"], "fresh": False}]
     # A guest that is created now gets its layer, too.
     pair("dumm-guest create c --start")
     pair(["dumm-guest", "exec", "c", "--", "touch", "/root/of-c"])
