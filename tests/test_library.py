@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -37,6 +38,36 @@ from dumm_tools.api import reference, views
 from dumm_tools.cli import bridge, fs_files, fs_layers, guest, iface, iface_route
 
 grouped = pytest.mark.xdist_group("library")
+
+
+@pytest.mark.uml
+def test_lab_that_existed_is_not_destroyed(library: None, tmp_path: Path) -> None:
+    with Lab.create(tmp_path / "lab", isolated=True) as lab:
+        lab.guest("alice").create()
+        lab.keep()
+    with Lab.create(tmp_path / "lab", isolated=True, may_exist=True) as again:
+        assert [each.name for each in again.guests()] == ["alice"]
+    with Lab(tmp_path / "lab") as lab:
+        assert [each.name for each in lab.guests()] == ["alice"]
+        lab.destroy()
+
+
+@pytest.mark.uml
+def test_files_that_are_read_are_those_of_the_guest(library: None, tmp_path: Path) -> None:
+    """A guest may leave links and FIFOs, which would lead elsewhere here, or never end."""
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/one").write_text("one")
+    with Lab.create(tmp_path / "lab", isolated=True, kernel=SUITES[-1], master="busybox") as lab:
+        alice = lab.guest("alice").create()
+        own = Path(lab.directory) / "host/alice"
+        (own / "link").symlink_to(tmp_path / "secret")
+        os.mkfifo(own / "fifo")
+        for path in ("/link", "/fifo", "/etc"):
+            with pytest.raises(DummError, match=f"'{path}' of guest 'alice' is not a regular file"):
+                alice.read_text(path)
+        lab.copy(f"{tmp_path}/tree/.", to="alice:/root")
+        assert alice.read_text("/root/one") == "one"
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -36,6 +36,7 @@ class Running:
         #: Bytes of input that were sent, and that the program has got.
         self._sent = self._taken = 0
         self._moved = threading.Condition()
+        self._feeding = threading.Lock()  # keeps inputs in their order
 
     def begin(self, message: Message) -> None:
         """Send it. SessionEnded."""
@@ -63,12 +64,13 @@ class Running:
         has ended. SessionEnded."""
         import base64
 
-        with self._moved:
-            while self._sent - self._taken > AHEAD and not self.future.done():
-                self._moved.wait()
-            if self.future.done():
-                return
-            self._sent += len(data)
+        with self._feeding:
+            with self._moved:
+                while self._sent - self._taken > AHEAD and not self.future.done():
+                    self._moved.wait()
+                if self.future.done():
+                    return
+                self._sent += len(data)
             coded = base64.b64encode(data).decode()
             self._process.send({"id": self._number, "input_base64": coded})
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 
 from dumm_tools.api import views, words
 from dumm_tools.api.part import Part
 from dumm_tools.api.views import Change
 from dumm_tools.api.words import Path
+from dumm_tools.errors import DummError
 
 
 class Files(Part):
@@ -17,7 +19,7 @@ class Files(Part):
     def copy_to(self, *sources: Path, path: str) -> None:
         """Copy files and trees of the host to `path` in the guest: an existing directory or a new
         name, as `dumm-fs cp`. NotFound, DummError."""
-        given = [words.local(source) + _slash(source) for source in sources]
+        given = [words.local(source) + words.slash(source) for source in sources]
         self._channel.call(["fs", "cp", *given, f"{self.name}:{path}"])
 
     def copy_from(self, *paths: str, to: Path) -> None:
@@ -27,10 +29,16 @@ class Files(Part):
         self._channel.call(["fs", "cp", *given, words.local(to)])
 
     def read_bytes(self, path: str) -> bytes:
-        """The contents of a file. NotFound."""
+        """The contents of a regular file. NotFound; DummError for a link or anything else."""
         with tempfile.TemporaryDirectory(prefix="dumm-file-") as place:
             target = os.path.join(place, "file")
             self.copy_from(path, to=target)
+            # The copy of a link would lead to a file of this host.
+            if not stat.S_ISREG(os.lstat(target).st_mode):
+                raise DummError(
+                    f"'{path}' of guest '{self.name}' is not a regular file",
+                    hint="`cat` in the guest follows links",
+                )
             with open(target, "rb") as file:
                 return file.read()
 
@@ -47,7 +55,8 @@ class Files(Part):
         """Make a file with these contents, owned by root, or replace one. NotFound if its directory
         does not exist."""
         with tempfile.TemporaryDirectory(prefix="dumm-file-") as place:
-            source = os.path.join(place, os.path.basename(path) or "file")
+            last = os.path.basename(path)
+            source = os.path.join(place, "file" if last in ("", ".", "..") else last)
             with open(source, "xb") as file:
                 file.write(data)
                 os.fchmod(file.fileno(), mode)
@@ -97,8 +106,3 @@ class Files(Part):
         """The directories on top of the guest's layers, newest first."""
         found = self._channel.call(["fs", "overlay", "list", "-z", "-q", self.name])
         return os.fsdecode(found.stdout).split("\0")[:-1]
-
-
-def _slash(path: Path) -> str:
-    """The end of a path that means the contents of a directory, which normalizing would remove."""
-    return "/." if os.fspath(path).endswith("/.") else ""

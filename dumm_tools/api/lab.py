@@ -149,7 +149,7 @@ class Lab(Opened):
 
     def copy(self, *sources: str, to: str) -> None:
         """Copy files to, from and between guests, as `dumm-fs cp`: GUEST:PATH is in a guest."""
-        given = [each if ":" in each else words.local(each) for each in (*sources, to)]
+        given = [_place(each) for each in (*sources, to)]
         self._channel.call(["fs", "cp", *given])
 
     def run(self, command: Sequence[str], *, check: bool = False) -> Completed[str]:
@@ -179,6 +179,12 @@ class Lab(Opened):
         if error is not None and check:
             raise error
         return answers.outcome(answer._replace(faults=[]), text=True)
+
+
+def _place(text: str) -> str:
+    """GUEST:PATH, or a path of the host; that is one with a slash before the colon, too."""
+    guest, colon, _ = text.partition(":")
+    return text if colon and "/" not in guest else words.local(text) + words.slash(text)
 
 
 def _names(given: Sequence[str | Guest]) -> list[str]:

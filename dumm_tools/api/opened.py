@@ -44,14 +44,16 @@ class Opened:
 
         `isolated` gives it its own namespaces (the only choice for users other than root, and the
         default for them). `kernel` and `master` are the defaults of its guests: names in the cache,
-        or paths. Conflict if there is a lab, unless `may_exist`; NotFound; Usage.
+        or paths. Conflict if there is a lab, unless `may_exist`; one that existed is not destroyed
+        at the end. NotFound; Usage.
         """
         lab = cls(directory)
         _need_directory(lab.directory)
         options = words.options(
             kernel=words.image(kernel), master=words.image(master), may_exist=may_exist
         )
-        lab._make(["fs", "init", *options, *_network(isolated)])
+        existed = may_exist and os.path.lexists(os.path.join(lab.directory, "state.json"))
+        lab._make(["fs", "init", *options, *_network(isolated)], existed=existed)
         return lab
 
     @classmethod
@@ -72,9 +74,12 @@ class Opened:
         lab._make(["fs", "restore", *options, *_network(isolated), words.local(file)])
         return lab
 
-    def _make(self, call: list[str]) -> None:
+    def _make(self, call: list[str], *, existed: bool = False) -> None:
+        """Make it; it is destroyed at the end, unless it `existed`."""
         try:
             self._channel.call(call)
+            if existed:
+                return
             self._channel.at_end(_DESTROY)
         except BaseException:
             self.close()

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -42,8 +43,11 @@ class Process:
     None says that no more will come. All methods may be called in any thread."""
 
     def __init__(self, directory: str) -> None:
-        # Reentrant: an object that is collected meanwhile may close this session.
-        self._lock = threading.RLock()
+        # Reentrant: an object that is collected meanwhile may close this session. While we write,
+        # answers must be taken: the session reads nothing while it cannot get rid of them.
+        self._lock, self._writing = threading.RLock(), threading.RLock()
+        self._lines: deque[bytes] = deque()
+        self._is_writing = False
         self._receivers: dict[int, Receiver] = {}
         self._last = 0
         self._ended = False
@@ -93,15 +97,33 @@ class Process:
         line = json.dumps(message).encode() + b"\n"
         if len(line) > LINE_MAX:
             raise Usage(f"a request has at most {LINE_MAX >> 20} MiB", hint="put data into files")
-        data = memoryview(line)
+        with self._writing:
+            self._lines.append(line)
+            if self._is_writing:  # we were called within that, which goes on with this line
+                return
+            self._is_writing = True
+            try:
+                while self._lines:
+                    self._write(self._lines.popleft())
+            finally:
+                self._is_writing = False
+
+    def _write(self, line: bytes) -> None:
         stdin = self._process.stdin
         assert stdin is not None
-        with self._lock:
-            try:
-                while data:
-                    data = data[stdin.write(data) :]
-            except (OSError, ValueError):  # ended, or closed by `close`
-                raise self.end() from None
+        data = memoryview(line)
+        try:
+            while data:
+                data = data[stdin.write(data) :]
+        except (OSError, ValueError):  # ended, or closed by `close`
+            self._lines.clear()
+            raise self.end() from None
+        except BaseException:
+            # Ctrl-C, perhaps, and nobody knows how much was written: the session refuses half a
+            # line, and ignores an empty one.
+            with contextlib.suppress(OSError, ValueError):
+                stdin.write(b"\n")
+            raise
 
     def running(self) -> list[int]:
         """The ids of requests that are not answered yet."""
@@ -120,7 +142,7 @@ class Process:
             if number != keep:
                 with contextlib.suppress(SessionEnded):
                     self.send({"id": number, "signal": "KILL"})
-        with self._lock, contextlib.suppress(OSError):
+        with self._writing, contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
         if threading.current_thread() is not self._thread:

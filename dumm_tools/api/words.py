@@ -56,6 +56,11 @@ def local(path: Path) -> str:
     return os.path.abspath(os.fspath(path))
 
 
+def slash(path: Path) -> str:
+    """The end of a path that means the contents of a directory, which `local` removes."""
+    return "/." if os.fspath(path).endswith("/.") else ""
+
+
 def image(given: Path | None) -> str | None:
     """A kernel or master: a name in the cache, or a path if it contains a slash."""
     if given is None:
