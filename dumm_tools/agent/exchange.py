@@ -28,6 +28,15 @@ GRACE = 2.0
 Output = Callable[[bytes], object]
 
 
+def boot_mark(directory: str) -> int:
+    """A value that changes when the guest with this directory boots: its agent writes the file
+    anew."""
+    try:
+        return os.lstat(os.path.join(directory, "uml", "ready")).st_mtime_ns
+    except OSError:
+        return 0
+
+
 class Exchange:
     """Runs one program on one line until it ends. Its output is passed to `out` and `err`,
     which may put it into `streams`; its input is the descriptor `stdin`, or empty."""
@@ -53,7 +62,7 @@ class Exchange:
         self._overdue = 0
         # A signal that ends us unless the guest accepts it: its position in the data, deadline.
         self._signalled, self._signal_at, self._signal_until = 0, 0, math.inf
-        self._boot, self._rebooted = self._boot_mark(), False
+        self._boot, self._rebooted = boot_mark(self._directory), False
         self._asked_at, self._has_output = 0, False
 
     def begin(self) -> None:
@@ -118,7 +127,7 @@ class Exchange:
     def step(self, events: Wants) -> None:
         """Go on after a poll. ExecFailed if the program could not be started, TimedOut, Ended,
         LineLost, BadFrame."""
-        if not events and self._boot_mark() != self._boot:
+        if not events and boot_mark(self._directory) != self._boot:
             self._rebooted = True  # in the same process
         self._check_time()
         if self.is_over:
@@ -137,13 +146,6 @@ class Exchange:
             self._in.send()
 
     # ---- time and signals ----
-
-    def _boot_mark(self) -> int:
-        """A value that changes when the guest boots: its agent writes this file anew."""
-        try:
-            return os.lstat(os.path.join(self._directory, "uml", "ready")).st_mtime_ns
-        except OSError:
-            return 0
 
     def _check_time(self) -> None:
         now = time.monotonic()

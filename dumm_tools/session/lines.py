@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from dumm_tools import trust
 from dumm_tools.agent.client import Line
+from dumm_tools.agent.exchange import boot_mark
 from dumm_tools.model import State
 from dumm_tools.running import guest_views, liveness
 from dumm_tools.statefile import load
@@ -59,12 +60,8 @@ class Guests:
         return self._state
 
     def boot(self, name: str) -> int:
-        """A value that changes when the guest boots: its agent writes this file anew."""
-        try:
-            path = os.path.join(liveness.run_dir(self.labdir, name), "uml", "ready")
-            return os.lstat(path).st_mtime_ns
-        except OSError:
-            return 0
+        """A value that changes when the guest boots."""
+        return boot_mark(liveness.run_dir(self.labdir, name))
 
     def take(self, name: str) -> Held | None:
         """A line to a running guest that was kept, if there is one. NotFound, Conflict unless the
