@@ -109,13 +109,12 @@ class Session:
         if self._may_read():
             poll.register(0, select.POLLIN)
         until = min(self._guests.until, self._kill_at)
-        owners: dict[int, list[Job]] = {}
+        owners: dict[int, Job] = {}
         for job in self._jobs.values():
             until = min(until, job.until())
             for fd, wanted in job.wants().items():
-                others = owners.setdefault(fd, [])
-                others.append(job)
-                poll.register(fd, wanted if len(others) == 1 else wanted | select.POLLIN)
+                owners[fd] = job
+                poll.register(fd, wanted)
         for fd, wanted in self._answers.wants().items():
             poll.register(fd, wanted)
         if self._current is None and self._queue:
@@ -135,11 +134,10 @@ class Session:
             return False
         return self._queued <= _QUEUE_MAX and not self._answers.are_full
 
-    def _serve(self, events: dict[int, int], owners: dict[int, list[Job]]) -> None:
+    def _serve(self, events: dict[int, int], owners: dict[int, Job]) -> None:
         events_of: dict[Job, dict[int, int]] = {}
-        for fd, found in events.items():
-            for job in owners.get(fd, ()):
-                events_of.setdefault(job, {})[fd] = found
+        for fd in events.keys() & owners.keys():
+            events_of.setdefault(owners[fd], {})[fd] = events[fd]
         now = time.monotonic()
         for job in list(self._jobs.values()):
             if job in events_of or now >= job.until():
@@ -307,7 +305,7 @@ class Session:
 
     def _over(self, request_id: Id) -> None:
         """A request has been answered: the next one may begin."""
-        if self._current == request_id and request_id not in self._jobs:
+        if self._current == request_id:
             self._current = None
 
     def _advance(self) -> None:
