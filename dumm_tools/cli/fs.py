@@ -55,13 +55,7 @@ CHECK_FIELDS: list[Field[Any]] = [
     type=Cached("masters"),
     help="Default master of the guests (default: `busybox`, or the only one in the cache).",
 )
-@click.option(
-    "--isolated/--host-net",
-    "isolated",
-    default=None,
-    help="Give the lab its own namespaces (always the case without root), or put it on the host's "
-    "network (the default for root).",
-)
+@fs_archive.own_network
 @repeated.may_exist("Give an existing one this kernel and this master, if they differ.")
 def init(kernel: str | None, master: str | None, isolated: bool | None, may_exist: bool) -> None:
     """Create a working set in the working directory."""

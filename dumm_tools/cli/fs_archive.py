@@ -21,6 +21,16 @@ else:  # older clicks have no generic one
     Type = click.ParamType
 
 
+#: For verbs that make a lab.
+own_network = click.option(
+    "--isolated/--host-net",
+    "isolated",
+    default=None,
+    help="Give the lab its own namespaces (always the case without root), or put it on the host's "
+    "network (the default for root).",
+)
+
+
 @click.command(cls=Command)
 @click.argument("file", metavar="FILE|-", type=click.Path(allow_dash=True))
 @click.argument("names", metavar="[NAME...]", nargs=-1, type=guests())
@@ -97,13 +107,7 @@ class Pair(Type):
     type=Pair("masters"),
     help="Use the master NEW where the lab had OLD.",
 )
-@click.option(
-    "--isolated/--host-net",
-    "isolated",
-    default=None,
-    help="Give the lab its own namespaces (always the case without root), or put it on the host's "
-    "network (the default for root).",
-)
+@own_network
 def restore(
     file: str,
     kernels: tuple[Choice, ...],
