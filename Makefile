@@ -6,6 +6,7 @@
 # make bench      as root: measure speed and compare with the targets (BENCH=start: only start)
 # make siege      as root: run a hostile guest among others, in 48 ways (SIEGE: options, ways)
 # make endurance  as root: use the library for long, which must not grow (ENDURANCE: options)
+# make strongswan play strongSwan's own test suite: STRONGSWAN is a checkout (SCENARIOS: options)
 # make fuzz       run the fuzzers in tests/fuzz with sanitizers, for FUZZ_TIME (60) seconds each
 # make docs       regenerate the manual pages and the completions
 # make install    as root: install commands, manual pages and completions in PREFIX (/usr/local)
@@ -34,7 +35,7 @@ FUZZ_TIME ?= 60
 FUZZ_DIR = build/fuzz
 FUZZERS = $(patsubst tests/fuzz/%.c,$(FUZZ_DIR)/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: help demo check test test-deb lint bench fuzz siege endurance docs install uninstall deb dist sdist wheel \
+.PHONY: help demo check test test-deb lint bench fuzz siege endurance strongswan docs install uninstall deb dist sdist wheel \
 	clean setup-check setup-run setup-test setup-bench setup-fuzz setup-dist setup-deb
 
 help:
@@ -58,6 +59,7 @@ lint: setup-test
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
 	@$(BIN)/mypy --strict
+	@$(BIN)/mypy --strict examples/strongswan-suite/*.py
 	@$(BIN)/python -m dumm_tools._docs --check
 	@$(BIN)/codespell
 	@shellcheck $(SHELL_FILES)
@@ -74,6 +76,13 @@ siege: setup-test
 
 endurance: setup-test
 	@$(BIN)/python tests/endurance.py $(ENDURANCE)
+
+strongswan: setup-test
+	@test -n "$(STRONGSWAN)" || { echo "make strongswan STRONGSWAN=DIR: a checkout is needed" >&2; exit 2; }
+	@$(BIN)/dumm-fs kernel build --name full --may-exist >&2
+	@PATH="$(CURDIR)/$(BIN):$$PATH" examples/strongswan-suite/build.sh "$(STRONGSWAN)" build/strongswan
+	@cd examples/strongswan-suite && "$(CURDIR)/$(BIN)/python" -m pytest --dumm-kernel=full \
+		--testing="$(CURDIR)/build/strongswan/testing" $(SCENARIOS)
 
 fuzz: setup-fuzz $(FUZZERS)
 	@for fuzzer in $(FUZZERS); do \

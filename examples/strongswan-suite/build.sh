@@ -1,0 +1,60 @@
+#!/bin/sh
+# build.sh CHECKOUT DIR: build what the suite runs on, from a checkout of strongSwan's sources:
+# the master `strongswan`, a Debian with the servers that scenarios use and strongSwan as its
+# testing/scripts build it; and DIR/testing, a copy of its suite with certificates and keys.
+# The checkout itself is only read. MASTER and SUITE name another master and Debian suite.
+#
+# It needs mmdebstrap, and no root. DIR/base.tar, without strongSwan, is used again if it is there.
+set -eu
+
+usage() {
+	sed -n '2,7s/^# //p' "$0" >&2
+	exit 2
+}
+[ $# = 2 ] || usage
+[ -e "$1/configure.ac" ] || usage
+checkout=$(cd "$1" && pwd)
+mkdir -p "$2"
+dir=$(cd "$2" && pwd)
+here=$(cd "$(dirname "$0")" && pwd)
+suite=${SUITE:-trixie}
+
+packages="
+	iproute2 iputils-ping procps psmisc kmod iptables conntrack ethtool ifupdown traceroute tcpdump
+	netcat-openbsd socat iperf3 less file perl ca-certificates bsdextrautils
+	rsyslog openssh-server openssh-client apache2 slapd ldap-utils bind9 bind9-dnsutils bind9-utils
+	freeradius freeradius-utils isc-dhcp-server sqlite3 openssl wget
+	build-essential pkg-config autoconf automake libtool gettext gperf bison flex
+	libgmp-dev libcurl4-openssl-dev libldap2-dev libssl-dev libsqlite3-dev libgcrypt20-dev
+	libbotan-3-dev libwolfssl-dev libunbound-dev libldns-dev libiptc-dev libxtables-dev
+	libsystemd-dev systemd-dev libjson-c-dev libxml2-dev libtspi-dev libtss2-dev"
+
+if [ ! -e "$dir/base.tar" ]; then
+	# shellcheck disable=SC2086 # a list of words
+	mmdebstrap --variant=minbase --format=tar --include="$(echo $packages | tr ' ' ,)" \
+		--aptopt='Acquire::Check-Valid-Until "false"' --dpkgopt=force-unsafe-io \
+		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+		"$suite" "$dir/base.tar.new"
+	mv "$dir/base.tar.new" "$dir/base.tar"
+fi
+
+# mmdebstrap's own hooks, whose files are read and written as the caller, not in a namespace of
+# mmdebstrap, where they may be out of reach.
+cd "$dir"
+tar -C "$checkout" --exclude=.git -cf checkout.tar .
+cp "$here/in-tree.sh" "$here/systemctl" .
+# shellcheck disable=SC2016 # hooks are run by sh, with the tree as $1
+mmdebstrap --variant=custom --skip=update,check/empty,tar-in/mknod --format=tar \
+	--setup-hook='tar-in base.tar /' \
+	--customize-hook='mkdir "$1/root/strongswan"' \
+	--customize-hook='tar-in checkout.tar /root/strongswan' \
+	--customize-hook='copy-in in-tree.sh systemctl /root' \
+	--customize-hook='chroot "$1" sh /root/in-tree.sh' \
+	--customize-hook='tar-out /root/strongswan/testing testing.tar' \
+	--customize-hook='rm -r "$1/root/strongswan" "$1/root/in-tree.sh" "$1/root/systemctl"' \
+	'' strongswan.tar
+rm -rf testing
+mkdir testing
+tar -C testing --no-same-owner -xf testing.tar
+dumm-fs master import strongswan.tar --name "${MASTER:-strongswan}"
+rm checkout.tar testing.tar strongswan.tar in-tree.sh systemctl

@@ -1,0 +1,222 @@
+"""examples/strongswan-suite, with a small suite of our own in strongSwan's format."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from support import PATIENCE, TOP
+
+SUITE = TOP / "examples" / "strongswan-suite"
+
+#: Debian's charon, which does not tell when it is ready, with a unit as strongSwan has one.
+CHARON = """\
+#!/usr/bin/perl
+use Socket;
+if (!fork) {
+	select undef, undef, undef, 0.05 until -S '/run/charon.vici';
+	socket my $socket, AF_UNIX, SOCK_DGRAM, 0;
+	send $socket, "READY=1\\n", 0, pack_sockaddr_un($ENV{NOTIFY_SOCKET});
+	exit;
+}
+exec '/usr/lib/ipsec/charon';
+"""
+UNIT = """\
+[Service]
+Type=notify
+ExecStart=/etc/charon
+ExecStartPost=/usr/sbin/swanctl --load-all --noprompt
+"""
+CONNECTION = """\
+connections {
+	net {
+		version = 2
+		local_addrs = PH_IP_%s
+		remote_addrs = PH_IP_%s
+		local { auth = psk
+			id = %s
+		}
+		remote { auth = psk
+			id = %s
+		}
+		children { net { mode = transport } }
+	}
+}
+secrets { ike { secret = "Enten nicht in Hamburg" } }
+"""
+SLEEPER = "[Service]\nExecStart=/bin/sleep 9999\nRestart=on-abnormal\n"
+INIT_TEST = """\
+#!/bin/bash
+tcpdump -l --immediate-mode -i eth0 >/tmp/tcpdump.log 2>/tmp/tcpdump.err.log &
+"""
+#: Scenarios: what they begin with, what is evaluated, how they end.
+TUNNEL = (
+    """\
+# A comment, and a host that does not exist.
+moon::systemctl start strongswan
+sun::systemctl start strongswan
+oon::echo nobody
+moon::swanctl --initiate --child net 2> /dev/null
+""",
+    """\
+moon::swanctl --list-sas 2> /dev/null::net: #1, ESTABLISHED::YES
+sun:: swanctl  --list-sas::ESTABLISHED::1
+moon::ping -c 1 PH_IP_SUN::64 bytes from PH_IP_SUN: icmp_.eq=1::YES
+sun::tcpdump::IP moon >  sun: ESP::YES
+sun::tcpdump::IP sun > moon: \\(ESP\\|AH\\)::YES
+sun::tcpdump::IP moon > bob::NO
+""",
+    """\
+moon::swanctl --terminate --ike net
+moon::systemctl stop strongswan
+sun::systemctl stop strongswan
+""",
+)
+LEAVES = (
+    """\
+moon::echo left > /root/left
+moon::ip xfrm policy add dir out src 10.9.0.0/16 dst 10.8.0.0/16
+""",
+    """\
+moon::echo one::two::YES
+moon::echo one::one::NO
+moon::"printf 'a\\na\\n'"::a::3
+moon::"printf 'a\\na\\n'"::a::2
+""",
+    "",
+)
+PRISTINE = (
+    "sun::systemctl start sleeper\nsun::pkill -KILL -x sleep\n",
+    """\
+moon::ls /root::left::NO
+sun::"until pgrep -x sleep; do :; done"::[0-9]::YES
+sun::systemctl is-active sleeper && echo "it is"::it is::YES
+sun::"systemctl stop sleeper; pgrep -x sleep"::[0-9]::NO
+""",
+    "",
+)
+LACKING = ("moon::tkm_keymanager -c /etc/tkm/tkm.conf\n", "moon::true::x::NO\n", "")
+CONF = 'VIRTHOSTS="moon sun"\nTCPDUMPHOSTS="sun" # a comment\nIPSECHOSTS="$VIRTHOSTS"\nSWANCTL=1\n'
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+@pytest.fixture
+def testing(tmp_path: Path) -> Path:
+    """A suite."""
+    place = tmp_path / "testing"
+    write(place / "do-tests", "")
+    default = place / "hosts" / "default"
+    write(default / "etc/hosts", "192.168.0.1 moon\n192.168.0.2 sun\n10.2.0.10 bob\n")
+    write(default / "usr/local/bin/init-test", INIT_TEST, 0o755)
+    (default / "usr/bin").mkdir(parents=True)
+    shutil.copy(SUITE / "systemctl", default / "usr/bin")
+    for host in ("alice", "venus", "moon", "carol", "winnetou", "dave", "sun", "bob"):
+        write(place / "hosts" / host / "etc/name-of-host", host)
+    scenarios = {
+        "tunnel": TUNNEL,
+        "leaves": LEAVES,
+        "pristine": PRISTINE,
+        "lacking": LACKING,
+    }
+    for name, texts in scenarios.items():
+        scenario = place / "tests" / "ikev2" / name
+        write(scenario / "test.conf", CONF)
+        for part, text in zip(("pre", "eval", "post"), texts, strict=True):
+            write(scenario / f"{part}test.dat", text)
+    for host, peer in (("moon", "sun"), ("sun", "moon")):
+        etc = place / "tests/ikev2/tunnel/hosts" / host / "etc"
+        names = (host.upper(), peer.upper(), host, peer)
+        write(etc / "swanctl/conf.d/net.conf", CONNECTION % names)
+        write(etc / "systemd/system/strongswan.service", UNIT)
+        write(etc / "charon", CHARON, 0o755)
+    write(place / "tests/ikev2/pristine/hosts/sun/etc/systemd/system/sleeper.service", SLEEPER)
+    write(place / "tests/ikev2/pristine/hosts/.gitignore", "")
+    return place
+
+
+@pytest.mark.uml
+@pytest.mark.xdist_group("plugin")
+def test_scenarios_are_played(testing: Path, tmp_path: Path, example_masters: Path) -> None:
+    suite = tmp_path / "suite"  # pytest leaves files beside tests
+    shutil.copytree(SUITE, suite, ignore=shutil.ignore_patterns("__pycache__"))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-n", "2"),
+            *("--dumm-kernel=trixie", "--dumm-master=network"),
+            *(f"--testing={testing}", f"--tap={tmp_path}/tap", f"--basetemp={tmp_path}/tmp"),
+            f"--junitxml={tmp_path}/junit.xml",
+        ],
+        cwd=suite,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
+        | {"XDG_CACHE_HOME": str(example_masters)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert "1 failed, 2 passed, 1 skipped" in done.stdout, done.stdout
+    # All that failed, and nothing else.
+    failures = [
+        "moon# echo one | grep 'two'  [YES]",
+        "moon# echo one | grep 'one'  [NO]",
+        "moon# printf 'a\\na\\n' | grep 'a'  [3]",
+        "moon: xfrm policy:\nsrc 10.9.0.0/16 dst 10.8.0.0/16",
+    ]
+    for text in failures:
+        assert text in done.stdout
+    assert done.stdout.count("~~~~~~~ FAIL ~~~~~~~") == 3
+    tap = (tmp_path / "tap").read_text()
+    assert tap.startswith("TAP version 14\n")
+    assert tap.endswith("\n1..4\n")
+    assert "test_scenario[ikev2/tunnel] # time=" in tap
+    assert "test_scenario[ikev2/lacking] # SKIP needs the program tkm_keymanager" in tap
+    assert tap.count("\nnot ok ") == 1
+    suites = ElementTree.parse(tmp_path / "junit.xml").getroot()
+    (counts,) = [each.attrib for each in suites]
+    assert (counts["tests"], counts["failures"], counts["skipped"]) == ("4", "1", "1")
+    found = subprocess.run(["ps", "-ewwo", "args"], stdout=subprocess.PIPE, text=True, check=True)
+    assert f"{tmp_path}/tmp" not in found.stdout
+
+
+def test_texts_are_read_as_by_do_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What bash makes of the same texts."""
+    monkeypatch.syspath_prepend(SUITE)
+    import scenario
+
+    for text in (
+        '"ip route add fec1:\\:/16 via fec0:\\:1"',
+        '"sed -i \\"s:x:\\`date\\`:\\" /etc/x; echo \\$HOME"',
+        "'single \\ $HOME'\\''quote'",
+        '"a \\[ 1, b \\] \\\\ c"',
+        '""ip route""',
+        "plain\\ word",
+    ):
+        echo = subprocess.run(
+            ["bash", "-c", f"echo {text}"], capture_output=True, text=True, check=True
+        )
+        assert scenario.read_by_shell(text) == echo.stdout.strip(), text
+
+
+def test_suite_must_be_a_suite(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", f"--testing={tmp_path}"],
+        cwd=SUITE,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 4, done.stdout
+    assert "--testing: a directory made by build.sh is needed" in done.stdout
