@@ -1,19 +1,19 @@
-# make demo       build a lab with two guests, step by step, in a temporary directory
-# make check      the quick tests, in half a minute; they need no root, network or guests
-# make test       the linters, then all tests (make test LINT=setup-test: only the tests)
-# make test-deb   as root: build, install, use and remove the package in a fresh Debian 13
-# make lint       only the linters
-# make bench      as root: measure speed and compare with the targets (BENCH=start: only start)
-# make siege      as root: run a hostile guest among others, in 48 ways (SIEGE: options, ways)
-# make endurance  as root: use the library for long, which must not grow (ENDURANCE: options)
-# make strongswan play strongSwan's own test suite: STRONGSWAN is a checkout (SCENARIOS: options)
-# make fuzz       run the fuzzers in tests/fuzz with sanitizers, for FUZZ_TIME (60) seconds each
-# make docs       regenerate the manual pages and the completions
-# make install    as root: install commands, manual pages and completions in PREFIX (/usr/local)
-# make uninstall  as root: remove what `make install` installed
-# make deb        build a Debian package, into dist/
-# make dist       build a source archive and a wheel, into dist/ (or: make sdist, make wheel)
-# make clean      remove everything that these targets built
+# make demo        build a lab with two guests, step by step, in a temporary directory
+# make check       the quick tests, in half a minute; they need no root, network or guests
+# make test        the linters, then all tests (make test LINT=setup-test: only the tests)
+# make test-deb    as root: build, install, use and remove the package in a fresh Debian 13
+# make lint        only the linters
+# make bench       as root: measure speed and compare with the targets (BENCH=start: only start)
+# make siege       as root: run a hostile guest among others, in 48 ways (SIEGE: options, ways)
+# make endurance   as root: use the library for long, which must not grow (ENDURANCE: options)
+# make strongswan  play strongSwan's own test suite: STRONGSWAN is a checkout (SCENARIOS: options)
+# make fuzz        run the fuzzers in tests/fuzz with sanitizers, for FUZZ_TIME (60) seconds each
+# make docs        regenerate the manual pages and the completions
+# make install     as root: install commands, manual pages and completions in PREFIX (/usr/local)
+# make uninstall   as root: remove what `make install` installed
+# make deb         build a Debian package, into dist/
+# make dist        build a source archive and a wheel, into dist/ (or: make sdist, make wheel)
+# make clean       remove everything that these targets built
 #
 # Each target first installs what it needs, which takes a network: Debian packages (only as root)
 # and a venv in .venv. For packagers, `make install DESTDIR=DIR` puts everything below DIR instead,
