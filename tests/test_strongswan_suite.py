@@ -190,7 +190,7 @@ def test_scenarios_are_played(testing: Path, tmp_path: Path, example_masters: Pa
 
 
 def test_texts_are_read_as_by_do_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compared with bash."""
+    """The same texts, expanded by bash."""
     monkeypatch.syspath_prepend(SUITE)
     import scenario
 

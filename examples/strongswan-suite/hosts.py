@@ -14,7 +14,7 @@ from scenario import Scenario, filled_in
 from dumm_tools import Lab
 from dumm_tools.api import Completed
 
-#: What each host does when it boots. Files come from testing/hosts and the master.
+#: The startup script of each host. Files come from testing/hosts and the master.
 BOOT = """\
 mkdir -p /run/network /run/sshd
 sysctl -q -p /etc/sysctl.d/99-strongswan.conf

@@ -38,5 +38,5 @@ update-alternatives --set iptables /usr/sbin/iptables-legacy
 update-alternatives --set ip6tables /usr/sbin/ip6tables-legacy
 a2enmod -q cgid rewrite
 passwd -d root
-# Of the machine that this runs on, and of the hosts that upstream starts.
+# Files that belong to this machine, or to the hosts that upstream starts.
 rm -rf /root/build /etc/resolv.conf /etc/hostname /etc/fstab

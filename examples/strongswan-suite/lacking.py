@@ -1,4 +1,4 @@
-"""What a scenario needs that the hosts do not have."""
+"""Things that a scenario needs and the hosts do not have."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _WAIT_FOR_TCPDUMP = "until grep -q '^listening' /tmp/tcpdump.err.log; do sleep 0
 
 
 class Outcome(NamedTuple):
-    """What a scenario has shown: its failures, and all that was typed and printed."""
+    """The result of a scenario: its failures, and all that was typed and printed."""
 
     failures: list[str]
     transcript: str
