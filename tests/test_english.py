@@ -220,9 +220,9 @@ def of_python_comments(path: Path) -> Iterator[tuple[str, str]]:
 
 SOURCES = sorted(
     path
-    for folder in ("dumm_tools", "tests")
+    for folder in ("dumm_tools", "examples", "tests")
     for path in (TOP / folder).rglob("*")
-    if path.suffix in (".py", ".c", ".h", ".sh", ".dict")
+    if path.suffix in (".c", ".dict", ".dumm", ".h", ".ini", ".py", ".sh", ".yml")
 )
 SOURCES += [TOP / name for name in ("Makefile", "pyproject.toml", "setup.cfg", "tests/as-user")]
 SOURCES += [path for path in sorted((TOP / ".ci").iterdir()) if path.is_file()]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import SUITES, TOP
+from support import SUITES, TOP, workflow
 from support.labs import Lab
 from support.users import User
 
@@ -74,6 +74,30 @@ def test_example_runs_on_a_built_kernel_as_root(
 @pytest.mark.parametrize("name", ON_BUILT)
 def test_example_runs_on_a_built_kernel_without_root(name: str, built: str, somebody: User) -> None:
     run(name, somebody.lab(name), built)
+
+
+def run_as_a_service_does(lab: Lab, *options: str) -> str:
+    """Run examples/frr-topotests in the lab's directory as examples/github-actions.yml says."""
+    lab(["cp", "-r", TOP / "examples/frr-topotests", "labs"])
+    lab.env = {key: value for key, value in lab.env.items() if not key.startswith("PYTEST")}
+    # One of Debian's kernels: `built` may appear meanwhile.
+    places = f"--basetemp={lab.directory}/tmp -p no:cacheprovider"
+    lab.env["PYTEST_ADDOPTS"] = " ".join(["--dumm-kernel sid", places, *options])
+    done = lab(["bash", "-ec", f"cd labs && {workflow.script('Run the tests')}"])
+    assert "<testcase " in (lab.directory / "labs/report/junit.xml").read_text()
+    return done.out
+
+
+def test_frr_topotests(example_masters: Path, tmp_path: Path) -> None:
+    out = run_as_a_service_does(Lab(tmp_path, example_masters))
+    assert re.search(r"= 20 passed in ", out), out
+
+
+@pytest.mark.root
+@pytest.mark.xdist_group("examples")
+def test_frr_topotest_without_root(somebody: User) -> None:
+    out = run_as_a_service_does(somebody.lab("topotests"), "-k rr_ibgp")
+    assert re.search(r"= 5 passed in ", out), out
 
 
 def test_ansible(lab: Lab) -> None:
