@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import tokenize
 from collections.abc import Iterator
@@ -140,6 +141,17 @@ def of_shell(path: Path) -> Iterator[tuple[str, str]]:
         yield path.name, message
 
 
+def of_notebook(path: Path) -> Iterator[tuple[str, str]]:
+    """The paragraphs of a notebook, and the comments in its code."""
+    for cell in json.loads(path.read_text())["cells"]:
+        text = "".join(cell["source"])
+        prose = (
+            text if cell["cell_type"] == "markdown" else "\n\n".join(re.findall(r"# (.*)", text))
+        )
+        for part in re.split(r"\n\s*\n", prose):
+            yield path.name, part
+
+
 def of_help() -> Iterator[tuple[str, str]]:
     """The texts of --help, and of COMMANDS in the manual."""
     for tool in _docs.tools().values():
@@ -254,6 +266,11 @@ def test_markdown_is_idiomatic(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((TOP / "examples").glob("*.sh")), ids=lambda p: p.name)
 def test_examples_are_idiomatic(path: Path) -> None:
     assert all_faults(of_shell(path)) == []
+
+
+@pytest.mark.parametrize("path", sorted((TOP / "examples").glob("*.ipynb")), ids=lambda p: p.name)
+def test_notebooks_are_idiomatic(path: Path) -> None:
+    assert all_faults(of_notebook(path)) == []
 
 
 def test_help_is_idiomatic() -> None:
