@@ -42,6 +42,13 @@ _IPV6 = {
     "SUN1": "fec2::1",
     "BOB": "fec2::10",
 }
+#: Hosts by their names and addresses.
+_HOSTS = {
+    word: name.rstrip("1").lower()
+    for addresses in (_IPV4, _IPV6)
+    for name, address in addresses.items()
+    for word in (name.lower(), address)
+}
 _PLACEHOLDER = re.compile(rb"PH_IP(V?6)?_([A-Z]+1?)")
 
 
@@ -67,11 +74,20 @@ class Scenario(NamedTuple):
     files: Path
 
     def all_hosts(self) -> set[str]:
-        """The hosts that must run, winnetou among them, which serves revocation lists to all."""
-        steps = {step.host for step in (*self.before, *self.evaluation, *self.after)}
-        named = {host for hosts in self.hosts.values() for host in hosts}
-        given = {path.parent.name for path in self.files.glob("*/etc")}
-        return {"winnetou"} | steps | named | given
+        """The hosts that must run: all that the scenario mentions, by name or address, and
+        winnetou, which serves revocation lists to all. A host that does not run answers less than
+        one that refuses."""
+        steps = (*self.before, *self.evaluation, *self.after)
+        texts = [f"{step.host} {step.command}" for step in steps]
+        texts += [filled_in(path.read_bytes()).decode(errors="replace") for path in self._texts()]
+        words = set(re.split(r"[^\w:.]|[.](?=[a-z])", " ".join(texts)))
+        mentioned = {_HOSTS[word] for word in words & _HOSTS.keys()}
+        return {"winnetou"} | mentioned | {host for hosts in self.hosts.values() for host in hosts}
+
+    def _texts(self) -> Iterator[Path]:
+        for path in self.files.rglob("*"):
+            if path.is_file() and path.suffix not in (".pem", ".der", ".crl"):
+                yield path
 
 
 def names(testing: Path) -> list[str]:
