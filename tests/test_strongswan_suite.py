@@ -208,6 +208,40 @@ def test_texts_are_read_as_by_do_tests(monkeypatch: pytest.MonkeyPatch) -> None:
         assert scenario.read_by_shell(text) == echo.stdout.strip(), text
 
 
+def test_files_land_where_links_of_a_host_lead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SUITE)
+    import layer
+
+    printed = "/etc/radius/users\tfiles/authorize\n/etc/raddb\tradius\n/etc/loop\t/etc/loop\n"
+    links = layer.links(printed)
+    for path, place in (
+        ("/etc/hosts", "/etc/hosts"),
+        ("/etc/radius/users", "/etc/radius/files/authorize"),
+        ("/etc/raddb/users", "/etc/radius/files/authorize"),
+        ("/etc/raddb/certs/dh", "/etc/radius/certs/dh"),
+    ):
+        assert layer.landing(path, links) == place
+    with pytest.raises(ValueError, match="too many links"):
+        layer.landing("/etc/loop", links)
+
+
+def test_hosts_that_a_scenario_mentions(testing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SUITE)
+    import scenario
+
+    place = testing / "tests/ikev2/tunnel"
+    # By a step's address, by a name in a file, and by a list that refers to another.
+    assert scenario.read(testing, "ikev2/tunnel").all_hosts() == {"moon", "sun", "winnetou"}
+    write(place / "hosts/moon/etc/x.conf", "url = http://bob.strongswan.org:8800\n")
+    with (place / "evaltest.dat").open("a") as file:
+        file.write("moon::ping6 -c 1 ip6-venus.strongswan.org::64 bytes::YES\n")
+    with (place / "test.conf").open("a") as file:
+        file.write('RADIUSHOSTS="carol"\nDBHOSTS="$RADIUSHOSTS dave"\n')
+    found = scenario.read(testing, "ikev2/tunnel")
+    assert found.hosts["DBHOSTS"] == ["carol", "dave"]
+    assert found.all_hosts() == {"moon", "sun", "winnetou", "bob", "venus", "carol", "dave"}
+
+
 def test_suite_must_be_a_suite(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", f"--testing={tmp_path}"],

@@ -21,7 +21,8 @@ suite=${SUITE:-trixie}
 
 packages="
 	iproute2 iputils-ping procps psmisc kmod iptables conntrack ethtool ifupdown traceroute tcpdump
-	netcat-openbsd socat iperf3 less file perl ca-certificates bsdextrautils
+	netcat-openbsd socat iperf3 less file perl dbus ca-certificates bsdextrautils
+	python3 python3-daemon
 	rsyslog openssh-server openssh-client apache2 slapd ldap-utils bind9 bind9-dnsutils bind9-utils
 	freeradius freeradius-utils isc-dhcp-server sqlite3 openssl wget
 	build-essential pkg-config autoconf automake libtool gettext gperf bison flex
@@ -34,8 +35,11 @@ if [ ! -e "$dir/base.tar" ]; then
 	mmdebstrap --variant=minbase --format=tar --include="$(echo $packages | tr ' ' ,)" \
 		--aptopt='Acquire::Check-Valid-Until "false"' --dpkgopt=force-unsafe-io \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-		"$suite" "$dir/base.tar.new"
+		"$suite" "$dir/debian.tar"
+	# Nobody but root could unpack device nodes.
+	mmtarfilter --path-exclude='/dev/*' <"$dir/debian.tar" >"$dir/base.tar.new"
 	mv "$dir/base.tar.new" "$dir/base.tar"
+	rm "$dir/debian.tar"
 fi
 
 # mmdebstrap's own hooks, whose files are read and written as the caller, not in a namespace of
@@ -44,7 +48,7 @@ cd "$dir"
 tar -C "$checkout" --exclude=.git -cf checkout.tar .
 cp "$here/in-tree.sh" "$here/systemctl" .
 # shellcheck disable=SC2016 # hooks are run by sh, with the tree as $1
-mmdebstrap --variant=custom --skip=update,check/empty,tar-in/mknod --format=tar \
+mmdebstrap --variant=custom --skip=update,check/empty --format=tar \
 	--setup-hook='tar-in base.tar /' \
 	--customize-hook='mkdir "$1/root/strongswan"' \
 	--customize-hook='tar-in checkout.tar /root/strongswan' \
@@ -54,7 +58,6 @@ mmdebstrap --variant=custom --skip=update,check/empty,tar-in/mknod --format=tar 
 	--customize-hook='rm -r "$1/root/strongswan" "$1/root/in-tree.sh" "$1/root/systemctl"' \
 	'' strongswan.tar
 rm -rf testing
-mkdir testing
-tar -C testing --no-same-owner -xf testing.tar
+tar --no-same-owner -xf testing.tar
 dumm-fs master import strongswan.tar --name "${MASTER:-strongswan}"
 rm checkout.tar testing.tar strongswan.tar in-tree.sh systemctl

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from scenario import Scenario, filled_in
+import idle
+import layer
+from scenario import Scenario
 
 from dumm_tools import Lab
 from dumm_tools.api import Completed
@@ -59,8 +59,7 @@ _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "TERM": "dumb",
 }
-#: A host is idle if it was seen so this many times in a row, so far apart.
-_IDLE_LOOKS, _LOOK_SECONDS, _SETTLE_SECONDS = 6, 0.02, 10.0
+_SETTLE_SECONDS = 10.0
 LEAKS = "/var/log/leak-detective.log"
 
 
@@ -87,6 +86,7 @@ class Hosts:
         for done in self.run_in_all(self.names, PREPARE).values():
             if done.returncode:
                 raise RuntimeError(f"a host cannot be prepared:\n{done.stdout}{done.stderr}")
+        self._links = layer.links(self.run("alice", layer.FIND_LINKS, check=True).stdout)
         for name in self.names:
             self.lab.guest(name).set_startup(BOOT + (SERVERS if name == "winnetou" else ""))
         self.lab.stop(kill=True, if_running=True)
@@ -122,15 +122,10 @@ class Hosts:
         return self._has[test]
 
     def settle(self) -> None:
-        """Wait until no host has anything to do, for at most some seconds. Real hosts have
-        processors of their own; here a packet that is sent at once may come before its receiver had
-        the time to install what it had agreed to."""
-        roots = [guest.pid for guest in self.lab.guests() if guest.pid]
-        deadline = time.monotonic() + _SETTLE_SECONDS
-        idle = 0
-        while idle < _IDLE_LOOKS and time.monotonic() < deadline:
-            idle = 0 if any(_is_busy(root) for root in roots) else idle + 1
-            time.sleep(_LOOK_SECONDS)
+        """Wait until no host has anything to do. Real hosts have processors of their own; here a
+        packet that is sent at once may come before its receiver had the time to install what it
+        had agreed to."""
+        idle.settle((guest.pid for guest in self.lab.guests() if guest.pid), _SETTLE_SECONDS)
 
     @contextmanager
     def playing(self, scenario: Scenario) -> Iterator[None]:
@@ -143,7 +138,7 @@ class Hosts:
             self.lab.stop(kill=True, if_running=True)
             for name in self.names:
                 if (scenario.files / name).is_dir():
-                    _copy(scenario.files / name, layers / name)
+                    layer.write(scenario.files / name, layers / name, self._links)
             self.lab.template(template).load()
             self.lab.start(
                 *sorted(scenario.all_hosts() & set(self.names)), wait="booted", timeout=120
@@ -153,32 +148,3 @@ class Hosts:
             self.lab.stop(kill=True, if_running=True)
             self.lab.unload(if_exists=True)
             self.lab.template(template).delete(if_exists=True)
-
-
-def _is_busy(root: int) -> bool:
-    """Whether a process or one of its descendants is running or ready to (proc_pid_stat(5))."""
-    waiting = [root]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            stat = Path(f"/proc/{pid}/stat").read_text()
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-        except OSError:  # it has ended
-            continue
-        if stat.rpartition(")")[2].split()[0] in "RD":
-            return True
-        waiting += map(int, children.split())
-    return False
-
-
-def _copy(source: Path, target: Path) -> None:
-    """Copy a host's files, with addresses filled in, and files in place of links, as `tar -h`."""
-    target.mkdir()
-    for path in source.iterdir():
-        place = target / path.name
-        if path.is_dir():
-            _copy(path, place)
-        else:
-            data = path.read_bytes()
-            place.write_bytes(data if path.suffix == ".pem" else filled_in(data))
-            shutil.copymode(path, place)

@@ -6,8 +6,7 @@ source=/root/strongswan
 testing=$source/testing
 export LEAK_DETECTIVE_DISABLE=1
 
-# Two things are not in Debian: the trusted key manager, and the packages that the recipe's Python
-# modules are built with.
+# The trusted key manager is not in Debian. The Python module needs no building.
 # shellcheck disable=SC2016 # a variable of make
 options=$(cd "$testing/scripts/recipes" && printf 'print:\n\t@echo $(CONFIG_OPTS)\n' |
 	make -s -f 013_strongswan.mk -f - print)
@@ -24,6 +23,7 @@ make -s -j "$(nproc)"
 make -s install
 echo /usr/local/lib/ipsec >/etc/ld.so.conf.d/strongswan.conf
 ldconfig
+cp -r "$source/src/libcharon/plugins/vici/python/vici" /usr/lib/python3/dist-packages
 
 # Included by the configuration that is built in; each host has its own.
 touch /etc/strongswan.conf
@@ -38,5 +38,6 @@ update-alternatives --set iptables /usr/sbin/iptables-legacy
 update-alternatives --set ip6tables /usr/sbin/ip6tables-legacy
 a2enmod -q cgid rewrite
 passwd -d root
+dbus-uuidgen --ensure
 # Files that belong to this machine, or to the hosts that upstream starts.
 rm -rf /root/build /etc/resolv.conf /etc/hostname /etc/fstab
