@@ -2,6 +2,7 @@
 #include "net.h"
 #include "line.h"
 #include "netns.h"
+#include "nic.h"
 
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
@@ -22,10 +23,22 @@ struct index_request {
 	char rest[20];
 };
 
+/* The index of the device that a message is about, at the same offset in ifinfomsg, ifaddrmsg and
+ * tcmsg. */
+static int subject(const u8 *message)
+{
+	int index;
+
+	memcpy(&index, message + sizeof(struct nlmsghdr) + 4, 4);
+	return index;
+}
+
 void net_send(struct line *l, const u8 *payload, u32 n)
 {
 	if (l->netlink < 0)
 		l->netlink = netns_own_socket();
+	if (net_names(payload, n))
+		nic_prepare(subject(payload));
 	long r = SYS6(sendto, l->netlink, payload, n, 0, NULL, 0);
 
 	if (r < 0) { /* answer as the kernel would */
@@ -136,8 +149,7 @@ static long transact(int s, u8 *message, u32 n)
 	}
 }
 
-/* Send a message of the boot file. The device's index was not known on the host: it is at the same
- * offset in ifinfomsg, ifaddrmsg and tcmsg. */
+/* Send a message of the boot file. The device's index was not known on the host. */
 long net_apply(u32 slot, u8 *message, u32 n)
 {
 	int s = boot_socket();
@@ -148,14 +160,18 @@ long net_apply(u32 slot, u8 *message, u32 n)
 		return -EINVAL;
 	long r = put_index(s, slot, message, n, sizeof(struct nlmsghdr) + 4);
 
-	return r < 0 ? r : transact(s, message, n);
+	if (r < 0)
+		return r;
+	if (net_names(message, n))
+		nic_prepare(subject(message));
+	return transact(s, message, n);
 }
 
 bool net_names(const u8 *message, u32 n)
 {
 	const struct nlmsghdr *h = (const void *)message;
 
-	return n >= sizeof *h && h->nlmsg_type == RTM_SETLINK;
+	return n >= sizeof *h + 8 && h->nlmsg_type == RTM_SETLINK;
 }
 
 /* Likewise, for a message with a number of devices, whose places come first. */
