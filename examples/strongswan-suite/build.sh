@@ -2,13 +2,14 @@
 # build.sh CHECKOUT DIR: build what the suite runs on, from a checkout of strongSwan's sources:
 # the master `strongswan`, a Debian with the servers that scenarios use and strongSwan as its
 # testing/scripts build it; and DIR/testing, a copy of its suite with certificates and keys.
-# The checkout itself is only read. MASTER and SUITE name another master and Debian suite.
+# Both are made anew if they exist. The checkout itself is only read. MASTER and SUITE name another
+# master and Debian suite.
 #
 # It needs mmdebstrap, and no root. DIR/base.tar, without strongSwan, is used again if it is there.
 set -eu
 
 usage() {
-	sed -n '2,7s/^# //p' "$0" >&2
+	sed -n '2,8s/^# //p' "$0" >&2
 	exit 2
 }
 [ $# = 2 ] || usage
@@ -18,6 +19,7 @@ mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 here=$(cd "$(dirname "$0")" && pwd)
 suite=${SUITE:-trixie}
+master=${MASTER:-strongswan}
 
 packages="
 	iproute2 iputils-ping procps psmisc kmod iptables conntrack ethtool ifupdown traceroute tcpdump
@@ -59,5 +61,8 @@ mmdebstrap --variant=custom --skip=update,check/empty --format=tar \
 	'' strongswan.tar
 rm -rf testing
 tar --no-same-owner -xf testing.tar
-dumm-fs master import strongswan.tar --name "${MASTER:-strongswan}"
+if dumm-fs master list -q | grep -qxF "$master"; then
+	dumm-fs master delete "$master"
+fi
+dumm-fs master import strongswan.tar --name "$master"
 rm checkout.tar testing.tar strongswan.tar in-tree.sh systemctl
