@@ -490,6 +490,17 @@ def test_option_u_sets_user_and_group(lab: Lab, user: str, wanted: str) -> None:
     assert done.out.strip() == wanted
 
 
+def test_incomplete_lines_of_the_users(lab: Lab) -> None:
+    """Without a group a user does not exist; all else may be missing."""
+    sh(lab, "cp /etc/passwd /root; printf 'half:x:55\\nmost:x:56:57\\n' >>/etc/passwd")
+    command = ["dumm-guest", "exec", "-u", "half", "sid", "--", "true"]
+    assert lab(command, status=125).err == "dumm-guest: no user 'half' in the guest\n"
+    words = "echo $(id -u) $(id -g) $USER=$HOME=$SHELL"
+    done = lab(["dumm-guest", "exec", "-u", "most", "sid", "--", "sh", "-c", words])
+    assert done.out == "56 57 most==\n"
+    sh(lab, "mv /root/passwd /etc/passwd")
+
+
 # ---- signals ----
 
 
@@ -602,6 +613,49 @@ def test_exec_leaks_no_memory_in_the_guest(lab: Lab) -> None:
     before = free_memory(lab)
     assert shell(lab, line.format(40)).returncode == 0
     assert before - free_memory(lab) < 1024
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_program_that_cannot_begin_holds_up_no_other(lab: Lab, suite: str) -> None:
+    """Until exec a process shares the agent's memory. Here it waits for the file with its groups,
+    one for itself and one for a client that is gone."""
+
+    def inside(script: str) -> str:
+        return lab(["dumm-guest", "exec", suite, "--", "sh", "-c", script]).out
+
+    inside("mv /etc/group /etc/kept && mkfifo /etc/group")
+    waiting = "cat /proc/[0-9]*/stat | grep -c '(init) S 1 '; true"
+    before = inside(waiting)
+    program = ["-u", "65534", "-e", "A=mine", "--", "sh", "-c", "echo $A"]
+    command = ["dumm-guest", "exec", suite, *program]
+    first, second = lab.start(command), lab.start(command)
+    until(lambda: int(inside(waiting)) == int(before) + 2, "both wait")
+    second.kill()
+    second.wait()
+    for _ in range(3):
+        assert inside(f"echo {'x' * 20_000}").strip() == "x" * 20_000
+    inside("cat /etc/kept >/etc/group")
+    assert (first.communicate(timeout=PATIENCE), first.returncode) == ((b"mine\n", b""), 0)
+    inside("mv /etc/kept /etc/group")
+    idle(lab, suite)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_agent_does_not_grow(lab: Lab, suite: str) -> None:
+    """By programs that run, that do not, and that have many arguments."""
+
+    def size() -> str:
+        command = ["dumm-guest", "exec", suite, "--", "grep", "VmData", "/proc/1/status"]
+        return lab(command).out
+
+    runs = (["true"], ["nothing"], ["-u", "nobody", "true"], ["-w", "/nothing", "true"], ["true"])
+    sizes = []
+    for _ in range(3):
+        for words in runs:
+            lab(["dumm-guest", "exec", suite, *words[:-1], "--", words[-1]], status=None)
+        lab(["dumm-guest", "exec", suite, "--", "true", *["word"] * 20_000])
+        sizes.append(size())
+    assert sizes[1:] == sizes[:1] * 2
 
 
 # ---- clients that die ----

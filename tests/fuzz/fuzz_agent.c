@@ -44,6 +44,7 @@ void abort(void) __attribute__((noreturn));
 #include "../../dumm_tools/agent/src/power.c"
 #include "../../dumm_tools/agent/src/process.c"
 #include "../../dumm_tools/agent/src/program.c"
+#include "../../dumm_tools/agent/src/request.c"
 #include "../../dumm_tools/agent/src/serve.c"
 #include "../../dumm_tools/agent/src/served.c"
 #include "../../dumm_tools/agent/src/startup.c"
@@ -235,6 +236,16 @@ long sys(long n, long a, long b, long c, long d, long e, long f)
 	}
 }
 
+long sys_spawn(void *stack_end, void (*run)(void *), void *with)
+{
+	long pid = SYS0(fork);
+
+	(void)stack_end;
+	if (pid == 0)
+		run(with);
+	return pid;
+}
+
 /* A round of main.c's loop, with all possible events. */
 static void round(struct line *l)
 {
@@ -259,8 +270,10 @@ static void round(struct line *l)
 	if (startup.pid && choose(8) == 7)
 		startup_reap(startup.pid, (int)choose(1 << 16));
 	serve_read(l);
-	if (p->pid && choose(8) == 7)
+	if (p->pid && choose(8) == 7) {
+		request_left(p->pid);
 		p->gone = true;
+	}
 	serve_work(l);
 }
 
@@ -294,6 +307,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	memset(&agent, 0, sizeof agent);
 	memset(&k, 0, sizeof k);
 	base[0] = 0;
+	used = spare = NULL;
 	memset(&startup, 0, sizeof startup);
 	startup.out = startup.report = -1;
 	memset(&booted, 0, sizeof booted);

@@ -1,18 +1,26 @@
 /* Users and groups, read from passwd(5) and group(5) without a C library. */
 #include "account.h"
 
-static char *read_file(const char *path, size_t size)
+#define FILE_MAX (1 << 20)
+
+static char *read_file(const char *path, struct room *room)
 {
 	int fd = (int)sys_open(path, O_RDONLY);
-	char *buf = mem_map(size);
+	char *buf = room->at;
+	size_t size = (size_t)(room->end - buf);
+	long n = -ENOMEM;
 
-	if (fd < 0 || !buf || read_whole(fd, buf, size) < 0)
-		return NULL;
+	if (size)
+		n = fd < 0 ? fd : read_whole(fd, buf, size < FILE_MAX ? size : FILE_MAX);
 	sys_close(&fd);
+	if (n < 0)
+		return NULL;
+	room->at += n + 1;
 	return buf;
 }
 
-/* Cut the next line off *text and split it at colons; return the number of fields, 0 at the end. */
+/* Cut the next line off *text and split it at colons; return the number of fields, 0 at the end. Those that
+ * it lacks are empty. */
 static int next_fields(char **text, char **fields, int max)
 {
 	char *s = *text;
@@ -28,6 +36,8 @@ static int next_fields(char **text, char **fields, int max)
 		}
 	*text = *s ? s + 1 : s;
 	*s = 0;
+	for (int i = n; i < max; i++)
+		fields[i] = s;
 	return n;
 }
 
@@ -48,14 +58,15 @@ static u32 number_of(const char *s)
 	return str_number(&s);
 }
 
-bool account_find(const char *user, struct account *a)
+bool account_find(const char *user, struct account *a, struct room *room)
 {
-	char *f[7], *text = read_file("/etc/passwd", 1 << 20);
+	char *f[7], *text = read_file("/etc/passwd", room);
 	bool numeric = is_id(user);
+	int n;
 
-	while (next_fields(&text, f, 7))
-		if (f[0][0] && (numeric ? f[2] && number_of(f[2]) == number_of(user)
-					: !str_cmp(f[0], user))) {
+	while ((n = next_fields(&text, f, 7)))
+		if (n >= 4 && f[0][0] && (numeric ? number_of(f[2]) == number_of(user)
+						  : !str_cmp(f[0], user))) {
 			*a = (struct account){ number_of(f[2]), number_of(f[3]), f[0], f[5], f[6] };
 			return true;
 		}
@@ -66,7 +77,7 @@ bool account_find(const char *user, struct account *a)
 	return true;
 }
 
-bool account_group(const char *group, u32 *gid)
+bool account_group(const char *group, u32 *gid, struct room *room)
 {
 	char *f[4], *text;
 
@@ -74,7 +85,7 @@ bool account_group(const char *group, u32 *gid)
 		*gid = number_of(group);
 		return true;
 	}
-	text = read_file("/etc/group", 1 << 20);
+	text = read_file("/etc/group", room);
 	while (next_fields(&text, f, 4) >= 3)
 		if (!str_cmp(f[0], group)) {
 			*gid = number_of(f[2]);
@@ -96,9 +107,9 @@ static bool in_list(const char *name, const char *list)
 	return false;
 }
 
-int account_groups(const struct account *a, u32 *groups, int max)
+int account_groups(const struct account *a, u32 *groups, int max, struct room *room)
 {
-	char *f[4], *text = read_file("/etc/group", 1 << 20);
+	char *f[4], *text = read_file("/etc/group", room);
 	int count = 0;
 
 	while (next_fields(&text, f, 4) == 4)

@@ -1,65 +1,14 @@
-/* A program's process between fork and exec: terminal, user, directory, environment. */
+/* A program's process until exec: terminal, user, directory, environment. */
 #include "child.h"
 #include "account.h"
 #include "machine.h"
 #include "protocol.h"
 
-#define ENV_MAX 4096
-
 static const char *const DEFAULT_PATH =
 	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-static int tell_fd;
-
-/* ---- requests ---- */
-
-/* Split n bytes of NUL-terminated strings into an array; its length, or -1 if it is too small. */
-static int split(u8 *p, u32 n, char **out, int max)
-{
-	int count = 0;
-	u8 *end = p + n;
-
-	while (p < end) {
-		if (count == max - 1)
-			return -1;
-		out[count++] = (char *)p;
-		p += str_len((char *)p) + 1;
-	}
-	out[count] = NULL;
-	return count;
-}
-
-long child_parse(u8 *payload, u32 n, struct request *r)
-{
-	static char *strings[IN_MAX / 2];
-
-	if (n < 8 || payload[n - 1])
-		return -EINVAL;
-	int argc = payload[5] | payload[6] << 8;
-	int count = split(payload + 7, n - 7, strings, IN_MAX / 2);
-
-	if (count < 0)
-		return -E2BIG;
-	if (argc < 1 || count < 2 + argc)
-		return -EINVAL;
-	r->flags = payload[0];
-	r->rows = (u16)(payload[1] | payload[2] << 8);
-	r->cols = (u16)(payload[3] | payload[4] << 8);
-	r->user = strings[0];
-	r->cwd = strings[1];
-	/* The environment follows the arguments: shift the arguments down over cwd, which leaves one
-	 * place before them for a shell. */
-	r->env = strings + 2 + argc;
-	r->argv = strings + 1;
-	for (int i = 0; i < argc; i++)
-		r->argv[i] = strings[i + 2];
-	r->argv[argc] = NULL;
-	return 0;
-}
-
-/* ---- from fork to exec ---- */
-
-static __attribute__((noreturn)) void die(long error, const char *what, const char *subject)
+static __attribute__((noreturn)) void die(const struct request *r, long error, const char *what,
+					  const char *subject)
 {
 	u8 buf[FAILED_MAX];
 	u32 number = (u32)-error;
@@ -68,7 +17,7 @@ static __attribute__((noreturn)) void die(long error, const char *what, const ch
 	memcpy(buf, &number, 4);
 	p = str_copy(p, end, what);
 	p = str_copy(p, end, subject);
-	sys_write(tell_fd, buf, (size_t)(p - (char *)buf));
+	sys_write(r->tell, buf, (size_t)(p - (char *)buf));
 	sys_exit(127);
 }
 
@@ -80,10 +29,10 @@ void child_reset_signals(void)
 	SYS4(rt_sigprocmask, SIG_SETMASK, &none, NULL, 8);
 }
 
-static void become(char *user, struct account *a)
+static void become(struct request *r, struct account *a)
 {
-	static u32 groups[256];
-	char *group = user;
+	char *user = r->user[0] ? r->user : (char *)"root", *group = user;
+	u32 *groups = r->groups;
 	long count = 0, error;
 
 	while (*group && *group != ':')
@@ -91,42 +40,43 @@ static void become(char *user, struct account *a)
 	bool named = *group == ':';
 	if (named)
 		*group++ = 0;
-	if (!account_find(user, a))
-		die(-ENOENT, "user ", user);
+	if (!account_find(user, a, &r->room))
+		die(r, -ENOENT, "user ", user);
 	groups[count++] = a->gid;
 	if (named) {
-		if (!account_group(group, &a->gid))
-			die(-ENOENT, "group ", group);
+		if (!account_group(group, &a->gid, &r->room))
+			die(r, -ENOENT, "group ", group);
 		groups[0] = a->gid;
 	} else if (a->uid) {
-		count += account_groups(a, groups + 1, 255);
+		count += account_groups(a, groups + 1, GROUPS_MAX - 1, &r->room);
 	}
 	if ((error = SYS2(setgroups, count, groups)) < 0 || (error = SYS1(setgid, a->gid)) < 0 ||
 	    (error = SYS1(setuid, a->uid)) < 0)
-		die(error, "user ", user);
+		die(r, error, "user ", user);
 }
 
 /* ---- environment ---- */
 
-static char *joined(const char *name, const char *value)
+static char *joined(struct request *r, const char *name, const char *value)
 {
+	char *s = r->room.at;
 	size_t n = str_len(name) + str_len(value) + 1;
-	char *s = mem_map(n);
 
-	if (!s)
-		die(-ENOMEM, "exec ", name);
-	str_copy(str_copy(s, s + n, name), s + n, value);
+	if (n > (size_t)(r->room.end - s))
+		die(r, -ENOMEM, "exec ", name);
+	r->room.at = str_copy(str_copy(s, s + n, name), s + n, value) + 1;
 	return s;
 }
 
-static char **environment(char **given, const struct account *a)
+static char **environment(struct request *r, const struct account *a)
 {
-	static char *env[ENV_MAX];
-	const char *defaults[] = { DEFAULT_PATH, joined("HOME=", a->home), joined("USER=", a->name),
-				   joined("LOGNAME=", a->name), joined("SHELL=", a->shell) };
+	const char *defaults[] = { DEFAULT_PATH, joined(r, "HOME=", a->home),
+				   joined(r, "USER=", a->name), joined(r, "LOGNAME=", a->name),
+				   joined(r, "SHELL=", a->shell) };
+	char **env = r->environment;
 	int n = 0;
 
-	for (; *given && n < ENV_MAX - 8; given++)
+	for (char **given = r->env; *given && n < ENV_MAX - 8; given++)
 		env[n++] = *given;
 	env[n] = NULL;
 	for (u32 i = 0; i < sizeof defaults / sizeof *defaults; i++) {
@@ -157,9 +107,9 @@ static long try_exec(const char *path, char **argv, char **env)
 	return error;
 }
 
-static long exec_by_path(char **argv, char **env)
+static long exec_by_path(struct request *r, char **env)
 {
-	static char path[4096];
+	char **argv = r->argv, *path = r->path;
 	const char *dir = env_get(env, "PATH");
 	long error = -ENOENT;
 
@@ -169,13 +119,17 @@ static long exec_by_path(char **argv, char **env)
 	if (!argv[0][0] || !dir)
 		return error;
 	for (;;) {
-		char *p = path, *end = path + sizeof path;
+		char *p = path, *end = path + sizeof r->path;
 
 		while (*dir && *dir != ':' && p + 1 < end)
 			*p++ = *dir++;
 		*p++ = '/';
 		str_copy(p, end, argv[0]);
-		long e = try_exec(path, argv, env);
+		/* Kernels before Linux 6.8 start a process of the host for each exec, found or not. */
+		long e = SYS2(access, path, 0);
+
+		if (e != -ENOENT && e != -ENOTDIR)
+			e = try_exec(path, argv, env);
 
 		if (e != -ENOENT && e != -ENOTDIR)
 			error = e;
@@ -184,39 +138,62 @@ static long exec_by_path(char **argv, char **env)
 	}
 }
 
-void child_exec(int tell, const struct request *r, int *fds)
+static __attribute__((noreturn)) void child_exec(void *with)
 {
-	char *user = r->user, *cwd = r->cwd, **argv = r->argv, **env = r->env;
+	struct request *r = with;
+	char **argv = r->argv, **env, *cwd = r->cwd;
 	struct account a;
 	long error;
 
-	tell_fd = tell;
 	SYS0(setsid);
 	machine_expose();
 	if (r->flags & RUN_TTY)
-		SYS3(ioctl, fds[0], TIOCSCTTY, 0);
+		SYS3(ioctl, r->fds[0], TIOCSCTTY, 0);
 	for (int i = 0; i < 3; i++)
-		SYS3(dup3, fds[i], i, 0);
-	become(user[0] ? user : (char[]){ "root" }, &a);
+		SYS3(dup3, r->fds[i], i, 0);
+	become(r, &a);
 	error = SYS1(chdir, cwd[0] == '~' && !cwd[1] ? a.home : cwd);
 	if (error < 0 && cwd[0] == '~')
 		error = SYS1(chdir, "/");
 	if (error < 0)
-		die(error, "directory ", cwd);
+		die(r, error, "directory ", cwd);
+	env = environment(r, &a);
 	if (argv[0][0] == '~' && !argv[0][1]) { /* the user's login shell */
 		char *name = a.shell[0] ? a.shell : "/bin/sh", *base = name, *s;
 
 		for (s = name; *s; s++)
 			if (*s == '/')
 				base = s + 1;
-		env = environment(env, &a);
-		argv[0] = joined("-", base);
+		argv[0] = joined(r, "-", base);
 		child_reset_signals();
 		error = SYS3(execve, name, argv, env);
-		die(error, "exec ", name);
+		die(r, error, "exec ", name);
 	}
-	env = environment(env, &a);
 	child_reset_signals();
-	error = exec_by_path(argv, env);
-	die(error, "exec ", argv[0]);
+	error = exec_by_path(r, env);
+	die(r, error, "exec ", argv[0]);
+}
+
+long child_start(struct request *r, int tell, const int fds[3])
+{
+	long pid;
+
+	r->tell = tell;
+	memcpy(r->fds, fds, sizeof r->fds);
+	if (agent.is_init) {
+		/* Without a copy of our memory, which is dear in a UML guest: a fifth of fork and exec. But
+		 * without CLONE_VFORK: a file system that does not answer must not stop us. */
+		pid = sys_spawn(r->stack + sizeof r->stack, child_exec, r);
+	} else {
+		/* Processes that share their memory share their oom_score_adj, too (__set_oom_adj,
+		 * fs/proc/base.c), and ours is not for programs: machine_protect. */
+		pid = SYS0(fork);
+		if (pid == 0)
+			child_exec(r);
+	}
+	if (pid > 0 && agent.is_init)
+		request_use(r, (int)pid);
+	else
+		request_drop(r);
+	return pid;
 }

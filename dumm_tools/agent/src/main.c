@@ -10,6 +10,7 @@
 #include "net.h"
 #include "power.h"
 #include "program.h"
+#include "request.h"
 #include "serve.h"
 #include "startup.h"
 
@@ -42,6 +43,7 @@ static void reap(void)
 	while ((pid = SYS4(wait4, -1, &status, WNOHANG, NULL)) > 0) {
 		if (pid == agent.console_pid)
 			agent.console_pid = 0;
+		request_left((int)pid);
 		startup_reap((int)pid, status);
 		for (int i = 0; i < agent.open_count; i++) {
 			struct program *p = &agent.lines[i].program;

@@ -21,7 +21,7 @@ static bool make_pipe(int fds[2])
 
 static void nonblocking(int fd)
 {
-	SYS3(fcntl, fd, F_SETFL, O_NONBLOCK | (SYS3(fcntl, fd, F_GETFL, 0) & O_ACCMODE));
+	SYS3(fcntl, fd, F_SETFL, O_NONBLOCK);
 }
 
 static int open_terminal(int *slave, u16 rows, u16 cols)
@@ -47,7 +47,7 @@ static int open_terminal(int *slave, u16 rows, u16 cols)
 void program_run(struct line *l, u8 *payload, u32 n)
 {
 	struct program *p = &l->program;
-	struct request r;
+	struct request *r = NULL;
 	int fds[3] = { -1, -1, -1 };	/* the child's stdin, stdout, stderr */
 	int in[2] = { -1, -1 }, out[2] = { -1, -1 }, err[2] = { -1, -1 }, tell[2] = { -1, -1 };
 	long error;
@@ -55,15 +55,16 @@ void program_run(struct line *l, u8 *payload, u32 n)
 	if (p->pid)
 		return fail(l, -EBUSY, "a program is already running on this line");
 	program_drop(l); /* input that came too late for an earlier one */
-	if ((error = child_parse(payload, n, &r)) < 0)
+	if ((error = request_take(payload, n, &r)) < 0)
 		return fail(l, error, error == -E2BIG ? "exec " : "bad request");
-	error = -EINVAL;
+	bool tty = r->flags & RUN_TTY, ends = !agent.is_init && power_is_asked_for(r->argv);
 
+	error = -EMFILE;
 	if (!make_pipe(tell))
 		goto broken;
-	if (r.flags & RUN_TTY) {
+	if (tty) {
 		int slave = -1;
-		int master = open_terminal(&slave, r.rows, r.cols);
+		int master = open_terminal(&slave, r->rows, r->cols);
 
 		if (master < 0) {
 			error = master;
@@ -72,10 +73,8 @@ void program_run(struct line *l, u8 *payload, u32 n)
 		out[0] = in[1] = master;
 		fds[0] = fds[1] = fds[2] = slave;
 	} else {
-		if (!make_pipe(in) || !make_pipe(out) || !make_pipe(err)) {
-			error = -EMFILE;
+		if (!make_pipe(in) || !make_pipe(out) || !make_pipe(err))
 			goto broken;
-		}
 		fds[0] = in[0];
 		fds[1] = out[1];
 		fds[2] = err[1];
@@ -84,17 +83,14 @@ void program_run(struct line *l, u8 *payload, u32 n)
 		nonblocking(err[0]);
 	}
 
-	long pid = SYS0(fork);
-
-	if (pid == 0)
-		child_exec(tell[1], &r, fds);
-	error = pid;
-	if (pid < 0)
+	error = child_start(r, tell[1], fds);
+	r = NULL;
+	if (error < 0)
 		goto broken;
 	memset(p, 0, sizeof *p);
-	p->pid = (int)pid;
-	p->tty = r.flags & RUN_TTY;
-	p->ends = !agent.is_init && power_is_asked_for(r.argv);
+	p->pid = (int)error;
+	p->tty = tty;
+	p->ends = ends;
 	p->in = in[1];
 	p->out = out[0];
 	p->err = err[0];
@@ -102,17 +98,21 @@ void program_run(struct line *l, u8 *payload, u32 n)
 	nonblocking(p->started);
 	sys_close(&tell[1]);
 	sys_close(&fds[0]);
-	if (!p->tty) {
+	if (!tty) {
 		sys_close(&fds[1]);
 		sys_close(&fds[2]);
 	}
 	return;
 
 broken:
+	if (r)
+		request_drop(r);
+	if (tty)
+		sys_close(&fds[0]);
 	for (int i = 0; i < 2; i++) {
 		sys_close(&tell[i]);
 		sys_close(&in[i]);
-		if (!(r.flags & RUN_TTY))
+		if (!tty)
 			sys_close(&out[i]);
 		sys_close(&err[i]);
 	}
@@ -129,6 +129,8 @@ void program_started(struct line *l)
 	if (n == -EAGAIN)
 		return;
 	sys_close(&p->started);
+	if (n == 0)
+		request_left(p->pid);
 	if (n > 4) {
 		line_send(l, FAILED, buf, (u32)n);
 		program_drop(l);

@@ -115,24 +115,24 @@ static void find_interpreter(struct request *r)
 static long launch(void)
 {
 	int out[2] = { -1, -1 }, tell[2] = { -1, -1 }, null = (int)sys_open("/dev/null", O_RDWR);
-	struct request r;
-	long error = child_parse(startup.payload, startup.size, &r);
+	struct request *r = NULL;
+	long error = request_take(startup.payload, startup.size, &r);
 
-	if (!error && startup.how & STARTUP_SCRIPT && !(error = write_script(r.argv[0])))
-		find_interpreter(&r);
+	if (!error && startup.how & STARTUP_SCRIPT && !(error = write_script(r->argv[0])))
+		find_interpreter(r);
 	if (!error && !(error = SYS2(pipe2, out, O_CLOEXEC)))
 		error = SYS2(pipe2, tell, O_CLOEXEC | O_NONBLOCK);
 	if (!error) {
-		int fds[3] = { null, out[1], out[1] };
-		long pid = SYS0(fork);
+		long pid = child_start(r, tell[1], (int[]){ null, out[1], out[1] });
 
-		if (pid == 0)
-			child_exec(tell[1], &r, fds);
+		r = NULL;
 		if (pid < 0)
 			error = pid;
 		else
 			startup.pid = (int)pid;
 	}
+	if (r)
+		request_drop(r);
 	sys_close(&null);
 	sys_close(&out[1]);
 	sys_close(&tell[1]);
@@ -214,6 +214,8 @@ void startup_started(void)
 		return;
 	sys_close(&startup.report);
 	startup.runs = n <= 4;
+	if (n == 0)
+		request_left(startup.pid);
 	if (startup.runs)
 		return;
 	buf[n] = 0;

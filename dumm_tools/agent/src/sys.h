@@ -18,6 +18,7 @@
 #include <linux/fcntl.h>
 #include <linux/mman.h>
 #include <linux/mount.h>
+#include <linux/sched.h>
 #include <linux/signal.h>
 #include <linux/stat.h>
 #include <linux/wait.h>
@@ -32,6 +33,7 @@ typedef uint64_t u64;
 
 #ifdef OTHER_KERNEL /* tests/fuzz has one of its own */
 long sys(long n, long a, long b, long c, long d, long e, long f);
+long sys_spawn(void *stack_end, void (*run)(void *), void *with);
 #else
 static inline long sys(long n, long a, long b, long c, long d, long e, long f)
 {
@@ -43,6 +45,28 @@ static inline long sys(long n, long a, long b, long c, long d, long e, long f)
 	__asm__ volatile("syscall"
 			 : "=a"(r)
 			 : "a"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return r;
+}
+
+/* Call `run`, which must not return, in a process that shares our memory; return its pid. */
+static inline long sys_spawn(void *stack_end, void (*run)(void *), void *with)
+{
+	register void *r12 __asm__("r12") = with;
+	register long r10 __asm__("r10") = 0;
+	register long r8 __asm__("r8") = 0;
+	long r;
+
+	__asm__ volatile("syscall\n\t"
+			 "test %%rax, %%rax\n\t"
+			 "jnz 1f\n\t"
+			 "xor %%ebp, %%ebp\n\t"
+			 "mov %%r12, %%rdi\n\t"
+			 "call *%%rbx\n"
+			 "1:"
+			 : "=a"(r)
+			 : "a"(__NR_clone), "D"(CLONE_VM | SIGCHLD), "S"(stack_end), "d"(0), "r"(r10),
+			   "r"(r8), "b"(run), "r"(r12)
 			 : "rcx", "r11", "memory");
 	return r;
 }

@@ -4,6 +4,11 @@
 
 #include "sys.h"
 
+/* Memory that is used up piece by piece. */
+struct room {
+	char *at, *end;
+};
+
 size_t str_len(const char *s);
 int str_cmp(const char *a, const char *b);
 bool str_starts(const char *s, const char *prefix);
