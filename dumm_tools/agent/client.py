@@ -98,10 +98,14 @@ class Line:
 
     def send(self, kind: bytes, payload: bytes = b"") -> None:
         """Queue a frame and write as much as possible; OSError(E2BIG) if it is too large."""
+        self.queue(kind, payload)
+        self.write()
+
+    def queue(self, kind: bytes, payload: bytes = b"") -> None:
+        """Queue a frame, to be written together with others; OSError(E2BIG) if it is too large."""
         if len(payload) > protocol.FRAME_MAX:
             raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
         self.outbox += protocol.frame(kind, payload)
-        self.write()
 
     def write(self) -> None:
         """Write as much of the queue as the line accepts."""

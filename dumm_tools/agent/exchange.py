@@ -69,11 +69,12 @@ class Exchange:
         """Have the program started; ExecFailed if that cannot even be asked for."""
         rows, cols = tty.size()
         try:
-            self._line.send(protocol.RUN, request(self._program, rows, cols))
+            self._line.queue(protocol.RUN, request(self._program, rows, cols))
         except OSError as e:
             what = self._program.argv[0]
             raise ExecFailed(f"cannot run '{what}': {e.strerror}", 126) from None
         self._in.begin()
+        self._line.write()
 
     @property
     def is_over(self) -> bool:

@@ -40,11 +40,12 @@ class Feed:
         self._inline = 0  # bytes sent but not acknowledged
         self._taken_at = 0.0  # when there were last none, or some were acknowledged
         self._bulk: list[int] = []  # files sent but not acknowledged
+        self._files: set[str] = set()
 
     def begin(self) -> None:
         """The program is being started."""
         if self._stdin is None:
-            self._line.send(protocol.INPUT_END)
+            self._line.queue(protocol.INPUT_END)
 
     def wants(self) -> Wants:
         """The events to poll for: data, if there is room for more."""
@@ -143,6 +144,7 @@ class Feed:
         """Pass on a large piece in a file; return False if there is no room for it."""
         which = 1 if 0 in self._bulk else 0
         path = self._file(which)
+        self._files.add(path)
         try:
             with open(path, "wb") as file:
                 os.fchmod(file.fileno(), 0o644)  # whatever the umask: the kernel's user is another
@@ -160,6 +162,6 @@ class Feed:
 
     def clean(self) -> None:
         """Remove the files that were passed on."""
-        for which in (0, 1):
+        for path in self._files:
             with contextlib.suppress(OSError):
-                os.unlink(self._file(which))
+                os.unlink(path)

@@ -32,9 +32,14 @@ class Sink:
                 self._fd = self._given
         return {self._fd: select.POLLOUT}
 
-    def write(self, events: Wants) -> bool:
-        """Write if poll reported it as ready; return whether something was accepted."""
-        if not self.backlog or self._fd not in events:
+    def write(self, events: Wants | None) -> bool:
+        """Write if poll reported it as ready or, without events, if that cannot block; return
+        whether something was accepted."""
+        if events is None:
+            may = bool(self.wants()) and not os.get_blocking(self._fd)
+        else:
+            may = self._fd in events
+        if not (may and self.backlog):
             return False
         taken = stream.write(self._fd, self.backlog)
         del self.backlog[:taken]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
 import signal
 import sys
-from typing import NoReturn
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import click
 
@@ -37,19 +39,30 @@ def _program(words: list[str]) -> tuple[str, Program] | None:
     """The guest and the program of `guest exec` in a single guest without a terminal."""
     if len(words) < 4 or words[0].removeprefix("dumm-") != "guest" or words[1] != "exec":
         return None
-    head = words[2 : words.index("--")] if "--" in words else words[2:]
-    options = [word for word in head if word.startswith("-")]
-    if not all(_option(word) in _ALONE for word in options) or (options and "--" not in words):
+    end = words.index("--") if "--" in words else len(words)
+    options = [word for word in words[2:end] if word.startswith("-")]
+    if not all(_option(word) in _ALONE for word in options) or (options and end == len(words)):
         return None  # for a child: they may print something, or mean another lab
-    try:
-        given = execute.exec_.make_context("exec", words[2:]).params
-    except (click.ClickException, click.exceptions.Exit, DummError):
+    given = _parsed(tuple(words[2:end]))
+    if given is None:
         return None  # the command itself says what is wrong
-    if len(given["words"]) < 2:
+    name, *argv = list(given["words"])[:-1] + words[end + 1 :]
+    if not argv:
         return None
-    name, *argv = given["words"]
     cwd, user = given["workdir"] or "/", given["user"] or "root"
     return name, Program(argv, given["env"], cwd, user, False, given["timeout"])
+
+
+@functools.lru_cache(maxsize=100)
+def _parsed(head: tuple[str, ...]) -> Mapping[str, Any] | None:
+    """The parameters of `guest exec` with these words, and one word of a program; None if they are
+    wrong. Parsing takes as long as all else that is done here for a program, and most requests of a
+    session begin alike."""
+    try:
+        params = execute.exec_.make_context("exec", [*head, "--", "true"]).params
+    except (click.ClickException, click.exceptions.Exit, DummError):
+        return None
+    return params if len(params["words"]) > 1 else None
 
 
 def _option(word: str) -> str:

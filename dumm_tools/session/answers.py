@@ -44,7 +44,7 @@ class Answers:
         return self.waiting >= BACKLOG_MAX
 
     def put(self, answer: dict[str, Any]) -> None:
-        """Queue an answer, and write what is accepted."""
+        """Queue an answer."""
         if not self.is_deaf:
             text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
             # Half of a surrogate pair, from a name that is not UTF-8, becomes what JSON has for it.
@@ -54,8 +54,8 @@ class Answers:
         """The events to poll for."""
         return self._sink.wants()
 
-    def write(self, events: Wants) -> None:
-        """Write what our reader accepts; OSError."""
+    def write(self, events: Wants | None) -> None:
+        """Write what our reader accepts, after a poll or, without events, at once; OSError."""
         if self._sink.write(events):
             self.moved_at = time.monotonic()
 

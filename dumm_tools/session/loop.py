@@ -127,6 +127,7 @@ class Session:
             self._read()
         self._serve(events, owners)
         self._advance()
+        self._write(None)
         self._guests.expire()
 
     def _may_read(self) -> bool:
@@ -148,8 +149,9 @@ class Session:
         if now >= self._kill_at:
             self._kill_at = now + 1.0
 
-    def _write(self, events: dict[int, int]) -> None:
-        gone = events.get(1, 0) & (select.POLLERR | select.POLLHUP | select.POLLNVAL)
+    def _write(self, events: dict[int, int] | None) -> None:
+        lost = select.POLLERR | select.POLLHUP | select.POLLNVAL
+        gone = bool(events and events.get(1, 0) & lost)
         try:
             self._answers.write(events)
         except OSError as e:
