@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from support.labs import Lab as Commands
 from support.library import KINDS, descriptors, pair, sessions
 from support.world import use_of
 
-from dumm_tools import Conflict, Lab, NotFound, SessionEnded, TimedOut
+from dumm_tools import Conflict, DummError, Lab, NotFound, SessionEnded, TimedOut
 from dumm_tools.api import streams
 
 pytestmark = pytest.mark.uml
@@ -539,6 +540,31 @@ def test_floods_do_not_delay_other_calls(lab: Lab) -> None:
             assert bob.run(["hostname"]).stdout == "bob\n"
             assert alice.run(["hostname"]).stdout == "alice\n"
     assert program.stdout.readline() == "y\n"
+
+
+def test_no_space_for_unread_output_ends_that_program_only(lab: Lab) -> None:
+    """A limit on files is met like a full disk."""
+    alice = lab.guest("alice")
+    session = session_of(lab)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with alice.popen(["cat"], text=False) as other:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 20, limit[1]))
+        try:
+            reason = r"cannot keep output in '.*': File too large"
+            flood = alice.popen(["cat", "/dev/zero"], text=False)
+            with flood, pytest.raises(DummError, match=reason):
+                flood.wait(PATIENCE)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        kept: list[int] = []
+        pieces = iter(lambda: flood.stdout.read(1 << 20), b"")
+        with pytest.raises(DummError, match=reason):
+            kept.extend(map(len, pieces))
+        assert 3 << 20 <= sum(kept) <= 5 << 20
+        other.stdin.write(b"still here\n")
+        assert other.stdout.readline() == b"still here\n"
+    alice.wait_until(["sh", "-c", "! ps -o args | grep -qx 'cat /dev/zero'"], timeout=PATIENCE)
+    assert session_of(lab) == session
 
 
 def test_captures(lab: Lab, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ class Running:
         self._process, self._sinks, self._signal = process, sinks, signal_at_end
         self._number = 0
         self._kept = {"stdout": bytearray(), "stderr": bytearray()}
+        self._error: Exception | None = None  # of a sink
         #: Bytes of input that were sent, and that the program has got.
         self._sent = self._taken = 0
         self._moved = threading.Condition()
@@ -89,16 +90,34 @@ class Running:
                 self._moved.notify_all()
             return True
         if "status" not in message:
+            self._take(message)
+            return True
+        if (error := self._error) is not None:
+            self._settle(lambda: self.future.set_exception(error))
+            return False
+        out, err = (bytes(self._kept[stream]) for stream in ("stdout", "stderr"))
+        self._settle(lambda: self.future.set_result(answers.answer(message, out, err)))
+        return False
+
+    def _take(self, message: Message) -> None:
+        """Pass on what a program has printed, unless that has failed: the program is killed."""
+        if self._error is not None:
+            return
+        try:
             for stream, kept in self._kept.items():
                 data = answers.piece(message, stream)
                 if data and stream in self._sinks:
                     self._sinks[stream](data)
                 elif data:
                     kept += data
-            return True
-        out, err = (bytes(self._kept[stream]) for stream in ("stdout", "stderr"))
-        self._settle(lambda: self.future.set_result(answers.answer(message, out, err)))
-        return False
+        except (DummError, MemoryError) as e:
+            self._error = e
+            # Not here: whoever takes the answers must not wait for the session to read.
+            threading.Thread(target=self._kill, name="dumm-kill", daemon=True).start()
+
+    def _kill(self) -> None:
+        with contextlib.suppress(SessionEnded):
+            self.signal("KILL")
 
     def _settle(self, settle: Callable[[], None]) -> None:
         for sink in self._sinks.values():

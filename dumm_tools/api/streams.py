@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
 from typing import IO, AnyStr, Generic, cast
+
+from dumm_tools.errors import DummError
 
 #: Bytes that are kept in memory until they are read; the rest is kept in a temporary file.
 IN_MEMORY = 1 << 20
@@ -16,7 +19,8 @@ class Output(Generic[AnyStr]):
 
     Output that has not been read yet is kept, up to 1 MiB in memory and the rest in a temporary
     file: a program is not slowed down by its reader. For an output of unknown size, name a file
-    instead (`popen(..., stdout=PATH)`).
+    instead (`popen(..., stdout=PATH)`): if there is no space for the temporary one, the program is
+    killed, and reading raises DummError after what was kept.
     """
 
     def __init__(self, *, text: bool) -> None:
@@ -26,6 +30,7 @@ class Output(Generic[AnyStr]):
         self._file: IO[bytes] | None = None
         self._read = self._written = 0  # positions in the file
         self._is_over = False
+        self._error: DummError | None = None  # why there is no more
 
     def __iter__(self) -> Iterator[AnyStr]:
         return self
@@ -44,6 +49,7 @@ class Output(Generic[AnyStr]):
                 self._fill()
                 at = self._data.find(b"\n", looked) + 1
                 if at or (self._is_over and not self._left()):
+                    self._check(at or len(self._data))
                     return self._take(at or len(self._data))
                 looked = len(self._data)
                 if not self._left():
@@ -57,6 +63,7 @@ class Output(Generic[AnyStr]):
         with self._change:
             while not self._is_over and (size < 0 or not self._data):
                 self._change.wait()
+            self._check(0 if size < 0 else len(self._data))
             if size < 0:
                 self._fill(len(self._data) + self._left())
             found = self._take(len(self._data) if size < 0 else min(size, len(self._data)))
@@ -64,31 +71,48 @@ class Output(Generic[AnyStr]):
             return found
 
     def feed(self, data: bytes) -> None:
-        """Take what has come; b"" is the end."""
+        """Take what has come; b"" is the end. DummError if there is no space for it."""
         with self._change:
             if not data:
                 self._is_over = True
+            elif self._error is not None:
+                raise self._error
             elif self._file is None and len(self._data) + len(data) <= IN_MEMORY:
                 self._data += data
             else:
-                self._spill(data)
+                try:
+                    self._spill(data)
+                except OSError as e:
+                    where = tempfile.gettempdir()
+                    self._error = DummError(f"cannot keep output in '{where}': {e.strerror}")
+                    self._is_over = True
+                    self._change.notify_all()
+                    raise self._error from None
             self._change.notify_all()
+
+    def _check(self, found: int) -> None:
+        """Raise the error, if that is all there is."""
+        if self._error is not None and not found:
+            raise self._error
 
     def _left(self) -> int:
         return self._written - self._read
 
     def _spill(self, data: bytes) -> None:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="dumm-output-")  # noqa: SIM115
-        self._file.seek(self._written)
-        self._written += self._file.write(data)
+            self._file = tempfile.TemporaryFile(prefix="dumm-output-", buffering=0)  # noqa: SIM115
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(self._file.fileno(), view, self._written)
+            self._written += count
+            view = view[count:]
 
     def _fill(self, size: int = 1) -> None:
         """Have so many bytes in memory, if they are in the file."""
         if self._file is None or len(self._data) >= size:
             return
-        self._file.seek(self._read)
-        data = self._file.read(min(self._left(), max(IN_MEMORY, size - len(self._data))))
+        wanted = min(self._left(), max(IN_MEMORY, size - len(self._data)))
+        data = os.pread(self._file.fileno(), wanted, self._read)
         self._read += len(data)
         self._data += data
         if not self._left():
