@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import PATIENCE, SUITES, TOP
@@ -27,7 +28,7 @@ from support.labs import Lab as Commands
 from support.library import KINDS, descriptors, pair, sessions
 from support.world import use_of
 
-from dumm_tools import Conflict, DummError, Lab, NotFound, SessionEnded, TimedOut
+from dumm_tools import Conflict, DummError, Lab, NotFound, Program, SessionEnded, TimedOut
 from dumm_tools.api import streams
 
 pytestmark = pytest.mark.uml
@@ -270,6 +271,78 @@ def test_fork(lab: Lab) -> None:
         cat.stdin.write("still here\n")
         assert cat.stdout.readline() == "still here\n"
     assert session_of(lab) == ours
+
+
+def _try_programs(running: Program[str], ended: Program[str], sent: object) -> None:
+    """In a forked child."""
+    assert isinstance(sent, multiprocessing.connection.Connection)
+    said = []
+    for use in (running.wait, running.poll, running.stdout.read, running.stderr.readline):
+        try:
+            said.append(repr(use()))
+        except SessionEnded as e:
+            said.append(str(e))
+    running.end()
+    sent.send((said, ended.wait(), ended.stdout.read()))
+
+
+def test_programs_after_a_fork(lab: Lab) -> None:
+    """The parent's are not those of the child: it waits for none. Here another thread has locked
+    what it would need."""
+    alice = lab.guest("alice")
+    with alice.popen(["cat"]) as cat, alice.popen(["echo", "x"]) as ended:
+        ended.wait()
+        reader = threading.Thread(target=cat.stdout.readline)
+        reader.start()
+        context = multiprocessing.get_context("fork")
+        mine, theirs = context.Pipe()
+        child = context.Process(target=_try_programs, args=(cat, ended, theirs))
+        with cat.stdout._change, cat._running._moved, cat._running.future._condition:
+            child.start()
+        assert mine.poll(PATIENCE)
+        said, status, text = mine.recv()
+        child.join(PATIENCE)
+        assert (said, status, text) == ([streams.FORKED] * 4, 0, "x\n")
+        cat.stdin.write("still here\n")
+        reader.join(PATIENCE)
+        assert not reader.is_alive()
+
+
+def test_fork_while_another_thread_starts_a_session(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child must not have the input of that session: it would last as long as the child."""
+    begun, start = threading.Event(), subprocess.Popen
+
+    def slow(*args: Any, **kwargs: Any) -> subprocess.Popen[bytes]:
+        process = start(*args, **kwargs)
+        begun.set()
+        done.wait(0.3)  # a fork comes now, or waits for us
+        return process
+
+    done = threading.Event()
+    monkeypatch.setattr(subprocess, "Popen", slow)
+    other = Lab(lab.directory)
+    thread = threading.Thread(target=other.guests)
+    thread.start()
+    assert begun.wait(PATIENCE)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(write)
+            os.read(read, 1)
+        finally:
+            os._exit(0)
+    done.set()
+    thread.join(PATIENCE)
+    ender = threading.Thread(target=other.close, daemon=True)
+    ender.start()
+    ender.join(PATIENCE)
+    assert not ender.is_alive()
+    os.close(read)
+    os.close(write)
+    os.waitpid(pid, 0)
 
 
 def test_child_does_not_destroy_the_parents_lab(library: None, packs: Path, tmp_path: Path) -> None:

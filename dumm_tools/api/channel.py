@@ -16,6 +16,7 @@ from typing import Any
 from dumm_tools.api import answers
 from dumm_tools.api.answers import Answer
 from dumm_tools.api.process import Message, Process
+from dumm_tools.api.streams import FORKED
 from dumm_tools.errors import DummError, SessionEnded
 
 #: Bytes of input that may be on the way to a program.
@@ -30,6 +31,7 @@ class Running:
 
     def __init__(self, process: Process, sinks: dict[str, Sink], signal_at_end: str) -> None:
         self.future: Future[Answer] = Future()
+        self._outcome: Answer | Exception | None = None
         self._process, self._sinks, self._signal = process, sinks, signal_at_end
         self._number = 0
         self._kept = {"stdout": bytearray(), "stderr": bytearray()}
@@ -38,6 +40,7 @@ class Running:
         self._sent = self._taken = 0
         self._moved = threading.Condition()
         self._feeding = threading.Lock()  # keeps inputs in their order
+        _running.add(self)
 
     def begin(self, message: Message) -> None:
         """Send it. SessionEnded."""
@@ -82,7 +85,7 @@ class Running:
 
     def _receive(self, message: Message | None) -> bool:
         if message is None:
-            self._settle(lambda: self.future.set_exception(self._process.end()))
+            self._settle(self._process.end())
             return False
         if (taken := message.get("taken")) is not None:
             with self._moved:
@@ -92,11 +95,8 @@ class Running:
         if "status" not in message:
             self._take(message)
             return True
-        if (error := self._error) is not None:
-            self._settle(lambda: self.future.set_exception(error))
-            return False
         out, err = (bytes(self._kept[stream]) for stream in ("stdout", "stderr"))
-        self._settle(lambda: self.future.set_result(answers.answer(message, out, err)))
+        self._settle(self._error or answers.answer(message, out, err))
         return False
 
     def _take(self, message: Message) -> None:
@@ -119,13 +119,21 @@ class Running:
         with contextlib.suppress(SessionEnded):
             self.signal("KILL")
 
-    def _settle(self, settle: Callable[[], None]) -> None:
+    def _settle(self, outcome: Answer | Exception) -> None:
+        self._outcome = outcome
         for sink in self._sinks.values():
             sink(b"")
         with contextlib.suppress(InvalidStateError):  # cancelled
-            settle()
+            _settle(self.future, outcome)
         with self._moved:
             self._moved.notify_all()
+
+    def abandon(self) -> None:
+        """In a child process that was forked: it has ended, or is the parent's. No lock can be
+        used, since a thread that is not there may hold it."""
+        self._moved, self._feeding = threading.Condition(), threading.Lock()
+        self.future = Future()
+        _settle(self.future, self._outcome or SessionEnded(FORKED))
 
     def _done(self, future: Future[Answer]) -> None:
         if future.cancelled():
@@ -193,12 +201,9 @@ class Channel:
     def abandon(self) -> None:
         """In a child process that was forked: forget the parent's session."""
         self._lock = threading.Lock()
-        process, self._process = self._process, None
-        self._last_words, self._kept = None, [0]
+        self._process, self._last_words, self._kept = None, None, [0]
         if self._finalizer is not None:
             self._finalizer.detach()
-        if process is not None:
-            process.abandon()
 
     def _started(self) -> Process:
         with self._lock:
@@ -235,12 +240,22 @@ def _finish(process: Process, kept: list[int]) -> None:
     process.close(*kept)
 
 
+def _settle(future: Future[Answer], outcome: Answer | Exception) -> None:
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
 _channels: weakref.WeakSet[Channel] = weakref.WeakSet()
+_running: weakref.WeakSet[Running] = weakref.WeakSet()
 
 
 def _forked() -> None:
     for channel in list(_channels):
         channel.abandon()
+    for running in list(_running):
+        running.abandon()
 
 
 os.register_at_fork(after_in_child=_forked)

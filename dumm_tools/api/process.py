@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -56,14 +57,16 @@ class Process:
         self._faults = open(faults, "r+b", buffering=0)  # noqa: SIM115
         argv = [sys.executable, "-P", "-c", _START, _PLACE, "-C", directory, "--json"]
         try:
-            self._process = subprocess.Popen(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._faults,
-                bufsize=0,
-                start_new_session=True,
-            )
+            with _forking:
+                self._process = subprocess.Popen(
+                    argv,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._faults,
+                    bufsize=0,
+                    start_new_session=True,
+                )
+                _processes.add(self)
         except OSError as e:
             self._faults.close()
             raise SessionEnded(f"cannot start '{sys.executable}': {e.strerror}") from None
@@ -142,7 +145,7 @@ class Process:
             if number != keep:
                 with contextlib.suppress(SessionEnded):
                     self.send({"id": number, "signal": "KILL"})
-        with self._writing, contextlib.suppress(OSError):
+        with self._writing, _forking, contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
         if threading.current_thread() is not self._thread:
@@ -157,6 +160,7 @@ class Process:
                 stream.close()
         self._process.returncode = 0  # not our child: no warning that it still runs
         self._ended = True
+        self._lock, self._writing = threading.RLock(), threading.RLock()
 
     def _read(self) -> None:
         stdout = self._process.stdout
@@ -198,3 +202,20 @@ class Process:
         if receiver is not None and not receiver(message):
             with self._lock:
                 self._receivers.pop(message["id"], None)
+
+
+#: Nobody forks while a session is started, or our end of its input closed: the child would have a
+#: copy of the descriptor that it does not know about, and the session would never see an end.
+_forking = threading.RLock()
+_processes: weakref.WeakSet[Process] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    _forking.release()
+    for process in list(_processes):
+        process.abandon()
+
+
+os.register_at_fork(
+    before=_forking.acquire, after_in_parent=_forking.release, after_in_child=_forked
+)

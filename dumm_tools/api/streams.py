@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator
-from typing import IO, AnyStr, Generic, cast
+from typing import IO, Any, AnyStr, Generic, cast
 
-from dumm_tools.errors import DummError
+from dumm_tools.errors import DummError, SessionEnded
 
 #: Bytes that are kept in memory until they are read; the rest is kept in a temporary file.
 IN_MEMORY = 1 << 20
+#: Why a child cannot use what its parent has started.
+FORKED = "this program belongs to the process that has forked this one"
 
 
 class Output(Generic[AnyStr]):
@@ -31,6 +34,7 @@ class Output(Generic[AnyStr]):
         self._read = self._written = 0  # positions in the file
         self._is_over = False
         self._error: DummError | None = None  # why there is no more
+        _outputs.add(self)
 
     def __iter__(self) -> Iterator[AnyStr]:
         return self
@@ -95,6 +99,12 @@ class Output(Generic[AnyStr]):
         if self._error is not None and not found:
             raise self._error
 
+    def abandon(self) -> None:
+        """In a child process that was forked: nothing comes any more."""
+        self._change = threading.Condition()
+        if not self._is_over:
+            self._error, self._is_over = SessionEnded(FORKED), True
+
     def _left(self) -> int:
         return self._written - self._read
 
@@ -137,3 +147,14 @@ def _whole(data: bytearray, size: int) -> int:
     while size < min(4, len(data)) and data[size] & 0xC0 == 0x80:
         size += 1
     return size
+
+
+_outputs: weakref.WeakSet[Output[Any]] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for output in list(_outputs):
+        output.abandon()
+
+
+os.register_at_fork(after_in_child=_forked)
