@@ -87,6 +87,8 @@ def shell(script: str, guest: str = "alice") -> list[str]:
             {"id": 1, "run": ["x"], "at_end": True, "stdin": {"stream": True}},
             "the input of a request for the end cannot be a stream",
         ),
+        ({"id": 1, "run": ["x"], "after": 2}, "'after' is for requests with 'at_end'"),
+        ({"id": 1, "run": ["x"], "at_end": True, "after": {}}, "'after' is the id of a request"),
         ({"id": 1, "input": "x"}, "this request is not under way"),
         ({"id": 1, "input": "x", "input_end": True}, "one kind of input at a time"),
         ({"id": 1, "input_end": 1}, "'input_end' is true"),
@@ -515,6 +517,27 @@ def test_end_of_input_completes_everything(lab: Lab) -> None:
     assert answers[3]["stdout"] == "alice\nbob\n"
     assert lab("dumm-guest exec alice -- cat /order").out == "1\nfirst\nlast\n"
     lab("dumm-guest exec alice -- rm /order")
+
+
+@pytest.mark.uml
+@grouped
+def test_requests_for_the_end_that_depend_on_others(lab: Lab) -> None:
+    """What they undo is completed, even if nobody reads the answer; what has failed is not undone."""
+    session = Session(lab)
+    for name in ("made", "failed", "never"):
+        words = shell(f"echo {name} >>/undone")
+        session.send({"id": f"undo {name}", "run": words, "at_end": True, "after": name})
+        session.next()
+    session.send({"id": "failed", "run": shell("false"), "parallel": True})
+    assert session.next()["status"] == 1
+    session.send({"id": "made", "run": shell("sleep 1; touch /made"), "parallel": True})
+    session.run("guest is-running alice", parallel=True)
+    assert session.process.stdout
+    session.process.stdout.close()
+    session.process.stdout = None
+    assert session.process.wait(PATIENCE) == -signal.SIGPIPE
+    assert lab("dumm-guest exec alice -- cat /undone").out == "made\n"
+    lab("dumm-guest exec alice -- rm /undone /made")
 
 
 @pytest.mark.uml

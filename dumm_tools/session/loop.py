@@ -51,6 +51,7 @@ class Session:
         self._queued = 0  # bytes
         self._error: OSError | None = None  # of our output
         self._at_end: dict[Id, Run] = {}
+        self._succeeded: dict[Id, bool] = {}  # requests that others for the end depend on
         self._text = bytearray()
         self._skips = False  # within a line that is too long
         self._eof = False
@@ -67,6 +68,9 @@ class Session:
                     self._round(arrived)
                 self._is_ending = True
                 for run in reversed(list(self._at_end.values())):
+                    if run.after is not None and not self._succeeded[run.after]:
+                        self._answers.put({"id": run.id, "kept": False})
+                        continue
                     self._begin(run)
                     while self._jobs or (self._answers.waiting and not self._ended_by):
                         self._round(arrived)
@@ -144,7 +148,7 @@ class Session:
             if job in events_of or now >= job.until():
                 job.step(events_of.get(job, {}))
             if now >= self._kill_at:
-                job.signal(signal.SIGKILL)
+                self._interrupt(job, signal.SIGKILL)
             self._settle(job)
         if now >= self._kill_at:
             self._kill_at = now + 1.0
@@ -164,8 +168,8 @@ class Session:
     def _end(self, number: int) -> None:
         """A signal ends us: what is under way is ended, and what waits is not begun."""
         if self._ended_by:
-            if self._is_ending:  # again: what is done at the end takes too long for somebody
-                for job in self._jobs.values():
+            for job in self._jobs.values():  # again: it takes too long for somebody
+                if self._is_ending or job.run.id in self._succeeded:
                     job.signal(signal.SIGTERM)
             return
         self._ended_by = number
@@ -175,8 +179,14 @@ class Session:
         if not self._is_ending:
             self._kill_at = time.monotonic() + _GRACE
             for job in list(self._jobs.values()):
-                job.signal(signal.SIGTERM)
+                self._interrupt(job, signal.SIGTERM)
                 self._settle(job)
+
+    def _interrupt(self, job: Job, number: int) -> None:
+        """End a request, unless it makes what another one undoes at the end: half of that could not
+        be undone."""
+        if job.run.id not in self._succeeded:
+            job.signal(number)
 
     # ---- requests ----
 
@@ -233,6 +243,8 @@ class Session:
             raise Refused(run.id, "this id is in use")
         if run.at_end:
             self._at_end[run.id] = run
+            if run.after is not None:
+                self._succeeded.setdefault(run.after, False)
             self._answers.put({"id": run.id, "kept": True})
         elif run.parallel or (self._current is None and not self._queue):
             if not run.parallel:
@@ -301,6 +313,8 @@ class Session:
         if job.status is None or self._jobs.get(job.run.id) is not job:
             return
         del self._jobs[job.run.id]
+        if job.run.id in self._succeeded and job.status == 0:
+            self._succeeded[job.run.id] = True
         job.close()
         self._answers.put(job.answer())
         self._over(job.run.id)

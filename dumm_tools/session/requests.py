@@ -37,7 +37,8 @@ class Target(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Run a command of the suite. `timeout` is in seconds."""
+    """Run a command of the suite. `timeout` is in seconds. One for the end may depend on the
+    success of the request `after`."""
 
     id: Id
     words: list[str]
@@ -47,6 +48,7 @@ class Run(NamedTuple):
     timeout: float | None = None
     parallel: bool = False
     at_end: bool = False
+    after: Id | None = None
 
 
 class Input(NamedTuple):
@@ -117,7 +119,7 @@ def _id(found: dict[str, Any]) -> Id:
 
 
 def _run(request_id: Id, found: dict[str, Any]) -> Run:
-    _only(found, ("run", "stdin", "stdout", "stderr", "timeout", "parallel", "at_end"))
+    _only(found, ("run", "stdin", "stdout", "stderr", "timeout", "parallel", "at_end", "after"))
     words = found["run"]
     if not isinstance(words, list) or not words:
         raise _Bad("'run' is a list of words")
@@ -132,10 +134,22 @@ def _run(request_id: Id, found: dict[str, Any]) -> Run:
         _timeout(found.get("timeout")),
         _flag(found, "parallel"),
         _flag(found, "at_end"),
+        _after(found),
     )
     if run.at_end and run.stdin.kind == "stream":
         raise _Bad("the input of a request for the end cannot be a stream")
     return run
+
+
+def _after(found: dict[str, Any]) -> Id | None:
+    if "after" not in found:
+        return None
+    if not found.get("at_end"):
+        raise _Bad("'after' is for requests with 'at_end'")
+    try:
+        return _id({"id": found["after"]})
+    except Refused:
+        raise _Bad("'after' is the id of a request") from None
 
 
 def _input(request_id: Id, found: dict[str, Any]) -> Input:
