@@ -463,6 +463,71 @@ def test_nothing_is_left(
     assert set(os.listdir("/sys/class/net")) == links
 
 
+KILLED = """
+import os, signal, sys, threading
+from dumm_tools import Lab
+
+def kill():
+    while not os.path.lexists(os.path.join(sys.argv[1], "state.json")):
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=kill).start()
+Lab.create(sys.argv[1], isolated=sys.argv[2] == "--isolated", kernel=sys.argv[3], master="busybox")
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_left_of_a_lab_that_is_being_made(
+    library: None, tmp_path: Path, kind: str
+) -> None:
+    """The user of the library does not live to know that there is a lab."""
+    place = tmp_path / "lab"
+    argv = [sys.executable, "-c", KILLED, str(place), kind, SUITES[0]]
+    assert subprocess.run(argv, cwd=TOP, check=False).returncode == -signal.SIGKILL
+    until(lambda: left(place) == [], f"still there: {left(place)}")
+    assert not (place / "state.json").exists()
+    # An existing one is not destroyed by somebody who fails to make it.
+    with Lab.create(place, isolated=kind == "--isolated", kernel=SUITES[0], master="busybox"):
+        with pytest.raises(Conflict):
+            Lab.create(place, isolated=kind == "--isolated", kernel=SUITES[0], master="busybox")
+        assert (place / "state.json").exists()
+
+
+def test_lab_that_cannot_be_destroyed(
+    library: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is raised, even if the lab is only dropped; the session has ended then."""
+    unraisable: list[BaseException | None] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda told: unraisable.append(told.exc_value))
+    before = sessions()
+    state = tmp_path / "lab/state.json"
+    for end in ("close", "with", "raise", "kill", "drop"):
+        lab = Lab.create(tmp_path / "lab", kernel=SUITES[0], master="busybox")
+        pid, good = session_of(lab), state.read_bytes()
+        state.write_bytes(b"{")
+        if end == "close":
+            with pytest.raises(DummError, match=r"state\.json"):
+                lab.close()
+        elif end == "with":
+            with pytest.raises(DummError, match=r"state\.json"), lab:
+                pass
+        elif end == "raise":
+            with pytest.raises(KeyError), lab:
+                raise KeyError
+        elif end == "kill":  # another session tries
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises(DummError, match=r"state\.json"), lab:
+                pass
+        else:
+            del lab
+            assert "state.json" in str(unraisable.pop())
+        assert sessions() == before
+        state.write_bytes(good)
+        Lab(tmp_path / "lab").destroy()
+        assert not state.exists()
+
+
 def test_opened_lab_stays_when_its_user_is_killed(lab: Lab) -> None:
     """But not what was started there."""
     code = (

@@ -522,7 +522,7 @@ def test_end_of_input_completes_everything(lab: Lab) -> None:
 @pytest.mark.uml
 @grouped
 def test_requests_for_the_end_that_depend_on_others(lab: Lab) -> None:
-    """What they undo is completed, even if nobody reads the answer; what has failed is not undone."""
+    """The other request is completed, even if nobody reads its answer, and is undone."""
     session = Session(lab)
     for name in ("made", "failed", "never"):
         words = shell(f"echo {name} >>/undone")

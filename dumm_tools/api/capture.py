@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from dumm_tools.api import answers, words
-from dumm_tools.api.channel import Channel, Running
+from dumm_tools.api.channel import Channel
+from dumm_tools.api.running import Running
 from dumm_tools.api.streams import Output
 from dumm_tools.api.words import Path
 from dumm_tools.errors import Conflict

@@ -9,136 +9,26 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from dumm_tools.api import answers
 from dumm_tools.api.answers import Answer
 from dumm_tools.api.process import Message, Process
-from dumm_tools.api.streams import FORKED
-from dumm_tools.errors import DummError, SessionEnded
+from dumm_tools.api.running import Running, Sink
+from dumm_tools.errors import SessionEnded
+from dumm_tools.model import Record
 
-#: Bytes of input that may be on the way to a program.
-AHEAD = 1 << 20
-#: Takes the pieces of a stream as they come, and b"" at its end.
-Sink = Callable[[bytes], None]
+#: Seconds for a command that makes something to undo that after Ctrl-C.
+_UNDOING = 10.0
 
 
-class Running:
-    """A request that is under way. `future` gets its answer; if it is cancelled, the request is
-    ended by `signal_at_end`."""
+class _Last(Record):
+    """The request for the end of a session: its id, 0 for none, and its answer."""
 
-    def __init__(self, process: Process, sinks: dict[str, Sink], signal_at_end: str) -> None:
-        self.future: Future[Answer] = Future()
-        self._outcome: Answer | Exception | None = None
-        self._process, self._sinks, self._signal = process, sinks, signal_at_end
-        self._number = 0
-        self._kept = {"stdout": bytearray(), "stderr": bytearray()}
-        self._error: Exception | None = None  # of a sink
-        #: Bytes of input that were sent, and that the program has got.
-        self._sent = self._taken = 0
-        self._moved = threading.Condition()
-        self._feeding = threading.Lock()  # keeps inputs in their order
-        _running.add(self)
-
-    def begin(self, message: Message) -> None:
-        """Send it. SessionEnded."""
-        self._number = self._process.request(message, self._receive)
-        self.future.add_done_callback(self._done)
-
-    def wait(self) -> Answer:
-        """Its answer. If this is interrupted (Ctrl-C), the request is ended."""
-        try:
-            return self.future.result()
-        except DummError:
-            raise
-        except BaseException:
-            with contextlib.suppress(SessionEnded):
-                self.signal(self._signal)
-            raise
-
-    def signal(self, name: str) -> None:
-        """Send a signal: INT, TERM... SessionEnded."""
-        if not self.future.done() or self.future.cancelled():
-            self._process.send({"id": self._number, "signal": name})
-
-    def write(self, data: bytes) -> None:
-        """Send input, as soon as the program has read enough of what was sent before; nothing if it
-        has ended. SessionEnded."""
-        import base64
-
-        with self._feeding:
-            with self._moved:
-                while self._sent - self._taken > AHEAD and not self.future.done():
-                    self._moved.wait()
-                if self.future.done():
-                    return
-                self._sent += len(data)
-            coded = base64.b64encode(data).decode()
-            self._process.send({"id": self._number, "input_base64": coded})
-
-    def end_input(self) -> None:
-        """End the input. SessionEnded."""
-        if not self.future.done():
-            self._process.send({"id": self._number, "input_end": True})
-
-    def _receive(self, message: Message | None) -> bool:
-        if message is None:
-            self._settle(self._process.end())
-            return False
-        if (taken := message.get("taken")) is not None:
-            with self._moved:
-                self._taken = taken
-                self._moved.notify_all()
-            return True
-        if "status" not in message:
-            self._take(message)
-            return True
-        out, err = (bytes(self._kept[stream]) for stream in ("stdout", "stderr"))
-        self._settle(self._error or answers.answer(message, out, err))
-        return False
-
-    def _take(self, message: Message) -> None:
-        """Pass on what a program has printed, unless that has failed: the program is killed."""
-        if self._error is not None:
-            return
-        try:
-            for stream, kept in self._kept.items():
-                data = answers.piece(message, stream)
-                if data and stream in self._sinks:
-                    self._sinks[stream](data)
-                elif data:
-                    kept += data
-        except (DummError, MemoryError) as e:
-            self._error = e
-            # Not here: whoever takes the answers must not wait for the session to read.
-            threading.Thread(target=self._kill, name="dumm-kill", daemon=True).start()
-
-    def _kill(self) -> None:
-        with contextlib.suppress(SessionEnded):
-            self.signal("KILL")
-
-    def _settle(self, outcome: Answer | Exception) -> None:
-        self._outcome = outcome
-        for sink in self._sinks.values():
-            sink(b"")
-        with contextlib.suppress(InvalidStateError):  # cancelled
-            _settle(self.future, outcome)
-        with self._moved:
-            self._moved.notify_all()
-
-    def abandon(self) -> None:
-        """In a child process that was forked: it has ended, or is the parent's. No lock can be
-        used, since a thread that is not there may hold it."""
-        self._moved, self._feeding = threading.Condition(), threading.Lock()
-        self.future = Future()
-        _settle(self.future, self._outcome or SessionEnded(FORKED))
-
-    def _done(self, future: Future[Answer]) -> None:
-        if future.cancelled():
-            with contextlib.suppress(SessionEnded):
-                self.signal(self._signal)
+    number: int = 0
+    answer: Answer | None = None
 
 
 class Channel:
@@ -148,9 +38,9 @@ class Channel:
         self.directory = directory
         self._lock = threading.Lock()
         self._process: Process | None = None
-        #: The command that the session runs at its end, and the id of that request.
+        #: The command that the session runs at its end.
         self._last_words: list[str] | None = None
-        self._kept = [0]
+        self._last = _Last()
         self._finalizer: weakref.finalize[..., Channel] | None = None
         _channels.add(self)
 
@@ -177,31 +67,60 @@ class Channel:
             raise error
         return answer
 
-    def at_end(self, words: list[str] | None) -> None:
-        """Have the session run this at its end, however that comes; None for nothing any more."""
+    def make(self, words: Sequence[str], undo: list[str]) -> None:
+        """Run a command to its end and, if it succeeds, have the session run `undo` at its own end,
+        however that comes: also if this process does not live to see the answer. Its error."""
+        process = self._started()
+        number = process.reserve()
+        self._keep(process, undo, after=number)
+        running = Running(process, {}, "INT")
+        running.begin({"run": list(words), "parallel": True}, number)
+        try:
+            answer = running.wait()
+        except BaseException:
+            with contextlib.suppress(TimeoutError):
+                running.future.exception(_UNDOING)
+            raise
+        if (error := answers.failure(answer)) is not None:
+            raise error
+        self._last_words = undo
+
+    def forget(self) -> None:
+        """Have the session run nothing at its end."""
         with self._lock:
-            self._last_words = words
-            process = self._process
-        if process is not None and words is not None:
-            self._keep(process)
-        elif process is not None and self._kept[0]:
+            self._last_words = None
+            process, number, self._last.number = self._process, self._last.number, 0
+        if process is not None and number:
             with contextlib.suppress(SessionEnded):
-                process.send({"id": self._kept[0], "forget": True})
-            self._kept[0] = 0
+                process.send({"id": number, "forget": True})
 
     def close(self) -> None:
-        """End the session, with everything that is under way in it."""
+        """End the session, with everything that is under way in it. The error of what it had to do
+        at its end; if it has not lived to do that, another one does."""
+        answer, words = self._end()
+        if words is not None and answer is None:
+            answer = self.begin(words).wait()
+            self._end()
+        if words is not None and answer is not None:
+            error = answers.failure(answer)
+            if error is not None:
+                raise error
+
+    def _end(self) -> tuple[Answer | None, list[str] | None]:
         with self._lock:
             process, self._process = self._process, None
-            kept, self._kept = self._kept, [0]
-            self._last_words = None
+            last, self._last = self._last, _Last()
+            words, self._last_words = self._last_words, None
+            if self._finalizer is not None:
+                self._finalizer.detach()
         if process is not None:
-            process.close(*kept)
+            process.close(last.number)
+        return last.answer, words
 
     def abandon(self) -> None:
         """In a child process that was forked: forget the parent's session."""
         self._lock = threading.Lock()
-        self._process, self._last_words, self._kept = None, None, [0]
+        self._process, self._last_words, self._last = None, None, _Last()
         if self._finalizer is not None:
             self._finalizer.detach()
 
@@ -215,16 +134,20 @@ class Channel:
             if self._finalizer is not None:
                 self._finalizer.detach()
             process = self._process = Process(self.directory)
+            self._last = _Last()
             # Also when this process exits.
-            self._finalizer = weakref.finalize(self, _finish, process, self._kept)
+            self._finalizer = weakref.finalize(self, _finish, process, self._last)
         if self._last_words is not None:
-            self._keep(process)
+            self._keep(process, self._last_words)
         return process
 
-    def _keep(self, process: Process) -> None:
+    def _keep(self, process: Process, words: list[str], **more: Any) -> None:
         kept: Future[None] = Future()
+        last = self._last
 
         def receive(message: Message | None) -> bool:
+            if message is not None and "status" in message:
+                last.answer = answers.answer(message, b"", b"")
             if not kept.done():
                 if message is not None and message.get("kept"):
                     kept.set_result(None)
@@ -232,30 +155,23 @@ class Channel:
                     kept.set_exception(process.end())
             return message is not None and "status" not in message and message.get("kept") is True
 
-        self._kept[0] = process.request({"run": self._last_words, "at_end": True}, receive)
+        last.number = process.request({"run": words, "at_end": True, **more}, receive)
         kept.result()
 
 
-def _finish(process: Process, kept: list[int]) -> None:
-    process.close(*kept)
-
-
-def _settle(future: Future[Answer], outcome: Answer | Exception) -> None:
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+def _finish(process: Process, last: _Last) -> None:
+    process.close(last.number)
+    error = answers.failure(last.answer) if last.answer is not None else None
+    if error is not None:
+        raise error  # for sys.unraisablehook
 
 
 _channels: weakref.WeakSet[Channel] = weakref.WeakSet()
-_running: weakref.WeakSet[Running] = weakref.WeakSet()
 
 
 def _forked() -> None:
     for channel in list(_channels):
         channel.abandon()
-    for running in list(_running):
-        running.abandon()
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -11,9 +11,9 @@ from typing import Any, Literal, overload
 
 from dumm_tools.api import answers, words
 from dumm_tools.api.answers import Answer, Completed
-from dumm_tools.api.channel import Running
 from dumm_tools.api.part import Part
 from dumm_tools.api.program import Program
+from dumm_tools.api.running import Running
 from dumm_tools.api.streams import Output
 from dumm_tools.api.words import Path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from types import TracebackType
@@ -22,7 +23,6 @@ class Opened:
         #: The directory of the lab.
         self.directory = words.local(directory)
         self._channel = Channel(self.directory)
-        self._made_in = 0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.directory!r})"
@@ -77,14 +77,14 @@ class Opened:
     def _make(self, call: list[str], *, existed: bool = False) -> None:
         """Make it; it is destroyed at the end, unless it `existed`."""
         try:
-            self._channel.call(call)
             if existed:
+                self._channel.call(call)
                 return
-            self._channel.at_end(_DESTROY)
+            self._channel.make(call, _DESTROY)
         except BaseException:
-            self.close()
+            with contextlib.suppress(DummError):
+                self.close()
             raise
-        self._made_in = os.getpid()
 
     def __enter__(self) -> Self:
         return self
@@ -96,24 +96,20 @@ class Opened:
         _traceback: TracebackType | None,
     ) -> None:
         try:
-            if self._made_in == os.getpid():
-                self.destroy()
+            self.close()
         except DummError:
             if kind is None:
                 raise
-        finally:
-            self.close()
 
     def close(self) -> None:
         """End the session, with programs and captures that run in it; a lab that was made by
-        `create` or `restore` is destroyed. The next call starts another session."""
+        `create` or `restore` is destroyed, or the error raised that says what stays: `destroy` may
+        be tried again. The next call starts another session."""
         self._channel.close()
-        self._made_in = 0
 
     def keep(self) -> None:
         """Let a lab that was made by `create` or `restore` stay when this object ends."""
-        self._channel.at_end(None)
-        self._made_in = 0
+        self._channel.forget()
 
     def destroy(self) -> None:
         """Stop all guests and take the lab apart, as `dumm-fs destroy`: files of guests and

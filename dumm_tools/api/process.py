@@ -79,13 +79,19 @@ class Process:
         """Whether the session has ended."""
         return self._ended
 
-    def request(self, message: Message, receiver: Receiver) -> int:
-        """Send a request; return its id. `receiver` is called in the thread of the session, and
-        returns whether it expects more. SessionEnded."""
+    def reserve(self) -> int:
+        """The id of a request that will come later."""
+        with self._lock:
+            self._last += 1
+            return self._last
+
+    def request(self, message: Message, receiver: Receiver, number: int | None = None) -> int:
+        """Send a request; return its id, which may have been reserved. `receiver` is called in the
+        thread of the session, and returns whether it expects more. SessionEnded."""
         with self._lock:
             if self._ended:
                 raise self.end()
-            self._last = number = self._last + 1
+            number = number or self.reserve()
             self._receivers[number] = receiver
         try:
             self.send({"id": number, **message})

@@ -10,8 +10,8 @@ from typing import AnyStr, Generic, Self
 
 from dumm_tools.api import answers
 from dumm_tools.api.answers import Completed
-from dumm_tools.api.channel import Running
 from dumm_tools.api.part import Part
+from dumm_tools.api.running import Running
 from dumm_tools.api.streams import Output
 from dumm_tools.errors import Conflict, DummError, SessionEnded, TimedOut
 

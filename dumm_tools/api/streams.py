@@ -99,7 +99,7 @@ class Output(Generic[AnyStr]):
         if self._error is not None and not found:
             raise self._error
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """In a child process that was forked: nothing comes any more."""
         self._change = threading.Condition()
         if not self._is_over:
@@ -154,7 +154,7 @@ _outputs: weakref.WeakSet[Output[Any]] = weakref.WeakSet()
 
 def _forked() -> None:
     for output in list(_outputs):
-        output.abandon()
+        output._abandon()
 
 
 os.register_at_fork(after_in_child=_forked)
