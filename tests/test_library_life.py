@@ -30,6 +30,7 @@ from support.world import use_of
 
 from dumm_tools import Conflict, DummError, Lab, NotFound, Program, SessionEnded, TimedOut
 from dumm_tools.api import streams
+from dumm_tools.api.running import Running
 
 pytestmark = pytest.mark.uml
 
@@ -727,6 +728,31 @@ def test_captures(lab: Lab, tmp_path: Path) -> None:
     assert {p.name for p in several.packets()} == {"alice-eth0", "bob-eth0"}
     with pytest.raises(Conflict, match="has already been started"), one:
         pass
+
+
+def test_interrupted_captures(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They end, and an error of the caller is not replaced by one of theirs."""
+    path = tmp_path / "packets.pcapng"
+
+    def ended(_running: Running, _name: str) -> None:
+        raise SessionEnded("the session of the lab has ended")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Running, "signal", ended)
+        with pytest.raises(KeyError), lab.capture("icmp", path=path):
+            raise KeyError
+    lab.close()  # and with it that capture
+
+    def interrupted(_output: streams.Output[str]) -> str:
+        until(lambda: left(path) != [], "the capture has begun")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(streams.Output, "readline", interrupted)
+        with pytest.raises(KeyboardInterrupt), lab.capture("icmp", path=path):
+            pass
+    until(lambda: left(path) == [], "the interrupted capture has ended")
+    assert [each.name for each in lab.guests()] == ["alice", "bob"]
 
 
 def test_temporary_file_of_a_capture_is_deleted(lab: Lab) -> None:

@@ -15,7 +15,7 @@ from dumm_tools.api.channel import Channel
 from dumm_tools.api.running import Running
 from dumm_tools.api.streams import Output
 from dumm_tools.api.words import Path
-from dumm_tools.errors import Conflict
+from dumm_tools.errors import Conflict, DummError
 from dumm_tools.net import pcap_file
 from dumm_tools.net.pcap_file import Packet
 
@@ -59,12 +59,17 @@ class Capture:
             raise Conflict("the capture has already been started")
         said: Output[str] = Output(text=True)
         running = self._channel.begin(self._call, sinks={"stderr": said.feed})
-        for line in said:
-            if "capturing on" in line:
-                break
-        else:
-            answer = running.wait()
-            raise answers.failure(answer) or Conflict("the capture has ended")
+        try:
+            for line in said:
+                if "capturing on" in line:
+                    break
+            else:
+                answer = running.wait()
+                raise answers.failure(answer) or Conflict("the capture has ended")
+        except BaseException:  # Ctrl-C, perhaps: nobody will leave the context
+            with contextlib.suppress(DummError):
+                running.signal("INT")
+            raise
         self._running = running
         return self
 
@@ -75,9 +80,12 @@ class Capture:
         _traceback: TracebackType | None,
     ) -> None:
         assert self._running is not None
-        self._running.signal("INT")
-        error = answers.failure(self._running.wait())
-        if error is not None and kind is None:
+        try:
+            self._running.signal("INT")
+            error = answers.failure(self._running.wait())
+        except DummError as e:
+            error = e
+        if error is not None and kind is None:  # an error of the caller is more interesting
             raise error
 
     def packets(self) -> list[Packet]:
