@@ -423,10 +423,17 @@ def test_settings_and_lives_of_a_guest(made: Lab, tmp_path: Path) -> None:
         patch.chdir(tmp_path)  # relative paths are the caller's
         (tmp_path / "files").mkdir()
         (tmp_path / "files/hello").write_text("hello\n")
+        for nothing in ("", ":ro"):
+            with pytest.raises(Usage, match="a path is empty"):
+                made.guest("dave").create(disks=[nothing])
+        for nothing in ("", ":/opt"):
+            with pytest.raises(Usage, match="a path is empty"):
+                made.guest("dave").create(files=[nothing])
+        files = ["files:/opt", "files:/"]
         dave = made.guest("dave").create(
-            memory=72 << 20, files=["files:/opt"], startup="echo ran >/tmp/ran\n", args=["quiet"]
+            memory=72 << 20, files=files, startup="echo ran >/tmp/ran\n", args=["quiet"]
         )
-    assert dave.show().files == [f"{tmp_path}/files:/opt"]
+    assert dave.show().files == [f"{tmp_path}/files:/opt", f"{tmp_path}/files"]
     assert dave.startup() == "echo ran >/tmp/ran\n"
     dave.start(wait="booted")
     assert dave.read_text("/opt/hello") == "hello\n"

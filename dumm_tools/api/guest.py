@@ -225,6 +225,6 @@ def _settings(
         rootfs=rootfs,
         init=init,
         arg=list(args),
-        disk=[words.local(disk) for disk in disks],
-        files=[words.local(each) for each in files],
+        disk=[words.disk(each) for each in disks],
+        files=[words.files(each) for each in files],
     )

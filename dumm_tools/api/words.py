@@ -52,8 +52,23 @@ def words(what: str, given: Sequence[str | os.PathLike[str]]) -> list[str]:
 
 
 def local(path: Path) -> str:
-    """A path on the host, which must not depend on the current directory of the session."""
-    return os.path.abspath(os.fspath(path))
+    """A path on the host, which must not depend on the current directory of the session. Usage."""
+    text = os.fspath(path)
+    if not text:
+        raise Usage("a path is empty")
+    return os.path.abspath(text)
+
+
+def disk(text: str) -> str:
+    """A disk, FILE or FILE:ro, with the path as `local` makes it."""
+    end = len(text) - 3 if text.endswith((":ro", ":rw")) else len(text)
+    return local(text[:end]) + text[end:]
+
+
+def files(text: str) -> str:
+    """Files for a guest, DIR or DIR:PATH, likewise; PATH begins after the last `:/`."""
+    end = text.rfind(":/") if ":/" in text else len(text)
+    return local(text[:end]) + text[end:]
 
 
 def slash(path: Path) -> str:
