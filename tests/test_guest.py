@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -240,6 +241,35 @@ def test_killed_guest_is_crashed(lab: Lab) -> None:
     refused(lab, "dumm-guest exec alice -- true", 125, "guest 'alice' is crashed")
     lab("dumm-guest start alice")
     assert "10.0.0.1/24" in lab("dumm-guest exec alice -- ip addr show eth0").out
+
+
+#: Starts a guest that is killed once it has been found to run.
+KILLS = """
+import os, signal, sys
+from dumm_tools.cli import guest
+from dumm_tools.running import liveness
+
+look = liveness.guest_state
+
+def look_and_kill(labdir, state, found):
+    now = look(labdir, state, found)
+    if now == "running":
+        os.kill(liveness.pid_of(labdir, found.name)[0], signal.SIGKILL)
+        liveness.await_end(labdir, found.name, 60)
+    return now
+
+liveness.guest_state = look_and_kill
+sys.argv = ["dumm-guest", "start", "alice"]
+guest.main()
+"""
+
+
+def test_guest_that_ends_while_it_is_started_is_started(lab: Lab) -> None:
+    lab("dumm-guest create alice --start")
+    before = pid_of(lab, "alice")
+    assert lab([sys.executable, "-c", KILLS]).err == ""
+    assert state_of(lab, "alice") == "running"
+    assert pid_of(lab, "alice") != before
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -133,11 +133,24 @@ def _report_startups(labdir: str, ready: Iterable[Booting], warn: Callable[[str]
                 warn(startup_file.failure(labdir, booting.name, found))
 
 
+class _Ended(Conflict):
+    """A guest that ran a moment ago has ended."""
+
+
 def _begin(
     labdir: str, name: str, nonce: str, deadline: float, warn: Callable[[str], None]
 ) -> Booting:
     """Start the process of one guest, unless another command just did. A failure undoes all of
     it."""
+    try:
+        return _launch(labdir, name, nonce, deadline, warn)
+    except _Ended:
+        return _launch(labdir, name, nonce, deadline, warn)
+
+
+def _launch(
+    labdir: str, name: str, nonce: str, deadline: float, warn: Callable[[str], None]
+) -> Booting:
     with contextlib.ExitStack() as failed:
         with (
             _turn(labdir, name) as own_turn,
@@ -203,12 +216,14 @@ def _with_files(
 
 
 def _join(labdir: str, state: State, guest: Guest, deadline: float) -> Booting:
-    """Wait for a guest that another command is starting; Conflict if it is in any other state."""
+    """Wait for a guest that another command is starting; Conflict if it is in any other state,
+    _Ended if it has no process in that state."""
     now = liveness.guest_state(labdir, state, guest)
     if now == "starting" and guest.boot:
         # The other command is still waiting, or was killed: either way the guest boots by itself.
         return Booting(guest.name, guest.boot.nonce, deadline)
-    raise Conflict(f"guest '{guest.name}' is {now}")
+    kind = _Ended if now in ("stopped", "crashed") else Conflict
+    raise kind(f"guest '{guest.name}' is {now}")
 
 
 @contextlib.contextmanager
