@@ -240,6 +240,27 @@ def test_large_outputs(alice: Guest, tmp_path: Path) -> None:
 
 @pytest.mark.uml
 @grouped
+def test_programs_of_the_host(made: Lab, tmp_path: Path) -> None:
+    """Have inputs, outputs and time as those of guests."""
+    assert made.run(["cat"], input="x\n").stdout == "x\n"
+    assert made.run(["wc", "-c"], input=b"\0" * 1_000_000).stdout.split() == ["1000000"]
+    size = 20 << 20
+    zeros = ["head", "-c", str(size), "/dev/zero"]
+    assert len(made.run(zeros, text=False).stdout) == size
+    out = tmp_path / "out"
+    assert made.run(zeros, stdout=out, check=True).stdout == ""
+    assert out.stat().st_size == size
+    done = made.command("guest", "exec", "--host", "--", "wc", "-c", stdin=out)
+    assert done.stdout == f"{size}\n"
+    with pytest.raises(TimedOut) as late:
+        made.run(["sh", "-c", "echo begun; exec sleep 1000"], timeout=1)
+    assert late.value.stdout == "begun\n"
+    with pytest.raises(CommandFailed, match=r"host: 'sh -c .*' ended with status 3: no"):
+        made.run(["sh", "-c", "echo no >&2; exit 3"], check=True)
+
+
+@pytest.mark.uml
+@grouped
 def test_errors_of_programs(made: Lab, alice: Guest) -> None:
     with pytest.raises(ExecFailed, match="command not found") as missing:
         alice.run(["no-such-program"])

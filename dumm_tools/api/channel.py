@@ -22,6 +22,8 @@ from dumm_tools.model import Record
 
 #: Seconds for a command that makes something to undo that after Ctrl-C.
 _UNDOING = 10.0
+#: Outputs come in pieces, since an answer has room for 16 MiB.
+_STREAMS: dict[str, Any] = {"stdout": {"stream": True}, "stderr": {"stream": True}}
 
 
 class _Last(Record):
@@ -53,10 +55,8 @@ class Channel:
         **more: Any,
     ) -> Running:
         """Start a command, beside others. `more` is part of the request. SessionEnded."""
-        sinks = sinks or {}
-        streams = {stream: {"stream": True} for stream in sinks}
-        running = Running(self._started(), sinks, signal_at_end)
-        running.begin({"run": list(words), "parallel": True, **streams, **more})
+        running = Running(self._started(), sinks or {}, signal_at_end)
+        running.begin({"run": list(words), "parallel": True, **_STREAMS, **more})
         return running
 
     def call(self, words: Sequence[str], *, ok: Sequence[int] = (0,), **more: Any) -> Answer:
@@ -74,7 +74,7 @@ class Channel:
         number = process.reserve()
         self._keep(process, undo, after=number)
         running = Running(process, {}, "INT")
-        running.begin({"run": list(words), "parallel": True}, number)
+        running.begin({"run": list(words), "parallel": True, **_STREAMS}, number)
         try:
             answer = running.wait()
         except BaseException:

@@ -20,8 +20,6 @@ from dumm_tools.api.words import Path
 Command = Sequence[str | os.PathLike[str]]
 #: Bytes of input that are sent in the request; more goes through a temporary file.
 _IN_REQUEST = 1 << 18
-#: Outputs come in pieces, since an answer has room for 16 MiB.
-_STREAMS: dict[str, Any] = {"stdout": {"stream": True}, "stderr": {"stream": True}}
 
 
 class Programs(Part):
@@ -95,8 +93,8 @@ class Programs(Part):
         3
         """
         given = words.words("the command", command)
-        with _input(input, stdin) as source:
-            more = _STREAMS | _outputs(stdout, stderr) | source
+        with given_input(input, stdin) as source:
+            more = to_files(stdout, stderr) | source
             running = self._exec(given, env, cwd, user, timeout, "KILL", **more)
             return self._outcome(given, running.wait(), text=text, check=check)
 
@@ -123,8 +121,8 @@ class Programs(Part):
         ['alice\\n', 'bob\\n']
         """
         given = words.words("the command", command)
-        with _input(input, stdin) as source:
-            more = _STREAMS | _outputs(stdout, stderr) | source
+        with given_input(input, stdin) as source:
+            more = to_files(stdout, stderr) | source
             running = self._exec(given, env, cwd, user, timeout, "KILL", **more)
             answer = await asyncio.wrap_future(running.future)
             done: Completed[str] = self._outcome(given, answer, text=True, check=check)
@@ -183,7 +181,7 @@ class Programs(Part):
         given = words.words("the command", command)
         out: Output[Any] = Output(text=text)
         err: Output[Any] = Output(text=text)
-        more = _outputs(stdout, stderr)
+        more = to_files(stdout, stderr)
         sinks = {}
         for name, output in (("stdout", out), ("stderr", err)):
             if name in more:
@@ -218,7 +216,7 @@ class Programs(Part):
         return answers.checked(done, f"guest '{self.name}'", command) if check else done
 
 
-def _outputs(stdout: Path | None, stderr: Path | None) -> dict[str, Any]:
+def to_files(stdout: Path | None, stderr: Path | None) -> dict[str, Any]:
     """The files for outputs, as parts of a request."""
     given = {"stdout": stdout, "stderr": stderr}
     return {
@@ -227,7 +225,7 @@ def _outputs(stdout: Path | None, stderr: Path | None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _input(data: str | bytes | None, file: Path | None) -> Iterator[dict[str, Any]]:
+def given_input(data: str | bytes | None, file: Path | None) -> Iterator[dict[str, Any]]:
     """The standard input as part of a request."""
     if file is not None:
         yield {"stdin": {"file": words.local(file)}}

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from dumm_tools.api import answers, guest, views, words
-from dumm_tools.api.answers import Completed
 from dumm_tools.api.bridge import Bridge
 from dumm_tools.api.capture import Capture
+from dumm_tools.api.commands import Commands
 from dumm_tools.api.guest import Guest, Wait
 from dumm_tools.api.iface import Iface
-from dumm_tools.api.opened import Opened
 from dumm_tools.api.template import Template
 from dumm_tools.api.views import BridgeView, GuestView, IfaceView, TemplateView
 from dumm_tools.api.words import Path
 
 
-class Lab(Opened):
+class Lab(Commands):
     """The lab in a directory, which must have one, except for `create` and `restore`. NotFound from
     its methods if it does not.
 
@@ -151,34 +149,6 @@ class Lab(Opened):
         """Copy files to, from and between guests, as `dumm-fs cp`: GUEST:PATH is in a guest."""
         given = [_place(each) for each in (*sources, to)]
         self._channel.call(["fs", "cp", *given])
-
-    def run(self, command: Sequence[str], *, check: bool = False) -> Completed[str]:
-        """Run a program of the host in the lab's namespaces, where ip and bridge see its links.
-        ExecFailed if it cannot be run; CommandFailed with `check`."""
-        given = words.words("the command", command)
-        answer = self._channel.begin(["guest", "exec", "--host", "--", *given]).wait()
-        done: Completed[str] = answers.outcome(answer, text=True)
-        return answers.checked(done, "host", given) if check else done
-
-    def command(
-        self,
-        *call: str,
-        input: str = "",
-        timeout: float | None = None,
-        check: bool = True,
-    ) -> Completed[str]:
-        """Run any other command, in the words of a dumm-console prompt. Its own error, unless
-        `check` is False.
-
-        >>> lab.command("guest", "list", "-q").stdout.split()
-        ['alice', 'bob']
-        """
-        more: dict[str, Any] = {"timeout": timeout} if timeout is not None else {}
-        answer = self._channel.begin(call, stdin={"text": input}, **more).wait()
-        error = answers.failure(answer)
-        if error is not None and check:
-            raise error
-        return answers.outcome(answer._replace(faults=[]), text=True)
 
 
 def _place(text: str) -> str:
