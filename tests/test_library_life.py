@@ -393,11 +393,12 @@ def test_lab_that_is_dropped_ends_its_session(lab: Lab) -> None:
     assert alice.run(["hostname"]).stdout == "alice\n"
     assert len(sessions()) == len(before) + 1
     program = alice.popen(["cat"])
+    idle = alice.popen(["cat"])
     del alice
     gc.collect()
     program.stdin.write("x\n")
     assert program.stdout.readline() == "x\n"
-    del program
+    del program, idle
     gc.collect()
     until(lambda: sessions() == before, "the session has ended")
     lab.guest("alice").wait_until(["sh", "-c", "! ps -o args | grep -qx cat"], timeout=PATIENCE)
@@ -598,12 +599,31 @@ def test_interrupt_within_a_long_request(lab: Lab) -> None:
 
 def test_session_that_is_killed(lab: Lab) -> None:
     pid = session_of(lab)
-    waiting = lab.guest("alice").popen(["sleep", "100000"])
+    waiting = lab.guest("alice").popen(["sh", "-c", "echo begun; exec sleep 100000"])
+    assert waiting.stdout.readline() == "begun\n"
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(SessionEnded):
         waiting.wait(PATIENCE)
     assert waiting.stdout.read() == ""
     assert lab.guest("alice").run(["hostname"]).stdout == "alice\n"
+    assert session_of(lab) != pid
+
+
+def test_calls_after_a_session_was_killed(lab: Lab) -> None:
+    """A request that was not read goes to the next session: that it has ended is noticed later."""
+    alice = lab.guest("alice")
+    for _ in range(5):
+        os.kill(session_of(lab), signal.SIGKILL)
+        assert alice.run(["hostname"]).stdout == "alice\n"
+    pid = session_of(lab)
+    os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(alice.run, ["hostname"]) for _ in range(3)]
+        process = lab._channel._process
+        assert process is not None
+        until(lambda: len(process._starts) == 3, "they are written")
+        os.kill(pid, signal.SIGKILL)
+        assert [call.result(PATIENCE).stdout for call in calls] == ["alice\n"] * 3
     assert session_of(lab) != pid
 
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -55,7 +55,7 @@ class Channel:
         **more: Any,
     ) -> Running:
         """Start a command, beside others. `more` is part of the request. SessionEnded."""
-        running = Running(self._started(), sinks or {}, signal_at_end)
+        running = Running(self._started(), sinks or {}, signal_at_end, _again(self))
         running.begin({"run": list(words), "parallel": True, **_STREAMS, **more})
         return running
 
@@ -124,6 +124,13 @@ class Channel:
         if self._finalizer is not None:
             self._finalizer.detach()
 
+    def again(self, dead: Process) -> Process:
+        """Another session, unless this channel was closed. SessionEnded."""
+        dead.join()
+        if self._process is None:
+            raise dead.end()
+        return self._started()
+
     def _started(self) -> Process:
         with self._lock:
             process = self._process
@@ -157,6 +164,18 @@ class Channel:
 
         last.number = process.request({"run": words, "at_end": True, **more}, receive)
         kept.result()
+
+
+def _again(channel: Channel) -> Callable[[Process], Process]:
+    """A function that starts another session for a request, which must not keep the channel."""
+    reference = weakref.ref(channel)
+
+    def again(dead: Process) -> Process:
+        if (found := reference()) is None:
+            raise dead.end()
+        return found.again(dead)
+
+    return again
 
 
 def _finish(process: Process, last: _Last) -> None:

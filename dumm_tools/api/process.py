@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -39,16 +40,23 @@ Message = dict[str, Any]
 Receiver = Callable[[Message | None], bool]
 
 
+class Unread(SessionEnded):
+    """A request that its session has not begun to read: it may be sent to another one."""
+
+
 class Process:
     """One session. `receive` gets each answer, in the order of arrival, by the id of its request;
-    None says that no more will come. All methods may be called in any thread."""
+    None says that no more will come, {"unread": True} that the request was not read. All methods
+    may be called in any thread."""
 
     def __init__(self, directory: str) -> None:
         # Reentrant: an object that is collected meanwhile may close this session. While we write,
         # answers must be taken: the session reads nothing while it cannot get rid of them.
         self._lock, self._writing = threading.RLock(), threading.RLock()
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[tuple[int, bytes]] = deque()
         self._is_writing = False
+        self._written = 0  # bytes
+        self._starts: dict[int, int] = {}  # requests: the bytes before them
         self._receivers: dict[int, Receiver] = {}
         self._last = 0
         self._ended = False
@@ -87,19 +95,40 @@ class Process:
 
     def request(self, message: Message, receiver: Receiver, number: int | None = None) -> int:
         """Send a request; return its id, which may have been reserved. `receiver` is called in the
-        thread of the session, and returns whether it expects more. SessionEnded."""
+        thread of the session, and returns whether it expects more. Unread if the session has ended
+        before it has seen any of it, otherwise SessionEnded."""
         with self._lock:
             if self._ended:
-                raise self.end()
+                raise Unread(str(self.end()))
             number = number or self.reserve()
             self._receivers[number] = receiver
         try:
             self.send({"id": number, **message})
-        except BaseException:
+        except BaseException as e:
             with self._lock:
-                self._receivers.pop(number, None)
-            raise
+                receives = self._receivers.pop(number, None) is not None
+            if not isinstance(e, SessionEnded):
+                raise
+            if receives:
+                raise Unread(str(e)) if self._is_unread(number, self._seen()) else e from None
+            # Otherwise the other thread has noticed it, too, and told the receiver.
         return number
+
+    def _seen(self) -> float:
+        """How many of the bytes that were written a session that has ended has read."""
+        import fcntl
+        import termios
+
+        stdin = self._process.stdin
+        assert stdin is not None
+        try:
+            left = fcntl.ioctl(stdin.fileno(), termios.FIONREAD, bytes(4))
+        except (OSError, ValueError):  # closed by us
+            return math.inf
+        return self._written - int.from_bytes(left, sys.byteorder)
+
+    def _is_unread(self, number: int, seen: float) -> bool:
+        return seen < math.inf and self._starts.get(number, math.inf) >= seen
 
     def send(self, message: Message) -> None:
         """Send a line. SessionEnded; Usage if it is too long, which could not be answered."""
@@ -107,13 +136,16 @@ class Process:
         if len(line) > LINE_MAX:
             raise Usage(f"a request has at most {LINE_MAX >> 20} MiB", hint="put data into files")
         with self._writing:
-            self._lines.append(line)
+            self._lines.append((message["id"] if "run" in message else 0, line))
             if self._is_writing:  # we were called within that, which goes on with this line
                 return
             self._is_writing = True
             try:
                 while self._lines:
-                    self._write(self._lines.popleft())
+                    number, line = self._lines.popleft()
+                    if number:
+                        self._starts[number] = self._written
+                    self._write(line)
             finally:
                 self._is_writing = False
 
@@ -123,7 +155,9 @@ class Process:
         data = memoryview(line)
         try:
             while data:
-                data = data[stdin.write(data) :]
+                count = stdin.write(data)
+                self._written += count
+                data = data[count:]
         except (OSError, ValueError):  # ended, or closed by `close`
             self._lines.clear()
             raise self.end() from None
@@ -154,6 +188,10 @@ class Process:
         with self._writing, _forking, contextlib.suppress(OSError):
             assert self._process.stdin is not None
             self._process.stdin.close()
+        self.join()
+
+    def join(self) -> None:
+        """Wait for the session to end, and for the thread that takes its answers."""
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -190,8 +228,9 @@ class Process:
             with self._lock:
                 self._ended = True
                 left, self._receivers = self._receivers, {}
-            for receiver in left.values():
-                receiver(None)
+            seen = self._seen()
+            for number, receiver in left.items():
+                receiver({"unread": True} if self._is_unread(number, seen) else None)
 
     def _last_fault(self) -> str:
         with self._faults:
@@ -208,6 +247,7 @@ class Process:
         if receiver is not None and not receiver(message):
             with self._lock:
                 self._receivers.pop(message["id"], None)
+                self._starts.pop(message["id"], None)
 
 
 #: Nobody forks while a session is started, or our end of its input closed: the child would have a

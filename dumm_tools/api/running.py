@@ -11,7 +11,7 @@ from concurrent.futures import Future, InvalidStateError
 
 from dumm_tools.api import answers
 from dumm_tools.api.answers import Answer
-from dumm_tools.api.process import Message, Process
+from dumm_tools.api.process import Message, Process, Unread
 from dumm_tools.api.streams import FORKED
 from dumm_tools.errors import DummError, SessionEnded
 
@@ -25,11 +25,19 @@ class Running:
     """A request that is under way. `future` gets its answer; if it is cancelled, the request is
     ended by `signal_at_end`."""
 
-    def __init__(self, process: Process, sinks: dict[str, Sink], signal_at_end: str) -> None:
+    def __init__(
+        self,
+        process: Process,
+        sinks: dict[str, Sink],
+        signal_at_end: str,
+        again: Callable[[Process], Process] | None = None,
+    ) -> None:
+        """`again` starts another session, for a request that this one does not read any more."""
         self.future: Future[Answer] = Future()
         self._outcome: Answer | Exception | None = None
         self._process, self._sinks, self._signal = process, sinks, signal_at_end
         self._number = 0
+        self._again, self._message = again, Message()
         self._kept = {"stdout": bytearray(), "stderr": bytearray()}
         self._error: Exception | None = None  # of a sink
         #: Bytes of input that were sent, and that the program has got.
@@ -40,8 +48,28 @@ class Running:
 
     def begin(self, message: Message, number: int | None = None) -> None:
         """Send it, perhaps with an id that was reserved. SessionEnded."""
-        self._number = self._process.request(message, self._receive, number)
+        self._message = message
+        try:
+            self._send(self._process, number)
+        except Unread:
+            if self._again is None:
+                raise
+            self._send_again()
         self.future.add_done_callback(self._done)
+
+    def _send(self, process: Process, number: int | None = None) -> None:
+        with self._moved:
+            self._process = process
+        number = process.request(self._message, self._receive, number)
+        with self._moved:
+            if self._process is process:  # otherwise, it has ended already
+                self._number = number
+
+    def _send_again(self) -> None:
+        """Once. SessionEnded."""
+        assert self._again is not None
+        again, self._again = self._again, None
+        self._send(again(self._process))
 
     def wait(self) -> Answer:
         """Its answer. If this is interrupted (Ctrl-C), the request is ended."""
@@ -71,16 +99,22 @@ class Running:
                 if self.future.done():
                     return
                 self._sent += len(data)
+                self._again = None  # it would not have this input
             coded = base64.b64encode(data).decode()
             self._process.send({"id": self._number, "input_base64": coded})
 
     def end_input(self) -> None:
         """End the input. SessionEnded."""
+        self._again = None
         if not self.future.done():
             self._process.send({"id": self._number, "input_end": True})
 
     def _receive(self, message: Message | None) -> bool:
-        if message is None:
+        if message is None or "unread" in message:
+            if message is not None and self._again is not None:
+                with contextlib.suppress(DummError):
+                    self._send_again()
+                    return False
             self._settle(self._process.end())
             return False
         if (taken := message.get("taken")) is not None:
@@ -117,6 +151,7 @@ class Running:
 
     def _settle(self, outcome: Answer | Exception) -> None:
         self._outcome = outcome
+        self._message = {}
         for sink in self._sinks.values():
             sink(b"")
         with contextlib.suppress(InvalidStateError):  # cancelled
