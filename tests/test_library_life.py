@@ -382,9 +382,20 @@ def test_child_that_lives_on_does_not_keep_the_lab(
 
 
 def test_objects_are_sent_to_other_processes(lab: Lab) -> None:
-    copy = pickle.loads(pickle.dumps(lab))
+    alice = lab.guest("alice")
+    parts = [alice, alice.iface("eth0"), lab.bridge("lan0"), lab.template("night")]
+    copy, *copies = pickle.loads(pickle.dumps([lab, *parts]))
     with copy:
         assert [guest.name for guest in copy.guests()] == ["alice", "bob"]
+        before = sessions()
+        assert copies[0].run(["hostname"]).stdout == "alice\n"
+        assert [each.name for each in copies] == [each.name for each in parts]
+        assert sessions() == before  # all that were sent together share one
+    assert pickle.loads(pickle.dumps(alice)).show().name == "alice"
+    with pytest.raises(TypeError, match="a Program cannot be sent"), alice.popen(["cat"]) as cat:
+        pickle.dumps(cat)
+    with pytest.raises(TypeError, match="a Capture cannot be sent"):
+        pickle.dumps(lab.capture())
 
 
 def test_lab_that_is_dropped_ends_its_session(lab: Lab) -> None:
@@ -678,12 +689,22 @@ def test_input_waits_for_its_reader(lab: Lab) -> None:
     """More than the session would keep."""
     size = 100 << 20
     alice = lab.guest("alice")
-    with alice.popen(["sh", "-c", "sleep 1; wc -c"], text=False) as program:
-        piece = bytes(1 << 20)
-        for _ in range(size >> 20):
-            program.stdin.write(piece)
-        program.stdin.close()
+    script = "while [ ! -e /go ]; do sleep 0.1; done; rm /go; wc -c"
+    with alice.popen(["sh", "-c", script], text=False) as program:
+
+        def write() -> None:
+            for _ in range(size >> 20):
+                program.stdin.write(bytes(1 << 20))
+            program.stdin.close()
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        waiting = program.stdin._running._moved._waiters  # type: ignore[attr-defined]
+        until(lambda: bool(waiting) or not writer.is_alive(), "it waits")
+        assert writer.is_alive()
+        alice.run(["touch", "/go"], check=True)
         assert int(program.stdout.read()) == size
+        writer.join(PATIENCE)
     with alice.popen(["true"]) as ended:
         ended.wait()
         ended.stdin.close()

@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from dumm_tools.api import answers, words
 from dumm_tools.api.channel import Channel
@@ -53,6 +53,9 @@ class Capture:
             self.path = words.local(path)
         what = [",".join(names)] if names else ["--all"]
         self._call = [tool, "capture", "--pcapng", "-w", self.path, *what, "--", *expression]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Capture cannot be sent to another process")
 
     def __enter__(self) -> Self:
         if self._running is not None:

@@ -46,6 +46,9 @@ class Channel:
         self._finalizer: weakref.finalize[..., Channel] | None = None
         _channels.add(self)
 
+    def __reduce__(self) -> tuple[type[Channel], tuple[str]]:
+        return type(self), (self.directory,)
+
     def begin(
         self,
         words: Sequence[str],

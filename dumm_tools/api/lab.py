@@ -26,7 +26,8 @@ class Lab(Commands):
 
     The methods may be called in any thread, in several at once, and after a fork. This process is
     left alone: all work is done by another one, `dumm-console --json`, that is started when it is
-    needed first.
+    needed first. A lab and its guests, interfaces, bridges and templates can be sent to other
+    processes (module `pickle`), which have a session of their own, but programs and captures not.
 
     >>> Lab(lab.directory).guest("alice").show().state
     'running'

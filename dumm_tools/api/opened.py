@@ -27,9 +27,6 @@ class Opened:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.directory!r})"
 
-    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
-        return type(self), (self.directory,)
-
     @classmethod
     def create(
         cls,

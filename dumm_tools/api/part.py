@@ -10,7 +10,11 @@ from dumm_tools.api.channel import Channel
 
 
 class Part:
-    """An object of a lab by its name; it need not exist. Objects of the same name are equal."""
+    """An object of a lab by its name; it need not exist. Objects of the same name are equal.
+
+    Like a lab, it can be sent to another process (module `pickle`), which then has a session of its
+    own for all that was sent together.
+    """
 
     #: The tool that has its verbs.
     tool = ""

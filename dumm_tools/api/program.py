@@ -6,7 +6,7 @@ import contextlib
 import signal as signals
 from concurrent.futures import TimeoutError as NotYet
 from types import TracebackType
-from typing import AnyStr, Generic, Self
+from typing import AnyStr, Generic, NoReturn, Self
 
 from dumm_tools.api import answers
 from dumm_tools.api.answers import Completed
@@ -69,6 +69,9 @@ class Program(Generic[AnyStr]):
         self.stdin: Input[AnyStr] = Input(running)
         self.stdout: Output[AnyStr] = stdout
         self.stderr: Output[AnyStr] = stderr
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Program cannot be sent to another process")
 
     def poll(self) -> int | None:
         """Its exit status if it has ended, otherwise None. ExecFailed, TimedOut as `wait`."""
