@@ -115,6 +115,7 @@ def testing(tmp_path: Path) -> Path:
     """A suite."""
     place = tmp_path / "testing"
     write(place / "do-tests", "")
+    write(place / "hosts/winnetou/etc/ca/strongswanCert.pem", "")
     default = place / "hosts" / "default"
     write(default / "etc/hosts", "192.168.0.1 moon\n192.168.0.2 sun\n10.2.0.10 bob\n")
     write(default / "usr/local/bin/init-test", INIT_TEST, 0o755)
@@ -242,9 +243,10 @@ def test_hosts_that_a_scenario_mentions(testing: Path, monkeypatch: pytest.Monke
     assert found.all_hosts() == {"moon", "sun", "winnetou", "bob", "venus", "carol", "dave"}
 
 
-def test_suite_must_be_a_suite(tmp_path: Path) -> None:
+def collect(*options: str) -> tuple[int, str]:
+    """The status and output of pytest, which starts no scenario."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", f"--testing={tmp_path}"],
+        [sys.executable, "-m", "pytest", "--collect-only", *options],
         cwd=SUITE,
         env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST")},
         stdout=subprocess.PIPE,
@@ -252,5 +254,23 @@ def test_suite_must_be_a_suite(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 4, done.stdout
-    assert "--testing: a directory made by build.sh is needed" in done.stdout
+    return done.returncode, done.stdout
+
+
+def test_suite_must_be_a_suite(testing: Path, tmp_path: Path) -> None:
+    needed = "--testing: a directory made by build.sh is needed"
+    status, said = collect(f"--testing={tmp_path}")
+    assert (status, needed in said) == (4, True), said
+    # As in a checkout.
+    (testing / "hosts/winnetou/etc/ca/strongswanCert.pem").unlink()
+    status, said = collect(f"--testing={testing}")
+    assert (status, needed in said) == (4, True), said
+
+
+def test_tap(testing: Path, tmp_path: Path) -> None:
+    status, said = collect(f"--testing={testing}", f"--tap={tmp_path}")
+    assert (status, f"--tap: cannot write '{tmp_path}': Is a directory" in said) == (4, True), said
+    assert "Traceback" not in said
+    # Nothing else is printed then.
+    status, said = collect(f"--testing={testing}", "--tap=-", "-p", "no:terminal")
+    assert (status, said) == (0, "TAP version 14\n1..0\n")

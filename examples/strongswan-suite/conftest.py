@@ -13,6 +13,8 @@ from hosts import Hosts
 from dumm_tools import Lab
 
 _DEFAULT = "STRONGSWAN_TESTING"
+#: A file of the suite that build.sh makes.
+_MADE = "hosts/winnetou/etc/ca/strongswanCert.pem"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,7 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--leaks", action="store_true", help="let strongSwan look for memory leaks; takes longer"
     )
-    group.addoption("--tap", metavar="FILE", help="write results as TAP; - is standard output")
+    group.addoption(
+        "--tap",
+        metavar="FILE",
+        help="write results as TAP; - is standard output, which is all TAP with -p no:terminal",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,9 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Say early, and once, that there is no suite."""
+    """Say early, and once, that there is no suite. The one in a checkout has no certificates."""
     given = session.config.getoption("testing")
-    if not given or not (Path(given) / "do-tests").exists():
+    if not given or not all((Path(given) / name).exists() for name in ("do-tests", _MADE)):
         raise pytest.UsageError(f"--testing: a directory made by build.sh is needed, not {given!r}")
 
 

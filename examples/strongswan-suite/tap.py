@@ -42,7 +42,12 @@ class Tap:
 
 
 def register(config: pytest.Config, path: str | None) -> None:
-    """Write TAP to a file, or to standard output for -, unless this is a worker of pytest-xdist."""
-    if path is not None and not hasattr(config, "workerinput"):
+    """Write TAP to a file, or to standard output for -, unless this is a worker of pytest-xdist.
+    UsageError."""
+    if path is None or hasattr(config, "workerinput"):
+        return
+    try:
         file = sys.stdout if path == "-" else Path(path).open("w")  # noqa: SIM115
-        config.pluginmanager.register(Tap(file), "tap")
+    except OSError as e:
+        raise pytest.UsageError(f"--tap: cannot write '{path}': {e.strerror}") from None
+    config.pluginmanager.register(Tap(file), "tap")
