@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -274,3 +275,34 @@ def test_tap(testing: Path, tmp_path: Path) -> None:
     # Nothing else is printed then.
     status, said = collect(f"--testing={testing}", "--tap=-", "-p", "no:terminal")
     assert (status, said) == (0, "TAP version 14\n1..0\n")
+
+
+@pytest.mark.parametrize(
+    ("checkout", "place", "status", "said"),
+    [
+        ("none", "out", 3, "no checkout of strongSwan: '{}/none'"),
+        ("built", "out", 4, "built in place, make distclean first: '{}/built'"),
+        ("clean", "clean/out", 2, "within the checkout: '{}/clean/out'"),
+        ("clean", "busy", 4, "another build.sh uses '{}/busy'"),
+    ],
+)
+def test_build_refuses(tmp_path: Path, checkout: str, place: str, status: int, said: str) -> None:
+    """Before anything was built."""
+    for name in ("built", "clean"):
+        write(tmp_path / name / "testing/do-tests", "")
+    write(tmp_path / "built/config.status", "")
+    write(tmp_path / "busy/.lock", "")
+    with (tmp_path / "busy/.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [SUITE / "build.sh", tmp_path / checkout, tmp_path / place],
+            env={**os.environ, "MASTER": "never"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr == f"build.sh: {said.format(tmp_path)}\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["built", "busy", "clean"]
+    assert [path.name for path in (tmp_path / "clean").iterdir()] == ["testing"]
+    assert [path.name for path in (tmp_path / "busy").iterdir()] == [".lock"]

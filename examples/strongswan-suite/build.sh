@@ -12,11 +12,21 @@ usage() {
 	sed -n '2,8s/^# //p' "$0" >&2
 	exit 2
 }
+refuse() {
+	echo "build.sh: $1" >&2
+	exit "$2"
+}
 [ $# = 2 ] || usage
-[ -e "$1/configure.ac" ] || usage
-checkout=$(cd "$1" && pwd)
-mkdir -p "$2"
-dir=$(cd "$2" && pwd)
+[ -e "$1/testing/do-tests" ] || refuse "no checkout of strongSwan: '$1'" 3
+# Its objects would be used here, and they are for another machine.
+[ ! -e "$1/config.status" ] || refuse "built in place, make distclean first: '$1'" 4
+umask 022 # servers of the hosts read files of the suite
+checkout=$(cd "$1" && pwd -P)
+dir=$(realpath -m "$2")
+case $dir/ in "$checkout"/*) refuse "within the checkout: '$2'" 2 ;; esac
+mkdir -p "$dir"
+exec 9>"$dir/.lock"
+flock -n 9 || refuse "another build.sh uses '$2'" 4
 here=$(cd "$(dirname "$0")" && pwd)
 suite=${SUITE:-trixie}
 master=${MASTER:-strongswan}
