@@ -227,6 +227,28 @@ def test_files_land_where_links_of_a_host_lead(monkeypatch: pytest.MonkeyPatch) 
         layer.landing("/etc/loop", links)
 
 
+def test_servers_may_read_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the user's umask: they have users of their own."""
+    monkeypatch.syspath_prepend(SUITE)
+    import layer
+
+    write(tmp_path / "alice/etc/freeradius/3.0/users", "client PH_IP_MOON1 # PH_IP6_SUN\n")
+    write(tmp_path / "alice/etc/rc", "", 0o755)
+    earlier = os.umask(0o077)
+    try:
+        layer.write(tmp_path / "alice", tmp_path / "layer", {})
+    finally:
+        os.umask(earlier)
+    users = tmp_path / "layer/etc/freeradius/3.0/users"
+    assert users.read_text() == "client 10.1.0.1 # fec0::2\n"
+    modes = {
+        str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777
+        for path in (tmp_path / "layer", *(tmp_path / "layer").rglob("*"))
+    }
+    place = "layer/etc/freeradius/3.0/users"
+    assert modes == dict.fromkeys(modes, 0o755) | {place: 0o644}
+
+
 def test_hosts_that_a_scenario_mentions(testing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SUITE)
     import scenario

@@ -39,7 +39,16 @@ def write(source: Path, layer: Path, host_links: Mapping[str, str]) -> None:
         if path.is_dir():
             continue
         place = layer / landing(f"/{path.relative_to(source)}", host_links).lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        _make(place.parent)
         data = path.read_bytes()
         place.write_bytes(data if path.suffix == ".pem" else filled_in(data))
         shutil.copymode(path, place)
+
+
+def _make(directory: Path) -> None:
+    """Make a directory that users of the host may look into, whatever the caller's umask: servers
+    read their files there."""
+    if not directory.exists():
+        _make(directory.parent)
+        directory.mkdir()
+        directory.chmod(0o755)
