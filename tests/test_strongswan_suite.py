@@ -266,6 +266,20 @@ def test_hosts_that_a_scenario_mentions(testing: Path, monkeypatch: pytest.Monke
     assert found.all_hosts() == {"moon", "sun", "winnetou", "bob", "venus", "carol", "dave"}
 
 
+def test_leaks_are_looked_for_as_by_do_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SUITE)
+    import hosts
+
+    found = [
+        {key: value for key, value in hosts.environment(leaks=leaks).items() if "LEAK" in key}
+        for leaks in (True, False)
+    ]
+    assert found == [
+        {"LEAK_DETECTIVE_LOG": hosts.LEAKS, "LEAK_DETECTIVE_IGNORE_UNKNOWN": "1"},
+        {"LEAK_DETECTIVE_DISABLE": "1", "LEAK_DETECTIVE_DISABLE_DAEMON": "1"},
+    ]
+
+
 def collect(*options: str) -> tuple[int, str]:
     """The status and output of pytest, which starts no scenario."""
     done = subprocess.run(
