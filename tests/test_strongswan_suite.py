@@ -308,6 +308,9 @@ def test_tap(testing: Path, tmp_path: Path) -> None:
     status, said = collect(f"--testing={testing}", f"--tap={tmp_path}")
     assert (status, f"--tap: cannot write '{tmp_path}': Is a directory" in said) == (4, True), said
     assert "Traceback" not in said
+    # xdist's workers would take the file for one with tests.
+    status, said = collect(f"--testing={testing}", "-n", "2", "--tap", f"{tmp_path}/tap")
+    assert (status, "must follow a '=': --tap=..." in said) == (4, True), said
     # Nothing else is printed then.
     status, said = collect(f"--testing={testing}", "--tap=-", "-p", "no:terminal")
     assert (status, said) == (0, "TAP version 14\n1..0\n")

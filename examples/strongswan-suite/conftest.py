@@ -36,6 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("numprocesses", None):
+        # Workers are started before they know these options.
+        for name in {"--tap", "--testing"} & set(map(str, config.invocation_params.args)):
+            raise pytest.UsageError(f"with -n, the value of {name} must follow a '=': {name}=...")
     tap.register(config, config.getoption("tap"))
 
 
