@@ -78,8 +78,10 @@ def test_notebook_plots_throughput_against_loss(env: dict[str, str], tmp_path: P
         for loss, rate in re.findall(r"^([\d.]+) %: ([\d.]+) Mbit/s$", printed, re.MULTILINE)
     }
     assert len(found) == 7
-    # The kernel sends no faster, except for a bucket that was full.
-    assert all(0 < each < RATE * 1.1 for each in found.values()), found
+    # The kernel sends no faster, except for a bucket that was full; and on a busy machine time
+    # passes between a look at the clock and one at the counter. With much loss, TCP may pause.
+    assert all(0 <= each < RATE * 1.5 for each in found.values()), found
+    assert found[0] > 0
     first, second, *_, last = (found[loss] for loss in sorted(found))
     assert last < first + second, found
     # The picture has these values: the dots are where a line through the outer ones puts them.

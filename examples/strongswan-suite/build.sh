@@ -5,7 +5,7 @@
 # Both are made anew if they exist. The checkout itself is only read. MASTER and SUITE name another
 # master and Debian suite.
 #
-# It needs mmdebstrap, and no root. DIR/base.tar, without strongSwan, is used again if it is there.
+# It needs mmdebstrap, and no root. DIR/base-*.tar is Debian without strongSwan, for the next time.
 set -eu
 
 usage() {
@@ -42,15 +42,17 @@ packages="
 	libbotan-3-dev libwolfssl-dev libunbound-dev libldns-dev libiptc-dev libxtables-dev
 	libsystemd-dev systemd-dev libjson-c-dev libxml2-dev libtspi-dev libtss2-dev"
 
-if [ ! -e "$dir/base.tar" ]; then
+base=base-$suite-$(echo "$packages" | cksum | cut -d ' ' -f 1).tar
+if [ ! -e "$dir/$base" ]; then
+	rm -f "$dir"/base-*.tar
 	# shellcheck disable=SC2086 # a list of words
 	mmdebstrap --variant=minbase --format=tar --include="$(echo $packages | tr ' ' ,)" \
 		--aptopt='Acquire::Check-Valid-Until "false"' --dpkgopt=force-unsafe-io \
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
 		"$suite" "$dir/debian.tar"
 	# Nobody but root could unpack device nodes.
-	mmtarfilter --path-exclude='/dev/*' <"$dir/debian.tar" >"$dir/base.tar.new"
-	mv "$dir/base.tar.new" "$dir/base.tar"
+	mmtarfilter --path-exclude='/dev/*' <"$dir/debian.tar" >"$dir/base.new"
+	mv "$dir/base.new" "$dir/$base"
 	rm "$dir/debian.tar"
 fi
 
@@ -61,7 +63,7 @@ tar -C "$checkout" --exclude=.git -cf checkout.tar .
 cp "$here/in-tree.sh" "$here/systemctl" .
 # shellcheck disable=SC2016 # hooks are run by sh, with the tree as $1
 mmdebstrap --variant=custom --skip=update,check/empty --format=tar \
-	--setup-hook='tar-in base.tar /' \
+	--setup-hook="tar-in $base /" \
 	--customize-hook='mkdir "$1/root/strongswan"' \
 	--customize-hook='tar-in checkout.tar /root/strongswan' \
 	--customize-hook='copy-in in-tree.sh systemctl /root' \

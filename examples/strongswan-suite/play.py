@@ -8,6 +8,8 @@ from typing import NamedTuple
 from hosts import LEAKS, Hosts
 from scenario import Scenario, Step
 
+from dumm_tools.api import Completed, TimedOut
+
 #: Of do-tests: wait until tcpdump has seen all packets that were captured, then end it.
 _END_TCPDUMP = r"""
 i=100
@@ -47,7 +49,7 @@ def play(hosts: Hosts, scenario: Scenario) -> Outcome:
             command = "cat /tmp/tcpdump.log"
         else:
             command = step.command
-        done = hosts.run(step.host, command)
+        done = _run(hosts, step.host, command)
         found = _grep(step.pattern, done.stdout)
         shown = f"{step.host}# {command} | grep '{step.pattern}'  [{step.hit}]"
         if not _is_as_expected(step.hit, found):
@@ -75,8 +77,16 @@ def _init(hosts: Hosts, scenario: Scenario) -> None:
             hosts.run(host, _WAIT_FOR_TCPDUMP)
 
 
+def _run(hosts: Hosts, host: str, command: str) -> Completed[str]:
+    """Run a step; one that takes too long counts as failed, and the next one follows."""
+    try:
+        return hosts.run(host, command)
+    except TimedOut as e:
+        return Completed(255, str(e.stdout), f"{e.stderr!s}{e}\n", 0.0)
+
+
 def _do(hosts: Hosts, step: Step, lines: list[str]) -> None:
-    done = hosts.run(step.host, step.command)
+    done = _run(hosts, step.host, step.command)
     lines += [f"{step.host}# {step.command}", done.stdout, done.stderr]
     if done.returncode:
         lines.append(f"(status {done.returncode})")
