@@ -638,6 +638,33 @@ def test_calls_after_a_session_was_killed(lab: Lab) -> None:
     assert session_of(lab) != pid
 
 
+def test_session_is_closed_while_others_call(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing a dead session waits for the thread that reads its answers, which may be about to
+    make a call itself."""
+    from dumm_tools.api.process import Process
+
+    called = threading.Event()
+    close = Process.close
+
+    def call() -> None:
+        lab.guests()
+        called.set()
+
+    def close_later(self: Process, *args: Any, **options: Any) -> None:
+        threading.Thread(target=call, daemon=True).start()
+        assert called.wait(PATIENCE)
+        close(self, *args, **options)
+
+    lab.guests()
+    pid = session_of(lab)
+    monkeypatch.setattr(Process, "close", close_later)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: pid not in sessions(), "the session has ended")
+    lab.guests()
+    assert called.is_set()
+    monkeypatch.undo()
+
+
 def test_interrupt_ends_the_program_only(lab: Lab) -> None:
     alice = lab.guest("alice")
     pid = session_of(lab)

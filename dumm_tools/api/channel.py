@@ -136,17 +136,19 @@ class Channel:
 
     def _started(self) -> Process:
         with self._lock:
-            process = self._process
-            if process is not None and not process.is_over:
-                return process
-            if process is not None:
-                process.close()
+            dead = self._process
+            if dead is not None and not dead.is_over:
+                return dead
             if self._finalizer is not None:
                 self._finalizer.detach()
             process = self._process = Process(self.directory)
             self._last = _Last()
             # Also when this process exits.
             self._finalizer = weakref.finalize(self, _finish, process, self._last)
+        if dead is not None:
+            # Without the lock: this waits for the thread that reads its answers, which may be about
+            # to start a session for a request that it has not read.
+            dead.close()
         if self._last_words is not None:
             self._keep(process, self._last_words)
         return process
