@@ -49,6 +49,8 @@ class Running:
     def begin(self, message: Message, number: int | None = None) -> None:
         """Send it, perhaps with an id that was reserved. SessionEnded."""
         self._message = message
+        if message.get("stdin") == {"stream": True}:
+            self._again = None  # what is written meanwhile would be lost
         try:
             self._send(self._process, number)
         except Unread:
