@@ -13,7 +13,7 @@
 #define SOCK_CLOEXEC O_CLOEXEC
 #endif
 
-/* Its number since Linux 2.6.24; include/linux/netdev_features.h is no header for programs. */
+/* Its number since Linux 2.6.24, in a header for the kernel only: include/linux/netdev_features.h. */
 #define NETIF_F_FRAGLIST (1u << 6)
 #define WORDS 2 /* of 32 features each: ETHTOOL_DEV_FEATURE_WORDS, net/ethtool/common.h */
 

@@ -56,7 +56,7 @@ void program_run(struct line *l, u8 *payload, u32 n)
 		return fail(l, -EBUSY, "a program is already running on this line");
 	program_drop(l); /* input that came too late for an earlier one */
 	if ((error = request_take(payload, n, &r)) < 0)
-		return fail(l, error, error == -E2BIG ? "exec " : "bad request");
+		return fail(l, error, error == -EINVAL ? "bad request" : "exec ");
 	bool tty = r->flags & RUN_TTY, ends = !agent.is_init && power_is_asked_for(r->argv);
 
 	error = -EMFILE;

@@ -20,7 +20,7 @@ struct request {
 	u32 groups[GROUPS_MAX];
 	char path[4096];
 	char *environment[ENV_MAX];
-	u8 stack[16 << 10];
+	_Alignas(16) u8 stack[16 << 10];
 };
 
 /* Take a copy of the payload of RUN apart: 0, -EINVAL, -E2BIG or -ENOMEM. */
