@@ -41,6 +41,7 @@ void abort(void) __attribute__((noreturn));
 #include "../../dumm_tools/agent/src/module.c"
 #include "../../dumm_tools/agent/src/net.c"
 #include "../../dumm_tools/agent/src/netns.c"
+#include "../../dumm_tools/agent/src/nic.c"
 #include "../../dumm_tools/agent/src/power.c"
 #include "../../dumm_tools/agent/src/process.c"
 #include "../../dumm_tools/agent/src/program.c"
@@ -221,7 +222,7 @@ long sys(long n, long a, long b, long c, long d, long e, long f)
 		if (b == (long)TIOCGPTPEER)
 			return choose(8) == 7 ? -EIO : k.next_fd++;
 		if (b == SIOCGIFINDEX)
-			((struct index_request *)c)->index = (int)choose(3);
+			((struct nic_request *)c)->index = (int)choose(3);
 		return 0;
 	case __NR_wait4:
 		return -ECHILD;

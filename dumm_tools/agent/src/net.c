@@ -10,18 +10,8 @@
 
 #ifndef SOCK_RAW
 #define AF_NETLINK 16
-#define AF_INET 2
 #define SOCK_RAW 3
-#define SOCK_DGRAM 2
-#define SOCK_CLOEXEC O_CLOEXEC
 #endif
-
-/* linux/if.h would include many socket types of libc; this is the only part needed. */
-struct index_request {
-	char name[16];
-	int index;
-	char rest[20];
-};
 
 /* The index of the device that a message is about, at the same offset in ifinfomsg, ifaddrmsg and
  * tcmsg. */
@@ -79,11 +69,7 @@ void net_receive(struct line *l)
 
 void net_loopback(void)
 {
-	struct {
-		char name[16];
-		short flags;
-		char rest[22];
-	} r = { .name = "lo" };
+	struct nic_request r = { .name = "lo" };
 	int s = (int)SYS3(socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	SYS3(ioctl, s, SIOCGIFFLAGS, &r);
@@ -95,7 +81,7 @@ void net_loopback(void)
 static int index_of(int s, u32 slot)
 {
 	static int known[1024]; /* by slot: a device may be renamed after it was found */
-	struct index_request r = { .name = "vec" };
+	struct nic_request r = { .name = "vec" };
 
 	if (slot >= 1024)
 		return 0;

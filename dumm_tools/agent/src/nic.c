@@ -7,24 +7,9 @@
 #include <linux/ethtool.h>
 #include <linux/sockios.h>
 
-#ifndef SOCK_DGRAM
-#define AF_INET 2
-#define SOCK_DGRAM 2
-#define SOCK_CLOEXEC O_CLOEXEC
-#endif
-
 /* Its number since Linux 2.6.24, in a header for the kernel only: include/linux/netdev_features.h. */
 #define NETIF_F_FRAGLIST (1u << 6)
 #define WORDS 2 /* of 32 features each: ETHTOOL_DEV_FEATURE_WORDS, net/ethtool/common.h */
-
-struct request { /* struct ifreq of linux/if.h */
-	char name[16];
-	union {
-		int index;
-		void *data;
-		char rest[24];
-	};
-};
 
 void nic_prepare(int index)
 {
@@ -32,7 +17,7 @@ void nic_prepare(int index)
 		u32 cmd, size;
 		struct ethtool_set_features_block words[WORDS];
 	} features = { ETHTOOL_SFEATURES, WORDS, { { NETIF_F_FRAGLIST, 0 } } };
-	struct request r = { .index = index };
+	struct nic_request r = { .index = index };
 	int s = (int)SYS3(socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
 	/* It has its first name until it is set up. */
