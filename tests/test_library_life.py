@@ -240,6 +240,11 @@ def test_signals_of_the_caller_are_not_those_of_its_session(lab: Lab) -> None:
         "        pass\n"
         "    print(program.wait())\n"
     )
+    assert _said(code, lab) == (0, "['alice', 'bob']\n143\n", "")
+
+
+def _said(code: str, lab: Lab) -> tuple[int, str, str]:
+    """The status and outputs of a program in Python, which is given the lab's directory."""
     done = subprocess.run(
         [sys.executable, "-c", code, lab.directory],
         capture_output=True,
@@ -247,7 +252,7 @@ def test_signals_of_the_caller_are_not_those_of_its_session(lab: Lab) -> None:
         check=False,
         timeout=PATIENCE,
     )
-    assert (done.stdout, done.stderr) == ("['alice', 'bob']\n143\n", "")
+    return done.returncode, done.stdout, done.stderr
 
 
 def _in_child(lab: Lab, sent: object) -> None:
@@ -598,14 +603,7 @@ lab.close()
 
 
 def test_interrupt_within_a_long_request(lab: Lab) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, lab.directory],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=True,
-    )
-    assert (done.stdout, done.stderr) == ("['alice', 'bob']\n", "")
+    assert _said(INTERRUPTED, lab) == (0, "['alice', 'bob']\n", "")
 
 
 def test_session_that_is_killed(lab: Lab) -> None:

@@ -146,28 +146,35 @@ def testing(tmp_path: Path) -> Path:
     return place
 
 
-@pytest.mark.uml
-@pytest.mark.xdist_group("plugin")
-def test_scenarios_are_played(testing: Path, tmp_path: Path, example_masters: Path) -> None:
-    suite = tmp_path / "suite"  # pytest leaves files beside tests
-    shutil.copytree(SUITE, suite, ignore=shutil.ignore_patterns("__pycache__"))
+def play(suite: Path, *options: str, **more: str) -> tuple[int, str]:
+    """The status and output of pytest in the suite's directory; `more` is for its environment."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST")}
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-n", "2"),
-            *("--dumm-kernel=trixie", "--dumm-master=network"),
-            *(f"--testing={testing}", f"--tap={tmp_path}/tap", f"--basetemp={tmp_path}/tmp"),
-            f"--junitxml={tmp_path}/junit.xml",
-        ],
+        [sys.executable, "-m", "pytest", *options],
         cwd=suite,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
-        | {"XDG_CACHE_HOME": str(example_masters)},
+        env=env | more,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
-    assert "1 failed, 2 passed, 1 skipped" in done.stdout, done.stdout
+    return done.returncode, done.stdout
+
+
+@pytest.mark.uml
+@pytest.mark.xdist_group("plugin")
+def test_scenarios_are_played(testing: Path, tmp_path: Path, example_masters: Path) -> None:
+    suite = tmp_path / "suite"  # pytest leaves files beside tests
+    shutil.copytree(SUITE, suite, ignore=shutil.ignore_patterns("__pycache__"))
+    _, said = play(
+        suite,
+        *("-n", "2", "--dumm-kernel=trixie", "--dumm-master=network"),
+        *(f"--testing={testing}", f"--tap={tmp_path}/tap", f"--basetemp={tmp_path}/tmp"),
+        f"--junitxml={tmp_path}/junit.xml",
+        XDG_CACHE_HOME=str(example_masters),
+    )
+    assert "1 failed, 2 passed, 1 skipped" in said, said
     # All that failed, and nothing else.
     failures = [
         "moon# echo one | grep 'two'  [YES]",
@@ -176,8 +183,8 @@ def test_scenarios_are_played(testing: Path, tmp_path: Path, example_masters: Pa
         "moon: xfrm policy:\nsrc 10.9.0.0/16 dst 10.8.0.0/16",
     ]
     for text in failures:
-        assert text in done.stdout
-    assert done.stdout.count("~~~~~~~ FAIL ~~~~~~~") == 3
+        assert text in said
+    assert said.count("~~~~~~~ FAIL ~~~~~~~") == 3
     tap = (tmp_path / "tap").read_text()
     assert tap.startswith("TAP version 14\n")
     assert tap.endswith("\n1..4\n")
@@ -282,16 +289,7 @@ def test_leaks_are_looked_for_as_by_do_tests(monkeypatch: pytest.MonkeyPatch) ->
 
 def collect(*options: str) -> tuple[int, str]:
     """The status and output of pytest, which starts no scenario."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--collect-only", *options],
-        cwd=SUITE,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout
+    return play(SUITE, "--collect-only", *options)
 
 
 def test_suite_must_be_a_suite(testing: Path, tmp_path: Path) -> None:
