@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import PATIENCE
+from support import PATIENCE, TOP
 
 from dumm_tools.agent import INITRD, JAIL, build, protocol
 
@@ -168,3 +168,25 @@ def test_protocol_constants_agree_in_c_and_python() -> None:
     # Only in Python: IN_MAX with a margin, and the most that RUN can count.
     own = {"FRAME_MAX", "WORDS_MAX"}
     assert in_c == {name: value for name, value in in_python.items() if name not in own}
+
+
+FUZZED = """\
+int LLVMFuzzerTestOneInput(const unsigned char *data, unsigned long size);
+int main(void)
+{
+	return LLVMFuzzerTestOneInput((const unsigned char *)"", 0);
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fuzz_agent", "fuzz_jail"])
+def test_fuzzers_have_all_of_their_sources(name: str, tmp_path: Path) -> None:
+    """`make fuzz` needs clang, and is run by hand."""
+    (tmp_path / "main.c").write_text(FUZZED)
+    compiler = os.environ.get("CC", "gcc").split()
+    source = TOP / "tests" / "fuzz" / f"{name}.c"
+    argv = [*compiler, "-w", "-o", *map(str, (tmp_path / name, source, tmp_path / "main.c"))]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    subprocess.run([tmp_path / name], check=True, timeout=PATIENCE)
